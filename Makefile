@@ -1,0 +1,50 @@
+# smtp2cf: every command a developer or an operator of a checkout needs. `make help` lists them.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+SET_UP := $(VENV)/.set-up
+TESTS  ?= tests
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench lock config clean
+
+help:  ## this list
+	@grep -hE '^[a-z.]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+$(SET_UP): requirements/dev.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+run: $(SET_UP)  ## start the bridge with its sandbox, ready for mail, no account needed
+	@$(BIN)/smtp2cf serve --sandbox
+
+test: $(SET_UP)  ## the tests (TESTS=path/to/some for fewer)
+	$(BIN)/python -m pytest -n auto $(TESTS)
+
+check: $(SET_UP)  ## lint, types, the rooms' dependencies, config.example.env in step with the settings
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@$(BIN)/python -m smtp2cf.config | diff -u config.example.env - || { echo "config.example.env is out of step: run 'make config'"; exit 1; }
+
+bench: $(SET_UP)  ## throughput beside what one would use instead; needs Debian's postfix, nginx and nodejs
+	$(BIN)/python -m benchmarks
+
+config: $(SET_UP)  ## write config.example.env from the settings
+	$(BIN)/python -m smtp2cf.config > config.example.env
+
+lock: $(SET_UP)  ## pin the newest releases that pyproject.toml admits, with their hashes
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOCK) pyproject.toml --extra postgres --output-file requirements/image.txt
+	$(LOCK) requirements/build.in --output-file requirements/build.txt
+	$(LOCK) pyproject.toml requirements/dev.in --extra postgres --output-file requirements/dev.txt
+
+LOCK := $(BIN)/uv --quiet pip compile --universal --python-version 3.11 --generate-hashes --upgrade --no-annotate \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
+
+clean:  ## remove what the commands above made
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,5 @@
+"""`python -m smtp2cf`."""
+
+from smtp2cf.cli import main
+
+main()

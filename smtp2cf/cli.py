@@ -1,0 +1,217 @@
+"""The command line: smtp2cf serve, sandbox, check, send. Exit codes are sysexits.h's."""
+
+import asyncio
+import contextlib
+import os
+import smtplib
+import socket
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from smtp2cf import __version__, config
+from smtp2cf.endpoint import Endpoint, bound, listen
+
+SANDBOX_ENDPOINT = "127.0.0.1:8787"
+
+app = typer.Typer(
+    help="An SMTP relay that hands mail to Cloudflare's Email Sending API.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+EnvFile = Annotated[
+    Path | None, typer.Option("--env-file", help="A file of settings, as in config.example.env.")
+]
+
+
+def main() -> None:
+    """Run the command that the arguments name."""
+    try:
+        app()
+    except config.SettingsError as error:
+        _fail(str(error), os.EX_CONFIG)
+    except OSError as error:
+        _fail(error.strerror or str(error), os.EX_OSERR)
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"smtp2cf {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def serve(
+    env_file: EnvFile = None,
+    sandbox: Annotated[
+        bool, typer.Option("--sandbox", help="Use a stand-in for Cloudflare: no account, no network.")
+    ] = False,
+    sandbox_listen: Annotated[
+        str, typer.Option(help="Where that stand-in listens.", metavar="HOST:PORT")
+    ] = SANDBOX_ENDPOINT,
+) -> None:
+    """Take mail over SMTP and hand it to Cloudflare."""
+    from smtp2cf import logs
+    from smtp2cf import serve as bridge
+
+    settings = config.load(env_file)
+    if not sandbox:
+        bridge.require_account(settings)
+    logs.configure(settings.log_level, settings.log_format)
+    for line in config.unknown_variables(env_file):
+        bridge.log.warning("settings.unknown", setting=line)
+    _run(bridge.run(settings, _endpoint(sandbox_listen) if sandbox else None, _announce))
+
+
+@app.command()
+def sandbox(
+    sandbox_listen: Annotated[
+        str, typer.Option("--listen", help="Where to listen.", metavar="HOST:PORT")
+    ] = SANDBOX_ENDPOINT,
+) -> None:
+    """Run the stand-in for Cloudflare's API by itself."""
+    from smtp2cf.sandbox import Sandbox
+
+    async def run() -> None:
+        endpoint = _endpoint(sandbox_listen)
+        sockets = listen(endpoint)
+        stand_in = Sandbox()
+        await stand_in.start(sockets)
+        url = f"http://{bound(sockets, endpoint)}"
+        typer.echo(f"SMTP2CF_API_BASE_URL={url}/client/v4\nmessages: {url}/messages")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await stand_in.stop()
+
+    with contextlib.suppress(KeyboardInterrupt):
+        _run(run())
+
+
+@app.command()
+def check(env_file: EnvFile = None) -> None:
+    """Check the settings, the token, and that Cloudflare can be reached; exit 0 or 78."""
+    from smtp2cf import serve as bridge
+    from smtp2cf.reply import SendError
+
+    settings = bridge.require_account(config.load(env_file))
+    for line in config.unknown_variables(env_file):
+        typer.echo(f"warning: {line}", err=True)
+    typer.echo("settings: ok")
+
+    async def verify() -> str:
+        client = bridge.make_client(settings)
+        try:
+            state = await client.verify_token()
+        finally:
+            await client.aclose()
+        return "" if state.accepted else state.reason
+
+    try:
+        refused = asyncio.run(verify())
+    except SendError as error:
+        _fail(f"Cloudflare: {error.reply.text} (SMTP2CF_API_BASE_URL is {settings.api_base_url})", os.EX_CONFIG)
+    if refused:
+        _fail(f"token: {refused}", os.EX_CONFIG)
+    typer.echo(f"Cloudflare: {settings.api_base_url} answers\ntoken: active")
+
+
+@app.command()
+def send(
+    to: Annotated[str, typer.Option(help="The recipient.", metavar="ADDRESS")],
+    sender: Annotated[
+        str, typer.Option("--from", help="The sender, in a domain that is set up at Cloudflare.", metavar="ADDRESS")
+    ] = "",
+    env_file: EnvFile = None,
+) -> None:
+    """Send one test message through the running bridge and print its answer."""
+    settings = config.load(env_file)
+    endpoint = settings.smtp_listen[0]
+    sender = sender or f"smtp2cf@{settings.hostname if '.' in settings.hostname else to.rpartition('@')[2]}"
+    try:
+        with _LocalSMTP(endpoint) as client:
+            code, answer = _send_test_message(client, sender, to)
+    except (OSError, smtplib.SMTPException) as error:
+        _fail(f"no bridge answers on {endpoint}: {error} (is `smtp2cf serve` running?)", os.EX_UNAVAILABLE)
+    typer.echo(f"{code} {answer}")
+    if code >= 500:
+        raise typer.Exit(os.EX_NOUSER if code in (550, 553) else os.EX_DATAERR)
+    if code >= 400:
+        raise typer.Exit(os.EX_TEMPFAIL)
+
+
+class _LocalSMTP(smtplib.SMTP):
+    """smtplib, to an endpoint that may be a unix socket or every address of this host."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        local = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
+        super().__init__(local.get(endpoint.host, endpoint.host) or "localhost", endpoint.port or 25, timeout=120)
+
+    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:  # type: ignore[override]
+        if not self._endpoint.path:
+            return socket.create_connection((host, port), timeout)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(timeout)
+        sock.connect(self._endpoint.path)
+        return sock
+
+
+def _send_test_message(client: smtplib.SMTP, sender: str, to: str) -> tuple[int, str]:
+    from email.message import EmailMessage
+    from email.utils import formatdate, make_msgid
+
+    message = EmailMessage()
+    message["From"], message["To"], message["Subject"] = sender, to, "smtp2cf test message"
+    message["Date"], message["Message-ID"] = formatdate(localtime=True), make_msgid(domain=sender.rpartition("@")[2])
+    message.set_content("This message was sent by `smtp2cf send`: the bridge works.\n")
+    client.ehlo()
+    for command in (f"MAIL FROM:<{sender}>", f"RCPT TO:<{to}>"):
+        code, answer = client.docmd(command)
+        if code >= 400:
+            return code, answer.decode(errors="replace")
+    code, answer = client.data(message.as_bytes())
+    return code, answer.decode(errors="replace")
+
+
+def _announce(listening: "Any") -> None:
+    """Tell a person at a terminal where to send mail and where to look."""
+    if listening.sandbox is None and not sys.stderr.isatty():
+        return
+    lines = [f"smtp2cf {__version__}"]
+    lines += [f"  send mail to   {endpoint}" for endpoint in listening.smtp]
+    if listening.sandbox is not None:
+        lines.append(f"  what went out  http://{listening.sandbox}/messages  (a sandbox: nothing leaves this host)")
+    lines += [f"  status         http://{endpoint}/" for endpoint in listening.admin]
+    typer.echo("\n".join(lines))
+    sys.stdout.flush()
+
+
+def _endpoint(text: str) -> Endpoint:
+    try:
+        return Endpoint.parse(text)
+    except ValueError as error:
+        _fail(str(error), os.EX_USAGE)
+
+
+def _run(main_task: Coroutine[Any, Any, None]) -> None:
+    """Run on uvloop, where the platform has it."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        from asyncio import new_event_loop
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(main_task)
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    typer.echo(f"smtp2cf: {text}", err=True)
+    sys.exit(code)

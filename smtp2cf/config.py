@@ -1,0 +1,285 @@
+"""Settings: read once, from the environment, an env file, and secret files (pydantic-settings).
+
+Every variable has the prefix SMTP2CF_. `python -m smtp2cf.config` prints config.example.env, which is
+made of the descriptions here. Only serve.py and cli.py import this; everybody else gets plain values.
+"""
+
+import difflib
+import ipaddress
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from dotenv import dotenv_values
+from pydantic import AliasChoices, ByteSize, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from smtp2cf.endpoint import Endpoint
+
+PREFIX = "SMTP2CF_"
+SENDMAIL_PREFIX = "SMTP2CF_SENDMAIL_"
+"""Variables of the sendmail command, which reads them itself."""
+SECRETS = ("api_token",)
+"""Settings that may come from a file instead, named by the variable with _FILE behind it."""
+UNCLEAR = ("string_pattern_mismatch", "byte_size", "byte_size_unit")
+"""Kinds of error whose own words don't help an operator: the setting's description does."""
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class SettingsError(Exception):
+    """The settings are wrong; the text is for the operator, a line for each that is."""
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True, populate_by_name=True
+    )
+
+    account_id: str = Field(
+        "",
+        validation_alias=AliasChoices("SMTP2CF_ACCOUNT_ID", "CLOUDFLARE_ACCOUNT_ID"),
+        pattern=r"^[\w-]*$",
+        description="The Cloudflare account that sends. CLOUDFLARE_ACCOUNT_ID is read too.",
+        examples=["0123456789abcdef0123456789abcdef"],
+    )
+    api_token: SecretStr = Field(
+        SecretStr(""),
+        validation_alias=AliasChoices("SMTP2CF_API_TOKEN", "CLOUDFLARE_API_TOKEN"),
+        description="An API token with the permission Email Sending: Edit. CLOUDFLARE_API_TOKEN is read too;"
+        " SMTP2CF_API_TOKEN_FILE names a file that holds it.",
+    )
+    api_base_url: str = Field(
+        "https://api.cloudflare.com/client/v4",
+        pattern=r"^https?://[^\s/]+.*$",
+        description="Where Cloudflare's API is. HTTPS_PROXY and NO_PROXY are heeded.",
+    )
+    api_timeout: float = Field(60, gt=0, le=600, description="Seconds one call to the API may take.")
+    api_concurrency: int = Field(100, ge=1, le=10000, description="Calls to the API in flight at most.")
+
+    smtp_listen: Annotated[tuple[Endpoint, ...], NoDecode] = Field(
+        (Endpoint("127.0.0.1", 2525),),
+        description="Where to take mail: host:port, [v6]:port or unix:/path, several with commas.",
+    )
+    hostname: str = Field(
+        default_factory=socket.gethostname,
+        pattern=r"^[!-~]{1,255}$",
+        description="The name in the SMTP greeting; this host's name by default.",
+    )
+    allow_networks: Annotated[tuple[Network, ...], NoDecode] = Field(
+        (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128")),
+        description="Networks whose clients may relay, several with commas.",
+    )
+    null_sender_address: str = Field(
+        "",
+        pattern=r"^([^\s<>]+@[^\s<>@]+)?$",
+        description="Stands in for the null sender <> of bounces, which Cloudflare does not take;"
+        " without it such mail gets 550 5.1.7.",
+        examples=["bounces@example.com"],
+    )
+    max_message_size: ByteSize = Field(
+        ByteSize(5 * 1024 * 1024),
+        ge=1024,
+        description="The largest message, such as 5MiB, which is Cloudflare's limit;"
+        " 25MiB where every recipient is a verified destination address.",
+    )
+    max_recipients: int = Field(
+        1000, ge=1, le=100000, description="Recipients of one message; a client sends the rest in another."
+    )
+    max_sessions: int = Field(1000, ge=1, le=100000, description="SMTP sessions at once; more get 421.")
+    session_timeout: float = Field(
+        300, gt=0, le=86400, description="Seconds a client may be silent before it gets 421."
+    )
+
+    reply_timeout: float = Field(
+        30,
+        gt=0,
+        le=3600,
+        description="Seconds a message may wait for its turn under the account's rate limit before its"
+        " client gets 451.",
+    )
+    partial_bounce: Literal["accept", "reject"] = Field(
+        "accept",
+        description="Some recipients bounced and others got the mail: accept answers 250 and names them,"
+        " reject answers 5xx.",
+    )
+    non_utf8: Literal["convert", "reject"] = Field(
+        "convert",
+        description="Bytes that are not UTF-8: convert those parts so that they read the same, or reject.",
+    )
+    bare_newline: Literal["normalize", "reject"] = Field(
+        "normalize", description="A bare CR or LF in a message: normalize makes it CRLF, reject answers 550."
+    )
+    drop_headers: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Header fields to take out of every message, several with commas; nothing is taken out by default.",
+        examples=["bcc,return-path"],
+    )
+
+    admin_listen: Annotated[tuple[Endpoint, ...], NoDecode] = Field(
+        (Endpoint("127.0.0.1", 8025),),
+        description="Where /livez, /readyz, /metrics and the status page are; none for nowhere.",
+    )
+    drain_timeout: float = Field(
+        30, ge=0, le=3600, description="Seconds that transactions under way have to finish after SIGTERM."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is logged.")
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="auto is console on a terminal and JSON lines elsewhere."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings' signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the env file; secrets from files come in as arguments."""
+        return (init_settings, env_settings, dotenv_settings)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _strip(cls, value: object) -> object:
+        return value.strip() if isinstance(value, str) else value
+
+    @field_validator("smtp_listen", "admin_listen", mode="before")
+    @classmethod
+    def _endpoints(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return () if value.lower() in ("", "none") else tuple(Endpoint.parse(part) for part in _listed(value))
+
+    @field_validator("allow_networks", mode="before")
+    @classmethod
+    def _networks(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return tuple(ipaddress.ip_network(part, strict=False) for part in _listed(value))
+        except ValueError as error:
+            raise ValueError(f"{error}: networks such as 10.0.0.0/8 or fd00::/8 are meant") from None
+
+    @field_validator("drop_headers", mode="before")
+    @classmethod
+    def _field_names(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        names = tuple(name.lower() for name in _listed(value))
+        if wrong := [name for name in names if not name.isascii() or ":" in name or " " in name]:
+            raise ValueError(f"{wrong[0]!r} is no header field's name")
+        return names
+
+    @field_validator("log_level", "log_format", "partial_bounce", "non_utf8", "bare_newline", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+
+def load(env_file: Path | None = None) -> Settings:
+    """Read the settings; the environment wins over the file. Raises SettingsError."""
+    secrets = _secrets_from_files(_given(env_file))
+    try:
+        return Settings(_env_file=env_file, **secrets)  # type: ignore[call-arg]  # pydantic-settings' own
+    except ValidationError as error:
+        raise SettingsError("\n".join(_line(problem) for problem in error.errors())) from None
+
+
+def unknown_variables(env_file: Path | None = None) -> list[str]:
+    """A line for each SMTP2CF_ variable that is none, with the nearest that is."""
+    known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
+    known += [f"{PREFIX}{name.upper()}_FILE" for name in SECRETS]
+    lines = []
+    for name in sorted(_given(env_file)):
+        if name.startswith(PREFIX) and name not in known and not name.startswith(SENDMAIL_PREFIX):
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+            lines.append(f"{name} is no setting{f': is {near[0]} meant?' if near else ''}")
+    return lines
+
+
+def example_env() -> str:
+    """The text of config.example.env: every setting with its description and default."""
+    lines = [
+        "# smtp2cf's settings with their defaults: for `smtp2cf serve --env-file`, or as environment variables.",
+        "# Made from the settings' own descriptions by `make config`.",
+    ]
+    for name, field in Settings.model_fields.items():
+        lines += ["", *_wrapped(field.description or "")]
+        variable = f"{PREFIX}{name.upper()}"
+        if field.default_factory is not None or field.default in ("", (), SecretStr("")):
+            lines.append(f"#{variable}={field.examples[0] if field.examples else ''}")
+        else:
+            lines.append(f"#{variable}={_shown(field.default)}")
+    return "\n".join(lines) + "\n"
+
+
+def _listed(value: str) -> list[str]:
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _given(env_file: Path | None) -> dict[str, str]:
+    """Every variable of the env file and the environment."""
+    values: dict[str, str] = {}
+    if env_file is not None:
+        try:
+            with env_file.open(encoding="utf-8") as stream:
+                values = {name: value or "" for name, value in dotenv_values(stream=stream).items()}
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"--env-file {env_file}: {error}") from None
+    return {**values, **os.environ}
+
+
+def _secrets_from_files(given: Mapping[str, str]) -> dict[str, str]:
+    secrets = {}
+    for name in SECRETS:
+        variable = f"{PREFIX}{name.upper()}"
+        path = given.get(f"{variable}_FILE", "")
+        if not path:
+            continue
+        if given.get(variable):
+            raise SettingsError(f"{variable} and {variable}_FILE are both set: set one of them")
+        try:
+            secrets[name] = Path(path).read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{variable}_FILE: {error}") from None
+    return secrets
+
+
+def _line(problem: Mapping[str, Any]) -> str:
+    """One line for the operator: the variable, what it was, what it may be."""
+    name = str(problem["loc"][0])
+    variable = name if name.isupper() else f"{PREFIX}{name.upper()}"
+    field = Settings.model_fields.get(variable.split("_", 1)[1].lower())
+    was = "its value" if field is None or field.annotation is SecretStr else repr(problem["input"])
+    why = problem["msg"].removeprefix("Value error, ")
+    if field is not None and problem["type"] in UNCLEAR:
+        why = f"expected: {field.description}"
+    return f"{variable}: {was} is wrong: {why}"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(str(item) for item in value)
+    if isinstance(value, ByteSize):
+        return value.human_readable(separator="").replace(".0", "")
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _wrapped(text: str) -> list[str]:
+    words, lines = text.split(), ["#"]
+    for word in words:
+        if len(lines[-1]) + 1 + len(word) > 100:
+            lines.append("#")
+        lines[-1] += f" {word}"
+    return lines
+
+
+if __name__ == "__main__":
+    sys.stdout.write(example_env())

@@ -1,0 +1,115 @@
+"""Endpoint: a place to listen, `host:port`, `[v6]:port` or `unix:/path`, and the sockets for it.
+
+Knows nothing of what is spoken there.
+"""
+
+import contextlib
+import errno
+import os
+import re
+import socket
+import stat
+from pathlib import Path
+from typing import NamedTuple
+
+BACKLOG = 2048
+"""Connections the kernel may hold before we accept them; it caps this at net.core.somaxconn."""
+
+_HOST_PORT = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^:\[\]/]*)):(?P<port>\d{1,5})")
+
+
+class Endpoint(NamedTuple):
+    """Where to listen: a host and a port, or the path of a unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Endpoint":
+        """Read one endpoint; raises ValueError with what it may be."""
+        text = text.strip()
+        if text.startswith("unix:"):
+            if not text.startswith("unix:/"):
+                raise ValueError(f"{text!r}: a unix socket needs an absolute path, unix:/path")
+            return cls(path=text.removeprefix("unix:"))
+        match = _HOST_PORT.fullmatch(text)
+        if match is None or int(match["port"]) > 65535:
+            raise ValueError(f"{text!r} is not host:port, [v6]:port or unix:/path")
+        return cls(host=match["v6"] or match["host"] or "0.0.0.0", port=int(match["port"]))  # noqa: S104 - ":25"
+
+
+def listen(endpoint: Endpoint) -> list[socket.socket]:
+    """Open listening sockets for an endpoint: one for each address its host has.
+
+    Raises OSError, whose text names the endpoint.
+    """
+    try:
+        if endpoint.path:
+            return [_listen_unix(endpoint.path)]
+        return _listen_tcp(endpoint.host, endpoint.port)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot listen on {endpoint}: {error.strerror or error}") from error
+
+
+def bound(sockets: list[socket.socket], endpoint: Endpoint) -> Endpoint:
+    """The endpoint with the port the kernel chose where it was 0."""
+    return endpoint if endpoint.path else endpoint._replace(port=sockets[0].getsockname()[1])
+
+
+def _listen_tcp(host: str, port: int) -> list[socket.socket]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    sockets: list[socket.socket] = []
+    with contextlib.ExitStack() as opened:
+        for family, kind, proto, _, address in dict.fromkeys(found):
+            sock = opened.enter_context(socket.socket(family, kind, proto))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if port == 0 and sockets:
+                address = (address[0], sockets[0].getsockname()[1], *address[2:])  # noqa: PLW2901
+            try:
+                sock.bind(address)
+            except OSError as error:
+                # "localhost" often names ::1 on hosts without IPv6: one address that works is enough.
+                if error.errno == errno.EADDRNOTAVAIL and len(found) > 1:
+                    sock.close()
+                    continue
+                raise
+            sock.listen(BACKLOG)
+            sock.setblocking(False)
+            sockets.append(sock)
+        if not sockets:
+            raise OSError(errno.EADDRNOTAVAIL, "no address of this host")
+        opened.pop_all()
+    return sockets
+
+
+def _listen_unix(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if _is_stale(path):
+            Path(path).unlink()
+        sock.bind(path)
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _is_stale(path: str) -> bool:
+    """A socket file is there and nobody listens on it."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return False
+    except FileNotFoundError:
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(path) == errno.ECONNREFUSED

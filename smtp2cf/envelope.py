@@ -1,0 +1,101 @@
+"""Envelope: who a message is from and for, as SMTP said it (RFC 5321 §2.3.1, RFC 3461).
+
+The envelope is independent of the header: Bcc works because nobody looks at To. The null
+reverse-path is the empty string everywhere.
+
+Knows nothing of sockets, of Cloudflare or of the relay.
+"""
+
+import itertools
+import secrets
+import string
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal, NamedTuple
+
+from smtp2cf.reply import Reply
+
+Outcomes = dict[str, Reply]
+"""What became of each recipient, by forward path."""
+
+NO_PARAMETERS: Mapping[str, str] = MappingProxyType({})
+
+_DIGITS = string.digits + string.ascii_uppercase
+_PROCESS = "".join(secrets.choice(_DIGITS) for _ in range(3))
+_clock = itertools.count(time.time_ns() // 1000)
+
+
+def new_queue_id() -> str:
+    """A queue id: 13 letters and digits, rising with time, unique over processes and restarts.
+
+    Ten digits in base 36 of a microsecond clock that never shows the same time twice, then three
+    that were drawn when the process started.
+    """
+    global _clock
+    now = time.time_ns() // 1000
+    tick = next(_clock)
+    if tick < now:
+        tick = now
+        _clock = itertools.count(now + 1)
+    letters = []
+    for _ in range(10):
+        tick, digit = divmod(tick, 36)
+        letters.append(_DIGITS[digit])
+    return "".join(reversed(letters)) + _PROCESS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """One transaction's envelope.
+
+    reverse_path: the sender's address, "" for the null one. forward_paths: the recipients in the
+    order of RCPT, duplicates kept. body, smtputf8, ret, envid: parameters of MAIL as given
+    (RFC 6152, 6531, 3461). notify, orcpt: parameters of RCPT by forward path, absent where none was
+    given. auth_param: MAIL's AUTH=, who submitted it at first (RFC 4954 §5). auth_user: who authenticated, "" for nobody. client: the peer's address, "" where there
+    is none. helo: the name it gave. received_at: seconds since the epoch. per_recipient: the client
+    takes one reply for each recipient (LMTP, PRDR).
+    """
+
+    reverse_path: str
+    forward_paths: tuple[str, ...]
+    body: Literal["7BIT", "8BITMIME"] = "7BIT"
+    smtputf8: bool = False
+    ret: Literal["FULL", "HDRS"] | None = None
+    envid: str | None = None
+    notify: Mapping[str, str] = NO_PARAMETERS
+    orcpt: Mapping[str, str] = NO_PARAMETERS
+    auth_param: str | None = None
+    auth_user: str = ""
+    client: str = ""
+    helo: str = ""
+    per_recipient: bool = False
+    received_at: float = field(default_factory=time.time)
+    queue_id: str = field(default_factory=new_queue_id)
+
+
+class Verdict(NamedTuple):
+    """The answer to one message: the one reply for SMTP, and each recipient's own."""
+
+    reply: Reply
+    outcomes: Outcomes
+
+
+def address_key(address: str) -> str:
+    """What makes two spellings the same address: the domain in any letter case (RFC 5321 §2.4)."""
+    local, at, domain = address.rpartition("@")
+    return f"{local}{at}{domain.lower()}"
+
+
+def domain_of(address: str) -> str:
+    """The domain in lower case, "" where there is none."""
+    return address.rpartition("@")[2].lower() if "@" in address else ""
+
+
+def unique_addresses(addresses: Iterable[str]) -> list[str]:
+    """The addresses in their order, each once; the first spelling wins."""
+    first: dict[str, str] = {}
+    for address in addresses:
+        first.setdefault(address_key(address), address)
+    return list(first.values())

@@ -1,0 +1,138 @@
+"""One function for each mail event: the log line, in Postfix's words, and the counters.
+
+No message content and no token goes through here. Counters are prometheus-client's, under smtp2cf_.
+Knows no SMTP session and no HTTP.
+"""
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import structlog
+from prometheus_client import Counter, Histogram
+
+from smtp2cf.envelope import Envelope, Outcomes
+from smtp2cf.reply import Reply
+
+RECENT = 50
+"""Lines kept for the status page."""
+NAMED_LIMIT = 50
+"""Recipients a log line names; the rest are counted."""
+
+MESSAGES = Counter("smtp2cf_messages_total", "Messages by the class of the answer the client got", ["answer"])
+RECIPIENTS = Counter("smtp2cf_recipients_total", "Recipients by what became of them", ["status"])
+POSSIBLE_DUPLICATES = Counter(
+    "smtp2cf_possible_duplicates_total", "Messages whose call had no answer: they may have been sent"
+)
+DELAY = Histogram(
+    "smtp2cf_delivery_delay_seconds",
+    "Seconds from taking a message to Cloudflare's answer",
+    buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 10000, 100000),
+)
+SIZE = Histogram(
+    "smtp2cf_message_size_bytes", "Size of messages sent", buckets=(1e3, 1e4, 1e5, 1e6, 5e6, 25e6)
+)
+
+_SENT = RECIPIENTS.labels("sent")
+_QUEUED = RECIPIENTS.labels("queued")
+_DEFERRED = RECIPIENTS.labels("deferred")
+_BOUNCED = RECIPIENTS.labels("bounced")
+_COUNTERS = {"sent": _SENT, "queued": _QUEUED, "deferred": _DEFERRED, "bounced": _BOUNCED}
+_recent: "deque[tuple[Envelope, str, Reply, Sequence[str], float]]" = deque(maxlen=RECENT)
+_ANSWERS = {kind: MESSAGES.labels(kind) for kind in ("2xx", "4xx", "5xx")}
+
+log = structlog.stdlib.get_logger("smtp2cf.mail")
+
+
+class Recent(NamedTuple):
+    """A line of the status page."""
+
+    time: str
+    queue_id: str
+    sender: str
+    recipients: str
+    status: str
+    reply: str
+
+
+def recent() -> list[Recent]:
+    """What became of the latest mail, newest first."""
+    return [
+        Recent(
+            time.strftime("%H:%M:%S", time.localtime(at)),
+            envelope.queue_id,
+            envelope.reverse_path,
+            ", ".join(recipients[:3]) + (f" and {len(recipients) - 3} more" if len(recipients) > 3 else ""),
+            status,
+            str(reply),
+        )
+        for envelope, status, reply, recipients, at in reversed(_recent)
+    ]
+
+
+def attempted(
+    envelope: Envelope, outcomes: Outcomes, message_ids: Sequence[str], *, size: int, attempts: int = 1
+) -> None:
+    """An attempt to send has ended: one line for each status that recipients came out with."""
+    now = time.time()
+    delay = now - envelope.received_at
+    DELAY.observe(delay)
+    SIZE.observe(size)
+    groups: dict[tuple[str, Reply], list[str]] = {}
+    for recipient, reply in outcomes.items():
+        groups.setdefault((_status(reply), reply), []).append(recipient)
+    for (status, reply), recipients in groups.items():
+        _COUNTERS[status].inc(len(recipients))
+        _recent.append((envelope, status, reply, recipients, now))
+        fields: dict[str, object] = {
+            "queue_id": envelope.queue_id,
+            "from": envelope.reverse_path,
+            "to": recipients if len(recipients) > 1 else recipients[0],
+            "status": status,
+            "reply": str(reply),
+            "delay": round(delay, 3),
+            "size": size,
+            "client": envelope.client,
+            "attempts": attempts,
+        }
+        if message_ids:
+            fields["message_id"] = message_ids[0] if len(message_ids) == 1 else list(message_ids)
+        if len(recipients) > NAMED_LIMIT:
+            fields["to"] = [*recipients[:NAMED_LIMIT], f"and {len(recipients) - NAMED_LIMIT} more"]
+        log.info("mail.attempt", **fields)
+
+
+def answered(reply: Reply) -> None:
+    """The client was told what became of its message."""
+    _ANSWERS[f"{reply.code // 100}xx"].inc()
+
+
+def refused(envelope: Envelope, reply: Reply) -> None:
+    """A message was refused before anything was sent."""
+    _BOUNCED.inc(len(envelope.forward_paths))
+    _recent.append((envelope, "bounced", reply, envelope.forward_paths, time.time()))
+    log.warning(
+        "mail.refused",
+        **{"queue_id": envelope.queue_id, "from": envelope.reverse_path},
+        to=list(envelope.forward_paths[:NAMED_LIMIT]),
+        status="bounced",
+        reply=str(reply),
+        client=envelope.client,
+    )
+
+
+def possible_duplicate(envelope: Envelope, outcomes: Outcomes) -> None:
+    """A call had no answer: its mail may have been sent, and will be sent again by whoever retries."""
+    POSSIBLE_DUPLICATES.inc()
+    log.warning(
+        "mail.possible_duplicate",
+        queue_id=envelope.queue_id,
+        to=[who for who, reply in outcomes.items() if reply.transient][:NAMED_LIMIT],
+    )
+
+
+def _status(reply: Reply) -> str:
+    if reply.success:
+        return "queued" if reply.text.startswith("queued") else "sent"
+    return "deferred" if reply.transient else "bounced"

@@ -1,0 +1,8 @@
+"""The relay: the middle between the SMTP side and Cloudflare. Knows neither's protocol.
+
+`Relay.accept` takes a message in, `deliver` sends it, `settle` finds the one answer for it.
+"""
+
+from smtp2cf.relay.accept import MessagePolicy, Relay
+
+__all__ = ["MessagePolicy", "Relay"]

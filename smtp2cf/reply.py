@@ -1,0 +1,104 @@
+"""Reply: what became of mail, in the words of SMTP. The one currency of the program.
+
+A Reply is what goes on the wire (RFC 5321 §4.2), a recipient's outcome, the last answer a queue
+shows, and the Status and Diagnostic-Code of a DSN. Every reply has an enhanced status code
+(RFC 3463). SendError is the only exception that crosses rooms.
+
+Knows nothing of sockets, of Cloudflare or of the relay.
+"""
+
+import enum
+import re
+from typing import NamedTuple
+
+WIRE_LINE_LIMIT = 512
+"""Octets of a reply line with its CRLF (RFC 5321 §4.5.3.1.5)."""
+
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+
+
+class Reply(NamedTuple):
+    """An SMTP reply: three-digit code, enhanced status code, text for a person."""
+
+    code: int
+    status: str
+    text: str
+
+    @property
+    def success(self) -> bool:
+        """The recipient or the message was taken; nobody needs to try again."""
+        return 200 <= self.code < 300
+
+    @property
+    def transient(self) -> bool:
+        """Not now: trying again later may succeed."""
+        return 400 <= self.code < 500
+
+    @property
+    def permanent(self) -> bool:
+        """Never: trying again changes nothing."""
+        return self.code >= 500
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.status} {self.text}"
+
+    def wire(self, *, utf8: bool = False) -> bytes:
+        """The reply as bytes with its CRLF; more than one line where the text is long.
+
+        Control characters become spaces, so that no text, wherever it came from, can start a line
+        of its own. Characters outside ASCII go out as UTF-8 to a client that asked for SMTPUTF8
+        (RFC 6531 §3.7.4), as backslash escapes to any other.
+        """
+        text = _UNPRINTABLE.sub(" ", self.text) if not self.text.isprintable() else self.text
+        encoded = text.encode() if utf8 else text.encode("ascii", "backslashreplace")
+        room = WIRE_LINE_LIMIT - len(f"{self.code}-{self.status} \r\n")
+        if len(encoded) <= room:
+            return b"%d %b %b\r\n" % (self.code, self.status.encode(), encoded)
+        pieces = _split(encoded, room)
+        last = len(pieces) - 1
+        return b"".join(
+            b"%d%c%b %b\r\n" % (self.code, b" -"[number < last], self.status.encode(), piece)
+            for number, piece in enumerate(pieces)
+        )
+
+
+def _split(text: bytes, room: int) -> list[bytes]:
+    """Cut `text` into pieces of at most `room` octets, at spaces where there are any and never
+    inside a UTF-8 character."""
+    pieces = []
+    while len(text) > room:
+        cut = text.rfind(b" ", room // 2, room + 1)
+        if cut < 0:
+            cut = room
+            while text[cut] & 0xC0 == 0x80:
+                cut -= 1
+        pieces.append(text[:cut])
+        text = text[cut:].removeprefix(b" ")
+    pieces.append(text)
+    return pieces
+
+
+class Scope(enum.Enum):
+    """What an error says something about: everybody's mail, this message, or one recipient."""
+
+    ACCOUNT = "account"
+    MESSAGE = "message"
+    RECIPIENT = "recipient"
+
+
+class SendError(Exception):
+    """A call to the API that delivered nothing it could vouch for.
+
+    reply: what it means in SMTP's words. scope: what it says something about. retry_after: seconds
+    until it makes sense to try again, where the API said so. unanswered: the request went out and
+    no answer came back, so the mail may have been sent: trying again may send it twice.
+    """
+
+    def __init__(
+        self, reply: Reply, scope: Scope, retry_after: float | None = None, *, unanswered: bool = False
+    ) -> None:
+        super().__init__(str(reply))
+        self.reply = reply
+        self.scope = scope
+        self.retry_after = retry_after
+        self.unanswered = unanswered

@@ -1,0 +1,277 @@
+"""Serve: the one place where everything is built and wired, drained and stopped."""
+
+import asyncio
+import contextlib
+import resource
+import signal
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+from prometheus_client import REGISTRY, Gauge, Info
+
+from smtp2cf import __version__, config, logs, maillog
+from smtp2cf.admin import Admin, Readiness
+from smtp2cf.cloudflare import Client
+from smtp2cf.endpoint import Endpoint, bound, listen
+from smtp2cf.envelope import Envelope, Verdict
+from smtp2cf.relay import MessagePolicy, Relay
+from smtp2cf.reply import SendError
+from smtp2cf.smtpd import Policy, Server
+
+if TYPE_CHECKING:
+    from smtp2cf.sandbox import Sandbox
+
+TOKEN_CHECK_INTERVAL = 60.0
+"""Seconds between looks at a token that was refused."""
+SANDBOX_TOKEN = "sandbox"  # noqa: S105 - the sandbox takes any
+
+log = structlog.stdlib.get_logger("smtp2cf.serve")
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Where the bridge can be reached, for those who start it."""
+
+    smtp: tuple[Endpoint, ...]
+    admin: tuple[Endpoint, ...]
+    sandbox: Endpoint | None
+
+
+class Bridge:
+    """Everything that runs in one `smtp2cf serve`."""
+
+    def __init__(self, settings: config.Settings, sandbox: "Sandbox | None" = None) -> None:
+        self._settings = settings
+        self._sandbox = sandbox
+        self._started = time.time()
+        self.client = make_client(settings)
+        self.relay = Relay(self.client.send, message_policy(settings))
+        self.server = Server(self.relay.accept, _smtp_policy(settings))
+        self.admin = Admin(self.readiness, self.status)
+        self._token_watch: asyncio.Task[None] | None = None
+
+    def readiness(self) -> Readiness:
+        """Not ready while Cloudflare refuses the token: mail is deferred then."""
+        state = self.client.token_state
+        return Readiness(state.accepted is not False, state.reason)
+
+    def status(self) -> Mapping[str, object]:
+        """What the status page shows."""
+        pacer, settings = self.client.pacer, self._settings
+        return {
+            "version": __version__,
+            "running since": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._started)),
+            "takes mail on": ", ".join(map(str, settings.smtp_listen)),
+            "sends to": f"{settings.api_base_url}, account {settings.account_id}",
+            "relays for": ", ".join(map(str, settings.allow_networks)),
+            "sessions": f"{len(self.server.sessions)} of {settings.max_sessions}",
+            "calls in flight": f"{pacer.in_flight} of {settings.api_concurrency}, {pacer.waiting} waiting",
+            "rate limit": f"next call in {pacer.blocked_for:.0f} s" if pacer.blocked_for else "not in the way",
+            "recent": maillog.recent(),
+        }
+
+    async def start(self, smtp: list[socket.socket], admin: list[socket.socket]) -> None:
+        """Take mail and answer probes on listening sockets."""
+        await self.admin.start(admin)
+        await self.server.start(smtp)
+        _gauges(self)
+        self._token_watch = asyncio.create_task(self._watch_token())
+
+    async def stop(self) -> None:
+        """Let what is under way finish, within DRAIN_TIMEOUT, and close everything."""
+        await self.server.drain(self._settings.drain_timeout)
+        if self._token_watch is not None:
+            self._token_watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._token_watch
+        await self.admin.stop()
+        await self.client.aclose()
+        if self._sandbox is not None:
+            await self._sandbox.stop()
+
+    async def _watch_token(self) -> None:
+        """Find out at the start whether the token is good, and keep looking while it isn't."""
+        while True:
+            if self.client.token_state.accepted is not True:
+                await self._check_token()
+            await asyncio.sleep(TOKEN_CHECK_INTERVAL)
+
+    async def _check_token(self) -> None:
+        try:
+            state = await self.client.verify_token()
+        except SendError as error:
+            log.warning("token.unknown", reason=error.reply.text)
+        else:
+            if not state.accepted:
+                log.error("token.refused", reason=state.reason)
+
+
+def make_client(settings: config.Settings) -> Client:
+    """The client for the account of the settings."""
+    return Client(
+        base_url=settings.api_base_url,
+        account_id=settings.account_id,
+        token=settings.api_token.get_secret_value(),
+        timeout=settings.api_timeout,
+        concurrency=settings.api_concurrency,
+    )
+
+
+def message_policy(settings: config.Settings) -> MessagePolicy:
+    """What the settings say about messages."""
+    return MessagePolicy(
+        null_sender_address=settings.null_sender_address,
+        partial_bounce=settings.partial_bounce,
+        non_utf8=settings.non_utf8,
+        bare_newline=settings.bare_newline,
+        drop_headers=frozenset(settings.drop_headers),
+        reply_timeout=settings.reply_timeout,
+    )
+
+
+def relay_once(envelope: Envelope, message: bytes) -> Verdict:
+    """Relay one message without a bridge, with the settings of the environment.
+
+    For sendmail in a container that runs once. Raises config.SettingsError.
+    """
+    settings = require_account(config.load())
+    logs.configure("error", settings.log_format)
+
+    async def once() -> Verdict:
+        client = make_client(settings)
+        try:
+            return await Relay(client.send, message_policy(settings)).accept(envelope, message)
+        finally:
+            await client.aclose()
+
+    return asyncio.run(once())
+
+
+def require_account(settings: config.Settings) -> config.Settings:
+    """The settings, if they name an account and a token; raises config.SettingsError."""
+    if not settings.account_id:
+        raise config.SettingsError("SMTP2CF_ACCOUNT_ID is not set: whose account is to send?")
+    if not settings.api_token.get_secret_value():
+        raise config.SettingsError(
+            "SMTP2CF_API_TOKEN is not set: an API token with the permission Email Sending: Edit is needed"
+        )
+    return settings
+
+
+async def run(settings: config.Settings, sandbox_at: Endpoint | None, announce: "Announce") -> None:
+    """Run the bridge until SIGTERM or SIGINT. Raises OSError where it cannot listen."""
+    _raise_file_limit()
+    with contextlib.ExitStack() as opened:
+        smtp, smtp_at = _open(settings.smtp_listen, opened)
+        admin, admin_at = _open(settings.admin_listen, opened)
+        sandbox, found_at = None, None
+        if sandbox_at is not None:
+            sockets, (found_at,) = _open((sandbox_at,), opened)
+            sandbox = await _start_sandbox(sockets)
+            settings = sandboxed(settings, found_at)
+        settings = settings.model_copy(update={"smtp_listen": smtp_at, "admin_listen": admin_at})
+        bridge = Bridge(settings, sandbox)
+        stop = _stop_signal()
+        await bridge.start(smtp, admin)
+        opened.pop_all()
+    announce(Listening(smtp_at, admin_at, found_at))
+    log.info(
+        "serve.ready",
+        version=__version__,
+        smtp=[str(endpoint) for endpoint in smtp_at],
+        admin=[str(endpoint) for endpoint in admin_at],
+        **({"sandbox": str(found_at)} if found_at else {}),
+    )
+    await stop.wait()
+    log.info("serve.stopping", sessions=len(bridge.server.sessions))
+    await bridge.stop()
+    log.info("serve.stopped")
+
+
+class Announce:
+    """Told where the bridge listens once it does; this one tells nobody."""
+
+    def __call__(self, listening: Listening) -> None:
+        """Tell."""
+
+
+def sandboxed(settings: config.Settings, sandbox_at: Endpoint) -> config.Settings:
+    """The settings, with the sandbox in Cloudflare's place."""
+    update = {
+        "api_base_url": f"http://{sandbox_at}/client/v4",
+        "account_id": settings.account_id or "sandbox",
+        "api_token": type(settings.api_token)(SANDBOX_TOKEN),
+    }
+    return settings.model_copy(update=update)
+
+
+async def _start_sandbox(sockets: list[socket.socket]) -> "Sandbox":
+    from smtp2cf.sandbox import Sandbox
+
+    sandbox = Sandbox()
+    await sandbox.start(sockets)
+    return sandbox
+
+
+def _smtp_policy(settings: config.Settings) -> Policy:
+    return Policy(
+        hostname=settings.hostname,
+        allow_networks=settings.allow_networks,
+        max_message_size=settings.max_message_size,
+        max_recipients=settings.max_recipients,
+        max_sessions=settings.max_sessions,
+        session_timeout=settings.session_timeout,
+    )
+
+
+def _open(
+    endpoints: tuple[Endpoint, ...], opened: contextlib.ExitStack
+) -> tuple[list[socket.socket], tuple[Endpoint, ...]]:
+    sockets: list[socket.socket] = []
+    found = []
+    for endpoint in endpoints:
+        new = listen(endpoint)
+        for sock in new:
+            opened.enter_context(sock)
+        sockets += new
+        found.append(bound(new, endpoint))
+    return sockets, tuple(found)
+
+
+def _stop_signal() -> asyncio.Event:
+    """Set at SIGTERM and SIGINT. SIGHUP has nothing to reopen, and must not kill."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, lambda: log.info("serve.sighup", note="nothing to reload"))
+    return stop
+
+
+def _raise_file_limit() -> None:
+    """A session and its call are two files; the usual 1024 would end at 500 of them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65536 if hard == resource.RLIM_INFINITY else min(65536, hard)
+    if soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _gauges(bridge: Bridge) -> None:
+    gauges = {
+        "smtp2cf_sessions": ("SMTP sessions", lambda: len(bridge.server.sessions)),
+        "smtp2cf_api_calls_in_flight": ("Calls to the API in flight", lambda: bridge.client.pacer.in_flight),
+        "smtp2cf_api_calls_waiting": ("Calls that wait for their turn", lambda: bridge.client.pacer.waiting),
+        "smtp2cf_api_blocked_seconds": (
+            "Seconds until the next call may go out",
+            lambda: bridge.client.pacer.blocked_for,
+        ),
+        "smtp2cf_ready": ("1 when mail can be taken and sent", lambda: float(bridge.readiness().ready)),
+    }
+    for name, (text, value) in gauges.items():
+        Gauge(name, text, registry=REGISTRY).set_function(value)
+    Info("smtp2cf_build", "What runs").info({"version": __version__})

@@ -1,0 +1,79 @@
+"""Replies of the SMTP session itself, and the enhanced codes for those that aiosmtpd writes.
+
+RFC 5321 §4.2, RFC 2034, RFC 3463, RFC 5248. What became of a message is the relay's to say.
+"""
+
+import re
+
+from smtp2cf.reply import Reply
+
+RESET = Reply(250, "2.0.0", "OK")
+SENDER_OK = Reply(250, "2.1.0", "sender OK")
+RECIPIENT_OK = Reply(250, "2.1.5", "recipient OK")
+GOODBYE = Reply(221, "2.0.0", "goodbye")
+CANNOT_VERIFY = Reply(252, "2.1.5", "cannot verify, but will take mail for it and try")
+
+BAD_COMMAND = Reply(500, "5.5.2", "not a command")
+UNKNOWN_COMMAND = Reply(500, "5.5.1", "unknown command")
+COMMAND_TOO_LONG = Reply(500, "5.5.2", "the command line is too long")
+NO_HELLO = Reply(503, "5.5.1", "send HELO or EHLO first")
+NO_MAIL = Reply(503, "5.5.1", "send MAIL FROM first")
+NO_RCPT = Reply(503, "5.5.1", "send RCPT TO first: there are no recipients")
+NESTED_MAIL = Reply(503, "5.5.1", "MAIL FROM was given already: send DATA or RSET")
+HTTP_CLIENT = Reply(554, "5.5.0", "this is an SMTP server, not HTTP")
+
+TOO_MANY_ERRORS = Reply(421, "4.7.0", "too many errors, goodbye")
+TOO_MANY_SESSIONS = Reply(421, "4.3.2", "too many sessions (SMTP2CF_MAX_SESSIONS), try again later")
+TIMED_OUT = Reply(421, "4.4.2", "nothing heard for too long (SMTP2CF_SESSION_TIMEOUT), goodbye")
+SHUTTING_DOWN = Reply(421, "4.3.2", "shutting down, try again later")
+INTERNAL_ERROR = Reply(451, "4.3.0", "internal error, try again later; the log has the cause")
+
+
+def syntax(usage: str) -> Reply:
+    """501 with how the command is written."""
+    return Reply(501, "5.5.4", f"syntax: {usage}")
+
+
+def too_big(limit: int) -> Reply:
+    """552 for a message of more than `limit` octets."""
+    return Reply(552, "5.3.4", f"the message is larger than {limit} octets (SMTP2CF_MAX_MESSAGE_SIZE)")
+
+
+def too_many_recipients(limit: int) -> Reply:
+    """452 for a recipient past the limit: the client sends those in another transaction."""
+    return Reply(452, "4.5.3", f"more than {limit} recipients (SMTP2CF_MAX_RECIPIENTS)")
+
+
+def relaying_denied(client: str) -> Reply:
+    """550 for a client that may not relay, naming its address and the setting."""
+    return Reply(550, "5.7.1", f"{client} may not relay here: it is not in SMTP2CF_ALLOW_NETWORKS")
+
+
+_ENHANCED = {
+    250: "2.0.0",
+    421: "4.3.0",
+    451: "4.3.0",
+    452: "4.3.1",
+    454: "4.7.0",
+    500: "5.5.2",
+    501: "5.5.4",
+    502: "5.5.1",
+    503: "5.5.1",
+    504: "5.5.4",
+    538: "5.7.11",
+    552: "5.3.4",
+    553: "5.1.3",
+    554: "5.5.0",
+    555: "5.5.4",
+}
+_BARE_REPLY = re.compile(r"([245]\d\d)([ -])(?!\d\.\d{1,3}\.\d{1,3} )")
+
+
+def with_enhanced_code(status: str) -> str:
+    """A reply as aiosmtpd words it, with an enhanced code where it had none."""
+    return _BARE_REPLY.sub(_insert, status, count=1) if _BARE_REPLY.match(status) else status
+
+
+def _insert(match: re.Match[str]) -> str:
+    code, separator = match.groups()
+    return f"{code}{separator}{_ENHANCED.get(int(code), f'{code[0]}.0.0')} "
