@@ -1,0 +1,265 @@
+"""The sandbox's server: its routes, who may call them and how often, and the pages for people.
+
+The API answers below /client/v4 as CLOUDFLARE.md describes it. Every call of it counts against the
+rate limit before anything else is looked at, then needs the token, then its account.
+
+Knows nothing of where it listens or who calls.
+"""
+
+import re
+import secrets
+import socket
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Literal
+
+import orjson
+from aiohttp import web
+
+from smtp2cf.endpoint import BACKLOG
+from smtp2cf.sandbox import api, send_raw
+from smtp2cf.sandbox.api import MIB, ApiError
+from smtp2cf.sandbox.limits import Limiter, RateLimit
+from smtp2cf.sandbox.messages import AcceptedMessage, Mailbox
+from smtp2cf.sandbox.subdomains import Subdomains
+from smtp2cf.sandbox.suppression_calls import SuppressionCalls
+from smtp2cf.sandbox.suppressions import Suppressions
+
+CALLS_KEPT = 10_000
+STOP_GRACE = 0.05
+"""Seconds that calls under way have at the stop; whatever is still slow then is never answered."""
+
+_API = "/client/v4"
+_ACCOUNT = _API + "/accounts/{account_id}"
+_SENDING = _ACCOUNT + "/email/sending"
+_SUPPRESSIONS = _SENDING + "/suppressions"
+_SUBDOMAIN = _API + "/zones/{zone_id}/email/sending/subdomains/{subdomain_id}"
+_ACCOUNT_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
+
+_PAGE = """\
+smtp2cf sandbox: a local stand-in for Cloudflare's Email Sending API. No mail leaves it.
+
+  /messages        what it accepted, newest first (JSON; ?limit=10)
+  /messages/{id}   one message, byte for byte
+  DELETE /messages forgets them all
+  /client/v4       the API: accounts/{id}/email/sending/send_raw and /suppressions,
+                   accounts/{id}/tokens/verify, user/tokens/verify
+
+A recipient's local part picks its fate, alone or after a + as in anna+bounce@example.com:
+
+  bounce           refused for good by the recipient's server
+  queued           accepted, to be delivered later
+  unlisted         accepted, in no list of the answer
+  dropped          dropped as suppressed
+  suppressed       the whole call is refused: a recipient is suppressed
+  throttle         the whole call is refused: rate limit (throttle-30s: come back in 30 s)
+  error, auth      the whole call is refused: HTTP 500, HTTP 401
+  slow-3s          delivered after that time (slow-250ms)
+
+Everything else is delivered.
+"""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+TokenStatus = Literal["active", "disabled", "expired"]
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of send_raw that arrived.
+
+    at: time.monotonic() at arrival. status: the HTTP status it was answered with, 0 until then.
+    recipients: () where the request was refused unread. answered_at: time.monotonic() of the answer.
+    """
+
+    at: float
+    status: int = 0
+    recipients: tuple[str, ...] = ()
+    answered_at: float | None = None
+
+
+class Sandbox:
+    """A stand-in for Cloudflare's API; the API's base is /client/v4.
+
+    token: the API token that is accepted; None accepts any. account_id: the one account there is;
+    None accepts any id. rate_limit: None for no limit. delay: seconds each send_raw takes.
+    keep, keep_bytes: how many messages, and octets of them, are kept to be looked at.
+
+    token, token_status and delay may be changed while it runs. messages: what was accepted, oldest
+    first. calls: the last 10,000 calls of send_raw. suppressions: the suppression list, to be filled
+    with what only Cloudflare itself can add.
+    """
+
+    def __init__(
+        self,
+        token: str | None = "sandbox-token",  # noqa: S107 - opens nothing but the sandbox
+        rate_limit: RateLimit | None = None,
+        delay: float = 0.0,
+        keep: int = 1000,
+        keep_bytes: int = 256 * MIB,
+        *,
+        account_id: str | None = None,
+    ) -> None:
+        self.token = token
+        self.token_status: TokenStatus = "active"  # noqa: S105 - its state, not the token
+        self.delay = delay
+        self.calls: deque[Call] = deque(maxlen=CALLS_KEPT)
+        self.suppressions = Suppressions()
+        self._account_id = account_id
+        self._limiter = Limiter(rate_limit) if rate_limit else None
+        self._mailbox = Mailbox(keep, keep_bytes)
+        self._subdomains = Subdomains()
+        self._token_id = secrets.token_hex(16)
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def messages(self) -> deque[AcceptedMessage]:
+        """The messages kept, oldest first."""
+        return self._mailbox.messages
+
+    async def start(self, sockets: list[socket.socket]) -> None:
+        """Serve on sockets that listen already; they are closed at the stop."""
+        runner = web.AppRunner(
+            self._application(),
+            access_log=None,
+            auto_decompress=False,  # nobody published that the API takes compressed requests
+            handle_signals=False,
+            shutdown_timeout=STOP_GRACE,
+        )
+        await runner.setup()
+        self._runner = runner
+        for sock in sockets:
+            await web.SockSite(runner, sock, backlog=BACKLOG).start()
+
+    async def stop(self) -> None:
+        """Close every connection and stop listening; what was accepted stays in `messages`."""
+        if self._runner:
+            await self._runner.cleanup()
+            self._runner = None
+
+    def _application(self) -> web.Application:
+        suppressions = SuppressionCalls(self.suppressions)
+        one = _SUPPRESSIONS + "/{suppression_id}"
+        calls: list[tuple[str, str, Handler]] = [
+            ("GET", _SUPPRESSIONS, suppressions.list),
+            ("POST", _SUPPRESSIONS, suppressions.create),
+            ("POST", _SUPPRESSIONS + "/bulk", suppressions.bulk),
+            ("GET", one, suppressions.get),
+            ("PATCH", one, suppressions.edit),
+            ("DELETE", one, suppressions.delete),
+            ("GET", _SUBDOMAIN, self._subdomains.get),
+            ("PATCH", _SUBDOMAIN, self._subdomains.edit),
+            ("*", _API + "/{path:.*}", _no_route),
+        ]
+        app = web.Application()
+        app.router.add_route("POST", _SENDING + "/send_raw", self._send_raw)
+        app.router.add_route("GET", _ACCOUNT + "/tokens/verify", self._verify)
+        app.router.add_route("GET", _API + "/user/tokens/verify", self._verify)
+        for method, path, handler in calls:
+            app.router.add_route(method, path, partial(self._answer, handler))
+        app.router.add_get("/", _page)
+        app.router.add_get("/messages", self._list_messages)
+        app.router.add_delete("/messages", self._forget_messages)
+        app.router.add_get("/messages/{id}", self._show_message)
+        return app
+
+    async def _answer(
+        self, handler: Handler, request: web.Request, unauthorized: api.Refusal = api.UNAUTHORIZED
+    ) -> web.StreamResponse:
+        """One call of the API: count it, let it in, answer it in Cloudflare's envelope."""
+        try:
+            self._admit(request, unauthorized)
+            response = await handler(request)
+        except ApiError as error:
+            response = error.response()
+        if self._limiter:
+            response.headers.update(self._limiter.headers())
+        return response
+
+    def _admit(self, request: web.Request, unauthorized: api.Refusal) -> None:
+        if self._limiter and (wait := self._limiter.admit()):
+            raise ApiError(api.THROTTLED, retry_after=wait)
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme and scheme.lower() != "bearer":
+            raise ApiError(api.BAD_TOKEN_TYPE, "Authorization: Bearer and an API token are wanted")
+        if not token or self.token not in (None, token):
+            raise ApiError(unauthorized)
+        verifying = unauthorized is api.INVALID_API_TOKEN
+        if self.token_status != "active" and not verifying:  # noqa: S105
+            raise ApiError(unauthorized, f"the token is {self.token_status}")
+        account = request.match_info.get("account_id")
+        if account is not None and not self._knows(account):
+            raise ApiError(api.NOT_FOUND, "no such account")
+
+    def _knows(self, account: str) -> bool:
+        return account == self._account_id if self._account_id else _ACCOUNT_ID.fullmatch(account) is not None
+
+    async def _send_raw(self, request: web.Request) -> web.StreamResponse:
+        call = Call(time.monotonic())
+        self.calls.append(call)
+        response = await self._answer(partial(self._accept, call), request)
+        call.status = response.status
+        call.answered_at = time.monotonic()
+        return response
+
+    async def _accept(self, call: Call, request: web.Request) -> web.Response:
+        submission = await send_raw.read_submission(request)
+        call.recipients = submission.recipients
+        await send_raw.pause(submission.recipients, self.delay)
+        domain = send_raw.domain_of(submission.from_)
+        outcome = send_raw.decide(
+            submission.recipients,
+            listed=lambda recipient: self.suppressions.blocks(recipient, domain),
+            drop_suppressed=self._subdomains.drops_suppressed(domain),
+        )
+        message = AcceptedMessage(
+            id=str(self._mailbox.count + 1),
+            received_at=time.time(),
+            message_id=f"<{secrets.token_hex(12)}@{domain}>",
+            **submission._asdict(),
+            **outcome._asdict(),
+        )
+        self._mailbox.add(message)
+        return api.success(message.outcome())
+
+    async def _verify(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(self._token, request, api.INVALID_API_TOKEN)
+
+    async def _token(self, _request: web.Request) -> web.Response:
+        return api.success(
+            {"id": self._token_id, "status": self.token_status},
+            messages=[{"code": 10000, "message": f"This API Token is valid and {self.token_status}"}],
+        )
+
+    async def _list_messages(self, request: web.Request) -> web.Response:
+        limit = request.query.get("limit", str(len(self.messages)))
+        if not re.fullmatch("[0-9]{1,9}", limit):
+            raise web.HTTPBadRequest(text="limit: a number is wanted\n")
+        newest = islice(reversed(self.messages), int(limit))
+        listing = {"count": self._mailbox.count, "messages": [message.summary() for message in newest]}
+        return web.Response(body=orjson.dumps(listing), content_type="application/json")
+
+    async def _show_message(self, request: web.Request) -> web.Response:
+        message = self._mailbox.get(request.match_info["id"])
+        if message is None:
+            raise web.HTTPNotFound(text="no such message, or it is forgotten\n")
+        return web.Response(
+            body=message.mime_message,
+            content_type="message/rfc822",
+            headers={"X-Content-Type-Options": "nosniff"},
+        )
+
+    async def _forget_messages(self, _request: web.Request) -> web.Response:
+        self.messages.clear()
+        return web.Response(status=204)
+
+
+async def _no_route(_request: web.Request) -> web.StreamResponse:
+    raise ApiError(api.NO_ROUTE)
+
+
+async def _page(_request: web.Request) -> web.Response:
+    return web.Response(text=_PAGE)

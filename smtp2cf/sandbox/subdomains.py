@@ -1,0 +1,93 @@
+"""Sending subdomains: whether send_raw drops suppressed recipients or refuses the call.
+
+The sandbox has no zones. Every id is a sending subdomain that exists: one that is a domain, or a
+leftmost wildcard such as `*.example.com`, stands for that, any other for every sender's domain.
+Shapes are those of the SDK's `email_sending.subdomains`.
+
+Knows nothing of send_raw.
+"""
+
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from aiohttp import web
+
+from smtp2cf.sandbox import api
+from smtp2cf.sandbox.api import KIB, malformed
+
+SUBDOMAINS_LIMIT = 1000
+
+_DOMAIN = re.compile(r"(?:\*\.)?[a-z0-9-]+(?:\.[a-z0-9-]+)+")
+_SETTINGS = frozenset({"drop_suppressed_recipients", "preview_enabled"})
+
+
+@dataclass(slots=True)
+class Subdomain:
+    """One sending subdomain. name: a domain, `*.domain`, or `*` for all."""
+
+    tag: str
+    name: str
+    drop_suppressed_recipients: bool = False
+    preview_enabled: bool = False
+    created: datetime = field(default_factory=lambda: datetime.now(UTC))
+    modified: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def base(self) -> str:
+        """The name without its wildcard: what signs and takes bounces."""
+        return self.name.removeprefix("*").removeprefix(".")
+
+    def covers(self, domain: str) -> bool:
+        """Mail from this domain is sent through it."""
+        if self.name.startswith("*"):
+            return domain.endswith(self.name[1:])
+        return domain == self.name
+
+    def entry(self) -> dict[str, object]:
+        """What the API answers."""
+        return {
+            "tag": self.tag,
+            "name": self.name,
+            "enabled": True,
+            "created": self.created,
+            "modified": self.modified,
+            "dkim_selector": "sandbox",
+            "return_path_domain": f"cf-bounce.{self.base}" if self.base else None,
+            "drop_suppressed_recipients": self.drop_suppressed_recipients,
+            "preview_enabled": self.preview_enabled,
+        }
+
+
+class Subdomains:
+    """The sending subdomains somebody changed, and the calls about them."""
+
+    def __init__(self) -> None:
+        self._changed: dict[str, Subdomain] = {}
+
+    def drops_suppressed(self, domain: str) -> bool:
+        """Mail from this domain loses its suppressed recipients instead of being refused."""
+        return any(s.drop_suppressed_recipients and s.covers(domain) for s in self._changed.values())
+
+    async def get(self, request: web.Request) -> web.Response:
+        """GET …/subdomains/{id}."""
+        return api.success(self._subdomain(request).entry())
+
+    async def edit(self, request: web.Request) -> web.Response:
+        """PATCH …/subdomains/{id}; raises ApiError."""
+        changes = api.parse_object(request, await api.read_body(request, 64 * KIB), _SETTINGS)
+        for key, value in changes.items():
+            if not isinstance(value, bool):
+                raise malformed(f"/{key}", "true or false is wanted")
+        subdomain = self._subdomain(request)
+        if subdomain.tag not in self._changed and len(self._changed) >= SUBDOMAINS_LIMIT:
+            raise malformed("", f"the sandbox keeps {SUBDOMAINS_LIMIT} subdomains")
+        for key, value in changes.items():
+            setattr(subdomain, key, value)
+        subdomain.modified = datetime.now(UTC)
+        self._changed[subdomain.tag] = subdomain
+        return api.success(subdomain.entry())
+
+    def _subdomain(self, request: web.Request) -> Subdomain:
+        tag = request.match_info["subdomain_id"].lower()
+        return self._changed.get(tag) or Subdomain(tag, tag if _DOMAIN.fullmatch(tag) else "*")
