@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import smtplib
 import socket
@@ -83,7 +84,7 @@ def sandbox(
     async def run() -> None:
         endpoint = _endpoint(sandbox_listen)
         sockets = listen(endpoint)
-        stand_in = Sandbox()
+        stand_in = Sandbox(token=None)
         await stand_in.start(sockets)
         url = f"http://{bound(sockets, endpoint)}"
         typer.echo(f"SMTP2CF_API_BASE_URL={url}/client/v4\nmessages: {url}/messages")
@@ -208,6 +209,10 @@ def _run(main_task: Coroutine[Any, Any, None]) -> None:
         from uvloop import new_event_loop
     except ImportError:
         from asyncio import new_event_loop
+    # What is loaded now stays: the collector need not look at it again with every few messages.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(main_task)
 

@@ -12,15 +12,12 @@ import string
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from smtp2cf.reply import Reply
 
 Outcomes = dict[str, Reply]
 """What became of each recipient, by forward path."""
-
-NO_PARAMETERS: Mapping[str, str] = MappingProxyType({})
 
 _DIGITS = string.digits + string.ascii_uppercase
 _PROCESS = "".join(secrets.choice(_DIGITS) for _ in range(3))
@@ -64,8 +61,8 @@ class Envelope:
     smtputf8: bool = False
     ret: Literal["FULL", "HDRS"] | None = None
     envid: str | None = None
-    notify: Mapping[str, str] = NO_PARAMETERS
-    orcpt: Mapping[str, str] = NO_PARAMETERS
+    notify: Mapping[str, str] = field(default_factory=dict)
+    orcpt: Mapping[str, str] = field(default_factory=dict)
     auth_param: str | None = None
     auth_user: str = ""
     client: str = ""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 from prometheus_client import REGISTRY, Gauge, Info
+from pydantic import SecretStr
 
 from smtp2cf import __version__, config, logs, maillog
 from smtp2cf.admin import Admin, Readiness
@@ -204,7 +205,7 @@ def sandboxed(settings: config.Settings, sandbox_at: Endpoint) -> config.Setting
     update = {
         "api_base_url": f"http://{sandbox_at}/client/v4",
         "account_id": settings.account_id or "sandbox",
-        "api_token": type(settings.api_token)(SANDBOX_TOKEN),
+        "api_token": SecretStr(SANDBOX_TOKEN),
     }
     return settings.model_copy(update=update)
 
@@ -212,7 +213,7 @@ def sandboxed(settings: config.Settings, sandbox_at: Endpoint) -> config.Setting
 async def _start_sandbox(sockets: list[socket.socket]) -> "Sandbox":
     from smtp2cf.sandbox import Sandbox
 
-    sandbox = Sandbox()
+    sandbox = Sandbox(token=None)
     await sandbox.start(sockets)
     return sandbox
 

@@ -1,4 +1,4 @@
-"""Client: the calls to Cloudflare's API (httpx, over aiohttp's transport).
+"""Client: the calls to Cloudflare's API (httpx, over aiohttp's transport: see `transport`).
 
 `POST /accounts/{account_id}/email/sending/send_raw` and the token check. One call at a time for up
 to 50 recipients: cutting a message's recipients into calls is the relay's work, the table in
@@ -8,9 +8,7 @@ The transport is called directly, below httpx.AsyncClient: no redirects, cookies
 here, and they cost as much as the rest of the call.
 """
 
-import asyncio
 import time
-import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,21 +16,16 @@ from typing import Any, NamedTuple
 import aiohttp
 import httpx
 import orjson
-from httpx_aiohttp import AiohttpTransport
 
 from smtp2cf import __version__
 from smtp2cf.cloudflare.errors import error_of
 from smtp2cf.cloudflare.pacing import Pacer, retry_after_of
+from smtp2cf.cloudflare.transport import Transport
 from smtp2cf.envelope import Outcomes, address_key
 from smtp2cf.reply import Reply, Scope, SendError
 
 MAX_RECIPIENTS_PER_CALL = 50
 """Recipients send_raw takes (Cloudflare's limits page)."""
-ANSWER_LIMIT = 1024 * 1024
-"""Octets of an answer that are read; one that is longer is none of the API's."""
-KEEP_ALIVE = 30.0
-"""Seconds an idle connection is kept: less than Cloudflare's edge does, so that it is not the edge
-which closes one at the moment we use it."""
 
 DELIVERED = Reply(250, "2.0.0", "delivered")
 QUEUED = Reply(250, "2.0.0", "queued by Cloudflare")
@@ -93,7 +86,7 @@ class Client:
         self._account_url = f"{base_url.rstrip('/')}/accounts/{account_id}"
         self._send_url = httpx.URL(f"{self._account_url}/email/sending/send_raw")
         self._timeout = timeout
-        self._transport = transport or _transport(self._base, concurrency)
+        self._transport = transport or Transport(self._base, timeout, concurrency)
         self._headers = [
             (b"Host", self._base.netloc),
             (b"User-Agent", f"smtp2cf/{__version__}".encode()),
@@ -168,53 +161,18 @@ class Client:
 
     async def _call(self, method: str, url: httpx.URL, body: bytes) -> _Answer:
         """One HTTP exchange; raises SendError when there is no whole answer."""
-        headers = [*self._headers, (b"Content-Type", b"application/json")] if body else self._headers
-        request = httpx.Request(method, url, headers=headers, content=body or None)
+        headers = self._headers
+        if body:
+            headers = [*headers, (b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % len(body))]
+        # With a stream of its own a request skips what httpx guesses about its content.
+        request = httpx.Request(method, url, headers=headers, stream=httpx.ByteStream(body))
+        request.read()
         try:
-            async with asyncio.timeout(self._timeout):
-                response = await self._transport.handle_async_request(request)
-                try:
-                    content = await _read(response)
-                finally:
-                    await response.aclose()
+            response = await self._transport.handle_async_request(request)
+            content = await response.aread()
         except (httpx.HTTPError, aiohttp.ClientError, OSError, TimeoutError) as error:
             raise _no_answer(error, self._base.host, self._timeout) from error
         return _Answer(response.status_code, response.headers, content)
-
-
-def _transport(base: httpx.URL, concurrency: int) -> AiohttpTransport:
-    proxy = _proxy_of(base)
-    verify = httpx.create_ssl_context()
-
-    def session() -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=concurrency, keepalive_timeout=KEEP_ALIVE, ssl=verify, ttl_dns_cache=60
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("Accept-Encoding",),
-        )
-
-    return AiohttpTransport(client=session, proxy=proxy)
-
-
-def _proxy_of(base: httpx.URL) -> httpx.Proxy | None:
-    """The proxy that the environment names for this host (HTTPS_PROXY, NO_PROXY and the like)."""
-    if urllib.request.proxy_bypass(base.host):
-        return None
-    proxies = urllib.request.getproxies()
-    url = proxies.get(base.scheme) or proxies.get("all")
-    return httpx.Proxy(url) if url else None
-
-
-async def _read(response: httpx.Response) -> bytes:
-    blocks, size = [], 0
-    async for block in response.stream:  # type: ignore[union-attr]  # an async transport's stream is async
-        blocks.append(block)
-        size += len(block)
-        if size > ANSWER_LIMIT:
-            raise httpx.ReadError(f"the answer is longer than {ANSWER_LIMIT} octets")
-    return b"".join(blocks)
 
 
 def _no_answer(error: Exception, host: str, timeout: float) -> SendError:

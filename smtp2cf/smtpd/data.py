@@ -15,12 +15,13 @@ class DataReader:
     dropped while it comes in, so that it costs no memory.
     """
 
-    __slots__ = ("_blocks", "_limit", "_size", "_tail", "rest", "too_big")
+    __slots__ = ("_blocks", "_limit", "_size", "_stuffed", "_tail", "rest", "too_big")
 
     def __init__(self, limit: int) -> None:
         self._blocks: list[bytes] = []
         self._limit = limit
         self._size = 0
+        self._stuffed = False
         self._tail = b"\r\n"  # the end of the DATA line: a dot right behind it is an empty message
         self.too_big = False
         self.rest = b""
@@ -30,15 +31,13 @@ class DataReader:
         """Take the next octets; True when the final dot is among them."""
         tail = self._tail
         seam = (tail + block[:4]).find(_END)
-        if seam >= 0:
-            end = seam + len(_END) - len(tail)
-        else:
-            found = block.find(_END)
-            if found < 0:
-                self._keep(block)
-                self._tail = block[-4:] if len(block) >= 4 else (tail + block)[-4:]
-                return False
-            end = found + len(_END)
+        # A look for the dot alone is many times faster, and most of an attachment has none.
+        found = block.find(_END) if seam < 0 and b"." in block else -1
+        if seam < 0 and found < 0:
+            self._keep(block)
+            self._tail = block[-4:] if len(block) >= 4 else (tail + block)[-4:]
+            return False
+        end = seam + len(_END) - len(tail) if seam >= 0 else found + len(_END)
         self.rest = block[end:]
         self._keep(block[:end] if self.rest else block)
         return True
@@ -58,7 +57,7 @@ class DataReader:
         else:
             message = b"".join([*blocks, last])[:-3]
         del blocks, last
-        if b"\r\n." in message:
+        if self._stuffed and b"\r\n." in message:
             message = message.replace(b"\r\n.", b"\r\n")
         message = message.removeprefix(b".")
         if len(message) > self._limit:
@@ -74,3 +73,4 @@ class DataReader:
             self._blocks.clear()
         elif not self.too_big:
             self._blocks.append(block)
+            self._stuffed = self._stuffed or block.find(b".", 0, -3) >= 0
