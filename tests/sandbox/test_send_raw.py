@@ -159,9 +159,8 @@ async def test_stopping_does_not_wait_for_a_slow_call(start: Start, monkeypatch:
     reached = reaching(monkeypatch, "pause")
     call = asyncio.create_task(running.send("slow-60s@example.net"))
     await reached.wait()
-    began = time.monotonic()
-    await running.sandbox.stop()
-    assert time.monotonic() - began < 5
+    async with asyncio.timeout(10):
+        await running.sandbox.stop()
     with pytest.raises(cloudflare.APIConnectionError):
         await call
     assert running.sandbox.calls[0].status == 0
@@ -278,9 +277,10 @@ async def test_a_message_of_exactly_the_limit_is_accepted_and_one_octet_more_is_
 
 
 async def read_answer(reader: asyncio.StreamReader) -> tuple[int, Any]:
-    head = await reader.readuntil(b"\r\n\r\n")
-    length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-    return int(head.split()[1]), orjson.loads(await reader.readexactly(length))
+    async with asyncio.timeout(10):
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        return int(head.split()[1]), orjson.loads(await reader.readexactly(length))
 
 
 async def test_a_body_longer_than_any_message_needs_is_refused_before_it_is_read(running: Running) -> None:
@@ -376,15 +376,17 @@ def test_what_looks_like_an_address(address: str, expected: bool) -> None:
     assert is_address(address) is expected
 
 
-async def test_a_message_is_held_once_while_its_call_is_under_way(
+async def test_a_message_is_held_once_as_soon_as_it_is_read(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held: list[int] = []
+    header_of = send_raw.header_of
 
-    async def weigh(*_: Any) -> None:
+    def weigh(message: bytes) -> bytes:
         held.append(tracemalloc.get_traced_memory()[0])
+        return header_of(message)
 
-    monkeypatch.setattr(send_raw, "pause", weigh)
+    monkeypatch.setattr(send_raw, "header_of", weigh)
     text = MESSAGE + "x" * 4_000_000
     body = orjson.dumps({"from": "a@x.example", "recipients": ["b@x.example"], "mime_message": text})
     reader, writer = await asyncio.open_connection("127.0.0.1", running.port)

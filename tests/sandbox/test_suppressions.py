@@ -1,5 +1,6 @@
 """The suppression list, through Cloudflare's SDK, and what it does to mail."""
 
+import asyncio
 import base64
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -25,7 +26,8 @@ async def create(running: Running, email: str, **more: Any) -> str:
 
 
 async def listed(running: Running, **filters: Any) -> list[str]:
-    return [entry.email async for entry in api(running).list(account_id=ACCOUNT, **filters)]
+    async with asyncio.timeout(10):
+        return [entry.email async for entry in api(running).list(account_id=ACCOUNT, **filters)]
 
 
 async def test_the_sdk_creates_and_gets_an_entry(running: Running) -> None:
