@@ -1,0 +1,124 @@
+"""MIME as readers see it, in bytes: media types, parameters, the parts between boundaries (RFC 2045 §5,
+RFC 2046 §5.1, RFC 2231).
+
+As lenient as readers are, Python's `email` above all: what they see as a part decides how its bytes
+are read. Knows nothing of what is done with the parts.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
+
+SEGMENT = re.compile(r'(?:[^;"]++|"(?:[^"\\]++|\\.)*+"?)++', re.DOTALL)
+"""What stands between two semicolons: the type itself, or one parameter."""
+
+PARAMETER = re.compile(
+    r"""(?P<blank>\s*+)(?P<name>[^\s=*"]++)
+        (?P<section>\*[0-9]{1,4}+)?(?P<extended>\*)?
+        \s*+=\s*+(?P<value>.*)""",
+    re.DOTALL | re.VERBOSE,
+)
+"""A segment that is a parameter; `section` and `extended` are those of RFC 2231 §3 and §4."""
+
+_MEDIA_TYPE = re.compile(r"\s*+([^\s/;()]++/[^\s/;()]++)")
+_TOKEN = re.compile(r'[\s"]*+([^\s;"()]++)')
+_QUOTED = re.compile(r'"((?:[^"\\]++|\\.)*+)', re.DOTALL)
+_ESCAPED = re.compile(r'\\(["\\])')
+_DELIMITER_TAIL = re.compile(rb"(?P<close>--)?+[ \t]*+(?:\r?\n|\Z)")
+
+
+class ContentType(NamedTuple):
+    """A Content-Type: the media type in lower case, the label of its charset ("" for none), and its
+    boundary as the bytes it was written in."""
+
+    media_type: str
+    charset: str
+    boundary: bytes | None
+
+
+class Region(NamedTuple):
+    """A stretch of a multipart body: a part, or what is around the parts (`part` is false)."""
+
+    part: bool
+    start: int
+    end: int
+
+
+def parse_content_type(value: bytes) -> ContentType:
+    """Read a Content-Type. What names no media type is text/plain (RFC 2045 §5.2)."""
+    text = _unfold(value)
+    media_type = _MEDIA_TYPE.match(text)
+    found = _parameters(text)
+    boundary = found.get("boundary")
+    return ContentType(
+        media_type[1].lower() if media_type else "text/plain",
+        found.get("charset", ""),
+        None if boundary is None else boundary.rstrip().encode("latin-1"),
+    )
+
+
+def parse_transfer_encoding(value: bytes) -> str:
+    """Read a Content-Transfer-Encoding; in lower case, "" for none."""
+    token = _TOKEN.match(_unfold(value))
+    return token[1].lower() if token else ""
+
+
+def unquote(value: str) -> str:
+    """What a parameter's value says. A backslash is one, as in Windows' paths, except before a quote
+    or another."""
+    quoted = _QUOTED.match(value)
+    return _ESCAPED.sub(r"\1", quoted[1]) if quoted else value.strip()
+
+
+def split_multipart(message: bytes, start: int, end: int, boundary: bytes) -> Iterator[Region]:
+    """The regions of the multipart body from `start` to `end`, one behind the other without a gap.
+
+    A delimiter is a line of its own, but for white space behind it; a longer line is none. The line
+    end before it belongs to it. No delimiter: all is preamble. No closing one: the last part ends at
+    `end`.
+    """
+    delimiter = b"\n--" + boundary
+    text_start, part_start = start, -1
+    # The line end before a delimiter may be the one before the body, or that of the delimiter before.
+    at = max(start - 1, 0)
+    while (at := message.find(delimiter, at, end)) >= 0:
+        tail = _DELIMITER_TAIL.match(message, at + len(delimiter), end)
+        if tail is None:
+            at += 1
+            continue
+        if part_start >= 0:
+            text_start = max(at - message.endswith(b"\r", part_start, at), part_start)
+            yield Region(True, part_start, text_start)
+        if tail["close"]:
+            yield Region(False, text_start, end)
+            return
+        yield Region(False, text_start, tail.end())
+        part_start = tail.end()
+        at = tail.end() - 1
+    yield Region(False, text_start, end) if part_start < 0 else Region(True, part_start, end)
+
+
+def _parameters(text: str) -> dict[str, str]:
+    """The parameters by name; their text is bytes, each as the character of its number."""
+    found: dict[str, str] = {}
+    sections: dict[str, list[tuple[int, str]]] = {}
+    for segment in SEGMENT.finditer(text):
+        parameter = PARAMETER.fullmatch(segment[0])
+        if parameter is None:
+            continue
+        name, value = parameter["name"].lower(), unquote(parameter["value"])
+        if not parameter["section"] and not parameter["extended"]:
+            found.setdefault(name, value)
+            continue
+        number = int((parameter["section"] or "*0")[1:])
+        if parameter["extended"]:
+            value = unquote_to_bytes(value.split("'", 2)[-1] if number == 0 else value).decode("latin-1")
+        sections.setdefault(name, []).append((number, value))
+    for name, numbered in sections.items():
+        found.setdefault(name, "".join(value for _, value in sorted(numbered)))
+    return found
+
+
+def _unfold(value: bytes) -> str:
+    return value.replace(b"\r", b"").replace(b"\n", b"").decode("latin-1")
