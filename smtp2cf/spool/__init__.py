@@ -1,0 +1,70 @@
+"""The spool: mail that waits, in SQLite beside the process or in a PostgreSQL that several share.
+
+`open_spool` gives one of the two; protocol.py says what they promise. Knows nothing of the relay.
+"""
+
+from pathlib import Path
+
+from smtp2cf.spool.protocol import (
+    EVERYTHING,
+    LEASE,
+    MEMORY,
+    PAGE,
+    Action,
+    Filter,
+    Memory,
+    NewMail,
+    Spool,
+    SpoolError,
+    SpoolFull,
+    SpoolItem,
+    SpoolUnavailable,
+    Status,
+    Total,
+)
+
+__all__ = [
+    "EVERYTHING",
+    "LEASE",
+    "MEMORY",
+    "PAGE",
+    "Action",
+    "Filter",
+    "Memory",
+    "NewMail",
+    "Spool",
+    "SpoolError",
+    "SpoolFull",
+    "SpoolItem",
+    "SpoolUnavailable",
+    "Status",
+    "Total",
+    "open_spool",
+]
+
+SQLITE_FILE = "spool.sqlite3"
+
+
+async def open_spool(url: str, *, state_dir: Path, serve: bool = True, lease: float = LEASE) -> Spool:
+    """Open the spool at `url`, and make it where there is none.
+
+    url: `sqlite:///path`, `postgresql://…`, or "" for SQLite in `state_dir`. serve: this process
+    sends mail, so it takes SQLite's lock; without it the spool can be listed and changed, beside
+    the one that serves. lease: seconds. Raises SpoolError.
+    """
+    scheme, _, rest = url.partition("://")
+    if not url or scheme == "sqlite":
+        # sqlite:////path, as SQLAlchemy writes it, means the same.
+        path = Path("/" + rest.lstrip("/")) if rest else state_dir / SQLITE_FILE
+        from smtp2cf.spool.sqlite import SqliteSpool
+
+        return await SqliteSpool.open(path, serve=serve, lease=lease)
+    if scheme in ("postgresql", "postgres"):
+        try:
+            from smtp2cf.spool.postgres import PostgresSpool
+        except ModuleNotFoundError as error:
+            if error.name != "asyncpg":
+                raise
+            raise SpoolError("a PostgreSQL spool needs asyncpg: pip install 'smtp2cf[postgres]'") from error
+        return await PostgresSpool.open(url, lease=lease)
+    raise SpoolError(f"{scheme or url!r} is no spool: it may be sqlite:///path or postgresql://host/database")

@@ -1,0 +1,151 @@
+"""Envelopes and outcomes as columns: JSON that any text column takes, and text to look addresses up by.
+
+The JSON is exact: NUL and lone surrogates (bytes that were not UTF-8, PEP 383) come back as they
+were. The look-up text is not: it is for filters only.
+
+Knows nothing of either database.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from smtp2cf.envelope import Envelope, Outcomes
+from smtp2cf.reply import Reply
+from smtp2cf.spool.protocol import NewMail, SpoolItem, Status
+
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+ITEM_COLUMNS = (
+    "envelope, outcomes, status, attempts, failures, unanswered, next_attempt, expires, is_dsn, size, "
+    "hold_reason, owner"
+)
+
+
+def decode_item(row: Sequence[Any]) -> SpoolItem:
+    """A row of ITEM_COLUMNS as what it stands for."""
+    envelope, outcomes, status, attempts, failures, unanswered, next_attempt, expires, is_dsn, size, *rest = (
+        row
+    )
+    hold_reason, owner = rest
+    return SpoolItem(
+        envelope=decode_envelope(envelope),
+        outcomes=decode_outcomes(outcomes),
+        status=Status(status),
+        attempts=attempts,
+        failures=failures,
+        unanswered=bool(unanswered),
+        next_attempt=next_attempt,
+        expires=expires,
+        is_dsn=bool(is_dsn),
+        size=size,
+        hold_reason=hold_reason,
+        owner=owner,
+    )
+
+
+def initial_status(mail: NewMail) -> Status:
+    """Where new mail starts."""
+    if mail.claimed:
+        return Status.ACTIVE
+    return Status.DEFERRED if mail.attempts else Status.QUEUED
+
+
+def encode_envelope(envelope: Envelope) -> str:
+    """The envelope as JSON; what is at its default is left out."""
+    fields: dict[str, object] = {
+        "queue_id": envelope.queue_id,
+        "received_at": envelope.received_at,
+        "reverse_path": envelope.reverse_path,
+        "forward_paths": envelope.forward_paths,
+        "client": envelope.client,
+        "helo": envelope.helo,
+    }
+    if envelope.body != "7BIT":
+        fields["body"] = envelope.body
+    if envelope.smtputf8:
+        fields["smtputf8"] = True
+    if envelope.ret is not None:
+        fields["ret"] = envelope.ret
+    if envelope.envid is not None:
+        fields["envid"] = envelope.envid
+    if envelope.notify:
+        fields["notify"] = dict(envelope.notify)
+    if envelope.orcpt:
+        fields["orcpt"] = dict(envelope.orcpt)
+    if envelope.auth_user:
+        fields["auth_user"] = envelope.auth_user
+    if envelope.per_recipient:
+        fields["per_recipient"] = True
+    return _dumps(fields)
+
+
+def decode_envelope(text: str) -> Envelope:
+    """The envelope of `encode_envelope`."""
+    fields = _loads(text)
+    fields["forward_paths"] = tuple(fields["forward_paths"])
+    return Envelope(**fields)
+
+
+def encode_outcomes(outcomes: Outcomes) -> str:
+    """Outcomes as JSON: the different replies once each, then which of them each recipient got."""
+    if not outcomes:
+        return ""
+    replies: dict[Reply, int] = {}
+    of = {path: replies.setdefault(reply, len(replies)) for path, reply in outcomes.items()}
+    return _dumps({"replies": [list(reply) for reply in replies], "of": of})
+
+
+def decode_outcomes(text: str) -> Outcomes:
+    """The outcomes of `encode_outcomes`."""
+    if not text:
+        return {}
+    fields = _loads(text)
+    replies = [Reply(*parts) for parts in fields["replies"]]
+    return {path: replies[number] for path, number in fields["of"].items()}
+
+
+def encode_reply(reply: Reply | None) -> str:
+    """One reply as JSON, "" for None."""
+    return "" if reply is None else _dumps(list(reply))
+
+
+def decode_reply(text: str) -> Reply | None:
+    """The reply of `encode_reply`."""
+    return Reply(*_loads(text)) if text else None
+
+
+def lookup(addresses: Sequence[str]) -> str:
+    """Addresses as filters see them: in lower case, one a line, ? for what cannot be printed."""
+    return "\n".join(printable(address).lower() for address in addresses)
+
+
+def printable(text: str) -> str:
+    """The text with ? for every character that a text column or a terminal may refuse."""
+    return text if text.isprintable() else _UNPRINTABLE.sub("?", text)
+
+
+def lookup_pattern(pattern: str) -> str:
+    """A regular expression, for Python and PostgreSQL alike, that finds an address in `lookup` text.
+
+    * stands for anything within one address.
+    """
+    parts = (re.escape(printable(part).lower()) for part in pattern.split("*"))
+    return r"(^|\n)" + r"[^\n]*".join(parts) + r"(\n|$)"
+
+
+def _dumps(value: object) -> str:
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:  # a lone surrogate, which orjson refuses
+        return json.dumps(value)
+
+
+def _loads(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return json.loads(text)

@@ -1,0 +1,285 @@
+"""The spool in PostgreSQL (asyncpg): any number of processes share it.
+
+Mail is claimed with FOR UPDATE SKIP LOCKED, leases go by the database's clock, LISTEN/NOTIFY wakes
+who waits. What several ask for at a time is one statement, one round trip.
+
+Knows nothing of sockets, of Cloudflare or of the relay.
+"""
+
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from smtp2cf.envelope import Outcomes
+from smtp2cf.reply import Reply
+from smtp2cf.spool import codec, postgres_sql
+from smtp2cf.spool.batcher import Batcher
+from smtp2cf.spool.fair import Lanes
+from smtp2cf.spool.postgres_database import Connection, Database
+from smtp2cf.spool.protocol import (
+    EVERYTHING,
+    LEASE,
+    MEMORY,
+    PAGE,
+    Action,
+    Filter,
+    Memory,
+    NewMail,
+    SpoolItem,
+    Status,
+    Total,
+)
+from smtp2cf.spool.waiting import Claims, DueAlarm
+
+POLL = 10.0
+"""Seconds after which the next due time is asked for again, should a notification be lost."""
+
+
+class Memo(NamedTuple):
+    """A digest and the reply to remember for it, None to forget it."""
+
+    digest: bytes
+    reply: str | None
+
+
+class PostgresSpool:
+    """See protocol.Spool. Made by `open`."""
+
+    def __init__(self, database: Database, lease: float) -> None:
+        self._database = database
+        self._lease = lease
+        self._owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._lanes = Lanes()
+        self._claims = Claims(lease, self._renew)
+        self._alarm = DueAlarm(self._until_due, POLL)
+        self._puts = Batcher(self._put_all)
+        self._begins = Batcher(self._begin_all)
+        self._finishes = Batcher(self._finish_all)
+        self._memos = Batcher(self._memorize_all)
+        database.listen(self._alarm.ring)
+
+    @classmethod
+    async def open(cls, url: str, *, lease: float = LEASE) -> "PostgresSpool":
+        """Open the spool in the database at `url`, made where it is missing; lease in seconds.
+
+        Raises SpoolError.
+        """
+        return cls(await Database.open(url), lease)
+
+    async def put(self, *mail: NewMail) -> None:
+        """See protocol.Spool."""
+        await self._puts.ask(mail)
+        self._arrived(mail)
+
+    async def claim(self, limit: int) -> list[SpoolItem]:
+        """See protocol.Spool."""
+        share = self._lanes.tried_share(limit)
+        rows = await self._database.fetch(postgres_sql.CLAIM, limit, share, self._owner, self._lease)
+        claimed = [
+            codec.decode_item(tuple(row)[2:]) for row in sorted(rows, key=lambda row: (row[0], row[1]))
+        ]
+        # What we have already had its lease renewed: it was over, because the process was stopped.
+        fresh = [item for item in claimed if item.queue_id not in self._claims]
+        self._claims.add(item.queue_id for item in fresh)
+        return fresh
+
+    async def begin(self, queue_id: str) -> bool:
+        """See protocol.Spool."""
+        begun = await self._begins.ask(queue_id)
+        if not begun:
+            self._claims.drop((queue_id,))
+        return begun
+
+    async def read(self, queue_id: str) -> bytes | None:
+        """See protocol.Spool."""
+        rows = await self._database.fetch(postgres_sql.READ, queue_id)
+        return rows[0][0] if rows else None
+
+    async def settle(
+        self,
+        queue_id: str,
+        outcomes: Outcomes,
+        *,
+        retry_in: float | None = None,
+        hold: str = "",
+        failures: int = 0,
+        dsns: Sequence[NewMail] = (),
+    ) -> bool:
+        """See protocol.Spool. False also when the database went away after it had done it."""
+        known = codec.encode_outcomes(outcomes)
+        change: tuple[object, ...]
+        if hold:
+            change = (postgres_sql.HOLD, queue_id, self._owner, known, failures, codec.printable(hold))
+        elif retry_in is not None:
+            change = (postgres_sql.DEFER, queue_id, self._owner, known, failures, float(retry_in))
+        else:
+            change = (postgres_sql.FINISH, [queue_id], self._owner)
+        if change[0] == postgres_sql.FINISH and not dsns:
+            settled = await self._finishes.ask(queue_id)
+        else:
+            settled = await self._database.run(partial(self._settle, change=change, dsns=dsns))
+        self._claims.drop((queue_id,))
+        if settled:
+            self._arrived(dsns)
+            if retry_in is not None:
+                self._alarm.ring()
+        return settled
+
+    async def give_back(self, *queue_ids: str) -> None:
+        """See protocol.Spool."""
+        await self._database.execute(postgres_sql.GIVE_BACK, self._owner, list(queue_ids))
+        self._claims.drop(queue_ids)
+        self._database.announce()
+
+    async def wait_due(self, at_most: float) -> None:
+        """See protocol.Spool."""
+        await self._alarm.wait(at_most)
+
+    async def items(self, which: Filter = EVERYTHING) -> AsyncIterator[SpoolItem]:
+        """See protocol.Spool."""
+        after = ""
+        while True:
+            statement, values = postgres_sql.items_page(which, after)
+            page = [codec.decode_item(row) for row in await self._database.fetch(statement, *values)]
+            for item in page:
+                yield item
+            if len(page) < PAGE:
+                return
+            after = page[-1].queue_id
+
+    async def count(self, which: Filter = EVERYTHING) -> int:
+        """See protocol.Spool."""
+        values: list[object] = []
+        where = postgres_sql.conditions(which, values)
+        rows = await self._database.fetch(f"SELECT count(*) FROM smtp2cf_mail WHERE {where}", *values)  # noqa: S608
+        count: int = rows[0][0]
+        return count
+
+    async def apply(self, action: Action, which: Filter, reason: str = "") -> AsyncIterator[list[str]]:
+        """See protocol.Spool."""
+        after = ""
+        reason = reason or "held by the operator"
+        while True:
+            statement, values = postgres_sql.apply_page(action, which, reason, after)
+            page = sorted(row[0] for row in await self._database.fetch(statement, *values))
+            if not page:
+                return
+            if action in (Action.RETRY, Action.RELEASE):
+                self._database.announce()
+            yield page
+            after = page[-1]
+
+    async def totals(self) -> dict[Status, Total]:
+        """See protocol.Spool."""
+        rows = await self._database.fetch(postgres_sql.TOTALS)
+        return {Status(status): Total(*total) for status, *total in rows}
+
+    async def check(self) -> None:
+        """See protocol.Spool."""
+        await self._database.execute(postgres_sql.CHECK)
+
+    async def recall(self, digest: bytes) -> Memory | None:
+        """See protocol.Spool. Shared, so a client that comes back to another replica is known there."""
+        rows = await self._database.fetch(postgres_sql.RECALL, digest, MEMORY)
+        return Memory(codec.decode_reply(rows[0][0])) if rows else None
+
+    def remember(self, digest: bytes, reply: Reply) -> None:
+        """See protocol.Spool."""
+        self._post(Memo(digest, codec.encode_reply(reply)))
+
+    def forget(self, digest: bytes) -> None:
+        """See protocol.Spool."""
+        self._post(Memo(digest, None))
+
+    async def close(self) -> None:
+        """See protocol.Spool."""
+        await self._claims.close()
+        for batcher in (self._puts, self._begins, self._finishes, self._memos):
+            await batcher.finish()
+        try:
+            await self._database.execute(postgres_sql.GIVE_BACK, self._owner, None)
+            self._database.announce()
+        finally:
+            await self._database.close()
+
+    def _arrived(self, mail: Sequence[NewMail]) -> None:
+        self._claims.add(letter.envelope.queue_id for letter in mail if letter.claimed)
+        if any(not letter.claimed for letter in mail):
+            self._alarm.ring()
+            self._database.announce()
+
+    async def _put_all(self, jobs: Sequence[Sequence[NewMail]]) -> list[None]:
+        # By queue id, since one who was told of a failure may ask again while the first is on its way.
+        letters = {mail.envelope.queue_id: mail for together in jobs for mail in together}
+        rows = [_row(mail) for mail in letters.values()]
+        if rows:
+            await self._database.execute(postgres_sql.PUT, *zip(*rows, strict=True), self._owner, self._lease)
+        return [None] * len(jobs)
+
+    async def _begin_all(self, queue_ids: Sequence[str]) -> list[bool]:
+        rows = await self._database.fetch(postgres_sql.BEGIN, queue_ids, self._owner, self._lease)
+        begun = {row[0] for row in rows}
+        return [queue_id in begun for queue_id in queue_ids]
+
+    async def _finish_all(self, queue_ids: Sequence[str]) -> list[bool]:
+        finished = {row[0] for row in await self._database.fetch(postgres_sql.FINISH, queue_ids, self._owner)}
+        return [queue_id in finished for queue_id in queue_ids]
+
+    async def _settle(
+        self, connection: Connection, change: Sequence[object], dsns: Sequence[NewMail]
+    ) -> bool:
+        async with connection.transaction():
+            settled = bool(await connection.fetch(*change))
+            if settled and dsns:
+                columns = zip(*map(_row, dsns), strict=True)
+                await connection.execute(postgres_sql.PUT, *columns, self._owner, self._lease)
+        return settled
+
+    def _post(self, memo: Memo) -> None:
+        # What is not remembered is sent a second time at worst; the renewal of leases reports the cause.
+        self._memos.ask(memo).add_done_callback(lambda future: future.cancelled() or future.exception())
+
+    async def _memorize_all(self, memos: Sequence[Memo]) -> list[None]:
+        last = {memo.digest: memo.reply for memo in memos}
+        kept = {digest: reply for digest, reply in last.items() if reply is not None}
+        if kept:
+            await self._database.execute(postgres_sql.REMEMBER, list(kept), list(kept.values()), MEMORY)
+        if len(kept) < len(last):
+            await self._database.execute(
+                postgres_sql.FORGET, [digest for digest in last if digest not in kept]
+            )
+        return [None] * len(memos)
+
+    async def _renew(self, queue_ids: Sequence[str]) -> None:
+        if queue_ids:
+            await self._database.execute(postgres_sql.RENEW, queue_ids, self._owner, self._lease)
+        await self._database.execute(postgres_sql.FORGET_OLD)
+
+    async def _until_due(self) -> float | None:
+        rows = await self._database.fetch(postgres_sql.UNTIL_DUE)
+        until_due: float | None = rows[0][0]
+        return until_due
+
+
+def _row(mail: NewMail) -> tuple[object, ...]:
+    """What postgres_sql.PUT takes for one message."""
+    envelope = mail.envelope
+    return (
+        envelope.queue_id,
+        codec.initial_status(mail),
+        float(mail.delay),
+        float(mail.expires),
+        envelope.received_at,
+        mail.attempts,
+        mail.claimed,
+        mail.is_dsn,
+        len(mail.message),
+        codec.lookup((envelope.reverse_path,)),
+        codec.lookup(envelope.forward_paths),
+        codec.encode_envelope(envelope),
+        codec.encode_outcomes(mail.outcomes),
+        mail.message,
+    )

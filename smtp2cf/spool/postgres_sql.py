@@ -1,0 +1,237 @@
+"""The statements of a PostgreSQL spool and its schema.
+
+Times are the database's: smtp2cf_now(), in epoch seconds, is the clock that all who share it agree
+on. Every statement can be run twice, because the first answer may have been lost.
+
+Knows nothing of connections.
+"""
+
+import time
+
+from smtp2cf.spool import codec
+from smtp2cf.spool.protocol import PAGE, Action, Filter
+
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE FUNCTION smtp2cf_now() RETURNS float8 LANGUAGE sql STABLE AS
+        'SELECT extract(epoch FROM now())::float8';
+    CREATE TABLE smtp2cf_mail (
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        queue_id text COLLATE "C" NOT NULL UNIQUE,
+        status text NOT NULL,
+        due float8,
+        next_attempt float8 NOT NULL,
+        expires float8 NOT NULL,
+        received_at float8 NOT NULL,
+        attempts integer NOT NULL,
+        failures integer NOT NULL DEFAULT 0,
+        unanswered boolean NOT NULL,
+        is_dsn boolean NOT NULL,
+        size integer NOT NULL,
+        owner text NOT NULL,
+        hold_reason text NOT NULL DEFAULT '',
+        sender text NOT NULL,
+        recipients text NOT NULL,
+        envelope text NOT NULL,
+        outcomes text NOT NULL
+    ) WITH (autovacuum_vacuum_scale_factor = 0.02);
+    CREATE INDEX smtp2cf_mail_due_new ON smtp2cf_mail (due, queue_id)
+        WHERE attempts = 0 AND due IS NOT NULL;
+    CREATE INDEX smtp2cf_mail_due_tried ON smtp2cf_mail (due, queue_id)
+        WHERE attempts > 0 AND due IS NOT NULL;
+    CREATE TABLE smtp2cf_message (
+        id bigint PRIMARY KEY REFERENCES smtp2cf_mail (id) ON DELETE CASCADE,
+        bytes bytea NOT NULL
+    ) WITH (autovacuum_vacuum_scale_factor = 0.02);
+    ALTER TABLE smtp2cf_message ALTER bytes SET STORAGE EXTERNAL;
+    CREATE TABLE smtp2cf_memory (digest bytea PRIMARY KEY, reply text NOT NULL, until float8 NOT NULL);
+    """,
+)
+"""Each takes the schema one version further; smtp2cf_spool.version says how many it has seen.
+
+smtp2cf_mail.due is when to claim it: at the next attempt or when it expires, whichever is first; if
+it is active, when the lease is over; NULL, never, if it is held. Messages are stored without
+compression, which costs more than it saves for mail that stays for a second.
+"""
+
+PUT = """
+    WITH new AS (
+        SELECT * FROM unnest($1::text[], $2::text[], $3::float8[], $4::float8[], $5::float8[], $6::int[],
+            $7::bool[], $8::bool[], $9::int[], $10::text[], $11::text[], $12::text[], $13::text[],
+            $14::bytea[])
+        AS new (queue_id, status, delay, expires, received_at, attempts,
+            claimed, is_dsn, size, sender, recipients, envelope, outcomes, message)
+    ), kept AS (
+        INSERT INTO smtp2cf_mail (queue_id, status, due, next_attempt, expires, received_at, attempts,
+            unanswered, is_dsn, size, owner, sender, recipients, envelope, outcomes)
+        SELECT queue_id, status,
+            CASE WHEN claimed THEN smtp2cf_now() + $16 ELSE least(smtp2cf_now() + delay, expires) END,
+            smtp2cf_now() + delay, expires, received_at, attempts, claimed, is_dsn, size,
+            CASE WHEN claimed THEN $15 ELSE '' END, sender, recipients, envelope, outcomes
+        FROM new
+        ON CONFLICT (queue_id) DO NOTHING
+        RETURNING id, queue_id
+    )
+    INSERT INTO smtp2cf_message (id, bytes) SELECT kept.id, new.message FROM kept JOIN new USING (queue_id)
+"""
+
+CLAIM = f"""
+    WITH new AS MATERIALIZED (
+        SELECT id, due, queue_id FROM smtp2cf_mail WHERE attempts = 0 AND due <= smtp2cf_now()
+        ORDER BY due, queue_id LIMIT $1 FOR UPDATE SKIP LOCKED
+    ), tried AS MATERIALIZED (
+        SELECT id, due, queue_id FROM smtp2cf_mail WHERE attempts > 0 AND due <= smtp2cf_now()
+        ORDER BY due, queue_id LIMIT $1 FOR UPDATE SKIP LOCKED
+    ), places AS (
+        SELECT least((SELECT count(*) FROM tried), greatest($2, $1 - (SELECT count(*) FROM new))) AS tried
+    ), picked AS (
+        SELECT id, lane, place
+        FROM (
+            SELECT id, 1 AS lane, row_number() OVER (ORDER BY due, queue_id) AS place FROM tried
+            UNION ALL
+            SELECT id, 2, row_number() OVER (ORDER BY due, queue_id) FROM new
+        ) AS both_lanes, places
+        WHERE place <= CASE lane WHEN 1 THEN places.tried ELSE $1 - places.tried END
+    )
+    UPDATE smtp2cf_mail SET status = 'active', owner = $3, due = smtp2cf_now() + $4
+    FROM picked WHERE smtp2cf_mail.id = picked.id
+    RETURNING lane, place, {codec.ITEM_COLUMNS}
+"""  # noqa: S608 - a constant
+"""$1 places, of which $2 are for mail that was tried before if there is enough of both."""
+
+BEGIN = """
+    UPDATE smtp2cf_mail SET attempts = attempts + 1, unanswered = true, due = smtp2cf_now() + $3
+    WHERE queue_id = ANY($1::text[]) AND owner = $2 RETURNING queue_id
+"""
+
+RENEW = "UPDATE smtp2cf_mail SET due = smtp2cf_now() + $3 WHERE queue_id = ANY($1::text[]) AND owner = $2"
+
+GIVE_BACK = """
+    UPDATE smtp2cf_mail SET
+        status = CASE WHEN hold_reason != '' THEN 'held' WHEN attempts > 0 THEN 'deferred' ELSE 'queued' END,
+        due = CASE WHEN hold_reason = '' THEN least(next_attempt, expires) END,
+        owner = ''
+    WHERE owner = $1 AND ($2::text[] IS NULL OR queue_id = ANY($2))
+"""
+"""$2 is NULL for whatever $1 claims."""
+
+READ = "SELECT bytes FROM smtp2cf_message JOIN smtp2cf_mail USING (id) WHERE queue_id = $1"
+
+FINISH = "DELETE FROM smtp2cf_mail WHERE queue_id = ANY($1::text[]) AND owner = $2 RETURNING queue_id"
+
+DEFER = """
+    UPDATE smtp2cf_mail SET
+        status = CASE WHEN hold_reason = '' THEN 'deferred' ELSE 'held' END,
+        next_attempt = smtp2cf_now() + $5,
+        due = CASE WHEN hold_reason = '' THEN least(smtp2cf_now() + $5, expires) END,
+        owner = '', unanswered = false, outcomes = $3, failures = $4
+    WHERE queue_id = $1 AND owner = $2 RETURNING queue_id
+"""
+
+HOLD = """
+    UPDATE smtp2cf_mail SET
+        status = 'held', due = NULL, owner = '', unanswered = false,
+        outcomes = $3, failures = $4, hold_reason = $5
+    WHERE queue_id = $1 AND owner = $2 RETURNING queue_id
+"""
+
+UNTIL_DUE = """
+    SELECT least(
+        (SELECT min(due) FROM smtp2cf_mail WHERE attempts = 0 AND due IS NOT NULL),
+        (SELECT min(due) FROM smtp2cf_mail WHERE attempts > 0 AND due IS NOT NULL)
+    ) - smtp2cf_now()
+"""
+
+TOTALS = "SELECT status, count(*), sum(size)::bigint, min(received_at) FROM smtp2cf_mail GROUP BY status"
+
+CHECK = "UPDATE smtp2cf_spool SET checked_at = now()"
+
+RECALL = """
+    WITH known AS (
+        SELECT reply FROM smtp2cf_memory WHERE digest = $1 AND until > smtp2cf_now()
+    ), noted AS (
+        INSERT INTO smtp2cf_memory VALUES ($1, '', smtp2cf_now() + $2)
+        ON CONFLICT (digest) DO UPDATE SET reply = '', until = excluded.until
+        WHERE smtp2cf_memory.until <= smtp2cf_now()
+    )
+    SELECT reply FROM known
+"""
+
+REMEMBER = """
+    INSERT INTO smtp2cf_memory
+    SELECT digest, reply, smtp2cf_now() + $3 FROM unnest($1::bytea[], $2::text[]) AS new (digest, reply)
+    ON CONFLICT (digest) DO UPDATE SET reply = excluded.reply, until = excluded.until
+"""
+
+FORGET = "DELETE FROM smtp2cf_memory WHERE digest = ANY($1::bytea[])"
+
+FORGET_OLD = "DELETE FROM smtp2cf_memory WHERE until < smtp2cf_now()"
+
+_ACTIONS = {
+    Action.RETRY: (
+        "status IN ('queued', 'deferred')",
+        "UPDATE smtp2cf_mail SET next_attempt = smtp2cf_now(), due = smtp2cf_now()",
+    ),
+    Action.HOLD: (
+        "status != 'held' AND hold_reason = ''",
+        """UPDATE smtp2cf_mail SET hold_reason = $2,
+        status = CASE WHEN status = 'active' THEN 'active' ELSE 'held' END,
+        due = CASE WHEN status = 'active' THEN due END""",
+    ),
+    Action.RELEASE: (
+        "hold_reason != ''",
+        """UPDATE smtp2cf_mail SET hold_reason = '', failures = 0,
+        status = CASE WHEN status = 'active' THEN 'active'
+            WHEN attempts > 0 THEN 'deferred' ELSE 'queued' END,
+        next_attempt = CASE WHEN status = 'active' THEN next_attempt ELSE smtp2cf_now() END,
+        due = CASE WHEN status = 'active' THEN due ELSE smtp2cf_now() END""",
+    ),
+    Action.DELETE: ("true", "DELETE FROM smtp2cf_mail"),
+}
+"""For each action: to which mail it can be done, and how; $2 is the reason to hold it."""
+
+
+def apply_page(action: Action, which: Filter, reason: str, after: str) -> tuple[str, list[object]]:
+    """The statement that does `action` to the first page behind `after`, and its values."""
+    values: list[object] = [after]
+    if action is Action.HOLD:
+        values.append(codec.printable(reason))
+    where = conditions(which, values)
+    able, change = _ACTIONS[action]
+    statement = (
+        f"{change} WHERE id IN (SELECT id FROM smtp2cf_mail WHERE queue_id > $1 AND {able} AND {where} "  # noqa: S608
+        f"ORDER BY queue_id LIMIT {PAGE} FOR UPDATE) RETURNING queue_id"
+    )
+    return statement, values
+
+
+def items_page(which: Filter, after: str) -> tuple[str, list[object]]:
+    """The statement that reads the first page behind `after`, and its values."""
+    values: list[object] = [after]
+    where = conditions(which, values)
+    statement = (
+        f"SELECT {codec.ITEM_COLUMNS} FROM smtp2cf_mail WHERE queue_id > $1 AND {where} "  # noqa: S608 - constants
+        f"ORDER BY queue_id LIMIT {PAGE}"
+    )
+    return statement, values
+
+
+def conditions(which: Filter, values: list[object]) -> str:
+    """A filter as an SQL condition; what it names is appended to `values`."""
+    terms = ["true"]
+
+    def add(term: str, value: object) -> None:
+        values.append(value)
+        terms.append(term.format(f"${len(values)}"))
+
+    if which.queue_ids:
+        add("queue_id = ANY({}::text[])", list(which.queue_ids))
+    if which.sender is not None:
+        add("sender ~ {}", codec.lookup_pattern(which.sender))
+    if which.recipient is not None:
+        add("recipients ~ {}", codec.lookup_pattern(which.recipient))
+    if which.older_than is not None:
+        add("received_at < {}", time.time() - which.older_than)
+    if which.statuses:
+        add("status = ANY({}::text[])", list(which.statuses))
+    return " AND ".join(terms)

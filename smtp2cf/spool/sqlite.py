@@ -1,0 +1,311 @@
+"""The spool in one SQLite file (WAL, synchronous=FULL): the embedded default.
+
+One process serves, under the lock beside the file; others may list and change. One thread writes,
+many jobs to an fsync; two read, each page a short transaction, so that nobody waits for them.
+
+Knows nothing of sockets, of Cloudflare or of the relay.
+"""
+
+import asyncio
+import os
+import secrets
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from smtp2cf.envelope import Outcomes
+from smtp2cf.reply import Reply
+from smtp2cf.spool import codec, sqlite_file
+from smtp2cf.spool.lock import SpoolLock
+from smtp2cf.spool.protocol import (
+    EVERYTHING,
+    LEASE,
+    MEMORY,
+    PAGE,
+    Action,
+    Filter,
+    Memory,
+    NewMail,
+    SpoolError,
+    SpoolItem,
+    SpoolUnavailable,
+    Status,
+    Total,
+)
+from smtp2cf.spool.sqlite_store import GIVEN_BACK, Page, Settlement, Store, conditions
+from smtp2cf.spool.waiting import Claims, DueAlarm
+from smtp2cf.spool.writer import Writer, send_error
+
+T = TypeVar("T")
+
+POLL = 1.0
+"""Seconds after which mail that `queue retry` or `release` made due, in another process, is seen."""
+
+READERS = 2
+
+
+class SqliteSpool:
+    """See protocol.Spool. Made by `open`."""
+
+    def __init__(self, path: Path, *, lock: SpoolLock | None, lease: float, memory: dict[bytes, str]) -> None:
+        self._path = path
+        self._lock = lock
+        self._store = Store(f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}", lease)
+        self._writer = Writer(path, lambda: sqlite_file.connect_writer(path))
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="spool-reader")
+        self._connections = _Connections(path)
+        self._claims = Claims(lease, self._renew)
+        self._alarm = DueAlarm(self._until_due, POLL)
+        self._memory = {
+            digest: (codec.decode_reply(reply), time.time() + MEMORY) for digest, reply in memory.items()
+        }
+
+    @classmethod
+    async def open(cls, path: Path, *, serve: bool = True, lease: float = LEASE) -> "SqliteSpool":
+        """Open the file at `path`, made where it is missing; lease in seconds. Raises SpoolError."""
+        lock, memory = await asyncio.to_thread(_prepare, path, serve)
+        return cls(path, lock=lock, lease=lease, memory=memory)
+
+    async def put(self, *mail: NewMail) -> None:
+        """See protocol.Spool."""
+        await self._writer.do(self._store.put, mail, sum(len(letter.message) for letter in mail))
+        self._arrived(mail)
+
+    async def claim(self, limit: int) -> list[SpoolItem]:
+        """See protocol.Spool."""
+        claimed: list[SpoolItem] = await self._writer.do(self._store.claim, limit)
+        # What we have already had its lease renewed: it was over, because the process was stopped.
+        fresh = [item for item in claimed if item.queue_id not in self._claims]
+        self._claims.add(item.queue_id for item in fresh)
+        return fresh
+
+    async def begin(self, queue_id: str) -> bool:
+        """See protocol.Spool."""
+        begun: bool = await self._writer.do(self._store.begin, queue_id)
+        if not begun:
+            self._claims.drop((queue_id,))
+        return begun
+
+    async def read(self, queue_id: str) -> bytes | None:
+        """See protocol.Spool."""
+        row = await self._one(
+            "SELECT bytes FROM message WHERE id = (SELECT id FROM mail WHERE queue_id = ?)", (queue_id,)
+        )
+        return None if row is None else row[0]
+
+    async def settle(
+        self,
+        queue_id: str,
+        outcomes: Outcomes,
+        *,
+        retry_in: float | None = None,
+        hold: str = "",
+        failures: int = 0,
+        dsns: Sequence[NewMail] = (),
+    ) -> bool:
+        """See protocol.Spool."""
+        job = Settlement(queue_id, codec.encode_outcomes(outcomes), retry_in, hold, failures, dsns)
+        settled: bool = await self._writer.do(self._store.settle, job, sum(len(dsn.message) for dsn in dsns))
+        self._claims.drop((queue_id,))
+        if settled:
+            self._arrived(dsns)
+            if retry_in is not None:
+                self._alarm.ring()
+        return settled
+
+    async def give_back(self, *queue_ids: str) -> None:
+        """See protocol.Spool."""
+        await self._writer.do(self._store.give_back, queue_ids)
+        self._claims.drop(queue_ids)
+        self._alarm.ring()
+
+    async def wait_due(self, at_most: float) -> None:
+        """See protocol.Spool."""
+        await self._alarm.wait(at_most)
+
+    async def items(self, which: Filter = EVERYTHING) -> AsyncIterator[SpoolItem]:
+        """See protocol.Spool."""
+        where, values = conditions(which)
+        statement = (
+            f"SELECT {codec.ITEM_COLUMNS} FROM mail WHERE queue_id > :after AND {where} "  # noqa: S608 - constants
+            f"ORDER BY queue_id LIMIT {PAGE}"
+        )
+        after = ""
+        while True:
+            values["after"] = after
+            page: list[SpoolItem] = await self._read(
+                partial(_fetch, statement=statement, values=dict(values))
+            )
+            for item in page:
+                yield item
+            if len(page) < PAGE:
+                return
+            after = page[-1].queue_id
+
+    async def count(self, which: Filter = EVERYTHING) -> int:
+        """See protocol.Spool."""
+        where, values = conditions(which)
+        row = await self._one(f"SELECT count(*) FROM mail WHERE {where}", values)  # noqa: S608 - constants
+        return 0 if row is None else row[0]
+
+    async def apply(self, action: Action, which: Filter, reason: str = "") -> AsyncIterator[list[str]]:
+        """See protocol.Spool."""
+        after = ""
+        reason = reason or "held by the operator"
+        while page := await self._writer.do(self._store.apply, Page(action, which, reason, after)):
+            if action in (Action.RETRY, Action.RELEASE):
+                self._alarm.ring()
+            yield page
+            after = page[-1]
+
+    async def totals(self) -> dict[Status, Total]:
+        """See protocol.Spool."""
+        rows = await self._read(
+            lambda reader: reader.execute(
+                "SELECT status, count(*), sum(size), min(received_at) FROM mail GROUP BY status"
+            ).fetchall()
+        )
+        return {Status(status): Total(*total) for status, *total in rows}
+
+    async def check(self) -> None:
+        """See protocol.Spool."""
+        await self._writer.do(self._store.check, None)
+
+    async def recall(self, digest: bytes) -> Memory | None:
+        """See protocol.Spool. Kept in memory as well: only the unconfirmed are, so it is little."""
+        known = self._memory.get(digest)
+        if known is not None and known[1] > time.time():
+            return Memory(known[0])
+        self._memorize(digest, None)
+        return None
+
+    def remember(self, digest: bytes, reply: Reply) -> None:
+        """See protocol.Spool."""
+        self._memorize(digest, reply)
+
+    def forget(self, digest: bytes) -> None:
+        """See protocol.Spool."""
+        if self._memory.pop(digest, None) is not None:
+            self._writer.post(self._store.memorize, (digest, None))
+
+    async def close(self) -> None:
+        """See protocol.Spool."""
+        await self._claims.close()
+        try:
+            await self._writer.do(self._store.give_back, None)
+        finally:
+            await self._writer.close()
+            self._readers.shutdown(wait=False)
+            self._connections.close()
+            if self._lock is not None:
+                self._lock.release()
+
+    def _arrived(self, mail: Sequence[NewMail]) -> None:
+        self._claims.add(letter.envelope.queue_id for letter in mail if letter.claimed)
+        if any(not letter.claimed for letter in mail):
+            self._alarm.ring()
+
+    def _memorize(self, digest: bytes, reply: Reply | None) -> None:
+        self._memory[digest] = reply, time.time() + MEMORY
+        self._writer.post(self._store.memorize, (digest, codec.encode_reply(reply)))
+
+    async def _renew(self, queue_ids: Sequence[str]) -> None:
+        now = time.time()
+        for digest in [digest for digest, (_, until) in self._memory.items() if until < now]:
+            del self._memory[digest]
+        if queue_ids:
+            await self._writer.do(self._store.renew, queue_ids)
+        while await self._writer.do(self._store.tidy, None):
+            pass
+
+    async def _until_due(self) -> float | None:
+        row = await self._one(
+            "SELECT min(due) FROM (SELECT min(due) AS due FROM mail WHERE attempts = 0 AND due IS NOT NULL"
+            " UNION ALL SELECT min(due) FROM mail WHERE attempts > 0 AND due IS NOT NULL)",
+            (),
+        )
+        due: float | None = None if row is None else row[0]
+        return None if due is None else due - time.time()
+
+    async def _one(self, statement: str, values: Any) -> tuple[Any, ...] | None:
+        return await self._read(lambda reader: reader.execute(statement, values).fetchone())
+
+    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Have a reader's thread do something; raises SendError."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(
+                self._readers, self._connections.use, work
+            )
+        except (sqlite3.Error, OSError) as error:
+            raise send_error(error) from error
+        except RuntimeError as error:
+            # What the executor says once it is shut down.
+            raise SpoolUnavailable("it is closed") from error
+
+
+class _Connections:
+    """One connection for each reading thread, opened again after an error."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._of_thread = threading.local()
+        self._all: set[sqlite3.Connection] = set()
+
+    def use(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        connection: sqlite3.Connection | None = getattr(self._of_thread, "connection", None)
+        if connection is None:
+            connection = self._of_thread.connection = sqlite_file.connect_reader(self._path)
+            self._all.add(connection)
+        try:
+            return work(connection)
+        except sqlite3.Error:
+            self._of_thread.connection = None
+            self._all.discard(connection)
+            connection.close()
+            raise
+
+    def close(self) -> None:
+        for connection in self._all:
+            connection.close()
+
+
+def _fetch(reader: sqlite3.Connection, statement: str, values: dict[str, object]) -> list[SpoolItem]:
+    return [codec.decode_item(row) for row in reader.execute(statement, values)]
+
+
+def _prepare(path: Path, serve: bool) -> tuple[SpoolLock | None, dict[bytes, str]]:
+    """The lock and the unexpired memory of the process before, whose claims are void now."""
+    if not serve:
+        sqlite_file.prepare(path)
+        return None, {}
+    _make_directory(path.parent)
+    lock = SpoolLock(path.with_name(path.name + ".lock"))
+    try:
+        sqlite_file.prepare(path)
+        connection = sqlite_file.connect_writer(path)
+        try:
+            connection.execute(f"UPDATE mail SET {GIVEN_BACK} WHERE status = 'active'")  # noqa: S608 - a constant
+            memory = connection.execute(
+                "SELECT digest, reply FROM memory WHERE until > ?", (time.time(),)
+            ).fetchall()
+        finally:
+            connection.close()
+    except BaseException as error:
+        lock.release()
+        if isinstance(error, sqlite3.Error):
+            raise SpoolError(f"cannot open the spool {path}: {error}") from error
+        raise
+    return lock, dict(memory)
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpoolError(f"cannot make the spool's directory {path}: {error.strerror}") from error

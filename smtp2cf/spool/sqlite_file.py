@@ -1,0 +1,144 @@
+"""An SQLite spool's file: made, recognised, migrated, opened.
+
+Raises SpoolError with one line for the operator where the file is not, or not yet, one of ours.
+
+Knows nothing of the jobs.
+"""
+
+import os
+import re
+import sqlite3
+from pathlib import Path
+
+from smtp2cf.spool.protocol import SpoolError
+
+APPLICATION_ID = 0x53324346
+"""What file(1) and we know the file by: "S2CF"."""
+
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE mail (
+        id INTEGER PRIMARY KEY,
+        queue_id TEXT NOT NULL UNIQUE,
+        status TEXT NOT NULL,
+        due REAL,
+        next_attempt REAL NOT NULL,
+        expires REAL NOT NULL,
+        received_at REAL NOT NULL,
+        attempts INTEGER NOT NULL,
+        failures INTEGER NOT NULL DEFAULT 0,
+        unanswered INTEGER NOT NULL,
+        is_dsn INTEGER NOT NULL,
+        size INTEGER NOT NULL,
+        owner TEXT NOT NULL,
+        hold_reason TEXT NOT NULL DEFAULT '',
+        sender TEXT NOT NULL,
+        recipients TEXT NOT NULL,
+        envelope TEXT NOT NULL,
+        outcomes TEXT NOT NULL
+    );
+    CREATE INDEX mail_due_new ON mail (due, queue_id) WHERE attempts = 0 AND due IS NOT NULL;
+    CREATE INDEX mail_due_tried ON mail (due, queue_id) WHERE attempts > 0 AND due IS NOT NULL;
+    CREATE TABLE message (
+        id INTEGER PRIMARY KEY REFERENCES mail (id) ON DELETE CASCADE,
+        bytes BLOB NOT NULL
+    );
+    CREATE TABLE memory (digest BLOB PRIMARY KEY, reply TEXT NOT NULL, until REAL NOT NULL) WITHOUT ROWID;
+    CREATE TABLE checked (at REAL NOT NULL);
+    INSERT INTO checked VALUES (0);
+    """,
+)
+"""Each takes the schema one version further; a file's user_version says how many it has seen.
+
+mail.due is when to claim it: at the next attempt or when it expires, whichever is first; if it is
+active, when the lease is over; NULL, never, if it is held.
+"""
+
+BUSY_TIMEOUT = 10.0
+"""Seconds to wait for another process that writes."""
+
+WAL_PAGES = 4000
+"""Pages (16 MB) the log may have before it is worked into the file: fewer, larger fsyncs."""
+
+
+def prepare(path: Path) -> None:
+    """Make the file, its directory too (modes 0600 and 0700), or bring it to the current schema."""
+    if sqlite3.sqlite_version_info < (3, 35):
+        raise SpoolError(f"the spool needs SQLite 3.35 or newer, this is {sqlite3.sqlite_version}")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        connection = _open(path)
+        try:
+            _migrate(connection, path)
+        finally:
+            connection.close()
+    except OSError as error:
+        raise SpoolError(f"cannot open the spool {path}: {error.strerror}") from error
+    except sqlite3.Error as error:
+        raise SpoolError(f"cannot open the spool {path}: {error}") from error
+
+
+def connect_writer(path: Path) -> sqlite3.Connection:
+    """A connection that writes and fsyncs; never makes a file. Raises sqlite3.Error."""
+    connection = _open(path)
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    # Debian's SQLite overwrites what it deletes, which doubles the work of every delivered message.
+    connection.execute("PRAGMA secure_delete = FAST")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
+    connection.execute(f"PRAGMA journal_size_limit = {WAL_PAGES * 4096 * 2}")
+    return connection
+
+
+def connect_reader(path: Path) -> sqlite3.Connection:
+    """A connection that only reads. Raises sqlite3.Error."""
+    connection = _open(path)
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    # Transactions are begun and ended by hand. A reader's connection is made and closed in different threads.
+    connection = sqlite3.connect(
+        uri, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+    )
+    connection.create_function("regexp", 2, _regexp, deterministic=True)
+    return connection
+
+
+def _regexp(pattern: str, text: str) -> bool:
+    return re.search(pattern, text) is not None
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if tables and application_id != APPLICATION_ID:
+        raise SpoolError(f"{path} is a database of something else, not a spool of smtp2cf")
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > len(MIGRATIONS):
+        raise SpoolError(
+            f"the spool {path} was written by a newer smtp2cf (schema {version}, this one knows "
+            f"{len(MIGRATIONS)}): upgrade smtp2cf, or set another SMTP2CF_SPOOL_URL"
+        )
+    if not tables:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise SpoolError(f"the file system of {path} does not take SQLite's write-ahead log")
+    if version < len(MIGRATIONS):
+        _take_further(connection)
+
+
+def _take_further(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN EXCLUSIVE")
+    # Read again: another process may have been here while we waited for the lock.
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    for migration in MIGRATIONS[version:]:
+        for statement in migration.split(";"):
+            connection.execute(statement)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+    connection.execute("COMMIT")

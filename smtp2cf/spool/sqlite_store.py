@@ -1,0 +1,306 @@
+"""What is written to an SQLite spool: put, claim, settle and the rest, as jobs for its writer.
+
+Each job function runs in the writer's thread, inside its transaction, on all the jobs of its kind.
+
+Knows nothing of the event loop, nor of how the file is made.
+"""
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from smtp2cf.spool import codec
+from smtp2cf.spool.fair import Lanes
+from smtp2cf.spool.protocol import MEMORY, PAGE, Action, Filter, NewMail, SpoolItem
+from smtp2cf.spool.writer import Kind
+
+FREE_PAGES = 2048
+"""Free pages (8 MB) the file may keep for mail to come; what exceeds them goes back to the disk."""
+
+_INSERT_MAIL = (
+    "INSERT INTO mail (id, queue_id, status, due, next_attempt, expires, received_at, attempts, unanswered, "
+    "is_dsn, size, owner, sender, recipients, envelope, outcomes) VALUES "
+)
+_MAIL_ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_MESSAGE = "INSERT INTO message (id, bytes) VALUES "
+_MESSAGE_ROW = "(?, ?)"
+
+GIVEN_BACK = (
+    "status = CASE WHEN hold_reason != '' THEN 'held' WHEN attempts > 0 THEN 'deferred' ELSE 'queued' END, "
+    "due = CASE WHEN hold_reason = '' THEN min(next_attempt, expires) END, owner = ''"
+)
+"""What becomes of a claim that ends without an answer."""
+
+
+class Settlement(NamedTuple):
+    """The argument of `Store.settle`: as the spool's method, encoded."""
+
+    queue_id: str
+    outcomes: str
+    retry_in: float | None
+    hold: str
+    failures: int
+    dsns: Sequence[NewMail]
+
+
+class Page(NamedTuple):
+    """The argument of `Store.apply`: which mail behind `after`, and what to do to it."""
+
+    action: Action
+    which: Filter
+    reason: str
+    after: str
+
+
+class Store:
+    """The jobs of one process, which is `owner` of what it claims."""
+
+    def __init__(self, owner: str, lease: float) -> None:
+        self._owner = owner
+        self._lease = lease
+        self._lanes = Lanes()
+        # Mail goes in first and is claimed last, so that what comes in may leave in the same go.
+        self.put = Kind(0, self._put)
+        self.settle = Kind(1, self._settle)
+        self.begin = Kind(2, self._begin, durable=False)
+        self.renew = Kind(3, self._renew, durable=False)
+        self.give_back = Kind(4, self._give_back, durable=False)
+        self.memorize = Kind(5, self._memorize, durable=False)
+        self.apply = Kind(6, self._apply)
+        self.check = Kind(7, self._check)
+        self.tidy = Kind(8, self._tidy, durable=False)
+        self.claim = Kind(9, self._claim, durable=False)
+
+    def _put(self, connection: sqlite3.Connection, jobs: list[Sequence[NewMail]]) -> list[None]:
+        letters = {mail.envelope.queue_id: mail for together in jobs for mail in together}
+        try:
+            self._insert(connection, tuple(letters.values()))
+        except sqlite3.IntegrityError:
+            # Somebody was told of a failure, or cancelled, after it had been kept, and asks again.
+            known = connection.execute(
+                "SELECT queue_id FROM mail WHERE queue_id IN (SELECT value FROM json_each(?))",
+                (json.dumps(tuple(letters)),),
+            ).fetchall()
+            for (queue_id,) in known:
+                del letters[queue_id]
+            self._insert(connection, tuple(letters.values()))
+        return [None] * len(jobs)
+
+    def _insert(self, connection: sqlite3.Connection, letters: Sequence[NewMail]) -> None:
+        now = time.time()
+        (first,) = connection.execute("SELECT ifnull(max(id), 0) + 1 FROM message").fetchone()
+        for start, end in _powers_of_two(len(letters)):
+            row: list[object] = []
+            content: list[object] = []
+            for key, mail in enumerate(letters[start:end], first + start):
+                row += (key, *self._columns(mail, now))
+                content += (key, mail.message)
+            connection.execute(_INSERT_MAIL + ",".join([_MAIL_ROW] * (end - start)), row)
+            connection.execute(_INSERT_MESSAGE + ",".join([_MESSAGE_ROW] * (end - start)), content)
+
+    def _columns(self, mail: NewMail, now: float) -> tuple[object, ...]:
+        envelope = mail.envelope
+        next_attempt = now + mail.delay
+        return (
+            envelope.queue_id,
+            codec.initial_status(mail),
+            now + self._lease if mail.claimed else min(next_attempt, mail.expires),
+            next_attempt,
+            mail.expires,
+            envelope.received_at,
+            mail.attempts,
+            mail.claimed,
+            mail.is_dsn,
+            len(mail.message),
+            self._owner if mail.claimed else "",
+            codec.lookup((envelope.reverse_path,)),
+            codec.lookup(envelope.forward_paths),
+            codec.encode_envelope(envelope),
+            codec.encode_outcomes(mail.outcomes),
+        )
+
+    def _settle(self, connection: sqlite3.Connection, jobs: list[Settlement]) -> list[bool]:
+        return [self._settle_one(connection, job) for job in jobs]
+
+    def _settle_one(self, connection: sqlite3.Connection, job: Settlement) -> bool:
+        ours = (job.queue_id, self._owner)
+        if job.hold:
+            cursor = connection.execute(
+                "UPDATE mail SET status = 'held', due = NULL, owner = '', unanswered = 0, outcomes = ?, "
+                "failures = ?, hold_reason = ? WHERE queue_id = ? AND owner = ?",
+                (job.outcomes, job.failures, codec.printable(job.hold), *ours),
+            )
+        elif job.retry_in is not None:
+            next_attempt = time.time() + job.retry_in
+            cursor = connection.execute(
+                "UPDATE mail SET status = iif(hold_reason = '', 'deferred', 'held'), next_attempt = ?1, "
+                "due = iif(hold_reason = '', min(?1, expires), NULL), owner = '', unanswered = 0, "
+                "outcomes = ?2, failures = ?3 WHERE queue_id = ?4 AND owner = ?5",
+                (next_attempt, job.outcomes, job.failures, *ours),
+            )
+        else:
+            cursor = connection.execute("DELETE FROM mail WHERE queue_id = ? AND owner = ?", ours)
+        settled = cursor.rowcount > 0
+        if settled and job.dsns:
+            self._insert(connection, job.dsns)
+        return settled
+
+    def _begin(self, connection: sqlite3.Connection, jobs: list[str]) -> list[bool]:
+        lease_over = time.time() + self._lease
+        return [
+            connection.execute(
+                "UPDATE mail SET attempts = attempts + 1, unanswered = 1, due = ? "
+                "WHERE queue_id = ? AND owner = ?",
+                (lease_over, queue_id, self._owner),
+            ).rowcount
+            > 0
+            for queue_id in jobs
+        ]
+
+    def _renew(self, connection: sqlite3.Connection, jobs: list[Sequence[str]]) -> list[None]:
+        for queue_ids in jobs:
+            connection.execute(
+                "UPDATE mail SET due = ? WHERE owner = ? AND queue_id IN (SELECT value FROM json_each(?))",
+                (time.time() + self._lease, self._owner, json.dumps(queue_ids)),
+            )
+        return [None] * len(jobs)
+
+    def _give_back(self, connection: sqlite3.Connection, jobs: list[Sequence[str] | None]) -> list[None]:
+        """None: whatever this process claims."""
+        for queue_ids in jobs:
+            if queue_ids is None:
+                connection.execute(f"UPDATE mail SET {GIVEN_BACK} WHERE owner = ?", (self._owner,))  # noqa: S608
+            else:
+                connection.execute(
+                    f"UPDATE mail SET {GIVEN_BACK} "  # noqa: S608 - a constant
+                    "WHERE owner = ? AND queue_id IN (SELECT value FROM json_each(?))",
+                    (self._owner, json.dumps(queue_ids)),
+                )
+        return [None] * len(jobs)
+
+    def _memorize(self, connection: sqlite3.Connection, jobs: list[tuple[bytes, str | None]]) -> list[None]:
+        """Pairs of a digest and a reply, None to forget it."""
+        last = dict(jobs)
+        until = time.time() + MEMORY
+        connection.executemany(
+            "INSERT OR REPLACE INTO memory VALUES (?, ?, ?)",
+            [(digest, reply, until) for digest, reply in last.items() if reply is not None],
+        )
+        connection.executemany(
+            "DELETE FROM memory WHERE digest = ?",
+            [(digest,) for digest, reply in last.items() if reply is None],
+        )
+        return [None] * len(jobs)
+
+    def _apply(self, connection: sqlite3.Connection, jobs: list[Page]) -> list[list[str]]:
+        return [self._apply_one(connection, job) for job in jobs]
+
+    def _apply_one(self, connection: sqlite3.Connection, job: Page) -> list[str]:
+        where, values = conditions(job.which)
+        able, change = _ACTIONS[job.action]
+        values |= {
+            "now": time.time(),
+            "after": job.after,
+            "reason": codec.printable(job.reason),
+            "page": PAGE,
+        }
+        rows = connection.execute(
+            f"{change} WHERE id IN (SELECT id FROM mail WHERE queue_id > :after AND {able} AND {where} "  # noqa: S608
+            "ORDER BY queue_id LIMIT :page) RETURNING queue_id",
+            values,
+        )
+        return sorted(queue_id for (queue_id,) in rows)
+
+    def _check(self, connection: sqlite3.Connection, jobs: list[None]) -> list[None]:
+        connection.execute("UPDATE checked SET at = ?", (time.time(),))
+        return jobs
+
+    def _tidy(self, connection: sqlite3.Connection, jobs: list[None]) -> list[bool]:
+        """Forget what is too old, give a little free room back; True if there is more of it."""
+        connection.execute("DELETE FROM memory WHERE until < ?", (time.time(),))
+        (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+        if free <= 2 * FREE_PAGES:
+            return [False] * len(jobs)
+        # One step of the pragma gives one page back, so it has to be read to its end.
+        connection.execute(f"PRAGMA incremental_vacuum({FREE_PAGES})").fetchall()
+        return [True] * len(jobs)
+
+    def _claim(self, connection: sqlite3.Connection, jobs: list[int]) -> list[list[SpoolItem]]:
+        return [self._claim_one(connection, limit) for limit in jobs]
+
+    def _claim_one(self, connection: sqlite3.Connection, limit: int) -> list[SpoolItem]:
+        now = time.time()
+        new, tried = (
+            connection.execute(
+                f"SELECT id FROM mail WHERE {lane} AND due <= ? ORDER BY due, queue_id LIMIT ?",  # noqa: S608
+                (now, limit),
+            ).fetchall()
+            for lane in ("attempts = 0", "attempts > 0")
+        )
+        chosen = [key for (key,) in self._lanes.merge(new, tried, limit)]
+        if not chosen:
+            return []
+        rows = connection.execute(
+            "UPDATE mail SET status = 'active', owner = ?, due = ? "  # noqa: S608 - a constant
+            f"WHERE id IN (SELECT value FROM json_each(?)) RETURNING id, {codec.ITEM_COLUMNS}",
+            (self._owner, now + self._lease, json.dumps(chosen)),
+        )
+        items = {key: codec.decode_item(columns) for key, *columns in rows}
+        return [items[key] for key in chosen]
+
+
+_ACTIONS = {
+    Action.RETRY: (
+        "status IN ('queued', 'deferred')",
+        "UPDATE mail SET next_attempt = :now, due = :now",
+    ),
+    Action.HOLD: (
+        "status != 'held' AND hold_reason = ''",
+        """UPDATE mail SET hold_reason = :reason, status = iif(status = 'active', 'active', 'held'),
+        due = iif(status = 'active', due, NULL)""",
+    ),
+    Action.RELEASE: (
+        "hold_reason != ''",
+        """UPDATE mail SET hold_reason = '', failures = 0,
+        status = iif(status = 'active', 'active', iif(attempts > 0, 'deferred', 'queued')),
+        next_attempt = iif(status = 'active', next_attempt, :now), due = iif(status = 'active', due, :now)""",
+    ),
+    Action.DELETE: ("1", "DELETE FROM mail"),
+}
+"""For each action: to which mail it can be done, and how."""
+
+
+def conditions(which: Filter) -> tuple[str, dict[str, object]]:
+    """A filter as an SQL condition and the values it names."""
+    terms = ["1"]
+    values: dict[str, object] = {}
+    if which.queue_ids:
+        terms.append("queue_id IN (SELECT value FROM json_each(:queue_ids))")
+        values["queue_ids"] = json.dumps(which.queue_ids)
+    if which.sender is not None:
+        terms.append("sender REGEXP :sender")
+        values["sender"] = codec.lookup_pattern(which.sender)
+    if which.recipient is not None:
+        terms.append("recipients REGEXP :recipient")
+        values["recipient"] = codec.lookup_pattern(which.recipient)
+    if which.older_than is not None:
+        terms.append("received_at < :received_before")
+        values["received_before"] = time.time() - which.older_than
+    if which.statuses:
+        terms.append("status IN (SELECT value FROM json_each(:statuses))")
+        values["statuses"] = json.dumps(which.statuses)
+    return " AND ".join(terms), values
+
+
+def _powers_of_two(total: int) -> Iterator[tuple[int, int]]:
+    """Cut 0…total into pieces of 32, 16, … 1, so that few different statements do for any number.
+
+    One statement for many rows, because the interpreter lock is let go and fought for at each.
+    """
+    start = 0
+    for piece in (32, 16, 8, 4, 2, 1):
+        while total - start >= piece:
+            yield start, start + piece
+            start += piece

@@ -1,0 +1,95 @@
+"""The two things a spool does by itself: renew the leases of what it gave out, and wake who waits.
+
+Knows nothing of either database.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+import structlog
+
+from smtp2cf.reply import SendError
+
+_log = structlog.get_logger(__name__)
+
+RENEWALS = 3
+"""Renewals in the time of a lease, so that two may fail."""
+
+
+class Claims:
+    """The queue ids this process claims, and the task that renews their leases.
+
+    renew: takes queue ids; called every third of a lease (seconds), also when there are none.
+    """
+
+    def __init__(self, lease: float, renew: Callable[[Sequence[str]], Awaitable[None]]) -> None:
+        self._ids: set[str] = set()
+        self._period = lease / RENEWALS
+        self._renew = renew
+        self._failed = False
+        self._task = asyncio.create_task(self._keep_renewing())
+
+    def add(self, queue_ids: Iterable[str]) -> None:
+        """They are ours."""
+        self._ids.update(queue_ids)
+
+    def drop(self, queue_ids: Iterable[str]) -> None:
+        """They are not ours any more."""
+        self._ids.difference_update(queue_ids)
+
+    def __contains__(self, queue_id: object) -> bool:
+        return queue_id in self._ids
+
+    async def close(self) -> None:
+        """Renew no more."""
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        self._ids.clear()
+
+    async def _keep_renewing(self) -> None:
+        while True:
+            await asyncio.sleep(self._period)
+            try:
+                await self._renew(tuple(self._ids))
+            except SendError as error:
+                if not self._failed:
+                    _log.warning("spool.unavailable", reply=str(error.reply))
+                self._failed = True
+            else:
+                if self._failed:
+                    _log.info("spool.available")
+                self._failed = False
+
+
+class DueAlarm:
+    """Wakes who waits for mail to be due.
+
+    until_due: seconds until some is, None for never. poll: seconds after which to ask it again,
+    because another process may have changed that without a word.
+    """
+
+    def __init__(self, until_due: Callable[[], Awaitable[float | None]], poll: float) -> None:
+        self._until_due = until_due
+        self._poll = poll
+        self._changed = asyncio.Event()
+
+    def ring(self) -> None:
+        """Something became due, or will be sooner."""
+        self._changed.set()
+
+    async def wait(self, at_most: float) -> None:
+        """Return when something is due, after `at_most` seconds in any case."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + at_most
+        while (left := deadline - loop.time()) > 0:
+            # Cleared before asking: what happens in between must not be missed.
+            self._changed.clear()
+            until_due = await self._until_due()
+            if until_due is not None and until_due <= 0:
+                return
+            pause = min(left, self._poll, left if until_due is None else until_due)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._changed.wait()
