@@ -7,14 +7,17 @@ import os
 import smtplib
 import socket
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from smtp2cf import __version__, config
 from smtp2cf.endpoint import Endpoint, bound, listen
+
+if TYPE_CHECKING:
+    from smtp2cf.serve import Listening
 
 SANDBOX_ENDPOINT = "127.0.0.1:8787"
 
@@ -119,7 +122,9 @@ def check(env_file: EnvFile = None) -> None:
     try:
         refused = asyncio.run(verify())
     except SendError as error:
-        _fail(f"Cloudflare: {error.reply.text} (SMTP2CF_API_BASE_URL is {settings.api_base_url})", os.EX_CONFIG)
+        _fail(
+            f"Cloudflare: {error.reply.text} (SMTP2CF_API_BASE_URL is {settings.api_base_url})", os.EX_CONFIG
+        )
     if refused:
         _fail(f"token: {refused}", os.EX_CONFIG)
     typer.echo(f"Cloudflare: {settings.api_base_url} answers\ntoken: active")
@@ -129,7 +134,10 @@ def check(env_file: EnvFile = None) -> None:
 def send(
     to: Annotated[str, typer.Option(help="The recipient.", metavar="ADDRESS")],
     sender: Annotated[
-        str, typer.Option("--from", help="The sender, in a domain that is set up at Cloudflare.", metavar="ADDRESS")
+        str,
+        typer.Option(
+            "--from", help="The sender, in a domain that is set up at Cloudflare.", metavar="ADDRESS"
+        ),
     ] = "",
     env_file: EnvFile = None,
 ) -> None:
@@ -155,9 +163,11 @@ class _LocalSMTP(smtplib.SMTP):
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         local = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
-        super().__init__(local.get(endpoint.host, endpoint.host) or "localhost", endpoint.port or 25, timeout=120)
+        super().__init__(
+            local.get(endpoint.host, endpoint.host) or "localhost", endpoint.port or 25, timeout=120
+        )
 
-    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:  # type: ignore[override]
+    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
         if not self._endpoint.path:
             return socket.create_connection((host, port), timeout)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -172,7 +182,10 @@ def _send_test_message(client: smtplib.SMTP, sender: str, to: str) -> tuple[int,
 
     message = EmailMessage()
     message["From"], message["To"], message["Subject"] = sender, to, "smtp2cf test message"
-    message["Date"], message["Message-ID"] = formatdate(localtime=True), make_msgid(domain=sender.rpartition("@")[2])
+    message["Date"], message["Message-ID"] = (
+        formatdate(localtime=True),
+        make_msgid(domain=sender.rpartition("@")[2]),
+    )
     message.set_content("This message was sent by `smtp2cf send`: the bridge works.\n")
     client.ehlo()
     for command in (f"MAIL FROM:<{sender}>", f"RCPT TO:<{to}>"):
@@ -183,14 +196,16 @@ def _send_test_message(client: smtplib.SMTP, sender: str, to: str) -> tuple[int,
     return code, answer.decode(errors="replace")
 
 
-def _announce(listening: "Any") -> None:
+def _announce(listening: "Listening") -> None:
     """Tell a person at a terminal where to send mail and where to look."""
     if listening.sandbox is None and not sys.stderr.isatty():
         return
     lines = [f"smtp2cf {__version__}"]
     lines += [f"  send mail to   {endpoint}" for endpoint in listening.smtp]
     if listening.sandbox is not None:
-        lines.append(f"  what went out  http://{listening.sandbox}/messages  (a sandbox: nothing leaves this host)")
+        lines.append(
+            f"  what went out  http://{listening.sandbox}/messages  (a sandbox: nothing leaves this host)"
+        )
     lines += [f"  status         http://{endpoint}/" for endpoint in listening.admin]
     typer.echo("\n".join(lines))
     sys.stdout.flush()
@@ -205,10 +220,11 @@ def _endpoint(text: str) -> Endpoint:
 
 def _run(main_task: Coroutine[Any, Any, None]) -> None:
     """Run on uvloop, where the platform has it."""
-    try:
-        from uvloop import new_event_loop
-    except ImportError:
-        from asyncio import new_event_loop
+    new_event_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        new_event_loop = uvloop.new_event_loop
     # What is loaded now stays: the collector need not look at it again with every few messages.
     gc.collect()
     gc.freeze()

@@ -117,7 +117,8 @@ class Settings(BaseSettings):
     )
     drop_headers: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Header fields to take out of every message, several with commas; nothing is taken out by default.",
+        description="Header fields to take out of every message, several with commas;"
+        " nothing is taken out by default.",
         examples=["bcc,return-path"],
     )
 
@@ -187,7 +188,7 @@ def load(env_file: Path | None = None) -> Settings:
     """Read the settings; the environment wins over the file. Raises SettingsError."""
     secrets = _secrets_from_files(_given(env_file))
     try:
-        return Settings(_env_file=env_file, **secrets)  # type: ignore[call-arg]  # pydantic-settings' own
+        return Settings(_env_file=env_file, **secrets)  # type: ignore[arg-type, call-arg]
     except ValidationError as error:
         raise SettingsError("\n".join(_line(problem) for problem in error.errors())) from None
 
@@ -207,7 +208,7 @@ def unknown_variables(env_file: Path | None = None) -> list[str]:
 def example_env() -> str:
     """The text of config.example.env: every setting with its description and default."""
     lines = [
-        "# smtp2cf's settings with their defaults: for `smtp2cf serve --env-file`, or as environment variables.",
+        "# smtp2cf's settings with their defaults, for `smtp2cf serve --env-file` or as environment variables.",
         "# Made from the settings' own descriptions by `make config`.",
     ]
     for name, field in Settings.model_fields.items():

@@ -72,7 +72,7 @@ def _listen_tcp(host: str, port: int) -> list[socket.socket]:
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             if port == 0 and sockets:
-                address = (address[0], sockets[0].getsockname()[1], *address[2:])  # noqa: PLW2901
+                address = (address[0], sockets[0].getsockname()[1], *address[2:])
             try:
                 sock.bind(address)
             except OSError as error:

@@ -5,6 +5,7 @@ of variables: a token or a message could be among them.
 """
 
 import logging
+import re
 import sys
 from typing import Any, Literal, TextIO
 
@@ -12,8 +13,12 @@ import orjson
 import structlog
 from structlog.typing import EventDict, Processor
 
+_CONTROL = re.compile(r"[\x7f-\x9f]")
 
-def configure(level: str, log_format: Literal["auto", "console", "json"], stream: TextIO | None = None) -> None:
+
+def configure(
+    level: str, log_format: Literal["auto", "console", "json"], stream: TextIO | None = None
+) -> None:
     """Set up logging to `stream` (standard error) once, at start."""
     stream = stream or sys.stderr
     console = log_format == "console" or (log_format == "auto" and stream.isatty())
@@ -21,23 +26,27 @@ def configure(level: str, log_format: Literal["auto", "console", "json"], stream
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="%H:%M:%S" if console else "iso", utc=not console),
-        _escape_control_characters,
     ]
-    renderers: list[Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=_plain_traceback)]
-        if console
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]
-    )
+    if console:
+        shared.append(_escape_control_characters)
+        render = structlog.dev.ConsoleRenderer(
+            colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
+        renderers: list[Processor] = [render]
+        factory: Any = structlog.WriteLoggerFactory(file=stream)
+    else:
+        renderers = [structlog.processors.format_exc_info, _render_json]
+        factory = structlog.BytesLoggerFactory(file=stream.buffer)
     structlog.configure(
         processors=[*shared, *renderers],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        logger_factory=factory,
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers, _as_text],
             foreign_pre_chain=shared,
         )
     )
@@ -45,12 +54,17 @@ def configure(level: str, log_format: Literal["auto", "console", "json"], stream
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
 
 
-def _json(event: EventDict, **_: Any) -> str:
-    return orjson.dumps(event, default=str).decode()
+def _render_json(_: Any, __: str, event: EventDict) -> bytes:
+    """One line of JSON; orjson escapes what could end the line, DEL and C1 are escaped here."""
+    line = orjson.dumps(event, default=str)
+    if b"\x7f" in line or b"\xc2" in line:
+        text = _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", line.decode())
+        return text.encode()
+    return line
 
 
-def _plain_traceback(stream: TextIO, exc_info: Any) -> None:
-    structlog.dev.plain_traceback(stream, exc_info)
+def _as_text(_: Any, __: str, line: Any) -> str:
+    return line.decode() if isinstance(line, bytes) else str(line)
 
 
 def _escape_control_characters(_: Any, __: str, event: EventDict) -> EventDict:

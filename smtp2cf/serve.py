@@ -6,7 +6,7 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -71,7 +71,9 @@ class Bridge:
             "relays for": ", ".join(map(str, settings.allow_networks)),
             "sessions": f"{len(self.server.sessions)} of {settings.max_sessions}",
             "calls in flight": f"{pacer.in_flight} of {settings.api_concurrency}, {pacer.waiting} waiting",
-            "rate limit": f"next call in {pacer.blocked_for:.0f} s" if pacer.blocked_for else "not in the way",
+            "rate limit": f"next call in {pacer.blocked_for:.0f} s"
+            if pacer.blocked_for
+            else "not in the way",
             "recent": maillog.recent(),
         }
 
@@ -163,8 +165,13 @@ def require_account(settings: config.Settings) -> config.Settings:
     return settings
 
 
-async def run(settings: config.Settings, sandbox_at: Endpoint | None, announce: "Announce") -> None:
-    """Run the bridge until SIGTERM or SIGINT. Raises OSError where it cannot listen."""
+async def run(
+    settings: config.Settings, sandbox_at: Endpoint | None, announce: Callable[[Listening], None]
+) -> None:
+    """Run the bridge until SIGTERM or SIGINT. Raises OSError where it cannot listen.
+
+    sandbox_at: where to put a stand-in for Cloudflare. announce: told once mail can be sent.
+    """
     _raise_file_limit()
     with contextlib.ExitStack() as opened:
         smtp, smtp_at = _open(settings.smtp_listen, opened)
@@ -191,13 +198,6 @@ async def run(settings: config.Settings, sandbox_at: Endpoint | None, announce: 
     log.info("serve.stopping", sessions=len(bridge.server.sessions))
     await bridge.stop()
     log.info("serve.stopped")
-
-
-class Announce:
-    """Told where the bridge listens once it does; this one tells nobody."""
-
-    def __call__(self, listening: Listening) -> None:
-        """Tell."""
 
 
 def sandboxed(settings: config.Settings, sandbox_at: Endpoint) -> config.Settings:

@@ -42,7 +42,8 @@ _PAGE = """<!doctype html>
 <tr><th>time</th><th>queue id</th><th>from</th><th>to</th><th>status</th><th>answer</th></tr>
 {%- for mail in status.recent %}
 <tr><td>{{ mail.time }}</td><td>{{ mail.queue_id }}</td><td>{{ mail.sender or '&lt;&gt;' | safe }}</td>
-<td>{{ mail.recipients }}</td><td class="{{ mail.status }}">{{ mail.status }}</td><td>{{ mail.reply }}</td></tr>
+<td>{{ mail.recipients }}</td><td class="{{ mail.status }}">{{ mail.status }}</td>
+<td>{{ mail.reply }}</td></tr>
 {%- endfor %}
 </table>
 {%- else %}

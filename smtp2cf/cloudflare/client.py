@@ -9,7 +9,7 @@ here, and they cost as much as the rest of the call.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -59,8 +59,16 @@ class TokenState(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class _Answer:
     status: int
-    headers: Mapping[str, str]
+    headers: httpx.Headers
     body: bytes
+
+    def header(self, name: bytes) -> str:
+        """A header's value, "" where it is absent; `name` in lower case."""
+        # httpx.Headers guesses at the encoding of all of them first, which takes several times as long.
+        for key, value in self.headers.raw:
+            if key.lower() == name:
+                return value.decode("latin-1")
+        return ""
 
 
 class Client:
@@ -141,7 +149,7 @@ class Client:
                 reason = "" if status == "active" else f"Cloudflare says the token is {status}"
                 self.token_state = TokenState(status == "active", reason)
                 return self.token_state
-        error = error_of(answer.status, answer.body, retry_after_of(answer.headers))
+        error = error_of(answer.status, answer.body, retry_after_of(answer.header(b"retry-after")))
         if answer.status not in (400, 401, 403):
             raise error
         self.token_state = TokenState(False, error.reply.text)
@@ -149,12 +157,11 @@ class Client:
 
     def _sent(self, answer: _Answer, recipients: Sequence[str]) -> Sent:
         """What an answer to send_raw says; raises SendError where it is no success."""
-        headers = answer.headers
-        self.pacer.observe(headers.get("ratelimit", ""), headers.get("ratelimit-policy", ""))
+        self.pacer.observe(answer.header(b"ratelimit"), answer.header(b"ratelimit-policy"))
         sent = _read_sent(answer, recipients)
         if sent is not None:
             return sent
-        error = error_of(answer.status, answer.body, retry_after_of(headers))
+        error = error_of(answer.status, answer.body, retry_after_of(answer.header(b"retry-after")))
         if answer.status in (401, 403) and error.reply.status == "4.3.5":
             self.token_state = TokenState(False, error.reply.text)
         raise error
@@ -163,13 +170,18 @@ class Client:
         """One HTTP exchange; raises SendError when there is no whole answer."""
         headers = self._headers
         if body:
-            headers = [*headers, (b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % len(body))]
+            headers = [
+                *headers,
+                (b"Content-Type", b"application/json"),
+                (b"Content-Length", b"%d" % len(body)),
+            ]
         # With a stream of its own a request skips what httpx guesses about its content.
         request = httpx.Request(method, url, headers=headers, stream=httpx.ByteStream(body))
         request.read()
         try:
             response = await self._transport.handle_async_request(request)
-            content = await response.aread()
+            stream = response.stream
+            content = b"".join(stream) if isinstance(stream, httpx.ByteStream) else await response.aread()
         except (httpx.HTTPError, aiohttp.ClientError, OSError, TimeoutError) as error:
             raise _no_answer(error, self._base.host, self._timeout) from error
         return _Answer(response.status_code, response.headers, content)

@@ -44,7 +44,11 @@ def _row(
 _TOKEN = (451, "4.3.5", "Cloudflare refuses the API token: check SMTP2CF_API_TOKEN")
 _FORBIDDEN = (451, "4.3.5", "the API token lacks the permission Email Sending: Edit (SMTP2CF_API_TOKEN)")
 _PLAN = (451, "4.3.5", "the Cloudflare plan of SMTP2CF_ACCOUNT_ID does not include Email Sending")
-_ACCOUNT_ID = (451, "4.3.5", "Cloudflare does not know this account: check SMTP2CF_ACCOUNT_ID and SMTP2CF_API_BASE_URL")
+_ACCOUNT_ID = (
+    451,
+    "4.3.5",
+    "Cloudflare does not know this account: check SMTP2CF_ACCOUNT_ID and SMTP2CF_API_BASE_URL",
+)
 _DISABLED = (451, "4.3.5", "sending is disabled for this domain or account at Cloudflare")
 _SENDER = (451, "4.3.5", "the sender's domain is not set up for sending at Cloudflare")
 _THROTTLED = (451, "4.7.1", "Cloudflare's rate limit is reached, try again later")

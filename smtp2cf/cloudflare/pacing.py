@@ -10,7 +10,6 @@ import asyncio
 import re
 import time
 from collections import deque
-from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
 from smtp2cf.reply import Reply, Scope, SendError
@@ -99,6 +98,8 @@ class Pacer:
         self._backoff = BACKOFF[0]
         if self._ramp < self._concurrency:
             self._ramp = min(self._ramp * 2, self._concurrency)
+        if not ratelimit:
+            return
         left, reset = _RATELIMIT.search(ratelimit), _RESET.search(ratelimit)
         if left is None or reset is None:
             return
@@ -166,15 +167,17 @@ class Pacer:
     def _too_late(self) -> SendError:
         wait = max(1, round(self.blocked_for))
         return SendError(
-            Reply(451, "4.7.1", f"the rate limit of the Cloudflare account is reached, try again in {wait} s"),
+            Reply(
+                451, "4.7.1", f"the rate limit of the Cloudflare account is reached, try again in {wait} s"
+            ),
             Scope.ACCOUNT,
             float(wait),
         )
 
 
-def retry_after_of(headers: Mapping[str, str]) -> float | None:
+def retry_after_of(value: str) -> float | None:
     """Seconds of a Retry-After header, a number or a date (RFC 9110 §10.2.3); None where there is none."""
-    value = headers.get("retry-after", "").strip()
+    value = value.strip()
     if value.isdigit():
         return min(float(value[:9]), RETRY_AFTER_LIMIT)
     try:

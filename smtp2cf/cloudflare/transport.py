@@ -40,7 +40,7 @@ class Transport(AiohttpTransport):
         What aiohttp raised is the `__cause__` of what httpx has a name for.
         """
         session = self._session or self._open_session()
-        with map_aiohttp_exceptions():
+        try:
             response = await session.request(
                 request.method,
                 str(request.url),
@@ -54,9 +54,12 @@ class Transport(AiohttpTransport):
                 response.close()
                 raise
             response.release()
+        except aiohttp.ClientError as error:
+            with map_aiohttp_exceptions():
+                raise error from None
         return httpx.Response(
             response.status,
-            headers=response.raw_headers,  # type: ignore[arg-type]  # bytes pairs, as httpx takes them
+            headers=response.raw_headers,
             stream=httpx.ByteStream(content),
         )
 

@@ -61,6 +61,8 @@ class Server:
         self.policy = policy
         self.sessions: set[Session] = set()
         self.session_state: dict[str, Any] | None = None
+        self.greeting = f"220 {policy.hostname} ESMTP smtp2cf\r\n".encode()
+        self.helo_reply = f"250 {policy.hostname}\r\n".encode()
         self.ehlo_reply = _ehlo_reply(policy)
         self._listeners: list[asyncio.Server] = []
         self._emptied = asyncio.Event()

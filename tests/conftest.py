@@ -1,0 +1,27 @@
+"""Fixtures that every room's tests share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.bridge import Bridge, running_bridge
+
+
+@pytest.fixture(scope="session")
+def _shared_bridge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bridge]:
+    with running_bridge(tmp_path_factory.mktemp("bridge")) as bridge:
+        yield bridge
+
+
+@pytest.fixture
+def bridge(_shared_bridge: Bridge) -> Bridge:
+    """A running bridge with its sandbox, its messages forgotten; shared by the tests of a process."""
+    _shared_bridge.clear()
+    return _shared_bridge
+
+
+@pytest.fixture
+def own_bridge_directory(tmp_path: Path) -> Path:
+    """Where a test's own bridge keeps its log: `with running_bridge(own_bridge_directory, …)`."""
+    return tmp_path
