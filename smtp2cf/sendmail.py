@@ -1,0 +1,1887 @@
+#!/usr/bin/env python3
+"""sendmail(1): takes a message on standard input and hands it to the bridge.
+
+A message submission (RFC 6409 §8) over SMTP (RFC 5321) with SIZE (1870), 8BITMIME (6152), DSN
+(3461), SMTPUTF8 (6531), PIPELINING (2920), AUTH (4954) and STARTTLS (3207); addresses as in RFC 5322
+§3.4; exit codes as in sysexits.h. Where the bridge is away, the message goes into a drop directory.
+
+This one file also runs alone, on any Python from 3.8 on, so it knows nothing of the rest of smtp2cf
+(SMTP2CF_SENDMAIL_DIRECT apart) and imports the standard library only, and of that only what the
+call at hand needs: a caller waits for every millisecond of the start.
+"""
+
+# pathlib alone takes longer to import than a message takes to send; contextlib brings collections
+# along; zip() has no strict= before Python 3.10.
+# ruff: noqa: PTH104, PTH108, PTH112, PTH118, PTH119, PTH123, PTH208, SIM105, B905
+
+from __future__ import annotations
+
+import _socket  # socket itself brings selectors, enum and collections: 6 of our 30 milliseconds
+import os
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import IO, Any
+
+# --------------------------------------------------------------------------- constants
+
+OK, USAGE, BAD_MESSAGE, NO_USER, UNAVAILABLE, SOFTWARE, OS_ERROR, TEMPFAIL, NO_PERMISSION, CONFIG = (
+    0, 64, 65, 67, 69, 70, 71, 75, 77, 78,
+)  # fmt: skip
+"""Exit codes, sysexits.h."""
+
+CONFIG_FILE = "/etc/smtp2cf/sendmail.conf"
+DEFAULTS = {
+    "SMTP2CF_SENDMAIL_HOST": "127.0.0.1:2525",
+    "SMTP2CF_SENDMAIL_ALIASES": "/etc/smtp2cf/aliases",
+    "SMTP2CF_SENDMAIL_DROP_DIR": "/var/spool/smtp2cf/drop",
+    "SMTP2CF_ADMIN_LISTEN": "127.0.0.1:8025",
+}
+CONNECT_TIMEOUT, REPLY_TIMEOUT, FINAL_TIMEOUT = 30, 300, 600
+"""Seconds; the last two are those of RFC 5321 §4.5.3.2."""
+
+BLOCK = 1 << 16
+IN_MEMORY = 1 << 19
+"""Octets of a message that are held in memory before a temporary file takes over."""
+MAX_HEADER = 1 << 24
+LONGEST_FIELD_NAME = 998
+PIPELINE = 100
+"""Commands sent before their replies are read: few enough for both to fit into socket buffers."""
+RECIPIENTS_AT_ONCE = 1000
+LONGEST_ADDRESS = 320
+MOST_REPLY_LINES = 1000
+NAMED_ON_STDERR = 20
+DROP_VERSION = 1
+
+RECIPIENT_FIELDS = ("to", "cc", "bcc")
+RESENT_RECIPIENT_FIELDS = ("resent-to", "resent-cc", "resent-bcc")
+HIDDEN_FIELDS = ("bcc", "resent-bcc")
+QUALIFIED_FIELDS = ("from", "sender", "reply-to", "to", "cc", "bcc")
+
+HELP = """\
+usage: sendmail [-t] [-i] [-f sender] [-F name] [-v] [-N when] [-R full|hdrs] [-V envid] [--] [recipient ...]
+       sendmail -bs | -bp | -bi | -bv recipient ... | -q
+       mailq | newaliases
+Hands a message on standard input to the smtp2cf bridge. Settings: SMTP2CF_SENDMAIL_* in the
+environment or /etc/smtp2cf/sendmail.conf.
+"""
+
+
+class Failure(Exception):  # noqa: N818 - also a usage message
+    """Why the call fails: its exit code and one line for standard error."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Away(Exception):  # noqa: N818 - no error where there is a drop directory
+    """There is no bridge to talk to, or it went away in the middle of a transaction."""
+
+
+def complain(text: str) -> None:
+    """Write one line to standard error, in this program's name and without control characters."""
+    printable = "".join(c if c.isprintable() else " " for c in text)
+    write_stderr(f"{program_name()}: {printable}\n")
+
+
+def write_stderr(text: str) -> None:
+    try:
+        os.write(2, text.encode("utf-8", "backslashreplace"))
+    except OSError:
+        return  # a closed standard error says nothing about the mail: the exit code still counts
+
+
+def program_name() -> str:
+    return os.path.basename(sys.argv[0]) or "sendmail"
+
+
+# --------------------------------------------------------------------------- settings
+
+
+class Settings:
+    """The settings, from the environment and a file of KEY=VALUE lines; the environment wins."""
+
+    def __init__(self, environ: dict[str, str]) -> None:
+        path = environ.get("SMTP2CF_SENDMAIL_CONF", CONFIG_FILE)
+        self._values = {**DEFAULTS, **read_settings_file(path)}
+        self._values.update((key, value) for key, value in environ.items() if key.startswith("SMTP2CF_"))
+        self._domain = self.get("DOMAIN")
+
+    def get(self, name: str) -> str:
+        return self._values.get("SMTP2CF_SENDMAIL_" + name, "").strip()
+
+    def yes(self, name: str) -> bool:
+        """A setting that is on or off; anything else is a mistake."""
+        value = self.get(name).lower()
+        if value in ("1", "yes", "true", "on"):
+            return True
+        if value in ("", "0", "no", "false", "off"):
+            return False
+        raise Failure(CONFIG, f"SMTP2CF_SENDMAIL_{name}={value}: may be yes or no")
+
+    @property
+    def bridge(self) -> str:
+        return self.get("HOST")
+
+    @property
+    def admin(self) -> str:
+        """Where the bridge answers HTTP; "" where it doesn't."""
+        first = self._values["SMTP2CF_ADMIN_LISTEN"].split(",")[0].strip()
+        return "" if first == "none" else first
+
+    @property
+    def domain(self) -> str:
+        """The domain for addresses that have none."""
+        if not self._domain:
+            self._domain = domain_of_host()
+        return self._domain
+
+    def password(self) -> str:
+        path = self.get("PASSWORD_FILE")
+        if not path:
+            return self._values.get("SMTP2CF_SENDMAIL_PASSWORD", "")
+        try:
+            with open(path, encoding="utf-8") as file:
+                return file.read().rstrip("\r\n")
+        except (OSError, ValueError) as error:
+            raise Failure(CONFIG, f"SMTP2CF_SENDMAIL_PASSWORD_FILE={path}: {why(error)}") from error
+
+
+def read_settings_file(path: str) -> dict[str, str]:
+    """KEY=VALUE lines, # comments, quotes around a value taken off. No file is no settings."""
+    values = {}
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = file.read().splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError) as error:
+        raise Failure(CONFIG, f"{path}: {why(error)}") from error
+    for number, line in enumerate(lines, 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        key, equals, value = line.partition("=")
+        if not equals:
+            raise Failure(CONFIG, f"{path}, line {number}: not KEY=VALUE")
+        value = value.strip()
+        if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+            value = value[1:-1]
+        values[key.strip()] = value
+    if "SMTP2CF_SENDMAIL_PASSWORD" in values:
+        raise Failure(CONFIG, f"{path}: everybody reads this file; use SMTP2CF_SENDMAIL_PASSWORD_FILE")
+    return values
+
+
+def why(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def domain_of_host() -> str:
+    """/etc/mailname, as Debian's policy wants it, else this host's domain, else its name."""
+    try:
+        with open("/etc/mailname", encoding="ascii") as file:
+            name = file.readline().strip()
+        if name:
+            return name
+    except (OSError, ValueError):
+        name = ""  # most hosts have none
+    name = os.uname().nodename
+    if "." not in name:
+        try:
+            canonical = _socket.getaddrinfo(name.encode(), 0, 0, 0, 0, _socket.AI_CANONNAME)[0][3]
+        except OSError:
+            canonical = ""
+        name = canonical if "." in canonical and not canonical.startswith("localhost") else name
+    domain = name.partition(".")[2]
+    # A host named example.com is its own domain; "com" never is anybody's.
+    return domain if "." in domain else name or "localhost"
+
+
+def parse_endpoint(text: str, setting: str) -> tuple[str, int, str]:
+    """`host:port`, `[v6]:port` or `unix:/path` as host, port and path."""
+    if text.startswith("unix:/"):
+        return "", 0, text[len("unix:") :]
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        colon = ""
+    if not colon or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
+        raise Failure(CONFIG, f"{setting}={text}: may be host:port, [v6]:port or unix:/path")
+    return host, int(port), ""
+
+
+def connect(text: str, setting: str) -> _socket.socket:
+    """A connected socket; raises Away where nobody answers."""
+    host, port, path = parse_endpoint(text, setting)
+    if path:
+        return _connect_to(_socket.AF_UNIX, path, text)
+    if host in ("", "0.0.0.0", "::"):  # noqa: S104 - where a server listens everywhere, it is here
+        host = "::1" if host == "::" else "127.0.0.1"
+    try:
+        found = _socket.getaddrinfo(
+            host.encode("idna" if not host.isascii() else "ascii"), port, 0, _socket.SOCK_STREAM
+        )
+    except (OSError, UnicodeError) as error:
+        raise Away(f"{text}: {why(error)}") from error
+    for number, (family, _, _, _, address) in enumerate(found, 1):
+        try:
+            return _connect_to(family, address, text)
+        except Away:
+            if number == len(found):
+                raise
+    raise Away(f"{text}: no address")
+
+
+def _connect_to(family: int, address: Any, text: str) -> _socket.socket:
+    sock = _socket.socket(family, _socket.SOCK_STREAM)
+    try:
+        sock.settimeout(CONNECT_TIMEOUT)
+        sock.connect(address)
+        if family != _socket.AF_UNIX:
+            sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+    except OSError as error:
+        sock.close()
+        raise Away(f"{text}: {why(error)}") from error
+    return sock
+
+
+# --------------------------------------------------------------------------- command line
+
+WITH_ARGUMENT = "ABCFLNORVXbfhopr"
+WITH_ATTACHED_ARGUMENT = "deq"
+WITHOUT_ARGUMENT = "GUmnxEIcitv"
+MODES = {"m": "deliver", "s": "smtp", "p": "mailq", "i": "newaliases", "v": "verify"}
+REFUSED_MODES = {
+    "d": "run as a daemon: start `smtp2cf serve`",
+    "D": "run as a daemon: start `smtp2cf serve`",
+    "t": "test address rewriting",
+    "h": "print the host status",
+    "H": "clear the host status",
+}
+NOTIFY_CONDITIONS = ("success", "failure", "delay")
+
+
+class Options:
+    """What the command line asks for. `sender` is None where there was no -f."""
+
+    def __init__(self, mode: str) -> None:
+        self.mode = mode
+        self.recipients_from_header = False
+        self.dot_is_text = False
+        self.verbose = False
+        self.sender: str | None = None
+        self.full_name = ""
+        self.notify = ""
+        self.ret = ""
+        self.envid = ""
+        self.recipients: list[str] = []
+
+
+def parse_arguments(argv: Sequence[str]) -> Options:
+    """Read the command line as getopt(3) does: clustered letters, options after recipients too."""
+    name = os.path.basename(argv[0]) if argv else ""
+    options = Options(name if name in ("mailq", "newaliases") else "deliver")
+    arguments = [os.fsencode(argument).decode("utf-8", "surrogateescape") for argument in argv[1:]]
+    place = 0
+    while place < len(arguments):
+        argument = arguments[place]
+        place += 1
+        if argument == "--":
+            options.recipients += arguments[place:]
+            break
+        if argument in ("--help", "--version"):
+            options.mode = argument[2:]
+        elif argument.startswith("-") and argument != "-":
+            place = _parse_cluster(options, argument, arguments, place)
+        else:
+            options.recipients.append(argument)
+    return options
+
+
+def _parse_cluster(options: Options, argument: str, arguments: list[str], place: int) -> int:
+    """Read the letters of one argument; returns where the next argument is."""
+    letters = argument[1:]
+    while letters:
+        letter, letters = letters[0], letters[1:]
+        value = ""
+        if letter in WITH_ARGUMENT:
+            if not letters and place == len(arguments):
+                raise Failure(USAGE, f"option -{letter} needs an argument")
+            if letters:
+                value, letters = letters, ""
+            else:
+                value = arguments[place]
+                place += 1
+        elif letter in WITH_ATTACHED_ARGUMENT:
+            value, letters = letters, ""
+        elif letter not in WITHOUT_ARGUMENT:
+            raise Failure(USAGE, f"unknown option -{letter} in {argument}")
+        _set_option(options, letter, value)
+    return place
+
+
+def _set_option(options: Options, letter: str, value: str) -> None:
+    if letter == "t":
+        options.recipients_from_header = True
+    elif letter == "i" or (letter == "o" and value == "i"):
+        options.dot_is_text = True
+    elif letter == "v":
+        options.verbose = True
+    elif letter in "fr":
+        options.sender = value
+    elif letter == "F":
+        options.full_name = value
+    elif letter == "b":
+        options.mode = _mode(value)
+    elif letter == "I":
+        options.mode = "newaliases"
+    elif letter == "q":
+        options.mode = "queue"
+    elif letter == "N":
+        options.notify = _notify(value)
+    elif letter == "R":
+        if value.lower() not in ("full", "hdrs"):
+            raise Failure(USAGE, f"option -R {value}: may be full or hdrs")
+        options.ret = value.upper()
+    elif letter == "V":
+        options.envid = xtext(value)
+
+
+def _mode(letter: str) -> str:
+    if letter in REFUSED_MODES:
+        raise Failure(USAGE, f"option -b{letter}: this sendmail does not {REFUSED_MODES[letter]}")
+    if letter not in MODES:
+        raise Failure(USAGE, f"unknown option -b{letter}")
+    return MODES[letter]
+
+
+def _notify(value: str) -> str:
+    conditions = [condition.strip().lower() for condition in value.split(",")]
+    if conditions != ["never"] and not all(condition in NOTIFY_CONDITIONS for condition in conditions):
+        raise Failure(USAGE, f"option -N {value}: may be never, or a list of success, failure, delay")
+    return ",".join(conditions).upper()
+
+
+def xtext(text: str) -> str:
+    """RFC 3461 §4."""
+    return "".join(
+        chr(octet) if 33 <= octet <= 126 and octet not in b"+=" else f"+{octet:02X}"
+        for octet in text.encode("utf-8", "surrogateescape")
+    )
+
+
+# --------------------------------------------------------------------------- addresses
+
+
+class Mailbox:
+    """One address of a list, as found.
+
+    address: the addr-spec without comments and white space, "" for <>, None where it is none.
+    insert_at: the place in the text where a missing domain belongs, None where there is a domain.
+    source: the words it was written as.
+    """
+
+    __slots__ = ("address", "insert_at", "source")
+
+    def __init__(self, address: str | None, insert_at: int | None, source: str) -> None:
+        self.address = address
+        self.insert_at = insert_at
+        self.source = source
+
+    def qualified(self, settings: Settings) -> str:
+        return f"{self.address}@{settings.domain}" if self.insert_at is not None else str(self.address)
+
+
+def parse_addresses(text: str) -> list[Mailbox]:
+    """The mailboxes of an address list (RFC 5322 §3.4, obsolete forms and semicolons too)."""
+    found: list[Mailbox] = []
+    words: list[tuple[str, int]] = []
+    start, bracket, in_angle = 0, 0, False
+    for word, end in _tokens(text):
+        # In a source route, <@a,@b:c@d>, commas part nothing.
+        in_route = in_angle and [one for one, _ in words[bracket + 1 : bracket + 2]] == ["@"]
+        if word == "<":
+            bracket, in_angle = len(words), True
+        elif word == ">":
+            in_angle = False
+        elif word in (",", ";") and not in_route:
+            if words:
+                found.append(_mailbox(words, text[start : end - 1]))
+            words, start, in_angle = [], end, False
+            continue
+        elif word == ":" and not in_angle:
+            words, start = [], end  # what stood before it was the name of a group
+            continue
+        words.append((word, end))
+    if words:
+        found.append(_mailbox(words, text[start:]))
+    return found
+
+
+def _tokens(text: str) -> Iterator[tuple[str, int]]:
+    """Words and specials with the place behind each; comments and white space left out."""
+    place, length = 0, len(text)
+    while place < length:
+        first = text[place]
+        start = place
+        if first in " \t\r\n":
+            place += 1
+            continue
+        if first == "(":
+            place = _end_of_comment(text, place)
+            continue
+        if first == '"':
+            place = _end_of_quoted(text, place)
+        elif first == "[":
+            place = text.find("]", place) + 1 or length
+        elif first in "<>,;:@":
+            place += 1
+        else:
+            place = _end_of_atom(text, place)
+        yield text[start:place], place
+
+
+def _end_of_comment(text: str, place: int) -> int:
+    depth = 0
+    while place < len(text):
+        if text[place] == "\\":
+            place += 1
+        elif text[place] == "(":
+            depth += 1
+        elif text[place] == ")":
+            depth -= 1
+            if not depth:
+                return place + 1
+        place += 1
+    return len(text)
+
+
+def _end_of_quoted(text: str, place: int) -> int:
+    place += 1
+    while place < len(text):
+        if text[place] == '"':
+            return place + 1
+        place += 2 if text[place] == "\\" else 1
+    return len(text)
+
+
+def _end_of_atom(text: str, place: int) -> int:
+    if text.startswith("=?", place):  # an encoded word: some programs leave a raw comma in it
+        end = text.find("?=", text.find("?", text.find("?", place + 2) + 1) + 1) + 2
+        if place + 6 < end < place + 200 and len(text[place:end].split()) == 1:
+            return end
+    place += 1
+    while place < len(text) and text[place] not in ' \t\r\n()<>,;:@"[':
+        place += 1
+    return place
+
+
+def _mailbox(words: list[tuple[str, int]], source: str) -> Mailbox:
+    """The address among the words of one list element: what stands in <>, else all of them."""
+    source = " ".join(source.split())
+    tokens = [token for token, _ in words]
+    if "<" in tokens:
+        opened = tokens.index("<") + 1
+        if ">" not in tokens[opened:]:
+            return Mailbox(None, None, source)
+        closed = tokens.index(">", opened)
+        words, tokens = words[opened:closed], tokens[opened:closed]
+        if tokens[:1] == ["@"] and ":" in tokens:  # a source route: what stands behind it counts
+            behind = tokens.index(":") + 1
+            words, tokens = words[behind:], tokens[behind:]
+        if not tokens:
+            return Mailbox("", None, source)
+    at = tokens.index("@") if "@" in tokens else len(tokens)
+    local, domain = tokens[:at], tokens[at + 1 :]
+    address = "".join(tokens)
+    good = _is_dotted(local) and (_is_dotted(domain) or at == len(tokens))
+    if not good or not address.isprintable() or len(address) > LONGEST_ADDRESS:
+        return Mailbox(None, None, source)
+    return Mailbox(address, words[-1][1] if at == len(tokens) else None, source)
+
+
+def _is_dotted(tokens: list[str]) -> bool:
+    """Atoms, quoted strings and domain literals, with a dot wherever two of them meet."""
+    if not "".join(tokens).strip(".") or not all(map(_is_word, tokens)):
+        return False
+    return all(left.endswith(".") or right.startswith(".") for left, right in zip(tokens, tokens[1:]))  # noqa: RUF007
+
+
+def _is_word(token: str) -> bool:
+    if token[0] == '"':
+        inside = token[1:-1].replace("\\\\", "")
+        return len(token) > 1 and token[-1] == '"' and not inside.endswith("\\")
+    if token[0] == "[":
+        return token[-1] == "]"
+    return not any(special in token for special in "\\)]<>,;:@")
+
+
+# --------------------------------------------------------------------------- aliases
+
+
+class Aliases:
+    """msmtp's aliases file: `name: address, address`, recursive, `default:` for the rest."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._lists: dict[str, str] | None = None
+
+    def _targets(self, name: str) -> list[Mailbox] | None:
+        if self._lists is None:
+            self._lists = self._read()
+        text = self._lists.get(name.lower())
+        if text is None:
+            return None
+        for target in text.split(","):
+            if target.strip().startswith(("|", "/", '"|', '"/', ":include:")):
+                raise Failure(
+                    CONFIG, f"{self._path}: {name}: {target.strip()}: only addresses can be sent to"
+                )
+        return parse_addresses(text)
+
+    def _read(self) -> dict[str, str]:
+        lists: dict[str, str] = {}
+        name = ""
+        try:
+            with open(self._path, encoding="utf-8", errors="surrogateescape") as file:
+                lines = file.read().splitlines()
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except OSError as error:
+            raise Failure(CONFIG, f"{self._path}: {why(error)}") from error
+        for number, full_line in enumerate(lines, 1):
+            line = full_line.split("#")[0].rstrip()
+            if not line:
+                continue
+            if line[0] in " \t" and name:
+                lists[name] += " " + line.strip()
+                continue
+            key, colon, value = line.partition(":")
+            name = key.strip().strip('"').lower()
+            if not colon or not name:
+                raise Failure(CONFIG, f"{self._path}, line {number}: not `name: address, ...`")
+            lists[name] = value.strip()
+        return lists
+
+    def expand(self, mailbox: Mailbox) -> list[Mailbox]:
+        """Every mailbox that one stands for, in order; a name that leads to itself stands for itself."""
+        expanded: list[Mailbox] = []
+        done: set[str] = set()
+        waiting: list[tuple[Mailbox, tuple[str, ...]]] = [(mailbox, ())]
+        while waiting:
+            one, path = waiting.pop()
+            name = str(one.address).lower()
+            if one.insert_at is None or name in path:
+                expanded.append(one)
+                continue
+            targets = self._targets(name)
+            if targets is None and "default" not in path:
+                name, targets = "default", self._targets("default")
+            if targets is None:
+                expanded.append(one)
+            elif name not in done:
+                done.add(name)
+                waiting += [(target, (*path, name)) for target in reversed(targets)]
+        return expanded
+
+
+# --------------------------------------------------------------------------- the message
+
+
+class Message:
+    """The message as it is handed over, with CRLF line ends: in memory, or in a file when it is long."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.eight_bit = False
+        self._blocks: list[bytes] = []
+        self._file: IO[bytes] | None = None
+        self._no_file = False
+
+    def write(self, block: bytes) -> None:
+        self.size += len(block)
+        self.eight_bit = self.eight_bit or not block.isascii()
+        if self._file is None and self.size > IN_MEMORY and not self._no_file:
+            self._file = _temporary_file()
+            self._no_file = self._file is None
+            if self._file is not None:
+                self._file.writelines(self._blocks)
+                self._blocks = []
+        if self._file is None:
+            self._blocks.append(block)
+        else:
+            self._file.write(block)
+
+    def write_lines(self, blocks: Iterable[bytes]) -> None:
+        """Write text with LF line ends; the last line gets one where it has none.
+
+        A bare CR would start a line at the next hop, one that nobody here has looked at: it does so here.
+        """
+        last = b"\n"
+        for block in blocks:
+            text = block.replace(b"\r", b"\n")
+            last = text[-1:]
+            self.write(text.replace(b"\n", b"\r\n"))
+        if last != b"\n":
+            self.write(b"\r\n")
+
+    def blocks(self) -> Iterator[bytes]:
+        if self._file is None:
+            yield from self._blocks
+            return
+        self._file.seek(0)
+        while True:
+            block = self._file.read(BLOCK)
+            if not block:
+                return
+            yield block
+
+
+def _temporary_file() -> IO[bytes] | None:
+    """A file without a name; None on a host with no place to write, which leaves memory."""
+    import tempfile
+
+    try:
+        return tempfile.TemporaryFile()
+    except OSError:
+        return None
+
+
+def blocks_of(descriptor: int) -> Iterator[bytes]:
+    while True:
+        block = os.read(descriptor, BLOCK)
+        if not block:
+            return
+        yield block
+
+
+def unix_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Turn CRLF into LF, also one with more CRs than it should have; a CR elsewhere stays."""
+    waiting = b""
+    for block in blocks:
+        joined = waiting + block
+        text = joined.rstrip(b"\r")
+        waiting = joined[len(text) :]
+        if len(waiting) > LONGEST_FIELD_NAME:
+            text, waiting = joined, b""
+        for _ in range(3):
+            text = text.replace(b"\r\n", b"\n")
+        if text:
+            yield text
+    if waiting:
+        yield waiting
+
+
+def until_lone_dot(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines before the first that is a single dot."""
+    waiting, at_line_start = b"", True
+    for block in blocks:
+        text = waiting + block
+        waiting = b""
+        if at_line_start and text.startswith(b".\n"):
+            return
+        end = text.find(b"\n.\n")
+        if end >= 0:
+            yield text[: end + 1]
+            return
+        if text.endswith(b"\n.") or (at_line_start and text == b"."):
+            text, waiting = text[:-1], b"."
+        if text:
+            at_line_start = text.endswith(b"\n")
+            yield text
+
+
+class Input:
+    """The input, read line by line as far as the header goes and in blocks from there on."""
+
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks = blocks
+        self._text = bytearray()
+        self._start = 0
+        self._searched = 0
+
+    def line(self) -> bytes:
+        """The next line with its LF, b"" at the end; of one too long for a field, the beginning."""
+        while True:
+            newline = self._text.find(b"\n", self._searched)
+            if newline >= 0:
+                return bytes(self._text[self._start : newline + 1])
+            self._searched = len(self._text)
+            beginning = bytes(self._text[self._start : self._start + LONGEST_FIELD_NAME])
+            if (
+                len(beginning) == LONGEST_FIELD_NAME
+                and beginning[0] not in b" \t"
+                and not is_field(beginning)
+            ):
+                return beginning
+            if len(self._text) > MAX_HEADER:
+                raise Failure(BAD_MESSAGE, f"the header is longer than {MAX_HEADER >> 20} MiB")
+            block = next(self._blocks, b"")
+            if not block and not beginning:
+                return b""
+            self._text += block or b"\n"
+
+    def skip(self, line: bytes) -> None:
+        self._start += len(line)
+        self._searched = max(self._start, self._searched)
+
+    def rest(self) -> Iterator[bytes]:
+        rest = bytes(self._text[self._start :])
+        self._text.clear()
+        if rest:
+            yield rest
+        yield from self._blocks
+
+
+def read_header(text: Input) -> list[bytes]:
+    """The fields of the header with their LFs.
+
+    The first line that is neither a field nor its continuation ends the header; an empty one is no
+    part of the body. One leading `From ` line, a mailbox's, is dropped.
+    """
+    fields: list[list[bytes]] = []
+    if text.line().startswith((b"From ", b">From ")):
+        text.skip(text.line())
+    while True:
+        line = text.line()
+        if fields and line[:1] in (b" ", b"\t"):
+            fields[-1].append(line)
+        elif is_field(line):
+            fields.append([line])
+        else:
+            break
+        text.skip(line)
+    if line == b"\n":
+        text.skip(line)
+    return [b"".join(lines) for lines in fields]
+
+
+def is_field(line: bytes) -> bool:
+    name, colon, _ = line.partition(b":")
+    name = name.rstrip(b" \t")
+    return bool(colon and name) and all(33 <= octet <= 126 for octet in name)
+
+
+# --------------------------------------------------------------------------- the submission
+
+
+class Envelope:
+    """Who the message is from and for; the names are those of smtp2cf.envelope.Envelope.
+
+    reverse_path: "" for the null sender. ret, envid (as xtext), notify: "" where not asked for.
+    """
+
+    def __init__(self, reverse_path: str, forward_paths: list[str]) -> None:
+        self.reverse_path = reverse_path
+        self.forward_paths = forward_paths
+        self.eight_bit = False
+        self.smtputf8 = False
+        self.ret = ""
+        self.envid = ""
+        self.notify = ""
+
+    @property
+    def ascii(self) -> bool:
+        return "".join((self.reverse_path, *self.forward_paths)).isascii()
+
+
+class Submission:
+    """Envelope and message, made of what the caller gave; unusable: recipients that are no addresses."""
+
+    def __init__(self, options: Options, settings: Settings) -> None:
+        self._options = options
+        self._settings = settings
+        self.message = Message()
+        self.unusable: list[str] = []
+        sender = self._sender()
+        recipients = [mailbox for text in options.recipients for mailbox in self._usable(text)]
+        if not recipients and not options.recipients_from_header:
+            raise self._no_recipients("no recipients: name some, or use -t")
+        blocks = unix_lines(blocks_of(0))
+        text = Input(blocks if options.dot_is_text else until_lone_dot(blocks))
+        fields = [_field(line) for line in read_header(text)]
+        if options.recipients_from_header:
+            recipients += self._recipients_from(fields)
+            fields = [field for field in fields if field[0] not in HIDDEN_FIELDS]
+        self.envelope = Envelope(sender, self._forward_paths(recipients))
+        if not self.envelope.forward_paths:
+            raise self._no_recipients("no recipients, neither on the command line nor in the header")
+        self._write(fields, text)
+
+    def _no_recipients(self, text: str) -> Failure:
+        if self.unusable:
+            return Failure(
+                USAGE, f"no recipient with an address: {', '.join(self.unusable[:NAMED_ON_STDERR])}"
+            )
+        return Failure(USAGE, text)
+
+    def _sender(self) -> str:
+        text = self._options.sender
+        if text is None:
+            return f"{user_name()}@{self._settings.domain}"
+        mailboxes = parse_addresses(text)
+        if not mailboxes and not text.strip():
+            return ""
+        if len(mailboxes) != 1 or mailboxes[0].address is None:
+            raise Failure(USAGE, f"the sender is no address: {text}")
+        return mailboxes[0].qualified(self._settings) if mailboxes[0].address else ""
+
+    def _usable(self, text: str) -> list[Mailbox]:
+        mailboxes = parse_addresses(text)
+        self.unusable += [mailbox.source for mailbox in mailboxes if not mailbox.address]
+        return [mailbox for mailbox in mailboxes if mailbox.address]
+
+    def _recipients_from(self, fields: list[tuple[str, str]]) -> list[Mailbox]:
+        resent = any(name in RESENT_RECIPIENT_FIELDS for name, _ in fields)
+        names = RESENT_RECIPIENT_FIELDS if resent else RECIPIENT_FIELDS
+        found = []
+        for name, text in fields:
+            if name in names:
+                found += self._usable(text.partition(":")[2])
+        return found
+
+    def _forward_paths(self, mailboxes: list[Mailbox]) -> list[str]:
+        """Aliases followed, domains added, each address once."""
+        aliases = Aliases(self._settings.get("ALIASES"))
+        forward_paths: dict[str, str] = {}
+        for mailbox in mailboxes:
+            for target in aliases.expand(mailbox):
+                if not target.address:
+                    self.unusable.append(target.source)
+                    continue
+                address = target.qualified(self._settings)
+                local, _, domain = address.rpartition("@")
+                forward_paths.setdefault(f"{local}@{domain.lower()}", address)
+        return list(forward_paths.values())
+
+    def _write(self, fields: list[tuple[str, str]], text: Input) -> None:
+        lines = [_qualify(name, line, self._settings) for name, line in fields]
+        lines += self._missing({name for name, _ in fields})
+        header = "".join(lines).replace("\n", "\r\n").encode("utf-8", "surrogateescape")
+        self.message.write(header + b"\r\n")
+        self.message.write_lines(text.rest())
+        envelope, options = self.envelope, self._options
+        envelope.eight_bit = self.message.eight_bit
+        envelope.smtputf8 = not envelope.ascii or (not header.isascii() and is_utf8(header))
+        envelope.ret, envelope.envid, envelope.notify = options.ret, options.envid, options.notify
+
+    def _missing(self, present: set[str]) -> Iterator[str]:
+        """The fields that RFC 6409 §8 lets a submission add: From, Date, Message-ID."""
+        sender = self.envelope.reverse_path
+        domain = sender.rpartition("@")[2] or self._settings.domain
+        if "from" not in present:
+            name = one_line(self._options.full_name) or (full_name() if sender else "Mail Delivery System")
+            address = f"<{sender or 'MAILER-DAEMON@' + domain}>"
+            yield f"From: {phrase(name)} {address}\n" if name else f"From: {address}\n"
+        if "date" not in present:
+            yield f"Date: {rfc5322_date(time.time())}\n"
+        if "message-id" not in present:
+            yield f"Message-ID: <{time.time():.0f}.{os.urandom(8).hex()}@{domain}>\n"
+
+
+def _field(line: bytes) -> tuple[str, str]:
+    """Name in lower case and the whole field; a CR inside would become the start of another one."""
+    text = line.replace(b"\r", b" ").decode("utf-8", "surrogateescape")
+    return text.partition(":")[0].rstrip().lower(), text
+
+
+def _qualify(name: str, field: str, settings: Settings) -> str:
+    """The field with a domain behind every address that has none, and nothing else changed."""
+    if name not in QUALIFIED_FIELDS:
+        return field
+    colon = field.index(":") + 1
+    pieces, copied = [], 0
+    for mailbox in parse_addresses(field[colon:]):
+        if mailbox.insert_at is not None:
+            pieces += [field[copied : colon + mailbox.insert_at], "@", settings.domain]
+            copied = colon + mailbox.insert_at
+    return "".join([*pieces, field[copied:]])
+
+
+def user_name() -> str:
+    entry = password_entry()
+    return str(entry.pw_name) if entry else f"uid{os.getuid()}"
+
+
+def full_name() -> str:
+    """The user's name from the password file, where & stands for the login (passwd(5))."""
+    entry = password_entry()
+    return one_line(entry.pw_gecos.split(",")[0].replace("&", entry.pw_name.capitalize())) if entry else ""
+
+
+def password_entry() -> Any:
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid())
+    except KeyError:
+        return None  # a container that runs as a number
+
+
+def one_line(text: str) -> str:
+    """The text without anything that could end the header field it goes into."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200]
+
+
+def phrase(text: str) -> str:
+    """A display name: as it is, quoted, or as encoded words (RFC 5322 §3.2.5, RFC 2047)."""
+    if not text.isascii():
+        import binascii
+
+        pieces = [text[place : place + 10].encode() for place in range(0, len(text), 10)]
+        words = [binascii.b2a_base64(piece, newline=False).decode() for piece in pieces]
+        return "\n ".join(f"=?utf-8?B?{word}?=" for word in words)
+    if all(c.isalnum() or c in " !#$%&'*+-/=?^_`{|}~" for c in text) and "=?" not in text:
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+
+
+def rfc5322_date(seconds: float) -> str:
+    """RFC 5322 §3.3, in the local time zone, whatever the locale."""
+    local = time.localtime(seconds)
+    minutes = local.tm_gmtoff // 60
+    zone = f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}{abs(minutes) % 60:02}"
+    date = f"{DAYS[local.tm_wday]}, {local.tm_mday} {MONTHS[local.tm_mon - 1]} {local.tm_year}"
+    return f"{date} {local.tm_hour:02}:{local.tm_min:02}:{local.tm_sec:02} {zone}"
+
+
+def is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+# --------------------------------------------------------------------------- SMTP
+
+
+class Reply:
+    """An SMTP reply: its code, and what stands behind the code on each line."""
+
+    __slots__ = ("code", "lines")
+
+    def __init__(self, code: int, lines: list[str]) -> None:
+        self.code = code
+        self.lines = lines
+
+    @property
+    def status(self) -> str:
+        """The enhanced status code, "" where there is none."""
+        first = self.lines[0].partition(" ")[0]
+        return first if first[:2] == f"{self.code // 100}." and first.count(".") == 2 else ""
+
+    def __str__(self) -> str:
+        status = self.status
+        rest = [line[len(status) :].strip() if line.startswith(status) else line for line in self.lines[1:]]
+        return " ".join([str(self.code), self.lines[0], *rest])
+
+
+class Outcome:
+    """What a recipient was answered, and to which command."""
+
+    __slots__ = ("recipient", "reply", "stage")
+
+    def __init__(self, recipient: str, stage: str, reply: Reply) -> None:
+        self.recipient = recipient
+        self.stage = stage
+        self.reply = reply
+
+    @property
+    def exit_code(self) -> int:
+        return exit_code(self.stage, self.reply)
+
+
+NOT_ALLOWED = (530, 534, 535, 538)
+EXIT_CODES = (
+    # command, how the enhanced status code begins, a word in the text, exit code: the first row that fits
+    ("connect", "", "", UNAVAILABLE),
+    ("DATA", "5.7.1", "suppress", NO_USER),
+    ("", "5.7.", "", NO_PERMISSION),
+    ("AUTH", "", "", NO_PERMISSION),
+    ("RCPT", "", "", NO_USER),
+    ("DATA", "5.1.", "", NO_USER),
+    ("DATA", "5.2.", "", NO_USER),
+    ("", "", "", BAD_MESSAGE),
+)
+
+
+def exit_code(stage: str, reply: Reply) -> int:
+    if reply.code < 400:
+        return OK
+    if reply.code < 500:
+        return TEMPFAIL
+    if reply.code in NOT_ALLOWED:
+        return NO_PERMISSION
+    text = str(reply).lower()
+    return next(
+        code
+        for command, status, word, code in EXIT_CODES
+        if command in ("", stage) and reply.status.startswith(status) and word in text
+    )
+
+
+class Client:
+    """One SMTP session. Whatever talks to the bridge raises Away when it is lost or says 421."""
+
+    def __init__(self, settings: Settings, verbose: bool) -> None:
+        self._settings = settings
+        self._verbose = verbose
+        self._received = b""
+        self.extensions: dict[str, str] = {}
+        self.sock: Any = connect(settings.bridge, "SMTP2CF_SENDMAIL_HOST")
+        self.sock.settimeout(REPLY_TIMEOUT)
+        try:
+            self.greeting = self._expect("connect", self.read_reply())
+        except BaseException:
+            self.sock.close()
+            raise
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
+
+    def start(self) -> None:
+        """EHLO, then STARTTLS and AUTH where they are configured."""
+        self._hello()
+        if self._settings.yes("TLS"):
+            self._start_tls()
+        if self._settings.get("USER"):
+            self._authenticate(self._settings.get("USER"), self._settings.password())
+
+    def quit(self) -> None:
+        try:
+            self.command("QUIT")
+        except Away:
+            return  # the mail has been answered for; nobody needs the goodbye
+
+    def unread(self) -> bytes:
+        """What has arrived and belongs to no reply yet."""
+        return self._received
+
+    def send(self, octets: bytes) -> None:
+        try:
+            self.sock.sendall(octets)
+        except OSError as error:
+            raise Away(f"{self._settings.bridge}: {why(error)}") from error
+
+    def read_reply(self) -> Reply:
+        """One reply with all its lines."""
+        lines: list[str] = []
+        while True:
+            line = self._read_line()
+            code, separator = line[:3], line[3:4]
+            if not (len(code) == 3 and code.isascii() and code.isdigit()) or separator not in ("", " ", "-"):
+                raise Away(f"{self._settings.bridge} speaks no SMTP: {line[:80]}")
+            if self._verbose:
+                write_stderr(f"{line}\n")
+            lines.append(line[4:])
+            if separator != "-" or len(lines) == MOST_REPLY_LINES:
+                break
+        reply = Reply(int(code), lines)
+        if reply.code == 421:
+            raise Away(f"{self._settings.bridge}: {reply}")
+        return reply
+
+    def _read_line(self) -> str:
+        while b"\n" not in self._received:
+            try:
+                block = self.sock.recv(BLOCK)
+            except OSError as error:
+                raise Away(f"{self._settings.bridge}: {why(error)}") from error
+            if not block or len(self._received) > BLOCK:
+                raise Away(f"{self._settings.bridge}: {'no end of line' if block else 'connection lost'}")
+            self._received += block
+        line, _, self._received = self._received.partition(b"\n")
+        return line.rstrip(b"\r").decode("utf-8", "backslashreplace")
+
+    def command(self, line: str, shown: str = "") -> Reply:
+        self._show(shown or line)
+        self.send(line.encode("utf-8", "surrogateescape") + b"\r\n")
+        return self.read_reply()
+
+    def _show(self, line: str) -> None:
+        if self._verbose:
+            write_stderr(f">>> {line}\n")
+
+    def _expect(self, stage: str, reply: Reply) -> Reply:
+        if reply.code >= 400:
+            raise Failure(exit_code(stage, reply), str(reply))
+        return reply
+
+    def _hello(self) -> None:
+        name = os.uname().nodename or "localhost"
+        reply = self.command(f"EHLO {name}")
+        if reply.code >= 500:
+            self._expect("connect", self.command(f"HELO {name}"))
+            return
+        self._expect("connect", reply)
+        words = [line.partition(" ") for line in reply.lines[1:]]
+        self.extensions = {keyword.upper(): rest for keyword, _, rest in words}
+
+    def _start_tls(self) -> None:
+        if "STARTTLS" not in self.extensions:
+            raise Failure(CONFIG, f"SMTP2CF_SENDMAIL_TLS=yes, and {self._settings.bridge} offers no STARTTLS")
+        self._expect("connect", self.command("STARTTLS"))
+        import socket
+        import ssl
+
+        authorities = self._settings.get("TLS_CA_FILE") or None
+        host = parse_endpoint(self._settings.bridge, "SMTP2CF_SENDMAIL_HOST")[0] or "localhost"
+        try:
+            context = ssl.create_default_context(cafile=authorities)
+            plain = socket.socket(fileno=self.sock.detach())
+            plain.settimeout(REPLY_TIMEOUT)
+            self._received = b""  # what came before the handshake may be anybody's
+            self.sock = context.wrap_socket(plain, server_hostname=host)
+        except ssl.SSLCertVerificationError as error:
+            problem = f"certificate refused: {error.verify_message}"
+            raise Failure(CONFIG, f"{self._settings.bridge}: {problem}") from error
+        except OSError as error:
+            raise Away(f"{self._settings.bridge}: TLS: {why(error)}") from error
+        self._hello()
+
+    def _authenticate(self, user: str, password: str) -> None:
+        import binascii
+
+        def encoded(text: str) -> str:
+            return binascii.b2a_base64(text.encode("utf-8", "surrogateescape"), newline=False).decode()
+
+        mechanisms = self.extensions.get("AUTH", "").upper().split()
+        if not password or not {"PLAIN", "LOGIN"}.intersection(mechanisms):
+            problem = (
+                "no password" if not password else f"{self._settings.bridge} offers no AUTH PLAIN or LOGIN"
+            )
+            raise Failure(CONFIG, f"SMTP2CF_SENDMAIL_USER={user}, and {problem}")
+        if "PLAIN" in mechanisms:
+            secret = encoded(f"\0{user}\0{password}")
+            self._expect("AUTH", self.command(f"AUTH PLAIN {secret}", "AUTH PLAIN ..."))
+            return
+        self._expect("AUTH", self.command("AUTH LOGIN"))
+        for word in (user, password):
+            self._expect("AUTH", self.command(encoded(word), "..."))
+
+    def transaction(
+        self, envelope: Envelope, recipients: list[str], message: Message
+    ) -> tuple[list[Outcome], list[str]]:
+        """Send the message to some recipients: their outcomes, and who is left for another transaction."""
+        if not envelope.ascii and "SMTPUTF8" not in self.extensions:
+            reply = Reply(
+                553, ["5.6.7 an address has letters outside ASCII, and the bridge offers no SMTPUTF8"]
+            )
+            return [Outcome(recipient, "MAIL", reply) for recipient in recipients], []
+        answered = self._envelope(envelope, recipients, message.size)
+        accepted = [outcome.recipient for outcome in answered if outcome.reply.code < 300]
+        if not accepted:
+            self.command("RSET")
+            return answered, []
+        # 452: too many for one transaction (RFC 5321 §4.5.3.1.10), so they get one of their own.
+        later = [outcome.recipient for outcome in answered if outcome.reply.code == 452]
+        refused = [outcome for outcome in answered if outcome.reply.code >= 300 and outcome.reply.code != 452]
+        final = self._data(message)
+        return [*refused, *(Outcome(recipient, "DATA", final) for recipient in accepted)], later
+
+    def check(self, envelope: Envelope) -> list[Outcome]:
+        """What the bridge says to each recipient; nothing is sent."""
+        answered = self._envelope(envelope, envelope.forward_paths, 0)
+        self.command("RSET")
+        return answered
+
+    def _envelope(self, envelope: Envelope, recipients: list[str], size: int) -> list[Outcome]:
+        commands = [self._mail_command(envelope, size)]
+        notify = f" NOTIFY={envelope.notify}" if envelope.notify and "DSN" in self.extensions else ""
+        commands += [f"RCPT TO:<{recipient}>{notify}" for recipient in recipients]
+        mail, *replies = self._pipeline(commands)
+        if mail.code >= 300:
+            return [Outcome(recipient, "MAIL", mail) for recipient in recipients]
+        return [Outcome(recipient, "RCPT", reply) for recipient, reply in zip(recipients, replies)]
+
+    def _mail_command(self, envelope: Envelope, size: int) -> str:
+        parameters = (
+            ("SIZE", f"SIZE={size}" if size else ""),
+            ("8BITMIME", "BODY=8BITMIME" if envelope.eight_bit else ""),
+            ("SMTPUTF8", "SMTPUTF8" if envelope.smtputf8 else ""),
+            ("DSN", f"RET={envelope.ret}" if envelope.ret else ""),
+            ("DSN", f"ENVID={envelope.envid}" if envelope.envid else ""),
+        )
+        offered = [text for extension, text in parameters if text and extension in self.extensions]
+        return " ".join([f"MAIL FROM:<{envelope.reverse_path}>", *offered])
+
+    def _pipeline(self, commands: list[str]) -> list[Reply]:
+        at_once = PIPELINE if "PIPELINING" in self.extensions else 1
+        replies: list[Reply] = []
+        for place in range(0, len(commands), at_once):
+            batch = commands[place : place + at_once]
+            for line in batch:
+                self._show(line)
+            self.send("".join(f"{line}\r\n" for line in batch).encode("utf-8", "surrogateescape"))
+            replies += [self.read_reply() for _ in batch]
+        return replies
+
+    def _data(self, message: Message) -> Reply:
+        reply = self.command("DATA")
+        if reply.code != 354:
+            return reply if reply.code >= 400 else Reply(451, [f"4.5.0 DATA was answered with {reply}"])
+        for block in dot_stuffed(message.blocks()):
+            self.send(block)
+        self.sock.settimeout(FINAL_TIMEOUT)
+        reply = self.command(".")
+        self.sock.settimeout(REPLY_TIMEOUT)
+        return reply
+
+
+def dot_stuffed(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """RFC 5321 §4.5.2, for text with CRLF line ends, cut into blocks anywhere."""
+    at_line_start = True
+    for block in blocks:
+        text = block.replace(b"\n.", b"\n..")
+        yield b"." + text if at_line_start and text.startswith(b".") else text
+        at_line_start = text.endswith(b"\n")
+
+
+def send_to_bridge(
+    settings: Settings, envelope: Envelope, message: Message, verbose: bool
+) -> tuple[list[Outcome], list[str], str]:
+    """The bridge's answers; where it went away, the recipients it has not answered for, and why."""
+    outcomes: list[Outcome] = []
+    waiting = envelope.forward_paths
+    try:
+        with Client(settings, verbose) as client:
+            client.start()
+            most = RECIPIENTS_AT_ONCE
+            while waiting:
+                batch, rest = waiting[:most], waiting[most:]
+                answered, later = client.transaction(envelope, batch, message)
+                outcomes += answered
+                most = len(batch) - len(later) if later else most
+                waiting = later + rest
+            client.quit()
+    except Away as error:
+        return outcomes, waiting, str(error)
+    return outcomes, [], ""
+
+
+# --------------------------------------------------------------------------- the drop directory
+
+
+def drop(settings: Settings, envelope: Envelope, recipients: list[str], message: Message) -> None:
+    """Leave the message where the bridge finds it; raises Away where that is not possible.
+
+    A file is a line of JSON and then the message. It is written under a name the bridge does not
+    look at, fsynced and renamed, so that it is there whole or not at all.
+    """
+    import json
+
+    directory = settings.get("DROP_DIR") or DEFAULTS["SMTP2CF_SENDMAIL_DROP_DIR"]
+    head = {
+        "version": DROP_VERSION,
+        "size": message.size,
+        "reverse_path": envelope.reverse_path,
+        "forward_paths": recipients,
+        "body": "8BITMIME" if envelope.eight_bit else "7BIT",
+        "smtputf8": envelope.smtputf8,
+        "ret": envelope.ret or None,
+        "envid": envelope.envid or None,
+        "notify": envelope.notify or None,
+    }
+    name = drop_name()
+    try:
+        _write_drop(directory, name, json.dumps(head).encode() + b"\n", message)
+    except OSError as error:
+        raise Away(f"{directory}: {why(error)}") from error
+
+
+def _write_drop(directory: str, name: str, head: bytes, message: Message) -> None:
+    part, whole = os.path.join(directory, f".{name}.part"), os.path.join(directory, f"{name}.drop")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o640)
+    try:
+        os.fchmod(descriptor, 0o640)  # whatever the caller's umask: the bridge reads it as its group
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(head)
+            file.writelines(message.blocks())
+        os.fsync(descriptor)
+        os.rename(part, whole)
+        _sync_rename(directory, descriptor)
+    except BaseException:
+        try:
+            os.unlink(part)
+        except FileNotFoundError:
+            pass  # it has its final name already
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _sync_rename(directory: str, descriptor: int) -> None:
+    """Make the rename durable: through the directory where we may open it, else through the file,
+    which takes the rename along on journaling file systems."""
+    try:
+        opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:
+        os.fsync(descriptor)
+        return
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def drop_name() -> str:
+    """16 letters and digits, rising with time, that nobody else guesses."""
+    digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    number = int(time.time() * 1_000_000) * 36**6 + int.from_bytes(os.urandom(8), "big") % 36**6
+    letters = ""
+    for _ in range(16):
+        number, digit = divmod(number, 36)
+        letters = digits[digit] + letters
+    return letters
+
+
+class Dropped:
+    """A dropped message that this user may see."""
+
+    def __init__(self, path: str) -> None:
+        import json
+
+        self.path = path
+        self.name = os.path.basename(path)[: -len(".drop")]
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:
+            found = os.fstat(descriptor)
+            self.owner, self.dropped_at = found.st_uid, found.st_mtime
+            head = json.loads(file.readline(MAX_HEADER))
+            self.offset = file.tell()
+        self.size = int(head["size"])
+        self.envelope = Envelope(str(head["reverse_path"]), [str(path) for path in head["forward_paths"]])
+        self.envelope.eight_bit, self.envelope.smtputf8 = head["body"] == "8BITMIME", bool(head["smtputf8"])
+        self.envelope.ret, self.envelope.envid = head["ret"] or "", head["envid"] or ""
+        self.envelope.notify = head["notify"] or ""
+
+    def message(self) -> Message:
+        message = Message()
+        with open(self.path, "rb") as file:
+            file.seek(self.offset)
+            for block in iter(lambda: file.read(BLOCK), b""):
+                message.write(block)
+        return message
+
+
+def dropped(settings: Settings) -> Iterator[Dropped]:
+    """The dropped messages, oldest first; none for users who may not list the directory."""
+    directory = settings.get("DROP_DIR") or DEFAULTS["SMTP2CF_SENDMAIL_DROP_DIR"]
+    try:
+        names = sorted(os.listdir(directory))
+    except OSError:
+        return  # there is none, or it is none of this user's business
+    for name in names:
+        if name.startswith(".") or not name.endswith(".drop"):
+            continue
+        try:
+            yield Dropped(os.path.join(directory, name))
+        except FileNotFoundError:
+            continue  # the bridge has just taken it
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            complain(f"{name}: no dropped message: {why(error)}")
+
+
+# --------------------------------------------------------------------------- without a bridge
+
+
+def relay_directly(envelope: Envelope, message: Message) -> list[Outcome]:
+    """Run the relay in this process, once, with the account's settings (SMTP2CF_SENDMAIL_DIRECT)."""
+    try:
+        from smtp2cf.config import SettingsError
+        from smtp2cf.envelope import Envelope as RelayEnvelope
+        from smtp2cf.serve import relay_once
+    except ImportError as error:
+        problem = f"{sys.executable} has no smtp2cf to relay with ({error})"
+        raise Failure(CONFIG, f"SMTP2CF_SENDMAIL_DIRECT: {problem}") from error
+    recipients = envelope.forward_paths
+    relayed = RelayEnvelope(
+        reverse_path=envelope.reverse_path,
+        forward_paths=tuple(recipients),
+        body="8BITMIME" if envelope.eight_bit else "7BIT",
+        smtputf8=envelope.smtputf8,
+        ret={"FULL": "FULL", "HDRS": "HDRS"}.get(envelope.ret),  # type: ignore[arg-type]
+        envid=envelope.envid or None,
+        notify=dict.fromkeys(recipients, envelope.notify) if envelope.notify else {},
+    )
+    try:
+        verdict = relay_once(relayed, b"".join(message.blocks()))
+    except SettingsError as error:
+        raise Failure(CONFIG, str(error)) from error
+    outcomes = []
+    for recipient in recipients:
+        reply = verdict.outcomes.get(recipient, verdict.reply)
+        outcomes.append(Outcome(recipient, "DATA", Reply(reply.code, [f"{reply.status} {reply.text}"])))
+    return outcomes
+
+
+# --------------------------------------------------------------------------- sending
+
+
+def deliver(options: Options, settings: Settings) -> int:
+    """Standard input to whoever takes it; returns the exit code."""
+    submission = Submission(options, settings)
+    code = hand_over(settings, submission.envelope, submission.message, options.verbose)
+    for source in submission.unusable[:NAMED_ON_STDERR]:
+        complain(f"no address: {source}")
+    return code or (NO_USER if submission.unusable else OK)
+
+
+def hand_over(settings: Settings, envelope: Envelope, message: Message, verbose: bool) -> int:
+    """Send or drop, name on standard error who gets nothing, and return the exit code.
+
+    One recipient's refusal never costs the others their mail. Whoever was deferred while others
+    were served is dropped: the caller, trying again, would send the others a second copy.
+    """
+    direct = settings.yes("DIRECT")
+    waiting: list[str] = []
+    reason = ""
+    if direct:
+        outcomes = relay_directly(envelope, message)
+    else:
+        outcomes, waiting, reason = send_to_bridge(settings, envelope, message, verbose)
+    served = any(outcome.exit_code == OK for outcome in outcomes)
+    deferred = [outcome for outcome in outcomes if outcome.exit_code == TEMPFAIL]
+    refused = [outcome for outcome in outcomes if outcome.exit_code not in (OK, TEMPFAIL)]
+    keep = waiting + [outcome.recipient for outcome in deferred if (served or waiting) and not direct]
+    if keep:
+        try:
+            drop(settings, envelope, keep, message)
+        except Away as error:
+            complain(f"{reason or deferred[0].reply}; not kept either: {error}")
+            report_refused(refused + deferred, len(envelope.forward_paths))
+            return TEMPFAIL
+        if verbose:
+            complain(f"{reason or deferred[0].reply}; kept for {len(keep)} recipients")
+        deferred = []
+    report_refused(deferred + refused, len(envelope.forward_paths))
+    return TEMPFAIL if deferred else refused[0].exit_code if refused else OK
+
+
+def report_refused(outcomes: list[Outcome], recipients: int) -> None:
+    """One line per reply; it names the recipients unless it is for all of them."""
+    by_reply: dict[Reply, list[str]] = {}
+    for outcome in outcomes:
+        by_reply.setdefault(outcome.reply, []).append(outcome.recipient)
+    for reply, refused in list(by_reply.items())[:NAMED_ON_STDERR]:
+        names = ", ".join(f"<{recipient}>" for recipient in refused[:NAMED_ON_STDERR])
+        more = f" and {len(refused) - NAMED_ON_STDERR} more" if len(refused) > NAMED_ON_STDERR else ""
+        complain(str(reply) if len(refused) == recipients > 1 else f"{reply} ({names}{more})")
+    if len(by_reply) > NAMED_ON_STDERR:
+        complain(f"and {len(by_reply) - NAMED_ON_STDERR} more recipients were refused")
+
+
+def verify(options: Options, settings: Settings) -> int:
+    """-bv: say for each recipient whether the bridge takes mail for it."""
+    aliases = Aliases(settings.get("ALIASES"))
+    mailboxes = [box for text in options.recipients for box in parse_addresses(text)]
+    expanded = [target for box in mailboxes for target in (aliases.expand(box) if box.address else [box])]
+    good = [box.qualified(settings) for box in expanded if box.address]
+    if not expanded:
+        raise Failure(USAGE, "-bv needs recipients on the command line")
+    sender = f"{user_name()}@{settings.domain}" if options.sender is None else options.sender.strip("<>")
+    codes = [NO_USER for box in expanded if not box.address]
+    for box in expanded:
+        if not box.address:
+            write_stdout(f"{box.source}... no address\n")
+    if good:
+        try:
+            with Client(settings, options.verbose) as client:
+                client.start()
+                for outcome in client.check(Envelope(sender, good)):
+                    fate = f"not deliverable: {outcome.reply}" if outcome.exit_code else "deliverable"
+                    write_stdout(f"{outcome.recipient}... {fate}\n")
+                    codes.append(outcome.exit_code)
+                client.quit()
+        except Away as error:
+            raise Failure(TEMPFAIL, f"nobody to ask: {error}") from error
+    return max(codes)
+
+
+# --------------------------------------------------------------------------- -bs
+
+
+def smtp_on_stdio(options: Options, settings: Settings) -> int:
+    """-bs: the bridge's own session on standard input and output, or ours where it is away."""
+    if not settings.yes("DIRECT"):
+        try:
+            with Client(settings, verbose=False) as client:
+                if settings.yes("TLS") or settings.get("USER"):
+                    client.start()
+                last = len(client.greeting.lines) - 1
+                for number, line in enumerate(client.greeting.lines):
+                    write_stdout(f"{client.greeting.code}{' ' if number == last else '-'}{line}\r\n")
+                pump(client.sock, client.unread())
+                return OK
+        except Away as error:
+            if not os.path.isdir(settings.get("DROP_DIR") or DEFAULTS["SMTP2CF_SENDMAIL_DROP_DIR"]):
+                write_stdout(f"421 4.3.2 {settings.bridge} is away, and there is no drop directory\r\n")
+                raise Failure(TEMPFAIL, str(error)) from error
+    return OwnSession(options, settings).run()
+
+
+def pump(sock: Any, to_caller: bytes) -> None:
+    """Carry octets between standard input and output and a socket until the socket's side ends."""
+    import select
+
+    to_bridge, caller_open, bridge_open = b"", True, True
+    encrypted = hasattr(sock, "pending")
+    sock.settimeout(0)
+    while bridge_open or to_caller:
+        readers = [0] if caller_open and not to_bridge else []
+        writers = [1] if to_caller else []
+        if bridge_open:
+            readers += [] if to_caller else [sock.fileno()]
+            writers += [sock.fileno()] if to_bridge else []
+        at_once = encrypted and bridge_open and not to_caller and sock.pending()
+        readable, writable, _ = select.select(readers, writers, [], 0 if at_once else None)
+        if 1 in writable:
+            # A pipe that select() calls writable takes PIPE_BUF octets without blocking.
+            to_caller = to_caller[os.write(1, to_caller[:4096]) :]
+        if 0 in readable:
+            to_bridge = os.read(0, BLOCK)
+            caller_open = bool(to_bridge)
+            if not caller_open and not encrypted and bridge_open:
+                sock.shutdown(_socket.SHUT_WR)
+            elif not caller_open:
+                return  # TLS has no half of a connection to close
+        try:
+            if bridge_open and sock.fileno() in writable:
+                to_bridge = to_bridge[sock.send(to_bridge) :]
+            if bridge_open and (sock.fileno() in readable or at_once):
+                to_caller = sock.recv(BLOCK)
+                bridge_open = bool(to_caller)
+        except BlockingIOError:
+            continue
+        except OSError as error:
+            if type(error).__name__ not in ("SSLWantReadError", "SSLWantWriteError"):
+                bridge_open = False
+
+
+class OwnSession:
+    """A small SMTP server on standard input and output, for when there is no bridge to speak to."""
+
+    def __init__(self, options: Options, settings: Settings) -> None:
+        self._options = options
+        self._settings = settings
+        self._buffer = b""
+        self._envelope: Envelope | None = None
+        self._commands: dict[str, Callable[[str], str]] = {
+            "HELO": self._helo,
+            "EHLO": self._ehlo,
+            "MAIL": self._mail,
+            "RCPT": self._rcpt,
+            "DATA": self._data,
+            "RSET": self._rset,
+            "NOOP": lambda _: "250 2.0.0 OK",
+            "VRFY": lambda _: "252 2.5.2 send some mail, I'll try",
+        }
+
+    def run(self) -> int:
+        self._say(f"220 {os.uname().nodename} ESMTP smtp2cf-sendmail")
+        while True:
+            line = self._line()
+            if line is None:
+                return OK
+            verb, _, argument = line.partition(" ")
+            if verb.upper() == "QUIT":
+                self._say("221 2.0.0 goodbye")
+                return OK
+            command = self._commands.get(verb.upper())
+            self._say(command(argument.strip()) if command else "500 5.5.2 unknown command")
+
+    def _say(self, reply: str) -> None:
+        write_stdout(f"{reply}\r\n")
+
+    def _line(self) -> str | None:
+        """A command without its line end, None at the end of the input."""
+        while b"\n" not in self._buffer:
+            block = os.read(0, BLOCK)
+            if not block or len(self._buffer) > BLOCK:
+                return None
+            self._buffer += block
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line.rstrip(b"\r").decode("utf-8", "surrogateescape")
+
+    def _helo(self, _: str) -> str:
+        self._envelope = None
+        return f"250 {os.uname().nodename}"
+
+    def _ehlo(self, _: str) -> str:
+        self._envelope = None
+        offered = ("PIPELINING", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES")
+        return "".join(f"250-{line}\r\n" for line in (os.uname().nodename, *offered)) + "250 DSN"
+
+    def _mail(self, argument: str) -> str:
+        if self._envelope is not None:
+            return "503 5.5.1 one MAIL at a time"
+        path, parameters = smtp_path(argument, "FROM:")
+        if path is None:
+            return "501 5.1.7 syntax: MAIL FROM:<address>"
+        self._envelope = Envelope(path, [])
+        self._envelope.eight_bit = parameters.get("BODY", "").upper() == "8BITMIME"
+        self._envelope.smtputf8 = "SMTPUTF8" in parameters
+        self._envelope.ret = parameters.get("RET", "").upper()
+        self._envelope.envid = parameters.get("ENVID", "")
+        return "250 2.1.0 OK"
+
+    def _rcpt(self, argument: str) -> str:
+        if self._envelope is None:
+            return "503 5.5.1 MAIL first"
+        path, parameters = smtp_path(argument, "TO:")
+        if not path:
+            return "501 5.1.3 syntax: RCPT TO:<address>"
+        self._envelope.forward_paths.append(path)
+        self._envelope.notify = parameters.get("NOTIFY", self._envelope.notify)
+        return "250 2.1.5 OK"
+
+    def _rset(self, _: str) -> str:
+        self._envelope = None
+        return "250 2.0.0 OK"
+
+    def _data(self, _: str) -> str:
+        if self._envelope is None or not self._envelope.forward_paths:
+            return "503 5.5.1 RCPT first"
+        self._say("354 end with <CRLF>.<CRLF>")
+        message = Message()
+        message.write_lines(unix_lines(self._text()))
+        envelope, self._envelope = self._envelope, None
+        try:
+            if self._settings.yes("DIRECT"):
+                return self._answer(relay_directly(envelope, message))
+            drop(self._settings, envelope, envelope.forward_paths, message)
+        except Away as error:
+            return f"451 4.3.0 {error}"
+        return "250 2.0.0 kept until the bridge is back"
+
+    def _answer(self, outcomes: list[Outcome]) -> str:
+        """One reply for all: success when anybody was served, as the bridge does."""
+        best = min(outcomes, key=lambda outcome: outcome.reply.code)
+        report_refused([outcome for outcome in outcomes if outcome.exit_code], len(outcomes))
+        return str(best.reply)
+
+    def _text(self) -> Iterator[bytes]:
+        """The message up to CRLF.CRLF, dots unstuffed; what was pipelined behind it stays."""
+        end = b"\r\n.\r\n"
+        text, unseen = b"\r\n" + self._buffer, 2
+        while end not in text:
+            held = next(size for size in (4, 3, 2, 1, 0) if text.endswith(end[:size]))
+            ready, text = text[: len(text) - held], text[len(text) - held :]
+            if ready:
+                yield ready.replace(b"\r\n.", b"\r\n")[unseen:]
+                unseen = 0
+            block = os.read(0, BLOCK)
+            if not block:
+                raise Failure(BAD_MESSAGE, "the input ended inside DATA")
+            text += block
+        ready, _, self._buffer = text.partition(end)
+        yield (ready + b"\r\n").replace(b"\r\n.", b"\r\n")[unseen:]
+
+
+def smtp_path(argument: str, keyword: str) -> tuple[str | None, dict[str, str]]:
+    """`FROM:<path> KEY=VALUE ...` as the path, None where it is none, and the parameters."""
+    if argument[: len(keyword)].upper() != keyword:
+        return None, {}
+    rest = argument[len(keyword) :].strip()
+    end = 0
+    while end < len(rest) and rest[end] not in "> ":
+        end = _end_of_quoted(rest, end) if rest[end] == '"' else end + 1
+    path, words = rest[: end + 1], rest[end + 1 :].split()
+    mailboxes = parse_addresses(path)
+    if len(mailboxes) != 1 or mailboxes[0].insert_at is not None:
+        return None, {}
+    parameters = (word.partition("=") for word in words)
+    return mailboxes[0].address, {key.upper(): value for key, _, value in parameters}
+
+
+# --------------------------------------------------------------------------- mailq and -q
+
+
+def bridge_queue(settings: Settings) -> Iterator[dict[str, Any]]:
+    """What the bridge's spool holds, one message at a time; nothing where it has no spool."""
+    import json
+
+    sock = connect(settings.admin, "SMTP2CF_ADMIN_LISTEN")
+    try:
+        sock.settimeout(REPLY_TIMEOUT)
+        host = settings.admin if not settings.admin.startswith("unix:") else "localhost"
+        sock.sendall(f"GET /queue HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
+        lines = _lines(sock)
+        status = next(lines, b"").split()
+        if len(status) < 2 or not status[0].startswith(b"HTTP/"):
+            raise Away(f"{settings.admin} speaks no HTTP")
+        if status[1] == b"404":
+            return
+        if status[1] != b"200":
+            raise Away(f"{settings.admin}: HTTP {b' '.join(status[1:]).decode('ascii', 'replace')}")
+        while next(lines, b"").strip():
+            pass  # the header of the answer
+        for line in lines:
+            if line.strip():
+                yield json.loads(line)
+    except (OSError, ValueError) as error:
+        raise Away(f"{settings.admin}: {why(error)}") from error
+    finally:
+        sock.close()
+
+
+def _lines(sock: _socket.socket) -> Iterator[bytes]:
+    received = b""
+    while True:
+        block = sock.recv(BLOCK)
+        *lines, received = (received + block).split(b"\n")
+        yield from lines
+        if not block:
+            yield received
+            return
+
+
+class QueueReport:
+    """Postfix's mailq, in its layout for long queue ids."""
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self.octets = 0
+
+    def add(
+        self, queue_id: str, size: int, arrived: float, sender: str, recipients: Iterable[tuple[str, str]]
+    ) -> None:
+        if not self.messages:
+            heads = ("----Queue ID-----", "--Size--", "---Arrival Time----", "--Sender/Recipient------")
+            write_stdout("{:<17} {:>8} {:<19} {}\n".format(*heads))
+        local = time.localtime(arrived)
+        clock = f"{local.tm_hour:02}:{local.tm_min:02}:{local.tm_sec:02}"
+        date = f"{DAYS[local.tm_wday]} {MONTHS[local.tm_mon - 1]} {local.tm_mday:2} {clock}"
+        lines = [f"{queue_id:<17} {size:8} {date:<19} {sender or 'MAILER-DAEMON'}"]
+        last = ""
+        for address, reply in recipients:
+            if reply and reply != last:
+                lines.append(f"({reply})".rjust(78))
+            last = reply
+            lines.append(f"{'':<17} {'':>8} {'':<19} {address}")
+        write_stdout("\n".join(lines) + "\n\n")
+        self.messages += 1
+        self.octets += size
+
+    def end(self) -> None:
+        many = "" if self.messages == 1 else "s"
+        write_stdout(f"-- {self.octets // 1024} Kbytes in {self.messages} Request{many}.\n")
+
+
+STATUS_MARKS = {"active": "*", "hold": "!"}
+
+
+def mailq(_: Options, settings: Settings) -> int:
+    """-bp: the bridge's queue, and the dropped mail this user may see."""
+    report = QueueReport()
+    code = OK
+    try:
+        for item in bridge_queue(settings) if settings.admin else ():
+            mark = STATUS_MARKS.get(item["status"], "")
+            recipients = [(one["address"], one.get("reply") or "") for one in item["recipients"]]
+            report.add(item["queue_id"] + mark, item["size"], item["received_at"], item["sender"], recipients)
+    except Away as error:
+        complain(f"queue report unavailable, the bridge is away: {error}")
+        code = UNAVAILABLE
+    for one in dropped(settings):
+        sender = one.envelope.reverse_path or "MAILER-DAEMON"
+        reason = f"dropped by uid {one.owner}, the bridge has not taken it yet"
+        recipients = [(address, reason) for address in one.envelope.forward_paths]
+        report.add(one.name, one.size, one.dropped_at, sender, recipients)
+    if report.messages:
+        report.end()
+    elif code == OK:
+        write_stdout("Mail queue is empty\n")
+    return code
+
+
+def run_queue(options: Options, settings: Settings) -> int:
+    """-q: a bridge that runs does this by itself; without one, relay what was dropped, once."""
+    if not settings.yes("DIRECT"):
+        try:
+            with Client(settings, options.verbose) as client:
+                client.quit()
+        except Away as error:
+            raise Failure(UNAVAILABLE, f"no bridge to run the queue: {error}") from error
+        return OK
+    code = OK
+    for one in dropped(settings):
+        answer = hand_over(settings, one.envelope, one.message(), options.verbose)
+        if answer == OK:
+            os.unlink(one.path)
+        code = code or answer
+    return code
+
+
+# --------------------------------------------------------------------------- main
+
+
+def write_stdout(text: str) -> None:
+    octets = text.encode("utf-8", "backslashreplace")
+    while octets:
+        octets = octets[os.write(1, octets) :]
+
+
+def print_help(_: Options, __: Settings) -> int:
+    write_stdout(HELP)
+    return OK
+
+
+ACTIONS = {
+    "deliver": deliver,
+    "verify": verify,
+    "smtp": smtp_on_stdio,
+    "mailq": mailq,
+    "newaliases": lambda _, __: OK,  # the aliases file is read as it is
+    "queue": run_queue,
+    "help": print_help,
+}
+
+
+def open_standard_descriptors() -> None:
+    """Fill 0, 1 and 2 where the caller closed them, or the socket would become standard error."""
+    while True:
+        descriptor = os.open(os.devnull, os.O_RDWR)
+        if descriptor > 2:
+            os.close(descriptor)
+            return
+
+
+def main() -> int:
+    """Run one call of sendmail, mailq or newaliases; returns its exit code."""
+    open_standard_descriptors()
+    try:
+        options = parse_arguments(sys.argv)
+        settings = Settings(dict(os.environ))
+        return ACTIONS[options.mode](options, settings)
+    except Failure as failure:
+        complain(str(failure))
+        return failure.code
+    except BrokenPipeError:
+        return OS_ERROR  # whoever read standard output has gone
+    except (OSError, MemoryError) as error:
+        complain(why(error))
+        return OS_ERROR
+    except KeyboardInterrupt:
+        return 128 + 2
+    except Exception as error:  # noqa: BLE001 - a traceback in a cron job's log helps nobody
+        complain(f"internal error: {type(error).__name__}: {error}")
+        return SOFTWARE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
