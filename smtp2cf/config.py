@@ -208,7 +208,7 @@ def unknown_variables(env_file: Path | None = None) -> list[str]:
 def example_env() -> str:
     """The text of config.example.env: every setting with its description and default."""
     lines = [
-        "# smtp2cf's settings with their defaults, for `smtp2cf serve --env-file` or as environment variables.",
+        "# smtp2cf's settings with their defaults, for `smtp2cf serve --env-file` or the environment.",
         "# Made from the settings' own descriptions by `make config`.",
     ]
     for name, field in Settings.model_fields.items():

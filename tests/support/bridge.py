@@ -95,7 +95,6 @@ def running_bridge(directory: Path, *arguments: str, sandbox: bool = True, **env
     settings = {"SMTP_LISTEN": "127.0.0.1:0", "ADMIN_LISTEN": "127.0.0.1:0", "LOG_FORMAT": "json", **env}
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("SMTP2CF_", "CLOUDFLARE_"))}
     environ |= {f"SMTP2CF_{name}": value for name, value in settings.items()}
-    environ.setdefault("SMTP2CF_STATE_DIR", str(directory / "state"))
     command = [sys.executable, "-m", "smtp2cf", "serve", *arguments]
     if sandbox:
         command += ["--sandbox", "--sandbox-listen", "127.0.0.1:0"]
