@@ -201,7 +201,7 @@ class SqliteSpool:
             await self._writer.do(self._store.give_back, None)
         finally:
             await self._writer.close()
-            self._readers.shutdown(wait=False)
+            await asyncio.to_thread(self._readers.shutdown)
             self._connections.close()
             if self._lock is not None:
                 self._lock.release()
@@ -250,7 +250,7 @@ class SqliteSpool:
 
 
 class _Connections:
-    """One connection for each reading thread, opened again after an error."""
+    """One connection for each reading thread, opened again after an error, or when the file is another."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -258,21 +258,30 @@ class _Connections:
         self._all: set[sqlite3.Connection] = set()
 
     def use(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        file = sqlite_file.identity(self._path)
         connection: sqlite3.Connection | None = getattr(self._of_thread, "connection", None)
+        if connection is not None and self._of_thread.file != file:
+            self._drop(connection)
+            connection = None
         if connection is None:
             connection = self._of_thread.connection = sqlite_file.connect_reader(self._path)
+            self._of_thread.file = file
             self._all.add(connection)
         try:
             return work(connection)
         except sqlite3.Error:
-            self._of_thread.connection = None
-            self._all.discard(connection)
-            connection.close()
+            self._drop(connection)
             raise
 
     def close(self) -> None:
+        """Close them all; no thread reads any more."""
         for connection in self._all:
             connection.close()
+
+    def _drop(self, connection: sqlite3.Connection) -> None:
+        self._of_thread.connection = None
+        self._all.discard(connection)
+        connection.close()
 
 
 def _fetch(reader: sqlite3.Connection, statement: str, values: dict[str, object]) -> list[SpoolItem]:
@@ -282,30 +291,26 @@ def _fetch(reader: sqlite3.Connection, statement: str, values: dict[str, object]
 def _prepare(path: Path, serve: bool) -> tuple[SpoolLock | None, dict[bytes, str]]:
     """The lock and the unexpired memory of the process before, whose claims are void now."""
     if not serve:
-        sqlite_file.prepare(path)
+        sqlite_file.prepare(path, serve=False)
         return None, {}
-    _make_directory(path.parent)
+    sqlite_file.make_directory(path.parent)
     lock = SpoolLock(path.with_name(path.name + ".lock"))
     try:
-        sqlite_file.prepare(path)
+        sqlite_file.prepare(path, serve=True)
+        return lock, _take_over(path)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _take_over(path: Path) -> dict[bytes, str]:
+    try:
         connection = sqlite_file.connect_writer(path)
         try:
             connection.execute(f"UPDATE mail SET {GIVEN_BACK} WHERE status = 'active'")  # noqa: S608 - a constant
-            memory = connection.execute(
-                "SELECT digest, reply FROM memory WHERE until > ?", (time.time(),)
-            ).fetchall()
+            now = time.time()
+            return dict(connection.execute("SELECT digest, reply FROM memory WHERE until > ?", (now,)))
         finally:
             connection.close()
-    except BaseException as error:
-        lock.release()
-        if isinstance(error, sqlite3.Error):
-            raise SpoolError(f"cannot open the spool {path}: {error}") from error
-        raise
-    return lock, dict(memory)
-
-
-def _make_directory(path: Path) -> None:
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise SpoolError(f"cannot make the spool's directory {path}: {error.strerror}") from error
+    except sqlite3.Error as error:
+        raise SpoolError(f"cannot open the spool {path}: {error}") from error

@@ -61,16 +61,22 @@ WAL_PAGES = 4000
 """Pages (16 MB) the log may have before it is worked into the file: fewer, larger fsyncs."""
 
 
-def prepare(path: Path) -> None:
-    """Make the file, its directory too (modes 0600 and 0700), or bring it to the current schema."""
+def prepare(path: Path, *, serve: bool) -> None:
+    """See that the file is ours, and of the current schema.
+
+    serve: make it where it is missing, its directory too (modes 0600 and 0700), and migrate it where
+    it is older. Nobody else does, so that a command run by root leaves nothing the server cannot open.
+    """
     if sqlite3.sqlite_version_info < (3, 35):
         raise SpoolError(f"the spool needs SQLite 3.35 or newer, this is {sqlite3.sqlite_version}")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        if serve:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        elif not path.exists():
+            raise SpoolError(f"there is no spool at {path}: 'smtp2cf serve' makes it")
         connection = _open(path)
         try:
-            _migrate(connection, path)
+            _migrate(connection, path, serve=serve)
         finally:
             connection.close()
     except OSError as error:
@@ -79,32 +85,51 @@ def prepare(path: Path) -> None:
         raise SpoolError(f"cannot open the spool {path}: {error}") from error
 
 
+def make_directory(path: Path) -> None:
+    """Make the directory for a spool and its lock, for nobody else to look into."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpoolError(f"cannot make the spool's directory {path}: {error.strerror}") from error
+
+
 def connect_writer(path: Path) -> sqlite3.Connection:
     """A connection that writes and fsyncs; never makes a file. Raises sqlite3.Error."""
-    connection = _open(path)
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
-    # Debian's SQLite overwrites what it deletes, which doubles the work of every delivered message.
-    connection.execute("PRAGMA secure_delete = FAST")
-    connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
-    connection.execute(f"PRAGMA journal_size_limit = {WAL_PAGES * 4096 * 2}")
-    return connection
+    return _open(
+        path,
+        "synchronous = FULL",
+        "foreign_keys = ON",
+        # Debian's SQLite overwrites what it deletes, which doubles the work of every delivered message.
+        "secure_delete = FAST",
+        f"wal_autocheckpoint = {WAL_PAGES}",
+        f"journal_size_limit = {WAL_PAGES * 4096 * 2}",
+    )
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
     """A connection that only reads. Raises sqlite3.Error."""
-    connection = _open(path)
-    connection.execute("PRAGMA query_only = ON")
-    return connection
+    return _open(path, "query_only = ON")
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def identity(path: Path) -> tuple[int, int]:
+    """What tells the file from another of its name. Raises OSError."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _open(path: Path, *pragmas: str) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?mode=rw"
-    # Transactions are begun and ended by hand. A reader's connection is made and closed in different threads.
+    # Transactions are begun and ended by hand; a connection may be closed by another thread than used it.
     connection = sqlite3.connect(
         uri, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
     )
-    connection.create_function("regexp", 2, _regexp, deterministic=True)
+    try:
+        connection.create_function("regexp", 2, _regexp, deterministic=True)
+        for pragma in pragmas:
+            connection.execute(f"PRAGMA {pragma}")
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 
@@ -112,7 +137,7 @@ def _regexp(pattern: str, text: str) -> bool:
     return re.search(pattern, text) is not None
 
 
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+def _migrate(connection: sqlite3.Connection, path: Path, *, serve: bool) -> None:
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if tables and application_id != APPLICATION_ID:
@@ -123,19 +148,15 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
             f"the spool {path} was written by a newer smtp2cf (schema {version}, this one knows "
             f"{len(MIGRATIONS)}): upgrade smtp2cf, or set another SMTP2CF_SPOOL_URL"
         )
-    if not tables:
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    if version == len(MIGRATIONS):
+        return
+    if not serve:
+        raise SpoolError(f"the spool {path} has an older schema: 'smtp2cf serve' brings it up to date")
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of effect in an empty file alone
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         raise SpoolError(f"the file system of {path} does not take SQLite's write-ahead log")
-    if version < len(MIGRATIONS):
-        _take_further(connection)
-
-
-def _take_further(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN EXCLUSIVE")
-    # Read again: another process may have been here while we waited for the lock.
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
     for migration in MIGRATIONS[version:]:
         for statement in migration.split(";"):
             connection.execute(statement)

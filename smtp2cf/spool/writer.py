@@ -16,8 +16,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from smtp2cf.reply import SendError
+import structlog
+
 from smtp2cf.spool.protocol import SpoolFull, SpoolUnavailable
+from smtp2cf.spool.sqlite_file import identity
+
+_log = structlog.get_logger(__name__)
 
 MAX_BATCH = 500
 """Jobs in one transaction."""
@@ -60,7 +64,7 @@ class Writer:
         self._path = path
         self._connect = connect
         self._connection: sqlite3.Connection | None = None
-        self._inode: tuple[int, int] | None = None
+        self._file: tuple[int, int] | None = None
         self._synchronous = True
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
@@ -77,7 +81,7 @@ class Writer:
         return await future
 
     def post(self, kind: Kind, argument: Any) -> None:
-        """Have a job done some time; should it fail, nobody is told."""
+        """Have a job done some time that is no loss if it fails."""
         if not self._closed:
             self._jobs.put(Job(kind, argument, None, 0))
 
@@ -141,11 +145,11 @@ class Writer:
 
     def _connected(self) -> sqlite3.Connection:
         """The connection; raises OSError when the file is not the one it was opened on."""
-        if self._connection is not None and self._inode != _inode(self._path):
+        if self._connection is not None and self._file != identity(self._path):
             self._disconnect()
         if self._connection is None:
             self._connection = self._connect()
-            self._inode = _inode(self._path)
+            self._file = identity(self._path)
             self._synchronous = True
         return self._connection
 
@@ -169,10 +173,10 @@ class Writer:
 
 def send_error(error: Exception) -> Exception:
     """An error of SQLite or the system as the one that crosses rooms; any other as it is."""
-    if isinstance(error, SendError):
-        return error
+    if isinstance(error, (sqlite3.ProgrammingError, sqlite3.InterfaceError)):
+        return error  # a value that no column takes: an error of ours
     if isinstance(error, sqlite3.Error):
-        code = error.sqlite_errorcode if hasattr(error, "sqlite_errorcode") else 0
+        code = getattr(error, "sqlite_errorcode", None) or 0
         # Quotas and file size limits show as failed writes.
         full = code & 0xFF == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_WRITE
         return SpoolFull(error) if full else SpoolUnavailable(error)
@@ -195,16 +199,14 @@ _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 """Errors that every job of the batch would meet."""
 
 
-def _inode(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_dev, status.st_ino
-
-
 def _resolve(done: Iterable[tuple[Job, Any]]) -> None:
     for job, result in done:
-        if job.future is None or job.future.done():
+        if job.future is None:
+            if isinstance(result, Exception):
+                _log.debug("spool.not_written", error=str(result))
+        elif job.future.done():
             continue
-        if isinstance(result, Exception):
+        elif isinstance(result, Exception):
             job.future.set_exception(result)
         else:
             job.future.set_result(result)

@@ -73,9 +73,9 @@ async def postgres(postgres_server: PostgresServer, tmp_path: Path) -> AsyncIter
     asyncpg = pytest.importorskip("asyncpg", reason="not installed: asyncpg")
     name = f"spool_{next(_numbers)}"
     connection = await asyncpg.connect(postgres_server.url)
-    await connection.execute(f"CREATE DATABASE {name}")
+    await connection.execute(f"CREATE SCHEMA {name}")
     await connection.close()
-    backend = Backend(postgres_server.database(name), tmp_path, postgres_server)
+    backend = Backend(f"{postgres_server.url}&search_path={name}", tmp_path, postgres_server)
     yield backend
     await backend.close_all()
 

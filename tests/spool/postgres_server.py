@@ -49,11 +49,7 @@ class PostgresServer:
         except BaseException:
             shutil.rmtree(self._directory)
             raise
-        self.url = self.database("postgres")
-
-    def database(self, name: str) -> str:
-        """The URL of a database of this server."""
-        return f"postgresql://postgres@/{name}?host={self._directory}"
+        self.url = f"postgresql://postgres@/postgres?host={self._directory}"
 
     def start(self) -> None:
         options = " ".join(
