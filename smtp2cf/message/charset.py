@@ -8,6 +8,7 @@ other is not one. Knows nothing of headers and of MIME.
 import codecs
 from encodings import normalize_encoding
 from encodings.aliases import aliases
+from functools import lru_cache
 
 _MORE_ALIASES = {
     "cp_850": "cp850",
@@ -88,10 +89,13 @@ def says_something(label: str) -> bool:
 
 
 def _codec(label: str) -> str:
-    """Python's codec for a label, "" for none. Looked up in tables only, as `codecs.lookup` imports
-    modules by the name it is given and remembers every name for good."""
-    if not label.isascii() or len(label) > _LONGEST_LABEL:
-        return ""
+    """Python's codec for a label, "" for none."""
+    return _look_up(label) if len(label) <= _LONGEST_LABEL and label.isascii() else ""
+
+
+@lru_cache(maxsize=64)
+def _look_up(label: str) -> str:
+    # In tables only: codecs.lookup imports modules by the name it is given and keeps every name for good.
     name = normalize_encoding(label).lower()
     name = _MORE_ALIASES.get(name) or aliases.get(name, name)
     return name if name in _KNOWN or name in _WESTERN else ""

@@ -112,7 +112,7 @@ class _Conversion:
             else:
                 encoding = self._leaf(header.body, end, content_type.media_type, transfer_encoding)
                 encoded = encoding != ""
-        edits = [self._field_edit(field, content_type) for field in fields]
+        edits = self._field_edits(fields, content_type)
         edits = _with_encoding(edits, header, encoding, needs_version=is_message and encoded)
         self._edits[place:place] = sorted(edits)
         return encoded
@@ -151,20 +151,25 @@ class _Conversion:
         if self._is_raw(start, end):
             self._edits.append(_Edit(start, end, salvage(self._message[start:end]).encode()))
 
-    def _field_edit(self, field: Field, content_type: ContentType) -> _Edit:
-        value = self._message[field.value : field.end].rstrip(b"\r\n")
-        end = field.value + len(value)
-        self._field_bytes_left -= len(value)
-        own_boundary = field.name == "content-type" and not (content_type.boundary or b"").isascii()
-        if not field.name or own_boundary:
-            # A boundary has to be the same text here and, being around the parts, in the body.
-            return _Edit(field.value, end, salvage(value).encode())
+    def _field_edits(self, fields: list[Field], content_type: ContentType) -> list[_Edit]:
         charset = content_type.charset
-        if not says_something(charset):
+        if fields and not says_something(charset):
             charset = self._message_charset()
-        if self._field_bytes_left < 0:
-            return _Edit(field.value, end, decode(value, charset).encode())
-        return _Edit(field.value, end, convert_field(field.name, value, charset))
+        # A boundary has to be the same text here and, being around the parts, in the body.
+        as_around_parts = {""} if (content_type.boundary or b"").isascii() else {"", "content-type"}
+        edits = []
+        for field in fields:
+            value = self._message[field.value : field.end].rstrip(b"\r\n")
+            end = field.value + len(value)
+            self._field_bytes_left -= end - field.start
+            if field.name in as_around_parts:
+                converted = salvage(value).encode()
+            elif self._field_bytes_left < 0:
+                converted = decode(value, charset).encode()
+            else:
+                converted = convert_field(field.name, value, charset)
+            edits.append(_Edit(field.value, end, converted))
+        return edits
 
     def _message_charset(self) -> str:
         """The label of the first charset that is declared anywhere, "" for none."""

@@ -112,7 +112,8 @@ class _Line:
     def encode(self, text: str, glued: bool) -> None:
         if glued:
             self._append(" ")
-        if self._column > _LATEST_START and self._pieces and not self._pieces[-1].strip(" \t"):
+        # The first line of a field must not be left empty (RFC 5322 §3.2.2).
+        if self._column > _LATEST_START and len(self._pieces) > 1 and not self._pieces[-1].strip(" \t"):
             self._append("\r\n" + self._pieces.pop())
         room = max(LINE - self._column, _SMALLEST_ROOM)
         self._append("\r\n ".join(_encoded_words(text, min(room, _WORD_LIMIT))))

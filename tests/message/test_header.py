@@ -1,0 +1,110 @@
+"""The header is found where readers see it, its fields are counted and dropped without touching the rest."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smtp2cf.message.header import drop_headers, parse_header, received_count, split_header
+from tests.corpus import CORPUS, shared_corpus
+
+SPLITS = [
+    (b"", b""),
+    (b"", b"\r\nbody\r\n"),
+    (b"", b"\r\n\r\nSubject: in the body\r\n"),
+    (b"", b"Hello Bert,\r\nSubject: no\r\n\r\nbody"),
+    (b"", "Größe: 5\r\n\r\nbody".encode()),
+    (b"Subject: x\r\n", b"\r\nbody"),
+    (b"Subject: x\r\n", b"\r\n\r\n\r\n"),
+    (b"Subject: x\r\n", b""),
+    (b"Subject: x", b""),
+    (b"Subject: x\r\n folded\r\n\t\r\nTo: y\r\n", b"\r\nbody\r\n\r\n"),
+    (b"Subject : x\r\n", b"\r\n"),
+    (b"Subject: x\r\nno field\r\nTo: y\r\n", b"\r\nbody"),
+    (b"From anna Mon Nov 2 10:00:00 2026\r\nSubject: x\r\n", b"\r\nbody"),
+    (b" continued\r\nSubject: x\r\n", b"\r\nbody"),
+    (b"Subject: x\n", b"\nbody\r\n\r\n"),
+    (b"Subject: x\r\n", b"\nbody\r\n\r\n"),
+]
+
+
+@pytest.mark.parametrize(("header", "rest"), SPLITS)
+def test_the_header_ends_at_the_first_empty_line(header: bytes, rest: bytes) -> None:
+    assert split_header(header + rest) == (header, rest)
+
+
+@given(st.binary() | st.text(alphabet="a: \t\r\nF").map(str.encode))
+def test_header_and_rest_are_the_message(message: bytes) -> None:
+    assert b"".join(split_header(message)) == message
+
+
+PARSED = [
+    (b"Subject: x\r\nTO : y\r\n z\r\n\r\nbody", [("subject", b" x\r\n"), ("to", b" y\r\n z\r\n")], b"body"),
+    (b"\r\nbody", [], b"body"),
+    (b"body", [], b"body"),
+    (b"", [], b""),
+    (b"Subject: x", [("subject", b" x")], b""),
+    (b"Subject: x\r\nno field\r\n\r\nbody", [("subject", b" x\r\n")], b"no field\r\n\r\nbody"),
+    (b"From a\r\n:\r\nA:b\r\n\r\n", [("", b"From a\r\n"), ("", b":\r\n"), ("a", b"b\r\n")], b""),
+    (b" x\r\nA: b\r\n\r\n", [("", b" x\r\n"), ("a", b" b\r\n")], b""),
+    (b"A: b\r\n  \r\n\r\n", [("a", b" b\r\n  \r\n")], b""),
+    (b"A:\nB: c\n\nd", [("a", b"\n"), ("b", b" c\n")], b"d"),
+]
+
+
+@pytest.mark.parametrize(("message", "fields", "body"), PARSED)
+def test_fields_end_where_readers_see_the_body_begin(
+    message: bytes, fields: list[tuple[str, bytes]], body: bytes
+) -> None:
+    around = b"A: 1\r\n" + message + b"\r\nB: 2\r\n\r\n"
+    header = parse_header(around, 6, 6 + len(message))
+    assert [(field.name, around[field.value : field.end]) for field in header.fields] == fields
+    assert around[header.body : 6 + len(message)] == body
+
+
+RECEIVED = [
+    (b"", 0),
+    (b"Received: a\r\nRECEIVED: b\r\n\treceived: folded\r\nreceived:c\r\n\r\n", 3),
+    (b"Subject: x\r\n\r\nReceived: in the body\r\n", 0),
+    (b"\r\nReceived: in the body\r\n", 0),
+    (b"Hello,\r\nReceived: in the body\r\n", 0),
+    (b"X-Received: a\r\nReceived-SPF: pass\r\nSubject: Received: x\r\n\r\n", 0),
+    (b"Received: a\r\nno field\r\nReceived: b\r\n\r\n", 2),
+    (b"Received: a\nReceived: b\n\nReceived: c\n", 2),
+    (b"From a\r\n" + b"Received: a\r\n" * 101, 101),
+]
+
+
+@pytest.mark.parametrize(("message", "count"), RECEIVED)
+def test_received_fields_are_counted_in_the_header_only(message: bytes, count: int) -> None:
+    assert received_count(message) == count
+
+
+DROPPED = [
+    (b"Bcc: a\r\n", b""),
+    (
+        b"Subject: x\r\nBCC: a,\r\n b,\r\n\tc\r\nTo: d\r\n\r\nBcc: body\r\n",
+        b"Subject: x\r\nTo: d\r\n\r\nBcc: body\r\n",
+    ),
+    (b"Bcc : a\r\nBcc:\r\nX-Bcc: b\r\n\r\n", b"X-Bcc: b\r\n\r\n"),
+    (b"Return-Path: <a@b>\r\nTo: c", b"To: c"),
+    (b"To: c\r\nBcc: a", b"To: c\r\n"),
+    (b"To: c\r\nno field\r\nBcc: a\r\n\r\nbody", b"To: c\r\nno field\r\n\r\nbody"),
+    (b"Bcc: \xff\r\n \xfe\r\nTo: \xfd\r\n\r\n\xfc\0", b"To: \xfd\r\n\r\n\xfc\0"),
+    (b"From a\r\nBcc: b\r\n\r\n", b"From a\r\n\r\n"),
+    (b"A: 1\nBcc: b\n c\nB: 2\n\nBcc: d", b"A: 1\nB: 2\n\nBcc: d"),
+]
+
+
+@pytest.mark.parametrize(("message", "left"), DROPPED)
+def test_named_fields_are_dropped_with_their_folds_and_nothing_else(message: bytes, left: bytes) -> None:
+    assert drop_headers(message, frozenset({"bcc", "return-path"})) == left
+
+
+@pytest.mark.parametrize("message", [b"Hello,\r\nBcc: no header\r\n\r\n", b"\r\nBcc: body\r\n"])
+def test_a_message_without_a_header_has_nothing_to_drop(message: bytes) -> None:
+    assert drop_headers(message, frozenset({"bcc"})) is message
+
+
+@pytest.mark.parametrize("message", [message for _, message in (*CORPUS, *shared_corpus())])
+def test_dropping_what_is_not_there_gives_the_same_object(message: bytes) -> None:
+    assert drop_headers(message, frozenset({"x-not-there"})) is message
