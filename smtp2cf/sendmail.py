@@ -1007,6 +1007,8 @@ EXIT_CODES = (
     # command, how the enhanced status code begins, a word in the text, exit code: the first row that fits
     ("connect", "", "", UNAVAILABLE),
     ("DATA", "5.7.1", "suppress", NO_USER),
+    ("", "5.1.7", "", BAD_MESSAGE),  # the sender, not a recipient
+    ("", "5.1.8", "", BAD_MESSAGE),
     ("", "5.7.", "", NO_PERMISSION),
     ("AUTH", "", "", NO_PERMISSION),
     ("RCPT", "", "", NO_USER),
@@ -1480,7 +1482,8 @@ def report_refused(outcomes: list[Outcome], recipients: int) -> None:
     for reply, refused in list(by_reply.items())[:NAMED_ON_STDERR]:
         names = ", ".join(f"<{recipient}>" for recipient in refused[:NAMED_ON_STDERR])
         more = f" and {len(refused) - NAMED_ON_STDERR} more" if len(refused) > NAMED_ON_STDERR else ""
-        complain(str(reply) if len(refused) == recipients > 1 else f"{reply} ({names}{more})")
+        all_of_several = len(refused) == recipients and recipients > 1
+        complain(str(reply) if all_of_several else f"{reply} ({names}{more})")
     if len(by_reply) > NAMED_ON_STDERR:
         complain(f"and {len(by_reply) - NAMED_ON_STDERR} more recipients were refused")
 

@@ -1,0 +1,87 @@
+"""Every row of the tables of callers and options: what reaches send_raw, and the exit code."""
+
+import getpass
+import os
+import pwd
+import re
+import shutil
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+import pytest
+
+from tests.sendmail.cases import CALLERS, OPTIONS, Case
+from tests.sendmail.conftest import SOURCE, Sendmail, links_to, path_with, single_file
+from tests.support.bridge import Bridge
+
+OLDEST = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+DATE = re.compile(r"^Date: (.*)$", re.MULTILINE)
+MESSAGE_ID = re.compile(r"^Message-ID: (<\d+\.[0-9a-f]{16}@[a-z.]+>)$", re.MULTILINE)
+
+
+def oldest_python() -> str:
+    """A Python 3.8, the oldest that the single file is for."""
+    found = [str(path) for path in sorted(OLDEST.glob("3.8.*/bin/python3"))]
+    found += [path for path in [shutil.which("python3.8")] if path]
+    return found[0] if found else ""
+
+
+@pytest.fixture(params=["installed", "single file", "source file on Python 3.8", "single file on Python 3.8"])
+def any_sendmail(request: pytest.FixtureRequest, sendmail: Sendmail, tmp_path: Path) -> Sendmail:
+    """sendmail in each form that must behave alike."""
+    if request.param == "installed":
+        return sendmail
+    env = dict(sendmail.env)
+    if "3.8" in request.param:
+        if not oldest_python():
+            pytest.skip("not installed: python3.8")
+        env["PATH"] = path_with(Path(oldest_python()), tmp_path / "python")
+    if request.param.startswith("single"):
+        command = single_file(tmp_path)
+    else:
+        command = tmp_path / "copied"
+        shutil.copy(SOURCE, command)
+        command.chmod(0o755)
+    return Sendmail(links_to(command, tmp_path / "alone"), env)
+
+
+@pytest.mark.parametrize("case", [*CALLERS, *OPTIONS], ids=lambda case: case.row)
+def test_golden(case: Case, any_sendmail: Sendmail, bridge: Bridge) -> None:
+    verbose = ("-v",) if case.wire else ()
+    result = any_sendmail(*verbose, *case.arguments, input=case.input, name=case.name)
+
+    assert (result.code, result.stderr if not (case.stderr or case.wire) else "") == (case.code, "")
+    assert case.stderr in result.stderr
+    for command in case.wire:
+        assert re.search(rf"^>>> .*{re.escape(command)}", result.stderr, re.MULTILINE), result.stderr
+    lines = iter(result.stdout.splitlines(keepends=True))
+    for expected in case.stdout:
+        assert any(line.startswith(expected) for line in lines), (expected, result.stdout)
+    arrived = [
+        (one["from"], tuple(one["recipients"]), without_made_up(one["mime_message"], case.message))
+        for one in bridge.messages()
+    ]
+    assert arrived == ([(as_user(case.sender), case.recipients, case.message)] if case.message else [])
+
+
+def as_user(address: str) -> str:
+    return address.replace("root@example.com", f"{getpass.getuser()}@example.com")
+
+
+def without_made_up(mime_message: bytes, expected: str) -> str:
+    """The message with LF, and placeholders for the fields sendmail had to make up."""
+    text = mime_message.decode()
+    assert text.count("\n") == text.count("\r\n") == text.count("\r")
+    text = text.replace("\r\n", "\n")
+    if "{date}" in expected:
+        date = DATE.search(text)
+        assert date is not None
+        assert parsedate_to_datetime(date[1]).utcoffset() is not None
+        text = DATE.sub("Date: {date}", text)
+    if "{id}" in expected:
+        text = MESSAGE_ID.sub("Message-ID: {id}", text)
+    if "{user}" in expected:
+        user = pwd.getpwuid(os.getuid())
+        name = user.pw_gecos.split(",")[0]
+        text = text.replace(f"From: {name} <{user.pw_name}@example.com>", "From: {user}")
+    return text
