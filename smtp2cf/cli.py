@@ -162,10 +162,7 @@ class _LocalSMTP(smtplib.SMTP):
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        local = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
-        super().__init__(
-            local.get(endpoint.host, endpoint.host) or "localhost", endpoint.port or 25, timeout=120
-        )
+        super().__init__(endpoint.from_here.host or "localhost", endpoint.port or 25, timeout=120)
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
         if not self._endpoint.path:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 BACKLOG = 2048
 """Connections the kernel may hold before we accept them; it caps this at net.core.somaxconn."""
 
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 _HOST_PORT = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^:\[\]/]*)):(?P<port>\d{1,5})")
 
 
@@ -29,6 +30,11 @@ class Endpoint(NamedTuple):
         if self.path:
             return f"unix:{self.path}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def from_here(self) -> "Endpoint":
+        """Where a client on this host finds it: loopback, if it listens on every address."""
+        return self._replace(host=_LOOPBACK.get(self.host, self.host))
 
     @classmethod
     def parse(cls, text: str) -> "Endpoint":
