@@ -8,13 +8,15 @@ import smtplib
 import socket
 import sys
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from smtp2cf import __version__, config
+from smtp2cf.cli_queue import EnvFile
+from smtp2cf.cli_queue import app as queue_app
 from smtp2cf.endpoint import Endpoint, bound, listen
+from smtp2cf.spool import SpoolError
 
 if TYPE_CHECKING:
     from smtp2cf.serve import Listening
@@ -28,16 +30,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-EnvFile = Annotated[
-    Path | None, typer.Option("--env-file", help="A file of settings, as in config.example.env.")
-]
+app.add_typer(queue_app, name="queue")
 
 
 def main() -> None:
     """Run the command that the arguments name."""
     try:
         app()
-    except config.SettingsError as error:
+    except (config.SettingsError, SpoolError) as error:
         _fail(str(error), os.EX_CONFIG)
     except OSError as error:
         _fail(error.strerror or str(error), os.EX_OSERR)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import platformdirs
 from dotenv import dotenv_values
 from pydantic import AliasChoices, ByteSize, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
@@ -22,12 +23,23 @@ from smtp2cf.endpoint import Endpoint
 PREFIX = "SMTP2CF_"
 SENDMAIL_PREFIX = "SMTP2CF_SENDMAIL_"
 """Variables of the sendmail command, which reads them itself."""
-SECRETS = ("api_token",)
+SECRETS = ("api_token", "spool_url")
 """Settings that may come from a file instead, named by the variable with _FILE behind it."""
 UNCLEAR = ("string_pattern_mismatch", "byte_size", "byte_size_unit")
 """Kinds of error whose own words don't help an operator: the setting's description does."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _state_dir() -> Path:
+    given = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    if given:
+        return Path(given)
+    return (
+        platformdirs.site_state_path("smtp2cf")
+        if os.geteuid() == 0
+        else platformdirs.user_state_path("smtp2cf")
+    )
 
 
 class SettingsError(Exception):
@@ -96,12 +108,18 @@ class Settings(BaseSettings):
         300, gt=0, le=86400, description="Seconds a client may be silent before it gets 421."
     )
 
+    mode: Literal["direct", "queue"] = Field(
+        "direct",
+        description="direct answers a client after Cloudflare has; queue answers 250 as soon as the message is"
+        " safe in the spool.",
+    )
     reply_timeout: float = Field(
         30,
         gt=0,
         le=3600,
-        description="Seconds a message may wait for its turn under the account's rate limit before its"
-        " client gets 451.",
+        description="Seconds after which, in direct mode, a message that Cloudflare has not answered yet is kept"
+        " in the spool and its client gets 250. Without a spool: how long it may wait for its turn under the"
+        " account's rate limit before its client gets 451.",
     )
     partial_bounce: Literal["accept", "reject"] = Field(
         "accept",
@@ -120,6 +138,42 @@ class Settings(BaseSettings):
         description="Header fields to take out of every message, several with commas;"
         " nothing is taken out by default.",
         examples=["bcc,return-path"],
+    )
+
+    spool_url: SecretStr = Field(
+        SecretStr(""),
+        description="Where mail waits that can't go out now: sqlite:///path, postgresql://user:password@host/db, or"
+        " none, which leaves it with the client. SQLite in SMTP2CF_STATE_DIR by default."
+        " SMTP2CF_SPOOL_URL_FILE names a file that holds it.",
+        examples=["sqlite:////var/lib/smtp2cf/spool.sqlite3"],
+    )
+    state_dir: Path = Field(
+        default_factory=_state_dir,
+        description="Where the bridge keeps its files: $STATE_DIRECTORY as systemd sets it, else"
+        " /var/lib/smtp2cf for root and ~/.local/state/smtp2cf for others.",
+        examples=["/var/lib/smtp2cf"],
+    )
+    retry_min: float = Field(
+        60, gt=0, le=86400, description="Seconds until the second attempt, doubling with each."
+    )
+    retry_max: float = Field(3600, gt=0, le=604800, description="Seconds between two attempts at most.")
+    expire_after: float = Field(
+        432000,
+        gt=0,
+        le=2592000,
+        description="Seconds after which undelivered mail is given up and its sender told.",
+    )
+    warn_after: float = Field(
+        14400,
+        gt=0,
+        description="Seconds the oldest mail may wait before /readyz and the status page warn of it.",
+    )
+    postmaster: str = Field(
+        "",
+        pattern=r"^([^\s<>]+@[^\s<>@]+)?$",
+        description="The address that delivery reports come from, in a domain set up at Cloudflare;"
+        " mailer-daemon@ the sender's domain by default.",
+        examples=["mailer-daemon@example.com"],
     )
 
     admin_listen: Annotated[tuple[Endpoint, ...], NoDecode] = Field(
@@ -178,7 +232,9 @@ class Settings(BaseSettings):
             raise ValueError(f"{wrong[0]!r} is no header field's name")
         return names
 
-    @field_validator("log_level", "log_format", "partial_bounce", "non_utf8", "bare_newline", mode="before")
+    @field_validator(
+        "log_level", "log_format", "mode", "partial_bounce", "non_utf8", "bare_newline", mode="before"
+    )
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value

@@ -25,6 +25,10 @@ RECIPIENTS = Counter("smtp2cf_recipients_total", "Recipients by what became of t
 POSSIBLE_DUPLICATES = Counter(
     "smtp2cf_possible_duplicates_total", "Messages whose call had no answer: they may have been sent"
 )
+DSNS = Counter("smtp2cf_dsns_total", "Delivery reports sent")
+REPEATED = Counter(
+    "smtp2cf_answers_repeated_total", "Messages that came again after their answer was lost, not sent again"
+)
 DELAY = Histogram(
     "smtp2cf_delivery_delay_seconds",
     "Seconds from taking a message to Cloudflare's answer",
@@ -38,6 +42,7 @@ _SENT = RECIPIENTS.labels("sent")
 _QUEUED = RECIPIENTS.labels("queued")
 _DEFERRED = RECIPIENTS.labels("deferred")
 _BOUNCED = RECIPIENTS.labels("bounced")
+_EXPIRED = RECIPIENTS.labels("expired")
 _COUNTERS = {"sent": _SENT, "queued": _QUEUED, "deferred": _DEFERRED, "bounced": _BOUNCED}
 _recent: "deque[tuple[Envelope, str, Reply, Sequence[str], float]]" = deque(maxlen=RECENT)
 _ANSWERS = {kind: MESSAGES.labels(kind) for kind in ("2xx", "4xx", "5xx")}
@@ -88,7 +93,7 @@ def attempted(
         fields: dict[str, object] = {
             "queue_id": envelope.queue_id,
             "from": envelope.reverse_path,
-            "to": recipients if len(recipients) > 1 else recipients[0],
+            "to": _named(recipients) if len(recipients) > 1 else recipients[0],
             "status": status,
             "reply": str(reply),
             "delay": round(delay, 3),
@@ -98,8 +103,6 @@ def attempted(
         }
         if message_ids:
             fields["message_id"] = message_ids[0] if len(message_ids) == 1 else list(message_ids)
-        if len(recipients) > NAMED_LIMIT:
-            fields["to"] = [*recipients[:NAMED_LIMIT], f"and {len(recipients) - NAMED_LIMIT} more"]
         log.info("mail.attempt", **fields)
 
 
@@ -115,21 +118,68 @@ def refused(envelope: Envelope, reply: Reply) -> None:
     log.warning(
         "mail.refused",
         **{"queue_id": envelope.queue_id, "from": envelope.reverse_path},
-        to=list(envelope.forward_paths[:NAMED_LIMIT]),
+        to=_named(envelope.forward_paths),
         status="bounced",
         reply=str(reply),
         client=envelope.client,
     )
 
 
-def possible_duplicate(envelope: Envelope, outcomes: Outcomes) -> None:
-    """A call had no answer: its mail may have been sent, and will be sent again by whoever retries."""
-    POSSIBLE_DUPLICATES.inc()
-    log.warning(
-        "mail.possible_duplicate",
-        queue_id=envelope.queue_id,
-        to=[who for who, reply in outcomes.items() if reply.transient][:NAMED_LIMIT],
+def kept(envelope: Envelope, why: str, *, size: int) -> None:
+    """A message is safe in the spool and its client told so."""
+    log.info(
+        "mail.kept",
+        **{"queue_id": envelope.queue_id, "from": envelope.reverse_path},
+        to=_named(envelope.forward_paths),
+        status="kept",
+        reason=why,
+        size=size,
+        client=envelope.client,
     )
+
+
+def expired(envelope: Envelope, outcomes: Outcomes, *, size: int, attempts: int) -> None:
+    """Mail was given up after EXPIRE_AFTER."""
+    _EXPIRED.inc(len(outcomes))
+    reply = next(iter(outcomes.values()))
+    _recent.append((envelope, "expired", reply, list(outcomes), time.time()))
+    log.warning(
+        "mail.expired",
+        **{"queue_id": envelope.queue_id, "from": envelope.reverse_path},
+        to=_named(list(outcomes)),
+        status="expired",
+        reply=str(reply),
+        delay=round(time.time() - envelope.received_at, 3),
+        size=size,
+        attempts=attempts,
+    )
+
+
+def reported(envelope: Envelope, *, dsns_sent: int, undeliverable: bool = False) -> None:
+    """DSNs about a message were put into the queue, or a DSN itself could not be delivered."""
+    if dsns_sent:
+        DSNS.inc(dsns_sent)
+        log.info("mail.dsn", queue_id=envelope.queue_id, to=envelope.reverse_path, count=dsns_sent)
+    if undeliverable:
+        log.warning("mail.dsn_undeliverable", queue_id=envelope.queue_id, to=_named(envelope.forward_paths))
+
+
+def answer_repeated(envelope: Envelope, reply: Reply) -> None:
+    """A client sent again what had been sent, because our answer did not reach it."""
+    REPEATED.inc()
+    log.warning("mail.answer_repeated", queue_id=envelope.queue_id, client=envelope.client, reply=str(reply))
+
+
+def possible_duplicate(envelope: Envelope, recipients: Sequence[str]) -> None:
+    """A call had no answer: its mail may have been sent, and whoever retries may send it again."""
+    POSSIBLE_DUPLICATES.inc()
+    log.warning("mail.possible_duplicate", queue_id=envelope.queue_id, to=_named(recipients))
+
+
+def _named(recipients: Sequence[str]) -> list[str]:
+    if len(recipients) <= NAMED_LIMIT:
+        return list(recipients)
+    return [*recipients[:NAMED_LIMIT], f"and {len(recipients) - NAMED_LIMIT} more"]
 
 
 def _status(reply: Reply) -> str:

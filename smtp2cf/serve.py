@@ -1,27 +1,33 @@
 """Serve: the one place where everything is built and wired, drained and stopped."""
 
 import asyncio
+import atexit
 import contextlib
 import resource
+import shutil
 import signal
 import socket
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 from prometheus_client import REGISTRY, Gauge, Info
 from pydantic import SecretStr
 
-from smtp2cf import __version__, config, logs, maillog
+from smtp2cf import __version__, config, logs, maillog, spool
 from smtp2cf.admin import Admin, Readiness
 from smtp2cf.cloudflare import Client
 from smtp2cf.endpoint import Endpoint, bound, listen
 from smtp2cf.envelope import Envelope, Verdict
-from smtp2cf.relay import MessagePolicy, Relay
+from smtp2cf.relay import BouncePolicy, MessagePolicy, Relay, RetryPolicy
 from smtp2cf.reply import SendError
 from smtp2cf.smtpd import Policy, Server
+from smtp2cf.spool import Spool
+from smtp2cf.waiting import Waiting, listed
 
 if TYPE_CHECKING:
     from smtp2cf.sandbox import Sandbox
@@ -45,20 +51,36 @@ class Listening:
 class Bridge:
     """Everything that runs in one `smtp2cf serve`."""
 
-    def __init__(self, settings: config.Settings, sandbox: "Sandbox | None" = None) -> None:
+    def __init__(
+        self, settings: config.Settings, store: Spool | None, sandbox: "Sandbox | None" = None
+    ) -> None:
         self._settings = settings
         self._sandbox = sandbox
         self._started = time.time()
+        self.spool = store
+        self.waiting = Waiting(store, settings.warn_after) if store is not None else None
         self.client = make_client(settings)
-        self.relay = Relay(self.client.send, message_policy(settings))
-        self.server = Server(self.relay.accept, _smtp_policy(settings))
-        self.admin = Admin(self.readiness, self.status)
-        self._token_watch: asyncio.Task[None] | None = None
+        self.relay = Relay(
+            self.client.send,
+            message_policy(settings),
+            spool=store,
+            retry=_retry_policy(settings),
+            bounce=_bounce_policy(settings),
+        )
+        self.server = Server(
+            self.relay.accept, _smtp_policy(settings), self.relay.answered if store is not None else None
+        )
+        self.admin = Admin(self.readiness, self.status, self._queue_items if store is not None else None)
+        self._watches: list[asyncio.Task[None]] = []
 
     def readiness(self) -> Readiness:
-        """Not ready while Cloudflare refuses the token: mail is deferred then."""
+        """Not ready while Cloudflare refuses the token, or the spool can't be written."""
         state = self.client.token_state
-        return Readiness(state.accepted is not False, state.reason)
+        if state.accepted is False:
+            return Readiness(False, state.reason)
+        if self.waiting is not None:
+            return self.waiting.readiness()
+        return Readiness(True, "")
 
     def status(self) -> Mapping[str, object]:
         """What the status page shows."""
@@ -74,25 +96,40 @@ class Bridge:
             "rate limit": f"next call in {pacer.blocked_for:.0f} s"
             if pacer.blocked_for
             else "not in the way",
+            **({"waiting mail": self.waiting.summary()} if self.waiting is not None else {}),
             "recent": maillog.recent(),
         }
+
+    async def _queue_items(self) -> AsyncIterator[Mapping[str, object]]:
+        assert self.spool is not None  # noqa: S101 - the admin is handed this only where there is one
+        async for item in self.spool.items():
+            yield listed(item)
 
     async def start(self, smtp: list[socket.socket], admin: list[socket.socket]) -> None:
         """Take mail and answer probes on listening sockets."""
         await self.admin.start(admin)
         await self.server.start(smtp)
         _gauges(self)
-        self._token_watch = asyncio.create_task(self._watch_token())
+        self._watches.append(asyncio.create_task(self._watch_token()))
+        if self.waiting is not None:
+            self._watches.append(asyncio.create_task(self.waiting.watch()))
+        if self.relay.queue is not None:
+            self.relay.queue.start()
 
     async def stop(self) -> None:
         """Let what is under way finish, within DRAIN_TIMEOUT, and close everything."""
+        deadline = time.monotonic() + self._settings.drain_timeout
+        if self.relay.queue is not None:
+            await self.relay.queue.stop_claiming()
         await self.server.drain(self._settings.drain_timeout)
-        if self._token_watch is not None:
-            self._token_watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._token_watch
+        await self.relay.drain(max(0.0, deadline - time.monotonic()))
+        for watch in self._watches:
+            watch.cancel()
+        await asyncio.gather(*self._watches, return_exceptions=True)
         await self.admin.stop()
         await self.client.aclose()
+        if self.spool is not None:
+            await self.spool.close()
         if self._sandbox is not None:
             await self._sandbox.stop()
 
@@ -132,7 +169,32 @@ def message_policy(settings: config.Settings) -> MessagePolicy:
         non_utf8=settings.non_utf8,
         bare_newline=settings.bare_newline,
         drop_headers=frozenset(settings.drop_headers),
+        mode=settings.mode,
         reply_timeout=settings.reply_timeout,
+    )
+
+
+async def open_spool(settings: config.Settings, *, serve: bool = True) -> Spool | None:
+    """The spool of the settings; None where there is to be none. Raises smtp2cf.spool.SpoolError."""
+    url = settings.spool_url.get_secret_value()
+    if url.lower() == "none":
+        return None
+    return await spool.open_spool(url, state_dir=settings.state_dir, serve=serve)
+
+
+def _retry_policy(settings: config.Settings) -> RetryPolicy:
+    return RetryPolicy(
+        minimum=settings.retry_min,
+        maximum=settings.retry_max,
+        expire_after=settings.expire_after,
+        # The other half of the calls is for new mail, which must not wait behind the old.
+        parallel=max(1, settings.api_concurrency // 2),
+    )
+
+
+def _bounce_policy(settings: config.Settings) -> BouncePolicy:
+    return BouncePolicy(
+        hostname=settings.hostname, postmaster=settings.postmaster, expire_after=settings.expire_after
     )
 
 
@@ -147,7 +209,10 @@ def relay_once(envelope: Envelope, message: bytes) -> Verdict:
     async def once() -> Verdict:
         client = make_client(settings)
         try:
-            return await Relay(client.send, message_policy(settings)).accept(envelope, message)
+            relay = Relay(client.send, message_policy(settings), bounce=_bounce_policy(settings))
+            verdict = await relay.accept(envelope, message)
+            await relay.drain(settings.api_timeout)
+            return verdict
         finally:
             await client.aclose()
 
@@ -181,8 +246,9 @@ async def run(
             sockets, (found_at,) = _open((sandbox_at,), opened)
             sandbox = await _start_sandbox(sockets)
             settings = sandboxed(settings, found_at)
+            settings = _apart_from_real_mail(settings)
         settings = settings.model_copy(update={"smtp_listen": smtp_at, "admin_listen": admin_at})
-        bridge = Bridge(settings, sandbox)
+        bridge = Bridge(settings, await open_spool(settings), sandbox)
         stop = _stop_signal()
         await bridge.start(smtp, admin)
         opened.pop_all()
@@ -208,6 +274,15 @@ def sandboxed(settings: config.Settings, sandbox_at: Endpoint) -> config.Setting
         "api_token": SecretStr(SANDBOX_TOKEN),
     }
     return settings.model_copy(update=update)
+
+
+def _apart_from_real_mail(settings: config.Settings) -> config.Settings:
+    """Mail for a sandbox waits in a spool of its own, unless one is named: no real mail may go there."""
+    if {"spool_url", "state_dir"} & settings.model_fields_set:
+        return settings
+    directory = tempfile.mkdtemp(prefix="smtp2cf-sandbox-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return settings.model_copy(update={"state_dir": Path(directory)})
 
 
 async def _start_sandbox(sockets: list[socket.socket]) -> "Sandbox":

@@ -4,5 +4,7 @@
 """
 
 from smtp2cf.relay.accept import MessagePolicy, Relay
+from smtp2cf.relay.bounce import BouncePolicy
+from smtp2cf.relay.queue import Queue, RetryPolicy
 
-__all__ = ["MessagePolicy", "Relay"]
+__all__ = ["BouncePolicy", "MessagePolicy", "Queue", "Relay", "RetryPolicy"]

@@ -1,26 +1,35 @@
 """Accept: a new message from its envelope to its verdict, in a straight line.
 
-Check it, make it fit for JSON where it isn't, send it, find the one answer. Knows no SMTP session
-and no HTTP.
+Check it, make it fit for JSON where it isn't, send it or keep it, find the one answer. A 250 means
+handed to Cloudflare, or fsynced in the spool. Knows no SMTP session and no HTTP.
 """
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import structlog
 
 from smtp2cf import maillog
 from smtp2cf.cloudflare import Sent
-from smtp2cf.envelope import Envelope, Verdict, unique_addresses
+from smtp2cf.envelope import Envelope, Outcomes, Verdict, address_key, unique_addresses
 from smtp2cf.message.eightbit import to_utf8
 from smtp2cf.message.header import drop_headers, received_count
 from smtp2cf.message.newlines import has_bare_newlines, normalize_newlines
-from smtp2cf.relay.deliver import deliver
+from smtp2cf.relay.bounce import BouncePolicy, dsns_for
+from smtp2cf.relay.deliver import Attempt, deliver
+from smtp2cf.relay.queue import Queue, RetryPolicy
+from smtp2cf.relay.recall import Recall
 from smtp2cf.relay.settle import settle
-from smtp2cf.reply import Reply
+from smtp2cf.reply import Reply, SendError
+from smtp2cf.spool import NewMail, Spool
 
 MAX_RECEIVED = 100
 """Received fields a message may have before it is taken for a loop (RFC 5321 §6.3)."""
+QUEUE_PATIENCE = 60.0
+"""Seconds that mail from the queue waits for its turn under the account's limit before it is put back."""
 
 SendRaw = Callable[[str, Sequence[str], bytes, float], Awaitable[Sent]]
 """(reverse path, at most 50 recipients, message, deadline in time.monotonic() seconds) → Sent."""
@@ -32,13 +41,16 @@ NULL_SENDER = Reply(
     550, "5.1.7", "Cloudflare takes no mail from the null sender <>: see SMTP2CF_NULL_SENDER_ADDRESS"
 )
 
+log = structlog.stdlib.get_logger("smtp2cf.relay")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessagePolicy:
-    """What is done with a message before it goes out.
+    """What is done with a message before it goes out, and when its client is answered.
 
     null_sender_address: who stands in for `<>`, "" for nobody. drop_headers: field names in lower
-    case. reply_timeout: seconds a client may wait for the account's limits.
+    case. mode: answer after Cloudflare has, or as soon as the message is in the spool.
+    reply_timeout: seconds a client waits for Cloudflare's answer, or for the account's limits.
     """
 
     null_sender_address: str = ""
@@ -46,43 +58,208 @@ class MessagePolicy:
     non_utf8: Literal["convert", "reject"] = "convert"
     bare_newline: Literal["normalize", "reject"] = "normalize"
     drop_headers: frozenset[str] = frozenset()
+    mode: Literal["direct", "queue"] = "direct"
     reply_timeout: float = 30.0
 
 
 class Relay:
-    """Takes messages and answers what became of them."""
+    """Takes messages and answers what became of them.
 
-    def __init__(self, send_raw: SendRaw, policy: MessagePolicy) -> None:
+    spool: where mail waits that can't go out now; without one it stays with its client.
+    """
+
+    def __init__(
+        self,
+        send_raw: SendRaw,
+        policy: MessagePolicy,
+        *,
+        spool: Spool | None = None,
+        retry: RetryPolicy | None = None,
+        bounce: BouncePolicy | None = None,
+    ) -> None:
         self._send_raw = send_raw
         self._policy = policy
+        self._bounce = bounce or BouncePolicy(hostname="localhost")
+        self._recall = Recall(spool) if spool is not None else None
+        self._reports: set[asyncio.Task[None]] = set()
+        self.queue: Queue | None = None
+        if spool is not None:
+            self.queue = Queue(spool, self.attempt, retry or RetryPolicy(), self._bounce)
 
     async def accept(self, envelope: Envelope, message: bytes) -> Verdict:
         """Relay one message: every recipient's outcome, and the answer to the client."""
-        verdict = await self._relay(envelope, message)
+        verdict = await self._accept(envelope, message)
         maillog.answered(verdict.reply)
         return verdict
 
-    async def _relay(self, envelope: Envelope, message: bytes) -> Verdict:
+    def answered(self, envelope: Envelope, received: bool) -> None:
+        """The client has its answer, or went away without: it will send the message again."""
+        if self._recall is not None:
+            self._recall.answered(envelope, received=received)
+
+    async def attempt(
+        self, envelope: Envelope, recipients: Sequence[str], message: bytes, is_dsn: bool = False
+    ) -> Attempt:
+        """One attempt to send to `recipients`, with an outcome for each spelling they were given in."""
+        sender = envelope.reverse_path or self._policy.null_sender_address
+        if is_dsn:
+            sender = self._bounce.sender_of(recipients[0])
+        patience = self._policy.reply_timeout if self.queue is None or not is_dsn else QUEUE_PATIENCE
+        deadline = time.monotonic() + patience
+        unique = unique_addresses(recipients)
+        attempt = await deliver(lambda part: self._send_raw(sender, part, message, deadline), unique)
+        if len(unique) < len(recipients):
+            by_key = {address_key(who): reply for who, reply in attempt.outcomes.items()}
+            attempt.outcomes = {who: by_key[address_key(who)] for who in recipients}
+        return attempt
+
+    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - what is under way outlives it
+        """Let what is under way end for `timeout` seconds; the rest stays in the spool."""
+        started = time.monotonic()
+        if self._reports:
+            await asyncio.wait(self._reports, timeout=timeout)
+        if self.queue is not None:
+            await self.queue.drain(max(0.0, timeout - (time.monotonic() - started)))
+
+    async def _accept(self, envelope: Envelope, message: bytes) -> Verdict:
         sender = envelope.reverse_path or self._policy.null_sender_address
         fit = self._fit(message) if sender else NULL_SENDER
         if isinstance(fit, Reply):
             maillog.refused(envelope, fit)
-            return Verdict(fit, dict.fromkeys(envelope.forward_paths, fit))
-        deadline = time.monotonic() + self._policy.reply_timeout
-        attempt = await deliver(
-            lambda recipients: self._send_raw(sender, recipients, fit, deadline),
-            unique_addresses(envelope.forward_paths),
+            return _same_for_all(envelope, fit)
+        if self.queue is None or self._recall is None:
+            return await self._settle(
+                envelope, fit, await self.attempt(envelope, envelope.forward_paths, fit)
+            )
+        try:
+            earlier = await self._recall.begin(envelope, message)
+        except SendError as error:
+            log.warning("recall.unavailable", queue_id=envelope.queue_id, reply=str(error.reply))
+            earlier = None
+        if earlier is not None:
+            return _same_for_all(envelope, earlier)
+        if self._policy.mode == "queue":
+            verdict = await self._keep(self.queue, envelope, fit)
+        else:
+            verdict = await self._send_or_keep(self.queue, envelope, fit)
+        self._recall.end(envelope, verdict.reply)
+        return verdict
+
+    async def _keep(self, queue: Queue, envelope: Envelope, message: bytes) -> Verdict:
+        """Queue mode: safe in the spool is all the client waits for."""
+        try:
+            await queue.keep(envelope, message, {})
+        except SendError as error:
+            maillog.refused(envelope, error.reply)
+            return _same_for_all(envelope, error.reply)
+        maillog.kept(envelope, "queued", size=len(message))
+        return _same_for_all(envelope, Reply(250, "2.0.0", f"{envelope.queue_id} queued"))
+
+    async def _send_or_keep(self, queue: Queue, envelope: Envelope, message: bytes) -> Verdict:
+        """Direct mode: Cloudflare's answer, or the spool when that takes too long."""
+        attempt = asyncio.get_running_loop().create_task(
+            self.attempt(envelope, envelope.forward_paths, message)
         )
-        maillog.attempted(envelope, attempt.outcomes, attempt.message_ids, size=len(fit))
+        try:
+            await asyncio.wait((attempt,), timeout=self._policy.reply_timeout)
+            if not attempt.done():
+                await queue.keep_in_flight(envelope, message, attempt)
+                maillog.kept(envelope, "Cloudflare has not answered yet", size=len(message))
+                text = f"{envelope.queue_id} kept, Cloudflare has not answered yet"
+                return _same_for_all(envelope, Reply(250, "2.0.0", text))
+        except SendError as error:
+            # It can't be kept: the client waits on for the true answer.
+            log.warning("spool.unavailable", queue_id=envelope.queue_id, reply=str(error.reply))
+        except asyncio.CancelledError:
+            attempt.cancel()
+            raise
+        return await self._settle(envelope, message, await attempt)
+
+    async def _settle(self, envelope: Envelope, message: bytes, attempt: Attempt) -> Verdict:
+        """An attempt has ended: keep or report what the answer leaves open, and find the answer."""
+        outcomes = attempt.outcomes
+        maillog.attempted(envelope, outcomes, attempt.message_ids, size=len(message))
         if attempt.unanswered:
-            maillog.possible_duplicate(envelope, attempt.outcomes)
+            maillog.possible_duplicate(envelope, [who for who, reply in outcomes.items() if reply.transient])
+        kept = False
+        if self._is_plain(envelope, outcomes):
+            pass  # nearly all mail: nothing is left to do
+        elif self.queue is not None and any(reply.transient for reply in outcomes.values()):
+            kept = await self._keep_rest(self.queue, envelope, message, attempt)
+        else:
+            await self._report(envelope, message, outcomes)
         reply = settle(
-            attempt.outcomes,
+            outcomes,
             envelope.queue_id,
             attempt.message_ids,
+            kept=kept,
             partial_bounce=self._policy.partial_bounce,
         )
-        return Verdict(reply, attempt.outcomes)
+        return Verdict(
+            reply, {who: reply if kept and out.transient else out for who, out in outcomes.items()}
+        )
+
+    def _rejects(self, outcomes: Outcomes) -> bool:
+        """The answer is a 5xx that names the bounced ones, so no DSN needs to."""
+        return self._policy.partial_bounce == "reject" and any(reply.permanent for reply in outcomes.values())
+
+    def _is_plain(self, envelope: Envelope, outcomes: Outcomes) -> bool:
+        """All sent and nobody asked to be told, or all refused: then the answer says everything."""
+        if not envelope.notify and all(reply.success for reply in outcomes.values()):
+            return True
+        return all(reply.permanent for reply in outcomes.values())
+
+    async def _keep_rest(self, queue: Queue, envelope: Envelope, message: bytes, attempt: Attempt) -> bool:
+        """Put what is not final into the spool, with DSNs about what is; False when it can't be."""
+        told = {who: reply for who, reply in attempt.outcomes.items() if not reply.transient}
+        if self._rejects(attempt.outcomes):
+            told = {who: reply for who, reply in told.items() if reply.success}
+        dsns = dsns_for(envelope, message, told, self._bounce)
+        try:
+            await queue.keep(
+                envelope,
+                message,
+                attempt.outcomes,
+                attempts=1,
+                retry_after=attempt.retry_after,
+                dsns=dsns,
+            )
+        except SendError as error:
+            log.warning("spool.unavailable", queue_id=envelope.queue_id, reply=str(error.reply))
+            return False
+        maillog.reported(envelope, dsns_sent=len(dsns))
+        return True
+
+    async def _report(self, envelope: Envelope, message: bytes, outcomes: Outcomes) -> None:
+        """Send DSNs about recipients whose fate the one 250 can't tell.
+
+        Without a spool the transient ones are final too: nobody will try them again.
+        """
+        if self._rejects(outcomes) or not any(reply.success for reply in outcomes.values()):
+            return
+        dsns = dsns_for(envelope, message, outcomes, self._bounce, expired=self.queue is None)
+        if not dsns:
+            return
+        try:
+            if self.queue is not None:
+                await self.queue.spool.put(*dsns)
+            else:
+                for mail in dsns:
+                    self._in_background(self._send_dsn(mail))
+        except SendError as error:
+            log.error("dsn.lost", queue_id=envelope.queue_id, reply=str(error.reply))  # noqa: TRY400
+        else:
+            maillog.reported(envelope, dsns_sent=len(dsns))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._reports.add(task)
+        task.add_done_callback(self._reports.discard)
+
+    async def _send_dsn(self, mail: NewMail) -> None:
+        """Without a spool a DSN has one attempt."""
+        attempt = await self.attempt(mail.envelope, mail.envelope.forward_paths, mail.message, is_dsn=True)
+        maillog.attempted(mail.envelope, attempt.outcomes, attempt.message_ids, size=len(mail.message))
 
     def _fit(self, message: bytes) -> bytes | Reply:
         """The message as send_raw can take it, the very same bytes where they are fit; or why not."""
@@ -100,6 +277,10 @@ class Relay:
                 return NOT_UTF8
             message = to_utf8(message)
         return message
+
+
+def _same_for_all(envelope: Envelope, reply: Reply) -> Verdict:
+    return Verdict(reply, dict.fromkeys(envelope.forward_paths, reply))
 
 
 def _is_utf8(message: bytes) -> bool:

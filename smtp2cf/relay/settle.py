@@ -1,13 +1,15 @@
-"""Settle: every recipient's outcome into the one answer SMTP has (DESIGN's table, without a spool).
+"""Settle: every recipient's outcome into the one answer SMTP has (DESIGN's table).
 
-| outcomes                                      | answer                                |
-|-----------------------------------------------|---------------------------------------|
-| all success                                   | 250                                   |
-| all permanent                                 | the 5xx                               |
-| all transient                                 | the 4xx                               |
-| some success                                  | 250, naming those who did not get it  |
-| transient and permanent, none successful      | the 4xx                               |
-| any permanent, `PARTIAL_BOUNCE=reject`        | the 5xx, naming who                   |
+| outcomes                                 | answer                        | transient ones kept    |
+|------------------------------------------|-------------------------------|------------------------|
+| all success                              | 250                           |                        |
+| all permanent                            | the 5xx                       |                        |
+| all transient                            | the 4xx                       | 250, naming who waits  |
+| some success                             | 250, naming who did not get it| 250, naming both       |
+| transient and permanent, none successful | the 4xx                       | 250, naming both       |
+| any permanent, not all, PARTIAL_BOUNCE=reject | the 5xx, naming who      | the 5xx, naming both   |
+
+Of those who bounced behind a 250 the sender gets a DSN.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,20 +27,29 @@ def settle(
     queue_id: str,
     message_ids: Sequence[str] = (),
     *,
+    kept: bool = False,
     partial_bounce: Literal["accept", "reject"] = "accept",
 ) -> Reply:
-    """The reply for a message whose recipients came out as `outcomes` (not empty)."""
+    """The reply for a message whose recipients came out as `outcomes` (not empty).
+
+    kept: the transient ones are in the spool and will be tried again.
+    """
     sent = {who: reply for who, reply in outcomes.items() if reply.success}
     failed = {who: reply for who, reply in outcomes.items() if not reply.success}
     if not failed:
         return Reply(250, "2.0.0", f"{queue_id} {_what_became(sent.values())}{_ids(message_ids)}")
     bounced = {who: reply for who, reply in failed.items() if reply.permanent}
     deferred = {who: reply for who, reply in failed.items() if reply.transient}
-    if sent and (partial_bounce == "accept" or not bounced):
-        text = f"{queue_id} {len(sent)} of {len(outcomes)} recipients {_what_became(sent.values())}"
-        return Reply(250, "2.0.0", f"{text}{_ids(message_ids)}; not sent to {_named(failed)}")
+    waits = f"; kept for another attempt to {_named(deferred)}" if kept else ""
+    if bounced and len(bounced) < len(outcomes) and partial_bounce == "reject" and (sent or kept):
+        others = f"; sent to the other {len(sent)}" if sent else ""
+        return _joined(bounced, queue_id, f"{others}{waits} (SMTP2CF_PARTIAL_BOUNCE=reject)")
     if sent:
-        return _joined(bounced, queue_id, f"; sent to the other {len(sent)}: SMTP2CF_PARTIAL_BOUNCE=reject")
+        text = f"{queue_id} {len(sent)} of {len(outcomes)} recipients {_what_became(sent.values())}"
+        lost = bounced if kept else failed
+        return Reply(250, "2.0.0", f"{text}{_ids(message_ids)}{_not_sent(lost)}{waits}")
+    if kept:
+        return Reply(250, "2.0.0", f"{queue_id}{waits.removeprefix(';')}{_not_sent(bounced)}")
     return _joined(deferred or bounced, queue_id, "")
 
 
@@ -48,6 +59,10 @@ def _joined(outcomes: Outcomes, queue_id: str, addition: str) -> Reply:
     if len(set(outcomes.values())) == 1 and not addition:
         return first._replace(text=f"{queue_id} {first.text}")
     return first._replace(text=f"{queue_id} {_named(outcomes)}{addition}")
+
+
+def _not_sent(outcomes: Outcomes) -> str:
+    return f"; not sent to {_named(outcomes)}" if outcomes else ""
 
 
 def _named(outcomes: Outcomes) -> str:

@@ -6,6 +6,9 @@ length; dot-stuffing is taken off, nothing else is touched.
 """
 
 _END = b"\r\n.\r\n"
+_FINAL_DOT = b".\r\n"
+_CROWD = 256
+"""Blocks that are joined into one, so that a message that comes byte by byte costs what it weighs."""
 
 
 class DataReader:
@@ -15,10 +18,11 @@ class DataReader:
     dropped while it comes in, so that it costs no memory.
     """
 
-    __slots__ = ("_blocks", "_limit", "_size", "_stuffed", "_tail", "rest", "too_big")
+    __slots__ = ("_blocks", "_joined", "_limit", "_size", "_stuffed", "_tail", "rest", "too_big")
 
     def __init__(self, limit: int) -> None:
         self._blocks: list[bytes] = []
+        self._joined = 0
         self._limit = limit
         self._size = 0
         self._stuffed = False
@@ -30,16 +34,18 @@ class DataReader:
     def feed(self, block: bytes) -> bool:
         """Take the next octets; True when the final dot is among them."""
         tail = self._tail
-        seam = (tail + block[:4]).find(_END)
         # A look for the dot alone is many times faster, and most of an attachment has none.
-        found = block.find(_END) if seam < 0 and b"." in block else -1
+        dotted = b"." in block
+        seam = (tail + block[:4]).find(_END)
+        found = block.find(_END) if dotted and seam < 0 else -1
         if seam < 0 and found < 0:
-            self._keep(block)
+            self._keep(block, dotted)
             self._tail = block[-4:] if len(block) >= 4 else (tail + block)[-4:]
             return False
         end = seam + len(_END) - len(tail) if seam >= 0 else found + len(_END)
         self.rest = block[end:]
-        self._keep(block[:end] if self.rest else block)
+        last = block[:end]
+        self._keep(last, last.find(b".", 0, -len(_FINAL_DOT)) >= 0)
         return True
 
     def message(self) -> bytes:
@@ -51,26 +57,29 @@ class DataReader:
         if self.too_big:
             return b""
         last = blocks.pop()
-        if len(last) >= 3:
-            blocks.append(last[:-3])
+        if len(last) >= len(_FINAL_DOT):
+            blocks.append(last[: -len(_FINAL_DOT)])
             message = b"".join(blocks)
         else:
-            message = b"".join([*blocks, last])[:-3]
+            message = b"".join([*blocks, last])[: -len(_FINAL_DOT)]
         del blocks, last
-        if self._stuffed and b"\r\n." in message:
-            message = message.replace(b"\r\n.", b"\r\n")
-        message = message.removeprefix(b".")
+        if self._stuffed:
+            message = message.replace(b"\r\n.", b"\r\n").removeprefix(b".")
         if len(message) > self._limit:
             self.too_big = True
             return b""
         return message
 
-    def _keep(self, block: bytes) -> None:
+    def _keep(self, block: bytes, dotted: bool) -> None:
         self._size += len(block)
-        # Stuffing adds at most a third ("\r\n." of every line), the final dot three octets.
-        if self._size > self._limit + self._limit // 3 + 3:
+        # Stuffing adds at most a third ("." on every line), the final dot three octets.
+        if self._size > self._limit + self._limit // 3 + len(_FINAL_DOT):
             self.too_big = True
             self._blocks.clear()
         elif not self.too_big:
-            self._blocks.append(block)
-            self._stuffed = self._stuffed or block.find(b".", 0, -3) >= 0
+            blocks = self._blocks
+            blocks.append(block)
+            self._stuffed = self._stuffed or dotted
+            if len(blocks) - self._joined > _CROWD:
+                blocks[self._joined :] = [b"".join(blocks[self._joined :])]
+                self._joined += 1

@@ -17,6 +17,8 @@ from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.smtpd.session import Session
 
 Accept = Callable[[Envelope, bytes], Awaitable[Verdict]]
+Answered = Callable[[Envelope, bool], None]
+"""(envelope, whether its client got the answer to it): told once for every message accepted."""
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 BACKLOG = 2048
@@ -56,8 +58,9 @@ def _in_networks(client: str, networks: tuple[Network, ...]) -> bool:
 class Server:
     """Takes SMTP sessions on the sockets it is given and hands their messages to `accept`."""
 
-    def __init__(self, accept: Accept, policy: Policy) -> None:
+    def __init__(self, accept: Accept, policy: Policy, answered: Answered | None = None) -> None:
         self.accept = accept
+        self.answered = answered
         self.policy = policy
         self.sessions: set[Session] = set()
         self.session_state: dict[str, Any] | None = None

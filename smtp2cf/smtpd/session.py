@@ -86,6 +86,7 @@ class Session(aiosmtpd.SMTP):
         self._data: DataReader | None = None
         self._task: asyncio.Task[None] | None = None
         self._relaying = False
+        self._unconfirmed: Envelope | None = None
         self._ended = False
         self._closing = False
         self._errors_left = ERROR_BUDGET
@@ -116,6 +117,7 @@ class Session(aiosmtpd.SMTP):
         self.transport = None
         self._closing = True
         self._unanswered = b""
+        self._confirm(received=error is None and not self._relaying)
         log.debug("session.ended", client=self._client, error=repr(error) if error else None)
 
     def eof_received(self) -> bool:
@@ -258,6 +260,8 @@ class Session(aiosmtpd.SMTP):
         """Answer one command, or start what must be waited for before it can be answered."""
         verb, _, argument = line.decode("utf-8", "surrogateescape").strip().partition(" ")
         verb = verb.upper()
+        if self._unconfirmed is not None:
+            self._confirm(received=True)
         overlong, self._overlong = self._overlong, False
         try:
             if overlong or len(line) > (PATH_COMMAND_LIMIT if verb in _PATH_COMMANDS else COMMAND_LIMIT):
@@ -407,7 +411,10 @@ class Session(aiosmtpd.SMTP):
         finally:
             self._relaying = False
             self._heard_at = self.loop.time()
-        if self.transport is None:
+        if self._server.answered is not None:
+            self._unconfirmed = envelope
+        if self.transport is None or self._ended:
+            self._confirm(received=False)
             log.warning(
                 "session.reply_lost",
                 queue_id=envelope.queue_id,
@@ -415,6 +422,12 @@ class Session(aiosmtpd.SMTP):
                 reply=str(verdict.reply),
             )
         return verdict.reply
+
+    def _confirm(self, *, received: bool) -> None:
+        """Tell whether the client got its answer: it did if it goes on, or hangs up in good order."""
+        if self._unconfirmed is not None and self._server.answered is not None:
+            envelope, self._unconfirmed = self._unconfirmed, None
+            self._server.answered(envelope, received)
 
     def _envelope(self) -> Envelope:
         transaction = self.envelope

@@ -1,0 +1,83 @@
+"""Transaction: what MAIL and RCPT said so far, and the envelope that it becomes (RFC 5321 §3.3). No I/O.
+
+Knows no session: whether the client may start one is not asked here.
+"""
+
+from typing import Literal, cast
+
+from aiosmtpd import smtp as aiosmtpd
+
+from smtp2cf.envelope import Envelope
+from smtp2cf.reply import Reply
+from smtp2cf.smtpd import replies
+from smtp2cf.smtpd.parameters import MAIL_RULES, RCPT_RULES, Parameters, parse_parameters
+from smtp2cf.smtpd.path import PathError, parse_path
+
+MAIL_USAGE = "MAIL FROM:<address> [parameters]"
+RCPT_USAGE = "RCPT TO:<address> [parameters]"
+
+
+class Transaction(aiosmtpd.Envelope):
+    """One transaction; `mail_from` is None until MAIL was taken. Nothing is kept of a refused command."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parameters: Parameters = {}
+        self.recipient_parameters: dict[str, Parameters] = {}
+
+    def mail(self, argument: str, *, size_limit: int) -> Reply | None:
+        """Take MAIL's argument (`FROM:<address> …`); the reply where it is refused."""
+        if argument[:5].upper() != "FROM:":
+            return replies.syntax(MAIL_USAGE)
+        try:
+            address, rest = parse_path(argument[5:])
+        except PathError as error:
+            return error.reply
+        if rest:
+            parameters, wrong = parse_parameters(rest, MAIL_RULES)
+            if wrong is not None:
+                return wrong
+            if int(parameters.get("SIZE", 0)) > size_limit:
+                return replies.too_big(size_limit)
+            self.parameters = parameters
+            self.smtp_utf8 = "SMTPUTF8" in parameters
+        self.mail_from = address
+        return None
+
+    def rcpt(self, argument: str, *, limit: int) -> Reply | None:
+        """Take RCPT's argument (`TO:<address> …`); the reply where it is refused."""
+        if argument[:3].upper() != "TO:":
+            return replies.syntax(RCPT_USAGE)
+        if len(self.rcpt_tos) >= limit:
+            return replies.too_many_recipients(limit)
+        try:
+            address, rest = parse_path(argument[3:])
+        except PathError as error:
+            return error.reply
+        if not address:
+            return replies.NULL_RECIPIENT
+        if rest:
+            parameters, wrong = parse_parameters(rest, RCPT_RULES)
+            if wrong is not None:
+                return wrong
+            self.recipient_parameters[address] = parameters
+        self.rcpt_tos.append(address)
+        return None
+
+    def complete(self, *, client: str, helo: str) -> Envelope:
+        """The envelope: `client` is the peer's address, `helo` the name it gave."""
+        parameters = self.parameters
+        of_recipients = self.recipient_parameters.items()
+        return Envelope(
+            reverse_path=self.mail_from or "",
+            forward_paths=tuple(self.rcpt_tos),
+            body=cast("Literal['7BIT', '8BITMIME']", parameters.get("BODY", "7BIT")),
+            smtputf8=self.smtp_utf8,
+            ret=cast("Literal['FULL', 'HDRS'] | None", parameters.get("RET")),
+            envid=parameters.get("ENVID"),
+            notify={address: given["NOTIFY"] for address, given in of_recipients if "NOTIFY" in given},
+            orcpt={address: given["ORCPT"] for address, given in of_recipients if "ORCPT" in given},
+            auth_param=parameters.get("AUTH"),
+            client=client,
+            helo=helo,
+        )
