@@ -8,6 +8,7 @@ import smtplib
 import socket
 import sys
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -31,6 +32,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(queue_app, name="queue")
+
+
+@app.command("install-sendmail")
+def install_sendmail(
+    prefix: Annotated[Path | None, typer.Option(help="Below which directory; /usr by default.")] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Take the links away again.")] = False,
+) -> None:
+    """Make sendmail, mailq and newaliases of this host point to smtp2cf-sendmail."""
+    from smtp2cf import install_sendmail as links
+
+    try:
+        done = links.install(prefix, undo=undo)
+    except links.InstallError as error:
+        _fail(str(error), os.EX_CANTCREAT)
+    typer.echo("\n".join(done))
 
 
 def main() -> None:

@@ -110,15 +110,15 @@ class Settings(BaseSettings):
 
     mode: Literal["direct", "queue"] = Field(
         "direct",
-        description="direct answers a client after Cloudflare has; queue answers 250 as soon as the message is"
-        " safe in the spool.",
+        description="direct answers a client after Cloudflare has; queue answers 250 as soon as the message"
+        " is safe in the spool.",
     )
     reply_timeout: float = Field(
         30,
         gt=0,
         le=3600,
-        description="Seconds after which, in direct mode, a message that Cloudflare has not answered yet is kept"
-        " in the spool and its client gets 250. Without a spool: how long it may wait for its turn under the"
+        description="Seconds after which, in direct mode, a message that Cloudflare has not answered yet is"
+        " kept in the spool and its client gets 250. Without a spool: how long it may wait for its turn under the"
         " account's rate limit before its client gets 451.",
     )
     partial_bounce: Literal["accept", "reject"] = Field(
@@ -142,8 +142,8 @@ class Settings(BaseSettings):
 
     spool_url: SecretStr = Field(
         SecretStr(""),
-        description="Where mail waits that can't go out now: sqlite:///path, postgresql://user:password@host/db, or"
-        " none, which leaves it with the client. SQLite in SMTP2CF_STATE_DIR by default."
+        description="Where mail waits that can't go out now: sqlite:///path, postgresql://user:password@host/db,"
+        " or none, which leaves it with the client. SQLite in SMTP2CF_STATE_DIR by default."
         " SMTP2CF_SPOOL_URL_FILE names a file that holds it.",
         examples=["sqlite:////var/lib/smtp2cf/spool.sqlite3"],
     )
@@ -167,6 +167,11 @@ class Settings(BaseSettings):
         14400,
         gt=0,
         description="Seconds the oldest mail may wait before /readyz and the status page warn of it.",
+    )
+    sendmail_drop_dir: Path = Field(
+        Path("/var/spool/smtp2cf/drop"),
+        description="Where smtp2cf-sendmail leaves mail while no bridge runs; taken in from there. The other"
+        " SMTP2CF_SENDMAIL_ settings are the sendmail command's own: see docs/sendmail.md.",
     )
     postmaster: str = Field(
         "",

@@ -23,7 +23,7 @@ from smtp2cf.admin import Admin, Readiness
 from smtp2cf.cloudflare import Client
 from smtp2cf.endpoint import Endpoint, bound, listen
 from smtp2cf.envelope import Envelope, Verdict
-from smtp2cf.relay import BouncePolicy, MessagePolicy, Relay, RetryPolicy
+from smtp2cf.relay import BouncePolicy, DropDirectory, DropPolicy, MessagePolicy, Relay, RetryPolicy
 from smtp2cf.reply import SendError
 from smtp2cf.smtpd import Policy, Server
 from smtp2cf.spool import Spool
@@ -71,6 +71,8 @@ class Bridge:
             self.relay.accept, _smtp_policy(settings), self.relay.answered if store is not None else None
         )
         self.admin = Admin(self.readiness, self.status, self._queue_items if store is not None else None)
+        self.drop = DropDirectory(_drop_policy(settings), self.relay.accept, self.relay.bounce)
+        self._drop_run: asyncio.Task[None] | None = None
         self._watches: list[asyncio.Task[None]] = []
 
     def readiness(self) -> Readiness:
@@ -115,13 +117,18 @@ class Bridge:
             self._watches.append(asyncio.create_task(self.waiting.watch()))
         if self.relay.queue is not None:
             self.relay.queue.start()
+        self._drop_run = asyncio.create_task(self.drop.run())
 
     async def stop(self) -> None:
         """Let what is under way finish, within DRAIN_TIMEOUT, and close everything."""
         deadline = time.monotonic() + self._settings.drain_timeout
+        self.drop.stop()
         if self.relay.queue is not None:
             await self.relay.queue.stop_claiming()
         await self.server.drain(self._settings.drain_timeout)
+        if self._drop_run is not None:
+            await asyncio.wait((self._drop_run,), timeout=max(0.0, deadline - time.monotonic()))
+            self._drop_run.cancel()
         await self.relay.drain(max(0.0, deadline - time.monotonic()))
         for watch in self._watches:
             watch.cancel()
@@ -195,6 +202,17 @@ def _retry_policy(settings: config.Settings) -> RetryPolicy:
 def _bounce_policy(settings: config.Settings) -> BouncePolicy:
     return BouncePolicy(
         hostname=settings.hostname, postmaster=settings.postmaster, expire_after=settings.expire_after
+    )
+
+
+def _drop_policy(settings: config.Settings) -> DropPolicy:
+    return DropPolicy(
+        directory=settings.sendmail_drop_dir,
+        aside=settings.state_dir / "drop-set-aside",
+        max_message_size=settings.max_message_size,
+        retry_min=settings.retry_min,
+        retry_max=settings.retry_max,
+        expire_after=settings.expire_after,
     )
 
 

@@ -5,6 +5,7 @@
 
 from smtp2cf.relay.accept import MessagePolicy, Relay
 from smtp2cf.relay.bounce import BouncePolicy
+from smtp2cf.relay.drop import DropDirectory, DropPolicy
 from smtp2cf.relay.queue import Queue, RetryPolicy
 
-__all__ = ["BouncePolicy", "MessagePolicy", "Queue", "Relay", "RetryPolicy"]
+__all__ = ["BouncePolicy", "DropDirectory", "DropPolicy", "MessagePolicy", "Queue", "Relay", "RetryPolicy"]

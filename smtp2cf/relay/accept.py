@@ -97,6 +97,20 @@ class Relay:
         if self._recall is not None:
             self._recall.answered(envelope, received=received)
 
+    async def bounce(self, envelope: Envelope, message: bytes, outcomes: Outcomes) -> None:
+        """Tell the sender of mail that nobody waits for an answer to whom it was refused for.
+
+        Raises SendError when the DSN can't be kept.
+        """
+        # Without a spool nobody tries again: what is transient is final too.
+        dsns = dsns_for(envelope, message, outcomes, self._bounce, expired=self.queue is None)
+        if self.queue is not None:
+            await self.queue.spool.put(*dsns)
+        else:
+            for mail in dsns:
+                self._in_background(self._send_dsn(mail))
+        maillog.reported(envelope, dsns_sent=len(dsns))
+
     async def attempt(
         self, envelope: Envelope, recipients: Sequence[str], message: bytes, is_dsn: bool = False
     ) -> Attempt:
@@ -231,25 +245,13 @@ class Relay:
         return True
 
     async def _report(self, envelope: Envelope, message: bytes, outcomes: Outcomes) -> None:
-        """Send DSNs about recipients whose fate the one 250 can't tell.
-
-        Without a spool the transient ones are final too: nobody will try them again.
-        """
+        """Send DSNs about recipients whose fate the one 250 can't tell."""
         if self._rejects(outcomes) or not any(reply.success for reply in outcomes.values()):
             return
-        dsns = dsns_for(envelope, message, outcomes, self._bounce, expired=self.queue is None)
-        if not dsns:
-            return
         try:
-            if self.queue is not None:
-                await self.queue.spool.put(*dsns)
-            else:
-                for mail in dsns:
-                    self._in_background(self._send_dsn(mail))
+            await self.bounce(envelope, message, outcomes)
         except SendError as error:
             log.error("dsn.lost", queue_id=envelope.queue_id, reply=str(error.reply))  # noqa: TRY400
-        else:
-            maillog.reported(envelope, dsns_sent=len(dsns))
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

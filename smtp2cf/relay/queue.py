@@ -37,7 +37,7 @@ log = structlog.stdlib.get_logger("smtp2cf.queue")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """When mail is tried again: seconds from `minimum`, doubling, to `maximum`; given up after `expire_after`.
+    """When mail is tried again: after `minimum` seconds, doubling, up to `maximum`; until `expire_after`.
 
     parallel: messages sent at once.
     """

@@ -66,7 +66,11 @@ def _not_sent(outcomes: Outcomes) -> str:
 
 
 def _named(outcomes: Outcomes) -> str:
-    named = [f"<{who}> ({reply})" for who, reply in list(outcomes.items())[:NAMED_LIMIT]]
+    """The recipients with their replies, those of the same reply together."""
+    groups: dict[Reply, list[str]] = {}
+    for who, reply in list(outcomes.items())[:NAMED_LIMIT]:
+        groups.setdefault(reply, []).append(f"<{who}>")
+    named = [f"{', '.join(recipients)} ({reply})" for reply, recipients in groups.items()]
     if len(outcomes) > NAMED_LIMIT:
         named.append(f"and {len(outcomes) - NAMED_LIMIT} more")
     return ", ".join(named)
