@@ -642,6 +642,10 @@ class Message:
                 return
             yield block
 
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
 
 def _temporary_file() -> IO[bytes] | None:
     """A file without a name; None on a host with no place to write, which leaves memory."""
@@ -1669,6 +1673,8 @@ class OwnSession:
             drop(self._settings, envelope, envelope.forward_paths, message)
         except Away as error:
             return f"451 4.3.0 {error}"
+        finally:
+            message.close()
         return "250 2.0.0 kept until the bridge is back"
 
     def _answer(self, outcomes: list[Outcome]) -> str:

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import structlog
 
@@ -182,7 +182,10 @@ class DropDirectory:
             task.add_done_callback(lambda _, name=name: self._done(name))  # type: ignore[misc]
 
     def _done(self, name: str) -> None:
-        del self._in_flight[name]
+        task = self._in_flight.pop(name)
+        if not task.cancelled() and task.exception() is not None:
+            self._immovable.add(name)  # trying it again at once would fail the same way, for ever
+            log.error("drop.failed", file=name, exc_info=task.exception())
         self._wake.set()
 
     async def _take(self, name: str) -> None:
@@ -289,7 +292,7 @@ def read_drop(path: Path, max_message_size: int) -> tuple[Envelope, bytes]:
         raise
     except OSError as error:
         raise BadDropError(f"cannot be opened: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise BadDropError("no regular file")
@@ -297,17 +300,26 @@ def read_drop(path: Path, max_message_size: int) -> tuple[Envelope, bytes]:
             raise BadDropError("has another name elsewhere (a hard link)")
         if path.suffix != SUFFIX:
             raise BadDropError(f"its name does not end in {SUFFIX}")
-        line = file.readline(HEAD_LIMIT)
-        if not line.endswith(b"\n"):
-            raise BadDropError("its first line has no end")
-        head = _head(line)
-        size = found.st_size - len(line)
-        if head.get("size") != size:
-            raise BadDropError(f"is not whole: {size} octets of {head.get('size')}")
-        envelope = _envelope(head, found.st_mtime)
-        if size > max_message_size:
-            raise TooBigError(envelope)
-        message = file.read(size + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return _read(file, found, max_message_size)
+    except OSError as error:
+        raise BadDropError(f"cannot be read: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
+
+
+def _read(file: BinaryIO, found: os.stat_result, max_message_size: int) -> tuple[Envelope, bytes]:
+    line = file.readline(HEAD_LIMIT)
+    if not line.endswith(b"\n"):
+        raise BadDropError("its first line has no end")
+    head = _head(line)
+    size = found.st_size - len(line)
+    if head.get("size") != size:
+        raise BadDropError(f"is not whole: {size} octets of {head.get('size')!r:.80}")
+    envelope = _envelope(head, found.st_mtime)
+    if size > max_message_size:
+        raise TooBigError(envelope)
+    message = file.read(size + 1)
     if len(message) != size:
         raise BadDropError("changed while it was read")
     return envelope, message
@@ -321,7 +333,7 @@ def _head(line: bytes) -> dict[str, Any]:
     if not isinstance(head, dict):
         raise BadDropError("its first line is no JSON object")
     if head.get("version") != VERSION:
-        raise BadDropError(f"version {head.get('version')!r}; this bridge reads version {VERSION}")
+        raise BadDropError(f"version {head.get('version')!r:.80}; this bridge reads version {VERSION}")
     return head
 
 

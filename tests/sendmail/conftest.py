@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -124,6 +124,3 @@ def away(tmp_path: Path, environment: dict[str, str]) -> Sendmail:
 def sendmail(bridge: Bridge, away: Sendmail) -> Sendmail:
     """sendmail with the bridge there."""
     return Sendmail(away.directory, away.env | bridge.env)
-
-
-Run = Callable[..., Result]

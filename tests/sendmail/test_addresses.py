@@ -1,0 +1,108 @@
+"""Addresses as people write them, and what a submission makes of them."""
+
+# ruff: noqa: E501 - a row is a line
+
+import pytest
+
+from smtp2cf.sendmail import Settings, _qualify, parse_addresses, phrase, rfc5322_date
+
+SETTINGS = {"SMTP2CF_SENDMAIL_DOMAIN": "example.com", "SMTP2CF_SENDMAIL_CONF": "/nonexistent"}
+
+LISTS = [
+    ("a@x", ["a@x"]),
+    ("a@x, b@y", ["a@x", "b@y"]),
+    ("Anna <a@x>, \"B, C\" <b@y>", ["a@x", "b@y"]),
+    ("a@x (a comment, with (nested) parts)", ["a@x"]),
+    ("(before) a@x", ["a@x"]),
+    ("a(in)@(the)x(middle)", ["a@x"]),
+    ("friends: a@x, b@y;, c@z", ["a@x", "b@y", "c@z"]),
+    ("undisclosed-recipients:;", []),
+    ("a@x; b@y", ["a@x", "b@y"]),
+    ("=?utf-8?Q?J=C3=B6rg?= <a@x>", ["a@x"]),
+    ("=?utf-8?Q?Meier,_Anna?= <a@x>", ["a@x"]),
+    ("<@relay.one,@two:a@x>", ["a@x"]),
+    ('"a b"@x', ['"a b"@x']),
+    ('"a\\"b@c"@x', ['"a\\"b@c"@x']),
+    ("a . b @ x . y", ["a.b@x.y"]),
+    ("a@[IPv6:::1], b@[127.0.0.1]", ["a@[IPv6:::1]", "b@[127.0.0.1]"]),
+    ("Anna\n <a@x>,\n\tb@y", ["a@x", "b@y"]),
+    ("jörg@bücher.example", ["jörg@bücher.example"]),
+    ("a..b@x", ["a..b@x"]),
+    ("-dash@x", ["-dash@x"]),
+    (",, a@x ,,", ["a@x"]),
+    ("", []),
+    ("Anna <a@x> trailing", ["a@x"]),
+    ("<>", [""]),
+    ("root", ["root"]),
+    ("root (Cron Daemon)", ["root"]),
+    ("Root <root>", ["root"]),
+]  # fmt: skip
+
+NO_ADDRESSES = ["John Doe", "a@", "@x", "a@b@c", "<a@x", '"open@x', "a b@x", "<a b@x>", "a\\b@x", "a@x\x00", "a\x00@x",
+                "a@x\x1b[2J", ".", "a@.", "<a:b@x>", "a@x" + "y" * 400, "a)b@x", "\udcff@x", "a@[x"]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "addresses"), LISTS)
+def test_addresses_of_a_list(text: str, addresses: list[str]) -> None:
+    assert [mailbox.address for mailbox in parse_addresses(text)] == addresses
+
+
+@pytest.mark.parametrize("text", NO_ADDRESSES)
+def test_what_is_no_address_does_not_hide_its_neighbours(text: str) -> None:
+    assert [mailbox.address for mailbox in parse_addresses(f"{text}")] == [None]
+    if '"' not in text and "[" not in text:
+        assert [mailbox.address for mailbox in parse_addresses(f"x@y,{text},z@y")] == ["x@y", None, "z@y"]
+
+
+@pytest.mark.parametrize(
+    ("field", "qualified"),
+    [
+        ("From: root (Cron Daemon)\n", "From: root@example.com (Cron Daemon)\n"),
+        ("To: root, Bob <bob>,\n\tteam: a, b@x;\n", "To: root@example.com, Bob <bob@example.com>,\n\tteam: a@example.com, b@x;\n"),
+        ('Cc: "J. Doe" <"j doe">\n', 'Cc: "J. Doe" <"j doe"@example.com>\n'),
+        ("Bcc:\n", "Bcc:\n"),
+        ("To: John Doe\n", "To: John Doe\n"),
+        ("To:a\n", "To:a@example.com\n"),
+        ("To: <>\n", "To: <>\n"),
+        ("Reply-To: x@y (no change) \n", "Reply-To: x@y (no change) \n"),
+        ("Subject: root\n", "Subject: root\n"),
+        ("Resent-To: root\n", "Resent-To: root\n"),
+    ],
+)  # fmt: skip
+def test_domain_is_added_where_it_is_missing(field: str, qualified: str) -> None:
+    name = field.partition(":")[0].lower()
+    assert _qualify(name, field, Settings(SETTINGS)) == qualified
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("Anna", "Anna"),
+        ("A. B", '"A. B"'),
+        ('a"b\\c', '"a\\"b\\\\c"'),
+        ("ü", "=?utf-8?B?w7w=?="),
+        ("=?x?=", '"=?x?="'),
+    ],
+)
+def test_display_name(name: str, written: str) -> None:
+    assert phrase(name) == written
+
+
+def test_date_is_the_same_in_every_locale() -> None:
+    assert rfc5322_date(0)[:16] in ("Thu, 1 Jan 1970 ", "Wed, 31 Dec 1969")
+    assert rfc5322_date(0)[-5] in "+-"
+
+
+def test_a_hundred_thousand_recipients_take_no_more_than_seconds() -> None:
+    text = ",\n ".join(f'"User {number}" <user{number}@example.net>' for number in range(100_000))
+
+    found = parse_addresses(text)
+
+    assert len(found) == 100_000
+    assert found[-1].address == "user99999@example.net"
+
+
+@pytest.mark.parametrize("text", ["a " * 100_000, "<" * 100_000, '"' * 100_001, "(" * 100_000, "=?" * 50_000, "@" * 100_000,
+                                  "\\" * 100_000, ":" * 100_000, "<@," * 50_000])  # fmt: skip
+def test_nonsense_takes_no_time(text: str) -> None:
+    assert all(mailbox.address is None for mailbox in parse_addresses(text))
