@@ -39,12 +39,14 @@ RUN ["install", "-d", "-o", "10025", "-g", "10025", "-m", "0750", "/var/lib/smtp
 # A container's loopback ends inside it, so both doors open to its network: mail comes from other
 # containers, probes and metrics are asked for by the kubelet and by Prometheus. SMTP stays shut for
 # whoever is not in SMTP2CF_ALLOW_NETWORKS; the admin page shows addresses of recent mail and takes no
-# commands: publish 8025 only where these may be seen.
+# commands: publish 8025 only where these may be seen. Temporary files go to the volume, the one place
+# that can be written where the root is read-only.
 ENV PATH=/opt/smtp2cf/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONUNBUFFERED=1 \
     SMTP2CF_SMTP_LISTEN=0.0.0.0:2525 \
     SMTP2CF_ADMIN_LISTEN=0.0.0.0:8025 \
-    STATE_DIRECTORY=/var/lib/smtp2cf
+    STATE_DIRECTORY=/var/lib/smtp2cf \
+    TMPDIR=/var/lib/smtp2cf
 VOLUME ["/var/lib/smtp2cf"]
 EXPOSE 2525 8025
 USER 10025:10025
