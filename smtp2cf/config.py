@@ -118,8 +118,8 @@ class Settings(BaseSettings):
         gt=0,
         le=3600,
         description="Seconds after which, in direct mode, a message that Cloudflare has not answered yet is"
-        " kept in the spool and its client gets 250. Without a spool: how long it may wait for its turn under the"
-        " account's rate limit before its client gets 451.",
+        " kept in the spool and its client gets 250. Without a spool: how long it may wait for its turn under"
+        " the account's rate limit before its client gets 451.",
     )
     partial_bounce: Literal["accept", "reject"] = Field(
         "accept",

@@ -7,14 +7,11 @@ spool beyond the shape of its mail, and sends nothing.
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from smtp2cf.envelope import Envelope, Outcomes, domain_of
+from smtp2cf.message import dsn
 from smtp2cf.reply import Reply
 from smtp2cf.spool import NewMail
-
-if TYPE_CHECKING:
-    from smtp2cf.message import dsn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +37,6 @@ def dsns_for(
     """
     if not envelope.reverse_path or not outcomes:
         return []
-    from smtp2cf.message import dsn
-
     failures: list[dsn.Report] = []
     successes: list[dsn.Report] = []
     for recipient, reply in outcomes.items():
@@ -52,9 +47,7 @@ def dsns_for(
     return [_mail(envelope, message, reports, policy) for reports in (failures, successes) if reports]
 
 
-def _event(reply: Reply, *, expired: bool) -> "dsn.Event | None":
-    from smtp2cf.message import dsn
-
+def _event(reply: Reply, *, expired: bool) -> dsn.Event | None:
     if reply.success:
         return dsn.Event.DELIVERED if reply.text.startswith("delivered") else dsn.Event.RELAYED
     if reply.permanent:
@@ -62,9 +55,7 @@ def _event(reply: Reply, *, expired: bool) -> "dsn.Event | None":
     return dsn.Event.EXPIRED if expired else None
 
 
-def _mail(envelope: Envelope, message: bytes, reports: "list[dsn.Report]", policy: BouncePolicy) -> NewMail:
-    from smtp2cf.message import dsn
-
+def _mail(envelope: Envelope, message: bytes, reports: list[dsn.Report], policy: BouncePolicy) -> NewMail:
     now = time.time()
     content = dsn.build(
         envelope,
