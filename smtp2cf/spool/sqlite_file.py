@@ -148,14 +148,19 @@ def _migrate(connection: sqlite3.Connection, path: Path, *, serve: bool) -> None
             f"the spool {path} was written by a newer smtp2cf (schema {version}, this one knows "
             f"{len(MIGRATIONS)}): upgrade smtp2cf, or set another SMTP2CF_SPOOL_URL"
         )
-    if version == len(MIGRATIONS):
-        return
     if not serve:
-        raise SpoolError(f"the spool {path} has an older schema: 'smtp2cf serve' brings it up to date")
+        if version < len(MIGRATIONS):
+            raise SpoolError(f"the spool {path} has an older schema: 'smtp2cf serve' brings it up to date")
+        return
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of effect in an empty file alone
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         raise SpoolError(f"the file system of {path} does not take SQLite's write-ahead log")
+    if version < len(MIGRATIONS):
+        _take_further(connection, version)
+
+
+def _take_further(connection: sqlite3.Connection, version: int) -> None:
     connection.execute("BEGIN EXCLUSIVE")
     for migration in MIGRATIONS[version:]:
         for statement in migration.split(";"):

@@ -225,7 +225,9 @@ class Store:
             return [False] * len(jobs)
         # One step of the pragma gives one page back, so it has to be read to its end.
         connection.execute(f"PRAGMA incremental_vacuum({FREE_PAGES})").fetchall()
-        return [True] * len(jobs)
+        # A file that was made without auto_vacuum gives nothing back: no reason to go on for ever.
+        (left,) = connection.execute("PRAGMA freelist_count").fetchone()
+        return [left < free] * len(jobs)
 
     def _claim(self, connection: sqlite3.Connection, jobs: list[int]) -> list[list[SpoolItem]]:
         return [self._claim_one(connection, limit) for limit in jobs]

@@ -506,6 +506,7 @@ async def test_mail_that_is_given_back_is_held_if_it_was_asked(spool: Any, chang
         await do(spool, Action.RELEASE)
     await spool.give_back(queue_id)
     assert (await only(spool)).status is (Status.QUEUED if changed_mind else Status.HELD)
+    assert len(await spool.claim(1)) == changed_mind
 
 
 async def test_mail_that_is_held_while_it_goes_out_is_gone(spool: Any) -> None:

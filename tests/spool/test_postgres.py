@@ -115,14 +115,19 @@ async def test_replicas_share_the_work_and_nothing_is_done_twice(postgres: Backe
     assert sent == Counter(mail.envelope.queue_id for mail in letters)
 
 
-async def test_who_waits_is_woken_by_another_replicas_mail(postgres: Backend) -> None:
+async def test_who_waits_is_woken_by_another_replica(postgres: Backend) -> None:
     waiter, other = await postgres.open(), await postgres.open()
+    await waiter.wait_due(0.5)  # by then it listens
     waiting = asyncio.create_task(waiter.wait_due(60))
     await other.put(new_mail(attempts=1, delay=600))
     await asyncio.sleep(0.2)
     assert not waiting.done()
     async for _ in other.apply(Action.RETRY, Filter()):
         pass
+    await asyncio.wait_for(waiting, 5)
+    await waiter.claim(1)
+    waiting = asyncio.create_task(waiter.wait_due(60))
+    await other.put(new_mail())
     await asyncio.wait_for(waiting, 5)
 
 

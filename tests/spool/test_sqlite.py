@@ -325,6 +325,21 @@ async def test_room_is_given_back_to_the_disk(sqlite: Backend) -> None:
     assert file_of(sqlite).stat().st_size < 20_000_000
 
 
+async def test_a_file_that_gives_no_room_back_is_left_in_peace(sqlite: Backend) -> None:
+    """One that a DBA rebuilt without auto_vacuum, and without the write-ahead log."""
+    await sqlite.close(await sqlite.open())
+    with sqlite3.connect(file_of(sqlite), isolation_level=None) as connection:
+        for statement in ("PRAGMA journal_mode = DELETE", "PRAGMA auto_vacuum = NONE", "VACUUM"):
+            connection.execute(statement)
+    connection.close()
+    spool = await sqlite.open()
+    assert file_of(sqlite).with_name("spool.sqlite3-wal").exists()
+    await spool.put(*(new_mail(b"x" * 4_000_000) for _ in range(5)))
+    async for _ in spool.apply(Action.DELETE, Filter()):
+        pass
+    await asyncio.wait_for(spool._renew(()), 10)
+
+
 async def test_memory_does_not_grow_with_the_queue(sqlite: Backend) -> None:
     script = """
 import asyncio, resource, sys
