@@ -20,8 +20,8 @@ $(SET_UP): requirements/dev.txt pyproject.toml
 run: $(SET_UP)  ## start the bridge with its sandbox, ready for mail, no account needed
 	@$(BIN)/smtp2cf serve --sandbox
 
-test: $(SET_UP)  ## the tests (TESTS=path/to/some for fewer)
-	$(BIN)/python -m pytest -n auto $(TESTS)
+test: $(SET_UP)  ## the tests (TESTS=path/to/some for fewer, FAST=1 to leave out the slow ones)
+	$(BIN)/python -m pytest -n auto --dist loadgroup $(if $(FAST),-m 'not slow') $(TESTS)
 
 check: $(SET_UP)  ## lint, types, the rooms' dependencies, config.example.env in step with the settings
 	$(BIN)/ruff check .

@@ -6,6 +6,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.bridge import Bridge, running_bridge
+from tests.support.skips import (  # noqa: F401 - hooks of every run
+    pytest_make_collect_report,
+    pytest_runtest_makereport,
+    pytest_terminal_summary,
+)
 
 
 @pytest.fixture(scope="session")

@@ -53,7 +53,9 @@ class Bridge:
             if self.process.poll() is not None:
                 break
             time.sleep(0.02)
-        raise AssertionError(f"no {event!r} {fields} in the log:\n{self.log_path.read_text(errors='replace')}")
+        raise AssertionError(
+            f"no {event!r} {fields} in the log:\n{self.log_path.read_text(errors='replace')}"
+        )
 
     def messages(self) -> list[dict]:
         """What send_raw accepted, oldest first; mime_message as bytes."""
@@ -93,14 +95,18 @@ class Bridge:
 def running_bridge(directory: Path, *arguments: str, sandbox: bool = True, **env: str) -> Iterator[Bridge]:
     """Start a bridge with settings given as SMTP2CF_ variables without their prefix; stop it after."""
     settings = {"SMTP_LISTEN": "127.0.0.1:0", "ADMIN_LISTEN": "127.0.0.1:0", "LOG_FORMAT": "json", **env}
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(("SMTP2CF_", "CLOUDFLARE_"))}
+    environ = {
+        name: value for name, value in os.environ.items() if not name.startswith(("SMTP2CF_", "CLOUDFLARE_"))
+    }
     environ |= {f"SMTP2CF_{name}": value for name, value in settings.items()}
     command = [sys.executable, "-m", "smtp2cf", "serve", *arguments]
     if sandbox:
         command += ["--sandbox", "--sandbox-listen", "127.0.0.1:0"]
     log = directory / "bridge.log"
     with log.open("ab") as log_file:
-        process = subprocess.Popen(command, env=environ, stderr=log_file, stdout=subprocess.DEVNULL, cwd=directory)
+        process = subprocess.Popen(
+            command, env=environ, stderr=log_file, stdout=subprocess.DEVNULL, cwd=directory
+        )
     try:
         yield Bridge(process, log)
     finally:
