@@ -16,7 +16,7 @@ _KEYWORD = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]*")
 _XTEXT = r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})"
 
 MAIL_RULES: Mapping[str, tuple[re.Pattern[str], str]] = {
-    "SIZE": (re.compile(r"\d{1,20}"), "a number of octets"),
+    "SIZE": (re.compile(r"[0-9]{1,20}"), "a number of octets"),
     "BODY": (re.compile(r"7BIT|8BITMIME", re.IGNORECASE), "7BIT or 8BITMIME"),
     "SMTPUTF8": (re.compile(r""), "no value"),
     "RET": (re.compile(r"FULL|HDRS", re.IGNORECASE), "FULL or HDRS"),
@@ -29,7 +29,10 @@ RCPT_RULES: Mapping[str, tuple[re.Pattern[str], str]] = {
         "NEVER, or of SUCCESS, FAILURE and DELAY",
     ),
     "ORCPT": (
-        re.compile(rf"(?=.{{1,500}}\Z)(?:[0-9A-Za-z-]+;{_XTEXT}+|utf-8;[^\x00-\x20\x7f]+)", re.IGNORECASE),
+        re.compile(
+            rf"(?=.{{1,500}}\Z)(?:[0-9A-Za-z-]+;{_XTEXT}+|utf-8;[^\x00-\x20\x7f-\xa0\u2028\u2029\ud800-\udfff]+)",
+            re.IGNORECASE,
+        ),
         "type;address with the address in xtext",
     ),
 }

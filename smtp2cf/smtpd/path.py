@@ -12,13 +12,18 @@ from smtp2cf.reply import Reply
 ADDRESS_LIMIT = 320
 """Characters of an address: 64 of a local part, the @, 255 of a domain (RFC 5321 §4.5.3.1)."""
 
-_LOCAL = r"""(?:[^\x00-\x20\x7f-\x9f<>()\[\]\\,;:@"]+|"(?:[^\x00-\x1f\x7f"\\]|\\[\x20-\x7e])*")"""
-_LABEL = r"[0-9A-Za-z_\u0080-\U0010ffff][0-9A-Za-z_\u0080-\U0010ffff-]*+(?<!-)"
-_DOMAIN = rf"(?:{_LABEL}(?:\.{_LABEL})*\.?|\[[0-9A-Fa-f:.IPvx]+\])"
+# Spaces, line ends and marks that turn the direction of text round, which are no part of a name.
+_UNSEEN = r"\x7f-\xa0\u1680\u2000-\u200b\u200e\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff"
+_LOCAL = rf"""(?:[^\x00-\x20{_UNSEEN}<>()\[\]\\,;:@"]+|"(?:[^\x00-\x1f{_UNSEEN}"\\]|\\[\x20-\x7e])*")"""
+_LETTER = rf"(?:[0-9A-Za-z_]|[^\x00-\x7f{_UNSEEN}])"
+_LABEL = rf"{_LETTER}(?:{_LETTER}|-)*+(?<!-)"
+_DOMAIN = rf"(?:{_LABEL}(?:\.{_LABEL})*\.?|\[(?:(?i:IPv6):)?[0-9A-Fa-f:.]+\])"
 _ROUTE = r"(?:@[^:<>@,\s]+(?:,@[^:<>@,\s]+)*:)?"
 
-_PLAIN = re.compile(r"<([0-9A-Za-z.+=_-]+@[0-9A-Za-z][0-9A-Za-z-]*(?:\.[0-9A-Za-z][0-9A-Za-z-]*)+)>")
-_BRACKETED = re.compile(rf"<\s*{_ROUTE}({_LOCAL}@{_DOMAIN})?\s*>")
+_PLAIN = re.compile(
+    r"<([0-9A-Za-z.+=_-]+@[0-9A-Za-z][0-9A-Za-z-]*+(?<!-)(?:\.[0-9A-Za-z][0-9A-Za-z-]*+(?<!-))+)>"
+)
+_BRACKETED = re.compile(rf"<\s*(?:{_ROUTE}({_LOCAL}@{_DOMAIN})\s*)?>")
 _BARE = re.compile(rf"({_LOCAL}@{_DOMAIN})(?=\s|\Z)")
 _LOCAL_ONLY = re.compile(rf"<\s*({_LOCAL})\s*>|({_LOCAL})(?=\s|\Z)")
 

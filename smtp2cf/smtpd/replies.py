@@ -20,7 +20,11 @@ NO_HELLO = Reply(503, "5.5.1", "send HELO or EHLO first")
 NO_MAIL = Reply(503, "5.5.1", "send MAIL FROM first")
 NO_RCPT = Reply(503, "5.5.1", "send RCPT TO first: there are no recipients")
 NESTED_MAIL = Reply(503, "5.5.1", "MAIL FROM was given already: send DATA or RSET")
+NULL_RECIPIENT = Reply(553, "5.1.3", "<>: a recipient can't be the null address")
 HTTP_CLIENT = Reply(554, "5.5.0", "this is an SMTP server, not HTTP")
+TLS_CLIENT = Reply(
+    554, "5.5.0", "this is SMTP without TLS: turn off TLS (SSL) in the client, or use another port"
+)
 
 TOO_MANY_ERRORS = Reply(421, "4.7.0", "too many errors, goodbye")
 TOO_MANY_SESSIONS = Reply(421, "4.3.2", "too many sessions (SMTP2CF_MAX_SESSIONS), try again later")

@@ -4,17 +4,22 @@ Knows no relay: it is handed `accept`, which takes an envelope and a message and
 """
 
 import asyncio
+import contextlib
 import functools
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import structlog
+from aiosmtpd.smtp import SMTP
 
 from smtp2cf.envelope import Envelope, Verdict
-from smtp2cf.smtpd.session import Session
+from smtp2cf.reply import Reply
+from smtp2cf.smtpd import replies
+from smtp2cf.smtpd.session import AIOSMTPD_COMMANDS, COMMANDS, Session
 
 Accept = Callable[[Envelope, bytes], Awaitable[Verdict]]
 Answered = Callable[[Envelope, bool], None]
@@ -22,6 +27,8 @@ Answered = Callable[[Envelope, bool], None]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 BACKLOG = 2048
+ABORT_WAIT = 1.0
+"""Seconds that sessions which are hung up on have to end."""
 
 log = structlog.stdlib.get_logger("smtp2cf.smtpd")
 
@@ -44,15 +51,12 @@ class Policy:
 
     def may_relay(self, client: str) -> bool:
         """A client at this address may relay; one on a unix socket has none and may."""
-        return not client or _in_networks(client, self.allow_networks)
-
-
-@functools.lru_cache(maxsize=4096)
-def _in_networks(client: str, networks: tuple[Network, ...]) -> bool:
-    address = ipaddress.ip_address(client.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return any(address in network for network in networks)
+        if not client:
+            return True
+        address = ipaddress.ip_address(client.partition("%")[0])
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        return any(address in network for network in self.allow_networks)
 
 
 class Server:
@@ -63,7 +67,8 @@ class Server:
         self.answered = answered
         self.policy = policy
         self.sessions: set[Session] = set()
-        self.session_state: dict[str, Any] | None = None
+        self.session_template = _session_template(policy)
+        self.may_relay = functools.lru_cache(maxsize=4096)(policy.may_relay)
         self.greeting = f"220 {policy.hostname} ESMTP smtp2cf\r\n".encode()
         self.helo_reply = f"250 {policy.hostname}\r\n".encode()
         self.ehlo_reply = _ehlo_reply(policy)
@@ -88,22 +93,29 @@ class Server:
             listener.close()
         for session in tuple(self.sessions):
             session.finish()
+        try:
+            await self._until_empty(timeout)
+        except TimeoutError:
+            log.warning("drain.timeout", sessions=len(self.sessions))
+            for session in tuple(self.sessions):
+                session.abort()
+            with contextlib.suppress(TimeoutError):
+                await self._until_empty(ABORT_WAIT)
+
+    async def _until_empty(self, timeout: float) -> None:  # noqa: ASYNC109 - as above
         if self.sessions:
             self._emptied.clear()
-            try:
-                await asyncio.wait_for(self._emptied.wait(), timeout)
-            except TimeoutError:
-                log.warning("drain.timeout", sessions=len(self.sessions))
-                for session in tuple(self.sessions):
-                    session.abort()
+            await asyncio.wait_for(self._emptied.wait(), timeout)
 
-    def admit(self, session: Session) -> bool:
-        """Count a session in; False when there are too many, or no more are wanted."""
-        if self._draining or len(self.sessions) >= self.policy.max_sessions:
+    def admit(self, session: Session) -> Reply | None:
+        """Count a session in; the reply when there are too many, or no more are wanted."""
+        if self._draining:
+            return replies.SHUTTING_DOWN
+        if len(self.sessions) >= self.policy.max_sessions:
             log.warning("session.refused", sessions=len(self.sessions))
-            return False
+            return replies.TOO_MANY_SESSIONS
         self.sessions.add(session)
-        return True
+        return None
 
     def forget(self, session: Session) -> None:
         """Count a session out."""
@@ -128,3 +140,28 @@ def _ehlo_reply(policy: Policy) -> bytes:
     )
     last = len(offered) - 1
     return "".join(f"250{'-' if n < last else ' '}{word}\r\n" for n, word in enumerate(offered)).encode()
+
+
+def _session_template(policy: Policy) -> dict[str, Any]:
+    """The attributes that aiosmtpd gives every session: names, limits, switches.
+
+    Nothing that can change: its reader, futures and bound methods belong to one session alone.
+    """
+    loop = asyncio.new_event_loop()
+    try:
+        found = SMTP(
+            None,
+            hostname=policy.hostname,
+            data_size_limit=policy.max_message_size,
+            enable_SMTPUTF8=True,
+            timeout=policy.session_timeout,
+            loop=loop,
+        )
+    finally:
+        loop.close()
+    plain = {
+        name: value for name, value in vars(found).items() if isinstance(value, (str, int, float, type(None)))
+    }
+    nothing: MappingProxyType[str, Any] = MappingProxyType({})
+    commands = MappingProxyType({**COMMANDS, **AIOSMTPD_COMMANDS})
+    return {**plain, "_handle_hooks": nothing, "_auth_methods": nothing, "_smtp_methods": commands}
