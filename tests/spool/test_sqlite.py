@@ -333,8 +333,8 @@ async def test_a_file_that_gives_no_room_back_is_left_in_peace(sqlite: Backend) 
             connection.execute(statement)
     connection.close()
     spool = await sqlite.open()
-    assert file_of(sqlite).with_name("spool.sqlite3-wal").exists()
     await spool.put(*(new_mail(b"x" * 4_000_000) for _ in range(5)))
+    assert file_of(sqlite).with_name("spool.sqlite3-wal").exists()
     async for _ in spool.apply(Action.DELETE, Filter()):
         pass
     await asyncio.wait_for(spool._renew(()), 10)
