@@ -33,7 +33,10 @@ MAX_DEPTH = 100
 """Parts within parts that are looked into."""
 
 MAX_PARTS = 10_000
-"""Parts of a message that are looked into."""
+"""Parts of a message that are looked at."""
+
+MAX_FIELDS = 10_000
+"""Fields that a header may have for its part to be looked into."""
 
 MAX_FIELD_BYTES = 256 * 1024
 """Bytes of header fields that are made encoded words and parameters."""
@@ -94,11 +97,10 @@ class _Conversion:
 
     def entity(self, start: int, end: int, default_type: str, *, depth: int, is_message: bool) -> bool:
         """Convert the message or body part between the two; has it or a part of it been encoded?"""
-        if depth > MAX_DEPTH:
+        header = parse_header(self._message, start, end, most=MAX_FIELDS + 1)
+        if depth > MAX_DEPTH or len(header.fields) > MAX_FIELDS:
             self._salvage(start, end)
             return False
-        self._parts_left -= 1
-        header = parse_header(self._message, start, end)
         fields = [field for field in header.fields if self._is_raw(field.start, field.end)]
         content_type = self._content_type(header, default_type)
         place = len(self._edits)
@@ -121,7 +123,8 @@ class _Conversion:
         part_type = "message/rfc822" if content_type.media_type == "multipart/digest" else "text/plain"
         encoded = False
         for region in split_multipart(self._message, start, end, content_type.boundary or b""):
-            if self._parts_left <= 0:
+            self._parts_left -= region.part
+            if self._parts_left < 0:
                 self._salvage(region.start, end)
                 break
             if self._is_raw(region.start, region.end):

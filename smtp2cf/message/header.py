@@ -6,6 +6,7 @@ unfolded or interpreted here: what a field means is for others.
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 # A field name may be empty, and white space may stand before the colon (RFC 5322 §4.5.8); "From " is what
@@ -67,13 +68,14 @@ def drop_headers(message: bytes, names: frozenset[str]) -> bytes:
     return message if len(header) == end else header + message[end:]
 
 
-def parse_header(message: bytes, start: int, end: int) -> Header:
-    """The header that begins at `start` of a message or body part that ends at `end`.
+def parse_header(message: bytes, start: int, end: int, *, most: int) -> Header:
+    """The header that begins at `start` of a message or body part that ends at `end`; its first `most`
+    fields if it has more.
 
     As readers take it (Postfix, Python's `email`), it also ends before the first line that is
     neither a field nor the continuation of one.
     """
-    fields = list(_fields(message, start, end))
+    fields = list(islice(_fields(message, start, end), most))
     header_end = fields[-1].end if fields else start
     empty_line = _EMPTY_LINE.match(message, header_end, end)
     return Header(fields, header_end, empty_line.end() if empty_line else header_end)

@@ -21,6 +21,9 @@ PARAMETER = re.compile(
 )
 """A segment that is a parameter; `section` and `extended` are those of RFC 2231 §3 and §4."""
 
+_LONGEST_CONTENT_TYPE = 64 * 1024
+"""Bytes; what is behind them is not looked at."""
+
 _MEDIA_TYPE = re.compile(r"\s*+([^\s/;()]++/[^\s/;()]++)")
 _TOKEN = re.compile(r'[\s"]*+([^\s;"()]++)')
 _QUOTED = re.compile(r'"((?:[^"\\]++|\\.)*+)', re.DOTALL)
@@ -47,7 +50,7 @@ class Region(NamedTuple):
 
 def parse_content_type(value: bytes) -> ContentType:
     """Read a Content-Type. What names no media type is text/plain (RFC 2045 §5.2)."""
-    text = _unfold(value)
+    text = _unfold(value[:_LONGEST_CONTENT_TYPE])
     media_type = _MEDIA_TYPE.match(text)
     found = _parameters(text)
     boundary = found.get("boundary")

@@ -2,10 +2,10 @@
 
 import re
 from email import message_from_bytes
+from email._parseaddr import AddressList
 from email.header import decode_header, make_header
 from email.message import Message
 from email.policy import Policy, compat32, default
-from email.utils import getaddresses
 
 POLICIES = [compat32, default]
 
@@ -32,7 +32,9 @@ def display_names(message: bytes) -> list[str]:
     """Those in From, To and Cc; by the old policy, as the new one puts spaces between encoded words."""
     header = read(message, compat32)
     fields = [str(header[name]) for name in ("From", "To", "Cc") if header[name]]
-    return [str(make_header(decode_header(name))) for name, _ in getaddresses(fields)]
+    # Behind email.utils.getaddresses, which in newer Pythons gives nothing for a list it finds odd.
+    names = [name for field in fields for name, _ in AddressList(field).addresslist]
+    return [str(make_header(decode_header(name))) for name in names]
 
 
 def untouched_lines(message: bytes) -> list[bytes]:

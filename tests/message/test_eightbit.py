@@ -4,7 +4,7 @@ from email.policy import default
 
 import pytest
 
-from smtp2cf.message.eightbit import MAX_DEPTH, MAX_FIELD_BYTES, MAX_PARTS, is_utf8, to_utf8
+from smtp2cf.message.eightbit import MAX_DEPTH, MAX_FIELD_BYTES, MAX_FIELDS, MAX_PARTS, is_utf8, to_utf8
 from tests.message.reading import leaves, read
 
 LATIN1 = "Content-Type: text/plain; charset=iso-8859-1"
@@ -66,6 +66,14 @@ LEAVES = {
     "a multipart without parts becomes UTF-8": (
         message("Content-Type: multipart/mixed; boundary=b", "", "Gr\xf6\xdfe", "--a"),
         utf8("Content-Type: multipart/mixed; boundary=b", "", "Größe", "--a"),
+    ),
+    "a multipart without a boundary becomes UTF-8": (
+        message("Content-Type: multipart/mixed", "", "Gr\xf6\xdfe"),
+        utf8("Content-Type: multipart/mixed", "", "Größe"),
+    ),
+    "a boundary does not end in white space": (
+        message(VERSION, 'CONTENT-TYPE: MULTIPART/Mixed; BOUNDARY="b "', "", "--b ", "", "\xe9", "--b--"),
+        utf8(VERSION, 'CONTENT-TYPE: MULTIPART/Mixed; BOUNDARY="b "', "", "--b ", QP, "", "=E9", "--b--"),
     ),
     "a message in a message gets its own MIME-Version": (
         message("Content-Type: message/rfc822", "", "Subject: x", "", "\xe9"),
@@ -181,8 +189,16 @@ def test_parts_are_looked_into_up_to_a_depth() -> None:
 def test_parts_are_looked_into_up_to_a_number() -> None:
     parts = b"--b\r\n\r\n\xe9\r\n" * (MAX_PARTS + 5)
     converted = to_utf8(b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + parts)
-    assert converted.count(b"=E9") == MAX_PARTS - 1
+    assert converted.count(b"=E9") == MAX_PARTS
     assert converted.endswith("--b\r\n\r\né\r\n".encode())
+
+
+def test_parts_with_more_fields_than_anybody_writes_are_not_looked_into() -> None:
+    header = b"Subject: \xe9\r\n" + b"X-A: b\r\n" * (MAX_FIELDS - 1)
+    assert to_utf8(header + b"\r\n\xe9").endswith(b"=E9")
+    assert to_utf8(header + b"X-A: b\r\n\r\n\xe9") == (header + b"X-A: b\r\n\r\n\xe9").replace(
+        b"\xe9", b"\xc3\xa9"
+    )
 
 
 def test_fields_become_encoded_words_up_to_a_number_of_bytes() -> None:

@@ -56,9 +56,14 @@ def test_fields_end_where_readers_see_the_body_begin(
     message: bytes, fields: list[tuple[str, bytes]], body: bytes
 ) -> None:
     around = b"A: 1\r\n" + message + b"\r\nB: 2\r\n\r\n"
-    header = parse_header(around, 6, 6 + len(message))
+    header = parse_header(around, 6, 6 + len(message), most=100)
     assert [(field.name, around[field.value : field.end]) for field in header.fields] == fields
     assert around[header.body : 6 + len(message)] == body
+
+
+def test_no_more_fields_are_parsed_than_asked_for() -> None:
+    message = b"A: 1\r\n" * 5 + b"\r\n"
+    assert len(parse_header(message, 0, len(message), most=3).fields) == 3
 
 
 RECEIVED = [
