@@ -86,11 +86,13 @@ def test_any_bytes_come_out_as_utf8(message: bytes) -> None:
     assert to_utf8(converted) is converted
 
 
+@settings(deadline=None)
 @given(st.text().map(str.encode) | messages.filter(is_utf8))
 def test_any_utf8_comes_out_as_the_same_object(message: bytes) -> None:
     assert to_utf8(message) is message
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=50))
 def test_utf8_is_what_python_decodes(message: bytes) -> None:
     assert is_utf8(message) == (message.decode("utf-8", "ignore").encode() == message)

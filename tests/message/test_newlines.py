@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtp2cf.message.newlines import has_bare_newlines, normalize_newlines
@@ -36,6 +36,7 @@ def test_each_bare_newline_becomes_a_crlf(message: bytes, normalized: bytes) -> 
     assert normalize_newlines(message) == normalized
 
 
+@settings(deadline=None)
 @given(any_newlines | st.binary())
 def test_bare_is_what_has_no_other_half(message: bytes) -> None:
     assert has_bare_newlines(message) == bool(re.search(rb"\r(?!\n)|(?<!\r)\n", message))
@@ -43,6 +44,9 @@ def test_bare_is_what_has_no_other_half(message: bytes) -> None:
     assert not has_bare_newlines(normalize_newlines(message))
 
 
-@pytest.mark.parametrize("message", [message for _, message in CORPUS if is_verbatim(message)])
+VERBATIM = {name: message for name, message in CORPUS if is_verbatim(message)}
+
+
+@pytest.mark.parametrize("message", VERBATIM.values(), ids=VERBATIM)
 def test_a_message_with_crlf_is_the_same_object(message: bytes) -> None:
     assert normalize_newlines(message) is message
