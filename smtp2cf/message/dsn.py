@@ -1,0 +1,438 @@
+"""Delivery status notifications: what became of a message, told to its sender.
+
+Who wants one (RFC 3461 §4.1, §6.2), and its bytes: a multipart/report (RFC 6522) of a text for people,
+a delivery-status (RFC 3464; RFC 6533 where an address is not ASCII) and the original's header or the
+original. Marked as automatic (RFC 3834). `email` writes and folds the fields; the original's bytes go
+in as they are, which `email` would not do.
+
+No loop is possible: a DSN is sent from the null reverse-path, and nothing is wanted for that.
+Knows nothing of the spool and of how a DSN is sent.
+"""
+
+import re
+import secrets
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from email.errors import HeaderParseError
+from email.header import decode_header
+from email.policy import compat32
+from email.utils import format_datetime, make_msgid, quote
+from enum import Enum
+from typing import NamedTuple
+
+from smtp2cf.envelope import Envelope
+from smtp2cf.message.charset import decode
+from smtp2cf.message.eightbit import is_utf8
+from smtp2cf.message.header import split_header
+from smtp2cf.message.newlines import normalize_newlines
+from smtp2cf.message.transfer import quoted_printable
+from smtp2cf.reply import Reply
+
+FULL_LIMIT = 64 * 1024
+"""Bytes of the largest original that is returned in full, and of the most that is shown of a header."""
+
+DIAGNOSTIC_LIMIT = 500
+"""Characters of an answer that a DSN quotes."""
+
+NAMED_LIMIT = 100
+"""Recipients that the text names; the delivery-status has them all."""
+
+EXPIRED_STATUS = "4.4.7"
+"""Delivery time expired (RFC 3463 §3.5). Of class 4, as §2 has it for a report of a failure after which
+sending again may succeed."""
+
+_SUBJECT_LIMIT = 200
+_LINE_LIMIT = 998
+_VALUE_LIMIT = 900
+"""Octets of an address or id, so that its field stays within a line (RFC 5322 §2.1.1)."""
+
+
+class Event(Enum):
+    """What a recipient's part of a DSN is about: the Action (RFC 3464 §2.3.3), and why."""
+
+    FAILED = "failed"
+    """Refused, or given up where mail cannot wait."""
+    EXPIRED = "expired"
+    """Deferred until it was too late; Action is failed."""
+    DELAYED = "delayed"
+    """Not yet delivered; it is still tried."""
+    DELIVERED = "delivered"
+    """The recipient's server took it."""
+    RELAYED = "relayed"
+    """Passed on to a system that will not report of the delivery."""
+
+
+class Report(NamedTuple):
+    """What became of one recipient.
+
+    reply: the last answer. last_attempt: seconds since the epoch, None for the time of the DSN.
+    retry_until: seconds since the epoch, where it is DELAYED.
+    """
+
+    recipient: str
+    event: Event
+    reply: Reply
+    last_attempt: float | None = None
+    retry_until: float | None = None
+
+
+class _Part(NamedTuple):
+    content_type: str
+    description: str
+    body: bytes
+    encoding: str = ""
+
+
+class _Kind(NamedTuple):
+    """What an event means: to whom it matters (NOTIFY), the Action, the Subject, what people read."""
+
+    notify: str
+    action: str
+    subject: str
+    told: str
+
+
+_UNDELIVERED = "Undelivered Mail Returned to Sender"
+_SUCCESS = "Successful Mail Delivery Report"
+_KINDS = {
+    Event.FAILED: _Kind("FAILURE", "failed", _UNDELIVERED, "could not be delivered to"),
+    Event.EXPIRED: _Kind(
+        "FAILURE", "failed", _UNDELIVERED, "was tried for {age}, has now been given up, and did not reach"
+    ),
+    Event.DELAYED: _Kind(
+        "DELAY", "delayed", "Delayed Mail (still being retried)", "could not be delivered yet to"
+    ),
+    Event.DELIVERED: _Kind("SUCCESS", "delivered", _SUCCESS, "was delivered to"),
+    Event.RELAYED: _Kind(
+        "SUCCESS", "relayed", _SUCCESS, "was passed on, to a mail system that reports nothing back, for"
+    ),
+}
+"""The most important first: the first that occurs gives the DSN its subject."""
+
+_FAILURES = (Event.FAILED, Event.EXPIRED)
+
+# What a status says and what to do, by its subject and detail (RFC 3463 §3, RFC 5248), else by its subject.
+_CHECK = "Check the address for typing errors; ask the recipient for the right one in some other way."
+_LATER = "Send the message again later. If it fails again, ask your postmaster."
+_ASK = "Ask your postmaster, who finds the details below."
+_WORDS = {
+    "1.1": ("There is no such mailbox.", _CHECK),
+    "1.2": ("The domain of the address does not exist or takes no mail.", _CHECK),
+    "1.3": ("The address is not one that mail can be sent to.", _CHECK),
+    "1.6": ("The mailbox has moved and nobody knows where to.", _CHECK),
+    "1.7": ("Your own address, the sender's, is not valid.", _ASK),
+    "1.8": ("Your own address, the sender's, has a domain that does not exist.", _ASK),
+    "1.10": ("The domain of the address takes no mail.", _CHECK),
+    "2.1": ("The mailbox is switched off.", _CHECK),
+    "2.2": ("The mailbox is full.", "Tell the recipient in some other way, then send the message again."),
+    "2.3": (
+        "The message is larger than the mailbox allows.",
+        "Make it smaller, or send a link to large files.",
+    ),
+    "3.4": ("The message is too large.", "Make it smaller, or send a link to large files."),
+    "4.6": ("The message went round in circles.", _ASK),
+    "1": ("There is something wrong with the address.", _CHECK),
+    "2": ("The mailbox does not take this message now.", _LATER),
+    "3": ("The mail system cannot take this message now.", _LATER),
+    "4": ("The mail system could not be reached.", _LATER),
+    "5": ("The mail systems did not understand each other.", _ASK),
+    "6": ("The content of the message was not accepted.", _ASK),
+    "7": ("The message was refused by a rule or a block list.", _ASK),
+}
+_NO_WORDS = ("The message was not accepted.", _ASK)
+
+_STATUS = re.compile(r"[245]\.\d{1,3}\.\d{1,3}")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_XTEXT = re.compile(r"\+([0-9A-Fa-f]{2})")
+_EMBEDDED = re.compile(r"\\x\{([0-9A-Fa-f]{2,6})\}")
+_ADDRESS_TYPE = re.compile(r"[0-9A-Za-z-]{1,40}")
+_PLAIN_LOCAL = re.compile(r"""[^\s()<>\[\]:;@\\,"]+|"(?:[^"\\]|\\.)*\"""")
+_NOT_IN_DOMAIN = re.compile(r"[^\w.:\[\]-]")
+_NOT_IN_HOSTNAME = re.compile(r"[^!-~]|[<>@()]")
+_SUBJECT = re.compile(rb"^subject[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*+)", re.IGNORECASE | re.MULTILINE)
+_MESSAGE_ID = re.compile(
+    rb"^message-id[ \t]*+:(?:\r\n)?[ \t]*+(<[!-;=?A-~]{1,200}@[!-;=?A-~]{1,200}>)[ \t]*+\r$",
+    re.IGNORECASE | re.MULTILINE,
+)
+_NOT_7BIT = re.compile(rb"[^\t\r\n -~]|^[^\r\n]{%d}" % (_LINE_LIMIT + 1), re.MULTILINE)
+
+# The other policies parse a value, decode encoded words even in addresses, and may write it anew; this one
+# writes it as it is. UTF-8 comes in as surrogates and leaves as the bytes it was.
+_VERBATIM = compat32.clone(linesep="\r\n", max_line_length=None)
+
+
+def wanted(envelope: Envelope, recipient: str, event: Event) -> bool:
+    """Does the sender want to hear of this (RFC 3461 §4.1, §6.2)?
+
+    Never at the null reverse-path, which is where DSNs come from, and never against NOTIFY. Without
+    NOTIFY failures only.
+    """
+    if not envelope.reverse_path:
+        return False
+    asked = envelope.notify.get(recipient, "FAILURE").upper().split(",")
+    return _KINDS[event].notify in asked
+
+
+def build(
+    envelope: Envelope, message: bytes, reports: Sequence[Report], *, hostname: str, sender: str, now: float
+) -> bytes:
+    """The DSN about `message`, for its sender: bytes with CRLF line ends, in UTF-8.
+
+    reports: what became of recipients, one or more, of any events. hostname: who reports. sender:
+    the address in From. now: seconds since the epoch. The original comes along as RET asks: in full
+    if something failed and it is UTF-8 of at most FULL_LIMIT bytes, else its header; bare newlines
+    in it become CRLF. Raises ValueError for the null reverse-path and for no reports.
+    """
+    if not envelope.reverse_path or not reports:
+        raise ValueError("a DSN is about somebody and for somebody")
+    hostname = _NOT_IN_HOSTNAME.sub("?", hostname) or "localhost"
+    header = _shown_header(message)
+    original, note = _original(envelope, message, header, reports)
+    text = _text(envelope, reports, hostname, now, _subject(header), note)
+    parts = [
+        _Part("text/plain; charset=utf-8", "Notification", text),
+        _status(envelope, reports, hostname, now),
+    ]
+    parts += [original] if original else []
+    boundary, body = _multipart(parts)
+    report_type = parts[1].content_type.partition("/")[2]
+    fields = [
+        ("From", f"Mail Delivery System <{_mailbox(sender)}>"),
+        ("To", _mailbox(envelope.reverse_path)),
+        ("Subject", next(kind.subject for event, kind in _KINDS.items() if _has(reports, event))),
+        ("Date", _date(now)),
+        ("Message-ID", make_msgid(domain=hostname)),
+        *_references(header),
+        ("Auto-Submitted", "auto-replied"),
+        ("MIME-Version", "1.0"),
+        ("Content-Type", f'multipart/report; report-type={report_type};\r\n boundary="{boundary}"'),
+    ]
+    if not body.isascii():
+        fields.append(("Content-Transfer-Encoding", "8bit"))
+    return _fields(fields) + b"\r\n" + body
+
+
+def _text(
+    envelope: Envelope, reports: Sequence[Report], hostname: str, now: float, subject: str, note: str
+) -> bytes:
+    """The part for people. Recipients of the same fate are named together."""
+    groups: dict[tuple[Event, Reply, float | None], list[str]] = {}
+    importance = list(_KINDS)
+    for report in sorted(reports, key=lambda report: importance.index(report.event))[:NAMED_LIMIT]:
+        alike = groups.setdefault((report.event, report.reply, report.retry_until), [])
+        alike.append(_inline(report.recipient))
+    about = f'"{subject}"' if subject else "no subject"
+    age = _duration(now - envelope.received_at)
+    who = f"Your message ({about}, received {_date(envelope.received_at)})"
+    paragraphs = [f"This is the mail relay {hostname}."]
+    for (event, reply, retry_until), recipients in groups.items():
+        paragraphs.append(_wrapped(f"{who} {_KINDS[event].told.format(age=age)}"))
+        paragraphs.append("\r\n".join(f"    <{recipient}>" for recipient in recipients))
+        paragraphs += _why(event, reply, retry_until)
+        who = "It"
+    if len(reports) > NAMED_LIMIT:
+        paragraphs.append(f"{len(reports) - NAMED_LIMIT} more recipients are in the delivery report.")
+    paragraphs += [_wrapped(note), f"For the postmaster: the queue id is {_inline(envelope.queue_id)}.\r\n"]
+    return "\r\n\r\n".join(paragraphs).encode()
+
+
+def _why(event: Event, reply: Reply, retry_until: float | None) -> Iterator[str]:
+    """Why it is so and what to do about it, paragraph by paragraph."""
+    if event not in (Event.DELIVERED, Event.RELAYED):
+        _, _, detail = reply.status.partition(".")
+        why, advice = _WORDS.get(detail) or _WORDS.get(detail.partition(".")[0]) or _NO_WORDS
+        if event is Event.DELAYED:
+            until = f" until {_date(retry_until)}" if retry_until is not None else ""
+            advice = f"It will be tried again{until}. You need not do anything, nor send it again."
+        elif event is Event.EXPIRED or reply.transient:
+            advice = _LATER
+        yield _wrapped(f"{why} {advice}")
+    yield "The answer was:\r\n" + _wrapped(_quoted(str(reply)), indent="    ")
+
+
+def _status(envelope: Envelope, reports: Sequence[Report], hostname: str, now: float) -> _Part:
+    """The part for programs (RFC 3464 §2.1), in its international form where an address needs that."""
+    about_message = [("Reporting-MTA", f"dns; {hostname}")]
+    if envelope.envid and (envid := _inline(_decode_xtext(envelope.envid)).strip()):
+        about_message.append(("Original-Envelope-Id", envid))
+    about_message.append(("X-Smtp2cf-Queue-ID", _inline(envelope.queue_id)))
+    about_message.append(("Arrival-Date", _date(envelope.received_at)))
+    blocks = [about_message]
+    blocks += [_recipient_fields(report, envelope.orcpt.get(report.recipient), now) for report in reports]
+    body = b"\r\n".join(_fields(block) for block in blocks)
+    subtype = "delivery-status" if body.isascii() else "global-delivery-status"
+    return _Part(f"message/{subtype}", "Delivery report", body)
+
+
+def _recipient_fields(report: Report, orcpt: str | None, now: float) -> list[tuple[str, str]]:
+    """The fields of one recipient (RFC 3464 §2.3)."""
+    event, reply = report.event, report.reply
+    fields = []
+    if orcpt and (original := _decode_orcpt(orcpt)):
+        fields.append(("Original-Recipient", original))
+    address = _inline(report.recipient)
+    fields.append(("Final-Recipient", f"{'rfc822' if address.isascii() else 'utf-8'}; {address}"))
+    fields.append(("Action", _KINDS[event].action))
+    status = reply.status if _STATUS.fullmatch(reply.status) else f"{str(reply.code)[0]}.0.0"
+    fields.append(("Status", EXPIRED_STATUS if event is Event.EXPIRED else status))
+    # As a client without SMTPUTF8 would have read it.
+    answer = str(reply).encode("ascii", "backslashreplace").decode("ascii")
+    fields.append(("Diagnostic-Code", "\r\n ".join(_lines(f"smtp; {_quoted(answer)}", 60))))
+    fields.append(("Last-Attempt-Date", _date(now if report.last_attempt is None else report.last_attempt)))
+    if event is Event.DELAYED and report.retry_until is not None:
+        fields.append(("Will-Retry-Until", _date(report.retry_until)))
+    return fields
+
+
+def _original(
+    envelope: Envelope, message: bytes, header: bytes, reports: Sequence[Report]
+) -> tuple[_Part | None, str]:
+    """The third part, None where there is nothing to show, and what to tell people about it."""
+    full = envelope.ret == "FULL" and any(_has(reports, event) for event in _FAILURES)
+    too_large = len(message) > FULL_LIMIT
+    if full and not too_large and is_utf8(message):
+        subtype = "rfc822" if header.isascii() else "global"
+        part = _Part(f"message/{subtype}", "Undelivered Message", normalize_newlines(message))
+        return part, "Your message is attached."
+    reason = ""
+    if full:
+        reason = f" Your message is not: it {'is too large' if too_large else 'is in no known charset'}."
+    if not header:
+        return None, "There is no header to attach." + reason
+    note = "The header of your message is attached." + reason
+    if is_utf8(header) and not header.isascii():
+        return _Part("message/global-headers", "Message Headers", header), note
+    if _NOT_7BIT.search(header):
+        encoded = quoted_printable(header)
+        return _Part("text/rfc822-headers", "Message Headers", encoded, "quoted-printable"), note
+    return _Part("text/rfc822-headers", "Message Headers", header), note
+
+
+def _shown_header(message: bytes) -> bytes:
+    """The header with CRLF line ends, without the fields that begin or end behind FULL_LIMIT bytes."""
+    header = normalize_newlines(split_header(message)[0])
+    if len(header) <= FULL_LIMIT:
+        return header
+    end = header.rfind(b"\r\n", 0, FULL_LIMIT) + 2
+    while end > 1 and header[end : end + 1] in (b" ", b"\t"):
+        end = header.rfind(b"\r\n", 0, end - 2) + 2
+    return header[:end] if end > 1 else b""
+
+
+def _subject(header: bytes) -> str:
+    """The original's subject as people read it, in one line, shortened."""
+    found = _SUBJECT.search(header)
+    text = " ".join(decode(found[1][: 12 * _SUBJECT_LIMIT], "").split()) if found else ""
+    try:
+        pieces = decode_header(text)
+    except HeaderParseError:
+        pieces = [(text, None)]
+    said = "".join(
+        piece
+        if isinstance(piece, str)
+        # decode_header gives back in this encoding what is no encoded word.
+        else (decode(piece, charset) if charset else piece.decode("raw-unicode-escape", "replace"))
+        for piece, charset in pieces
+    )
+    return _quoted(said, _SUBJECT_LIMIT)
+
+
+def _references(header: bytes) -> Iterator[tuple[str, str]]:
+    """What ties the DSN to the original in a mail reader (RFC 3834 §3.1.5), if the original has a sane id."""
+    if found := _MESSAGE_ID.search(header):
+        yield "In-Reply-To", found[1].decode("ascii")
+        yield "References", found[1].decode("ascii")
+
+
+def _multipart(parts: Iterable[_Part]) -> tuple[str, bytes]:
+    """A boundary, and the parts with it around them."""
+    # 128 random bits drawn after all parts were written: none of them can have it.
+    boundary = f"=_{secrets.token_hex(16)}"
+    delimiter = b"--" + boundary.encode("ascii")
+    lines = [b"This is a message in MIME format.\r\n"]
+    for part in parts:
+        fields = [("Content-Type", part.content_type), ("Content-Description", part.description)]
+        if encoding := part.encoding or ("" if part.body.isascii() else "8bit"):
+            fields.append(("Content-Transfer-Encoding", encoding))
+        lines += [delimiter, _fields(fields), part.body]
+    lines += [delimiter + b"--", b""]
+    return boundary, b"\r\n".join(lines)
+
+
+def _fields(fields: Iterable[tuple[str, str]]) -> bytes:
+    """Header fields as lines."""
+    return b"".join(
+        _VERBATIM.fold_binary(
+            name, value if value.isascii() else value.encode().decode("ascii", "surrogateescape")
+        )
+        for name, value in fields
+    )
+
+
+def _decode_xtext(text: str) -> str:
+    """What xtext says (RFC 3461 §4). What would be no printable ASCII stays encoded."""
+    return _XTEXT.sub(lambda found: _printable(found, below=0x7F), text)
+
+
+def _decode_orcpt(orcpt: str) -> str | None:
+    """Original-Recipient from ORCPT (RFC 3464 §2.3.1, RFC 6533 §3), None if it makes none."""
+    kind, _, encoded = orcpt.partition(";")
+    address = _decode_xtext(encoded)
+    if kind.lower() == "utf-8":
+        address = _EMBEDDED.sub(lambda found: _printable(found, below=0x110000), address)
+    address = _inline(address).strip()
+    return f"{kind}; {address}" if address and _ADDRESS_TYPE.fullmatch(kind) else None
+
+
+def _printable(found: re.Match[str], below: int) -> str:
+    """The character whose number in hexadecimal was found, or what was found if it is not one to show."""
+    number = int(found[1], 16)
+    return chr(number) if number < below and chr(number).isprintable() else found[0]
+
+
+def _mailbox(address: str) -> str:
+    """An address as a header field can have it, its local part quoted if need be (RFC 5322 §3.4.1)."""
+    address = _inline(address)
+    local, at, domain = address.rpartition("@") if "@" in address else (address, "", "")
+    if not _PLAIN_LOCAL.fullmatch(local):
+        local = f'"{quote(local)}"'
+    return f"{local}{at}{_NOT_IN_DOMAIN.sub('?', domain)}"
+
+
+def _inline(text: str) -> str:
+    """Text that cannot leave its line, break UTF-8 or make the line too long."""
+    if not text.isprintable():
+        text = _UNPRINTABLE.sub("?", text)
+    octets = text.encode()
+    return text if len(octets) <= _VALUE_LIMIT else octets[:_VALUE_LIMIT].decode(errors="ignore")
+
+
+def _quoted(text: str, limit: int = DIAGNOSTIC_LIMIT) -> str:
+    """Somebody else's words, in one line, shortened."""
+    text = _inline(" ".join(text.split()))
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    return "\r\n".join(indent + line for line in _lines(text, 72 - len(indent)))
+
+
+def _lines(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+
+
+def _has(reports: Iterable[Report], event: Event) -> bool:
+    return any(report.event is event for report in reports)
+
+
+def _date(seconds: float) -> str:
+    return format_datetime(datetime.fromtimestamp(seconds, UTC))
+
+
+def _duration(seconds: float) -> str:
+    """About how long, in words."""
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if (number := round(seconds / length)) >= 1:
+            return f"{number} {unit}{'s' if number > 1 else ''}"
+    return "less than a minute"
