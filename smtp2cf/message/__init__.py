@@ -4,5 +4,5 @@ Works on bytes as they came and changes as few of them as it can; nothing here p
 writes it anew. Knows no envelope, no session, no Cloudflare.
 
 newlines: bare CR and LF. header: where it ends, its fields. eightbit: `to_utf8`, for messages that
-are not UTF-8; body, fields, words and charset are its parts.
+are not UTF-8; mime, transfer, fields, words and charset are its parts. dsn: delivery reports.
 """

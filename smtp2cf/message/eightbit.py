@@ -4,8 +4,8 @@ JSON carries no other bytes. What needs no change stays byte for byte, so this w
 structure and collects edits; nothing is parsed and written anew. What is done to bytes that are not
 UTF-8:
 
-- the body of a part: quoted-printable if it is text, else base64. The charset stays, the reader decodes
-  the very same bytes. A body that is quoted-printable gets just those bytes quoted, one that is base64
+- the body of a part: quoted-printable if it is text, base64 if it is not, or long and mostly 8-bit. The
+  charset stays, the reader decodes the very same bytes. A body that is quoted-printable gets just those bytes quoted, one that is base64
   loses them, as they mean nothing there.
 - multipart, message/rfc822, message/global: must not be encoded (RFC 2045 §6.4); their parts are.
 - other message types (delivery-status, partial…), uuencode, what is around the parts, what claims to be
@@ -145,7 +145,8 @@ class _Conversion:
         if transfer_encoding in _UUENCODE or media_type.startswith(("message/", "multipart/")):
             self._salvage(start, end)
             return ""
-        encoding = "quoted-printable" if media_type.startswith("text/") else "base64"
+        is_text = media_type.startswith("text/")
+        encoding = "quoted-printable" if is_text and transfer.suits_quoted_printable(body) else "base64"
         encode = transfer.quoted_printable if encoding == "quoted-printable" else transfer.base64
         self._edits.append(_Edit(start, end, encode(body)))
         return encoding

@@ -9,10 +9,19 @@ import re
 from smtp2cf.message.newlines import has_bare_newlines
 
 _BASE64_LINE = 76
+_SHORT = 16384
 _RAW = bytes(range(0x80, 0x100))
 _QUOTED_RAW = {octet: chr(octet) if octet < 0x80 else f"={octet:02X}" for octet in range(256)}
 # A "=" that quotes nothing today must not come to quote what a raw byte behind it becomes.
 _STRAY_EQUALS_SIGN = re.compile(rb"=(?=[0-9A-Fa-f]?[\x80-\xff])")
+
+
+def suits_quoted_printable(body: bytes) -> bool:
+    """It is short, or at most a sixth of it is 8-bit, where quoted-printable is not longer than base64.
+
+    Long text in Cyrillic or Japanese would grow to three times its size, and past Cloudflare's limit.
+    """
+    return len(body) <= _SHORT or (len(body) - len(body.translate(None, _RAW))) * 6 <= len(body)
 
 
 def quoted_printable(body: bytes) -> bytes:

@@ -67,6 +67,10 @@ def _mail(envelope: Envelope, message: bytes, reports: list[dsn.Report], policy:
     )
     about: Mapping[str, str] = {envelope.reverse_path: "NEVER"}
     new = Envelope(
-        reverse_path="", forward_paths=(envelope.reverse_path,), notify=about, smtputf8=envelope.smtputf8
+        reverse_path="",
+        forward_paths=(envelope.reverse_path,),
+        notify=about,
+        body="7BIT" if content.isascii() else "8BITMIME",
+        smtputf8=not content.isascii(),
     )
     return NewMail(envelope=new, message=content, expires=now + policy.expire_after, is_dsn=True)
