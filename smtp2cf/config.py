@@ -25,8 +25,18 @@ SENDMAIL_PREFIX = "SMTP2CF_SENDMAIL_"
 """Variables of the sendmail command, which reads them itself."""
 SECRETS = ("api_token", "spool_url")
 """Settings that may come from a file instead, named by the variable with _FILE behind it."""
+FORMS = {
+    "account_id": "letters, digits, - and _",
+    "api_base_url": "a URL such as https://api.cloudflare.com/client/v4",
+    "hostname": "a name in printable ASCII, without blanks",
+    "null_sender_address": "an address such as bounces@example.com",
+    "max_message_size": "a number of bytes, or a size such as 5MiB",
+    "postmaster": "an address such as mailer-daemon@example.com",
+}
+"""What a setting may be, where pydantic's own words would be a pattern or none that help."""
 UNCLEAR = ("string_pattern_mismatch", "byte_size", "byte_size_unit")
-"""Kinds of error whose own words don't help an operator: the setting's description does."""
+"""Kinds of error with such words."""
+SPOOLS = ("sqlite", "postgresql", "postgres")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -217,6 +227,22 @@ class Settings(BaseSettings):
             return value
         return () if value.lower() in ("", "none") else tuple(Endpoint.parse(part) for part in _listed(value))
 
+    @field_validator("api_token")
+    @classmethod
+    def _token(cls, token: SecretStr) -> SecretStr:
+        text = token.get_secret_value()
+        if text and not (text.isascii() and text.isprintable() and " " not in text):
+            raise ValueError("an API token is one word of ASCII letters, digits, - and _")
+        return token
+
+    @field_validator("spool_url")
+    @classmethod
+    def _spool_url(cls, url: SecretStr) -> SecretStr:
+        scheme, separator, _ = url.get_secret_value().partition("://")
+        if scheme.lower() not in ("", "none") and not (separator and scheme in SPOOLS):
+            raise ValueError("it must be sqlite:///path, postgresql://host/database or none")
+        return url
+
     @field_validator("allow_networks", mode="before")
     @classmethod
     def _networks(cls, value: object) -> object:
@@ -247,11 +273,12 @@ class Settings(BaseSettings):
 
 def load(env_file: Path | None = None) -> Settings:
     """Read the settings; the environment wins over the file. Raises SettingsError."""
-    secrets = _secrets_from_files(_given(env_file))
+    given = _given(env_file)
+    secrets = _secrets_from_files(given)
     try:
         return Settings(_env_file=env_file, **secrets)  # type: ignore[arg-type, call-arg]
     except ValidationError as error:
-        raise SettingsError("\n".join(_line(problem) for problem in error.errors())) from None
+        raise SettingsError("\n".join(_line(problem, given) for problem in error.errors())) from None
 
 
 def unknown_variables(env_file: Path | None = None) -> list[str]:
@@ -314,15 +341,19 @@ def _secrets_from_files(given: Mapping[str, str]) -> dict[str, str]:
     return secrets
 
 
-def _line(problem: Mapping[str, Any]) -> str:
+def _line(problem: Mapping[str, Any], given: Mapping[str, str]) -> str:
     """One line for the operator: the variable, what it was, what it may be."""
     name = str(problem["loc"][0])
     variable = name if name.isupper() else f"{PREFIX}{name.upper()}"
-    field = Settings.model_fields.get(variable.split("_", 1)[1].lower())
+    setting = variable.split("_", 1)[1].lower()
+    field = Settings.model_fields.get(setting)
+    if not given.get(variable) and given.get(f"CLOUDFLARE_{setting.upper()}"):
+        variable = f"CLOUDFLARE_{setting.upper()}"
     was = "its value" if field is None or field.annotation is SecretStr else repr(problem["input"])
-    why = problem["msg"].removeprefix("Value error, ")
-    if field is not None and problem["type"] in UNCLEAR:
-        why = f"expected: {field.description}"
+    why = problem["msg"].removeprefix("Value error, ").partition(", unable to parse")[0]
+    why = why.replace("Input should be", "it must be")
+    if problem["type"] in UNCLEAR:
+        why = f"it must be {FORMS[setting]}"
     return f"{variable}: {was} is wrong: {why}"
 
 
