@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import signal
 import smtplib
 import socket
 import sys
@@ -106,14 +107,14 @@ def sandbox(
         stand_in = Sandbox(token=None)
         await stand_in.start(sockets)
         url = f"http://{bound(sockets, endpoint)}"
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
         typer.echo(f"SMTP2CF_API_BASE_URL={url}/client/v4\nmessages: {url}/messages")
-        try:
-            await asyncio.Event().wait()
-        finally:
-            await stand_in.stop()
+        await stop.wait()
+        await stand_in.stop()
 
-    with contextlib.suppress(KeyboardInterrupt):
-        _run(run())
+    _run(run())
 
 
 @app.command()
@@ -159,6 +160,8 @@ def send(
 ) -> None:
     """Send one test message through the running bridge and print its answer."""
     settings = config.load(env_file)
+    if not settings.smtp_listen:
+        _fail("SMTP2CF_SMTP_LISTEN is none: the bridge takes no mail over SMTP", os.EX_CONFIG)
     endpoint = settings.smtp_listen[0]
     sender = sender or f"smtp2cf@{settings.hostname if '.' in settings.hostname else to.rpartition('@')[2]}"
     try:
@@ -178,7 +181,10 @@ class _LocalSMTP(smtplib.SMTP):
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        super().__init__(endpoint.from_here.host or "localhost", endpoint.port or 25, timeout=120)
+        # Asked for its name, smtplib would look it up in the DNS: a host may have to wait long for that.
+        super().__init__(
+            endpoint.from_here.host or "localhost", endpoint.port or 25, socket.gethostname(), timeout=120
+        )
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
         if not self._endpoint.path:
