@@ -5,8 +5,8 @@ structure and collects edits; nothing is parsed and written anew. What is done t
 UTF-8:
 
 - the body of a part: quoted-printable if it is text, base64 if it is not, or long and mostly 8-bit. The
-  charset stays, the reader decodes the very same bytes. A body that is quoted-printable gets just those bytes quoted, one that is base64
-  loses them, as they mean nothing there.
+  charset stays, the reader decodes the very same bytes. A body that is quoted-printable gets just those
+  bytes quoted, one that is base64 loses them, as they mean nothing there.
 - multipart, message/rfc822, message/global: must not be encoded (RFC 2045 §6.4); their parts are.
 - other message types (delivery-status, partial…), uuencode, what is around the parts, what claims to be
   multipart and has no parts: an encoding would be wrong or unknown to readers, so `salvage` reads the
