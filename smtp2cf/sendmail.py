@@ -424,6 +424,13 @@ def parse_addresses(text: str) -> list[Mailbox]:
     return found
 
 
+def parse_argument(text: str) -> list[Mailbox]:
+    """The mailboxes of a command line argument: what folds a header field is an attack here."""
+    if not text.isprintable():
+        return [Mailbox(None, None, text)]
+    return parse_addresses(text)
+
+
 def _tokens(text: str) -> Iterator[tuple[str, int]]:
     """Words and specials with the place behind each; comments and white space left out."""
     place, length = 0, len(text)
@@ -803,8 +810,8 @@ class Submission:
         self._settings = settings
         self.message = Message()
         self.unusable: list[str] = []
-        sender = self._sender()
-        recipients = [mailbox for text in options.recipients for mailbox in self._usable(text)]
+        sender = sender_of(options, settings)
+        recipients = [box for text in options.recipients for box in self._usable(parse_argument(text))]
         if not recipients and not options.recipients_from_header:
             raise self._no_recipients("no recipients: name some, or use -t")
         blocks = unix_lines(blocks_of(0))
@@ -825,19 +832,7 @@ class Submission:
             )
         return Failure(USAGE, text)
 
-    def _sender(self) -> str:
-        text = self._options.sender
-        if text is None:
-            return f"{user_name()}@{self._settings.domain}"
-        mailboxes = parse_addresses(text)
-        if not mailboxes and not text.strip():
-            return ""
-        if len(mailboxes) != 1 or mailboxes[0].address is None:
-            raise Failure(USAGE, f"the sender is no address: {text}")
-        return mailboxes[0].qualified(self._settings) if mailboxes[0].address else ""
-
-    def _usable(self, text: str) -> list[Mailbox]:
-        mailboxes = parse_addresses(text)
+    def _usable(self, mailboxes: list[Mailbox]) -> list[Mailbox]:
         self.unusable += [mailbox.source for mailbox in mailboxes if not mailbox.address]
         return [mailbox for mailbox in mailboxes if mailbox.address]
 
@@ -847,7 +842,7 @@ class Submission:
         found = []
         for name, text in fields:
             if name in names:
-                found += self._usable(text.partition(":")[2])
+                found += self._usable(parse_addresses(text.partition(":")[2]))
         return found
 
     def _forward_paths(self, mailboxes: list[Mailbox]) -> list[str]:
@@ -887,6 +882,18 @@ class Submission:
             yield f"Date: {rfc5322_date(time.time())}\n"
         if "message-id" not in present:
             yield f"Message-ID: <{time.time():.0f}.{os.urandom(8).hex()}@{domain}>\n"
+
+
+def sender_of(options: Options, settings: Settings) -> str:
+    """The reverse path: what -f says, else the user at our domain."""
+    if options.sender is None:
+        return f"{user_name()}@{settings.domain}"
+    mailboxes = parse_argument(options.sender)
+    if not mailboxes and not options.sender.strip():
+        return ""
+    if len(mailboxes) != 1 or mailboxes[0].address is None:
+        raise Failure(USAGE, f"the sender is no address: {options.sender}")
+    return mailboxes[0].qualified(settings) if mailboxes[0].address else ""
 
 
 def _field(line: bytes) -> tuple[str, str]:
@@ -1495,12 +1502,12 @@ def report_refused(outcomes: list[Outcome], recipients: int) -> None:
 def verify(options: Options, settings: Settings) -> int:
     """-bv: say for each recipient whether the bridge takes mail for it."""
     aliases = Aliases(settings.get("ALIASES"))
-    mailboxes = [box for text in options.recipients for box in parse_addresses(text)]
+    mailboxes = [box for text in options.recipients for box in parse_argument(text)]
     expanded = [target for box in mailboxes for target in (aliases.expand(box) if box.address else [box])]
     good = [box.qualified(settings) for box in expanded if box.address]
     if not expanded:
         raise Failure(USAGE, "-bv needs recipients on the command line")
-    sender = f"{user_name()}@{settings.domain}" if options.sender is None else options.sender.strip("<>")
+    sender = sender_of(options, settings)
     codes = [NO_USER for box in expanded if not box.address]
     for box in expanded:
         if not box.address:
@@ -1555,7 +1562,11 @@ def pump(sock: Any, to_caller: bytes) -> None:
             readers += [] if to_caller else [sock.fileno()]
             writers += [sock.fileno()] if to_bridge else []
         at_once = encrypted and bridge_open and not to_caller and sock.pending()
-        readable, writable, _ = select.select(readers, writers, [], 0 if at_once else None)
+        # TLS has no half of a connection to close: a caller that left without QUIT gets so long.
+        patience = REPLY_TIMEOUT if encrypted and not caller_open else None
+        readable, writable, _ = select.select(readers, writers, [], 0 if at_once else patience)
+        if not (readable or writable or at_once):
+            return
         if 1 in writable:
             # A pipe that select() calls writable takes PIPE_BUF octets without blocking.
             to_caller = to_caller[os.write(1, to_caller[:4096]) :]
@@ -1564,8 +1575,6 @@ def pump(sock: Any, to_caller: bytes) -> None:
             caller_open = bool(to_bridge)
             if not caller_open and not encrypted and bridge_open:
                 sock.shutdown(_socket.SHUT_WR)
-            elif not caller_open:
-                return  # TLS has no half of a connection to close
         try:
             if bridge_open and sock.fileno() in writable:
                 to_bridge = to_bridge[sock.send(to_bridge) :]

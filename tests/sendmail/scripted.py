@@ -48,6 +48,7 @@ class Server(socketserver.ThreadingTCPServer):
 
 class _Session(socketserver.StreamRequestHandler):
     server: Server
+    disable_nagle_algorithm = True
 
     def handle(self) -> None:
         with contextlib.suppress(ConnectionError):
