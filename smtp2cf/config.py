@@ -283,13 +283,14 @@ def load(env_file: Path | None = None) -> Settings:
 
 def unknown_variables(env_file: Path | None = None) -> list[str]:
     """A line for each SMTP2CF_ variable that is none, with the nearest that is."""
-    known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
-    known += [f"{PREFIX}{name.upper()}_FILE" for name in SECRETS]
+    known = [name.upper() for name in Settings.model_fields] + [f"{name.upper()}_FILE" for name in SECRETS]
     lines = []
-    for name in sorted(_given(env_file)):
-        if name.startswith(PREFIX) and name not in known and not name.startswith(SENDMAIL_PREFIX):
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
-            lines.append(f"{name} is no setting{f': is {near[0]} meant?' if near else ''}")
+    for variable in sorted(_given(env_file)):
+        name = variable.removeprefix(PREFIX)
+        if name in (variable, *known) or variable.startswith(SENDMAIL_PREFIX):
+            continue
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.65)
+        lines.append(f"{variable} is no setting{f': is {PREFIX}{near[0]} meant?' if near else ''}")
     return lines
 
 
