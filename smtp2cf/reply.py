@@ -4,7 +4,7 @@ A Reply is what goes on the wire (RFC 5321 §4.2), a recipient's outcome, the la
 shows, and the Status and Diagnostic-Code of a DSN. Every reply has an enhanced status code
 (RFC 3463). SendError is the only exception that crosses rooms.
 
-Knows nothing of sockets, of Cloudflare or of the relay.
+Knows nothing of sockets or of the relay, and of Cloudflare only what the named replies say.
 """
 
 import enum
@@ -14,7 +14,9 @@ from typing import NamedTuple
 WIRE_LINE_LIMIT = 512
 """Octets of a reply line with its CRLF (RFC 5321 §4.5.3.1.5)."""
 
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+# Control characters, what ends a line in some reader's eyes, what turns the direction of text around, and
+# surrogates, which no encoding takes.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]+")
 
 
 class Reply(NamedTuple):
@@ -49,7 +51,7 @@ class Reply(NamedTuple):
         of its own. Characters outside ASCII go out as UTF-8 to a client that asked for SMTPUTF8
         (RFC 6531 §3.7.4), as backslash escapes to any other.
         """
-        text = _UNPRINTABLE.sub(" ", self.text) if not self.text.isprintable() else self.text
+        text = self.text if self.text.isprintable() else _UNPRINTABLE.sub(" ", self.text)
         encoded = text.encode() if utf8 else text.encode("ascii", "backslashreplace")
         room = WIRE_LINE_LIMIT - len(f"{self.code}-{self.status} \r\n")
         if len(encoded) <= room:
@@ -76,6 +78,18 @@ def _split(text: bytes, room: int) -> list[bytes]:
         text = text[cut:].removeprefix(b" ")
     pieces.append(text)
     return pieces
+
+
+DELIVERED = Reply(250, "2.0.0", "delivered")
+QUEUED = Reply(250, "2.0.0", "queued by Cloudflare")
+ACCEPTED = Reply(250, "2.0.0", "accepted by Cloudflare")
+BOUNCED = Reply(550, "5.1.1", "the recipient's server refused it for good (permanent bounce)")
+SUPPRESSED = Reply(550, "5.7.1", "the recipient is on Cloudflare's suppression list (suppressed)")
+
+
+def one_line(text: str, limit: int) -> str:
+    """`text` as words on one line, at most `limit` characters, whatever it held."""
+    return " ".join(_UNPRINTABLE.sub(" ", text[: 2 * limit]).split())[:limit]
 
 
 class Scope(enum.Enum):

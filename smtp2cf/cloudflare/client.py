@@ -9,8 +9,7 @@ here, and they cost as much as the rest of the call.
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -18,20 +17,28 @@ import httpx
 import orjson
 
 from smtp2cf import __version__
-from smtp2cf.cloudflare.errors import error_of
+from smtp2cf.cloudflare.errors import TokenRefusedError, error_of
 from smtp2cf.cloudflare.pacing import Pacer, retry_after_of
 from smtp2cf.cloudflare.transport import Transport
 from smtp2cf.envelope import Outcomes, address_key
-from smtp2cf.reply import Reply, Scope, SendError
+from smtp2cf.reply import (
+    ACCEPTED,
+    BOUNCED,
+    DELIVERED,
+    QUEUED,
+    SUPPRESSED,
+    Reply,
+    Scope,
+    SendError,
+    one_line,
+)
 
 MAX_RECIPIENTS_PER_CALL = 50
 """Recipients send_raw takes (Cloudflare's limits page)."""
-
-DELIVERED = Reply(250, "2.0.0", "delivered")
-QUEUED = Reply(250, "2.0.0", "queued by Cloudflare")
-ACCEPTED = Reply(250, "2.0.0", "accepted by Cloudflare")
-BOUNCED = Reply(550, "5.1.1", "the recipient's server refused it for good (permanent bounce)")
-SUPPRESSED = Reply(550, "5.7.1", "the recipient is on Cloudflare's suppression list (suppressed)")
+MESSAGE_ID_LIMIT = 998
+"""Characters of a message id (RFC 5322 §2.1.1: it has to fit on a line)."""
+REASON_LIMIT = 300
+"""Characters of the reason why there is no answer."""
 
 LISTS: tuple[tuple[str, Reply], ...] = (
     ("permanent_bounces", BOUNCED),
@@ -56,26 +63,29 @@ class TokenState(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    status: int
-    headers: httpx.Headers
-    body: bytes
+_ACCEPTED_TOKEN = TokenState(True, "")
 
-    def header(self, name: bytes) -> str:
-        """A header's value, "" where it is absent; `name` in lower case."""
-        # httpx.Headers guesses at the encoding of all of them first, which takes several times as long.
-        for key, value in self.headers.raw:
-            if key.lower() == name:
-                return value.decode("latin-1")
-        return ""
+
+class _Answer(NamedTuple):
+    """What came back: the HTTP status, the body, and the headers that matter, "" where absent."""
+
+    status: int
+    body: bytes
+    retry_after: str
+    ratelimit: str
+    policy: str
+
+    def error(self) -> SendError:
+        """What it means where it is no success."""
+        return error_of(self.status, self.body, retry_after_of(self.retry_after, self.ratelimit))
 
 
 class Client:
     """Calls Cloudflare's API for one account.
 
     base_url: up to and without `/accounts`. timeout: seconds of one call. concurrency: calls in
-    flight at most. transport: another way to the API, for tests.
+    flight at most. transport: another way to the API, for tests. Raises ValueError where the
+    environment names a proxy that can't be used.
     """
 
     def __init__(
@@ -117,56 +127,64 @@ class Client:
         message: UTF-8. deadline: time.monotonic() seconds until which it may wait for its turn; a
         call that was throttled is repeated by then. Raises SendError.
         """
-        body = orjson.dumps(
-            {"from": reverse_path, "recipients": list(recipients), "mime_message": message.decode()}
+        answer = await self._call(
+            "POST", self._send_url, deadline, lambda: _submission(reverse_path, recipients, message)
         )
-        while True:
-            await self.pacer.admit(deadline)
-            try:
-                answer = await self._call("POST", self._send_url, body)
-                sent = self._sent(answer, recipients)
-            except SendError as error:
-                if error.reply.status != "4.7.1":
-                    raise
-                self.pacer.block(error.retry_after)
-                if time.monotonic() + self.pacer.blocked_for > deadline:
-                    raise
-            else:
-                self.token_state = TokenState(True, "")
-                return sent
-            finally:
-                self.pacer.done()
+        sent = _read_sent(answer, recipients)
+        if sent is None:
+            error = answer.error()
+            if isinstance(error, TokenRefusedError):
+                self.token_state = TokenState(False, error.reply.text)
+            raise error
+        self.token_state = _ACCEPTED_TOKEN
+        return sent
 
     async def verify_token(self) -> TokenState:
         """Ask whether the token is good, as an account's and then as a user's.
 
         Raises SendError when there is no answer to tell from.
         """
+        deadline = time.monotonic() + self._timeout
         for url in (f"{self._account_url}/tokens/verify", f"{self._base}/user/tokens/verify"):
-            answer = await self._call("GET", httpx.URL(url), b"")
-            if answer.status == 200:
-                status = _result_of(answer.body).get("status")
-                reason = "" if status == "active" else f"Cloudflare says the token is {status}"
+            answer = await self._call("GET", httpx.URL(url), deadline)
+            status = _result_of(answer.body).get("status") if answer.status == 200 else None
+            if isinstance(status, str):
+                reason = "" if status == "active" else f"Cloudflare says the token is {one_line(status, 40)}"
                 self.token_state = TokenState(status == "active", reason)
                 return self.token_state
-        error = error_of(answer.status, answer.body, retry_after_of(answer.header(b"retry-after")))
-        if answer.status not in (400, 401, 403):
+        error = answer.error()
+        if not isinstance(error, TokenRefusedError):
             raise error
         self.token_state = TokenState(False, error.reply.text)
         return self.token_state
 
-    def _sent(self, answer: _Answer, recipients: Sequence[str]) -> Sent:
-        """What an answer to send_raw says; raises SendError where it is no success."""
-        self.pacer.observe(answer.header(b"ratelimit"), answer.header(b"ratelimit-policy"))
-        sent = _read_sent(answer, recipients)
-        if sent is not None:
-            return sent
-        error = error_of(answer.status, answer.body, retry_after_of(answer.header(b"retry-after")))
-        if answer.status in (401, 403) and error.reply.status == "4.3.5":
-            self.token_state = TokenState(False, error.reply.text)
-        raise error
+    async def _call(
+        self, method: str, url: httpx.URL, deadline: float, body: Callable[[], bytes] = bytes
+    ) -> _Answer:
+        """One call when the account's limits allow it, repeated while they turn out not to.
 
-    async def _call(self, method: str, url: httpx.URL, body: bytes) -> _Answer:
+        body: asked for when the call may go out, so that a message waits in memory once and not twice.
+        Raises SendError where there is no answer, or none but 429 by the deadline.
+        """
+        while True:
+            turn = await self.pacer.admit(deadline)
+            try:
+                answer = await self._exchange(method, url, body())
+                if answer.status < 300:
+                    self.pacer.observe(turn, answer.ratelimit, answer.policy)
+                    return answer
+                error = answer.error()
+                if error.reply.status != "4.7.1":
+                    if answer.status < 500:
+                        self.pacer.observe(turn, answer.ratelimit, answer.policy)
+                    return answer
+                self.pacer.block(turn, error.retry_after)
+            finally:
+                self.pacer.done(turn)
+            if time.monotonic() + self.pacer.blocked_for > deadline:
+                raise error
+
+    async def _exchange(self, method: str, url: httpx.URL, body: bytes) -> _Answer:
         """One HTTP exchange; raises SendError when there is no whole answer."""
         headers = self._headers
         if body:
@@ -184,55 +202,106 @@ class Client:
             content = b"".join(stream) if isinstance(stream, httpx.ByteStream) else await response.aread()
         except (httpx.HTTPError, aiohttp.ClientError, OSError, TimeoutError) as error:
             raise _no_answer(error, self._base.host, self._timeout) from error
-        return _Answer(response.status_code, response.headers, content)
+        retry_after = ratelimit = policy = ""
+        # httpx.Headers guesses at the encoding of all of them first, which takes several times as long.
+        for key, value in response.headers.raw:
+            name = key.lower()
+            if name == b"ratelimit":
+                ratelimit = value.decode("latin-1")
+            elif name == b"ratelimit-policy":
+                policy = value.decode("latin-1")
+            elif name == b"retry-after":
+                retry_after = value.decode("latin-1")
+        return _Answer(response.status_code, content, retry_after, ratelimit, policy)
+
+
+def _submission(reverse_path: str, recipients: Sequence[str], message: bytes) -> bytes:
+    """The body of send_raw: three keys. Raises SendError where an address can't be in JSON."""
+    try:
+        return orjson.dumps(
+            {"from": reverse_path, "recipients": list(recipients), "mime_message": message.decode()}
+        )
+    except TypeError as error:
+        reply = Reply(553, "5.1.3", "the address is not UTF-8")
+        raise SendError(reply, Scope.RECIPIENT) from error
 
 
 def _no_answer(error: Exception, host: str, timeout: float) -> SendError:
     """What a call without an answer means: whether the mail may have gone through nevertheless."""
-    cause = error.__cause__ or error
+    cause = (error.__cause__ if isinstance(error, httpx.HTTPError) else None) or error
     never_sent = isinstance(
         cause, aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError | aiohttp.ConnectionTimeoutError
     ) or isinstance(error, httpx.ConnectError)
     if never_sent:
-        reply = Reply(451, "4.4.1", f"cannot reach {host}: {cause}")
+        reply = Reply(451, "4.4.1", f"cannot reach {host}: {_reason(cause)}")
     elif isinstance(cause, TimeoutError):
         reply = Reply(451, "4.3.0", f"no answer from {host} within {timeout:g} s (SMTP2CF_API_TIMEOUT)")
     else:
-        reply = Reply(451, "4.3.0", f"the connection to {host} broke: {cause or type(cause).__name__}")
+        reply = Reply(451, "4.3.0", f"the connection to {host} broke: {_reason(cause)}")
     return SendError(reply, Scope.ACCOUNT, unanswered=not never_sent)
+
+
+def _reason(cause: BaseException) -> str:
+    """Why, for a person; never an address with a proxy's password in it, which aiohttp would show."""
+    if isinstance(cause, aiohttp.ClientConnectorCertificateError):
+        why = f"its certificate is not trusted: {cause.certificate_error} (a CA of your own: SSL_CERT_FILE)"
+    elif isinstance(cause, aiohttp.ClientProxyConnectionError):
+        why = f"the proxy {cause.host}:{cause.port} does not answer: {cause.os_error} (HTTPS_PROXY)"
+    elif isinstance(cause, aiohttp.ClientConnectorError):
+        why = str(cause.os_error)
+    elif isinstance(cause, aiohttp.ClientHttpProxyError):
+        why = f"the proxy answers {cause.status} {cause.message} (HTTPS_PROXY)"
+    elif isinstance(cause, aiohttp.ConnectionTimeoutError):
+        why = "no connection in time"
+    elif isinstance(cause, aiohttp.ClientResponseError):
+        why = f"what came back is not HTTP: {cause.message}"
+    else:
+        why = str(cause) or type(cause).__name__
+    return one_line(why, REASON_LIMIT)
 
 
 def _read_sent(answer: _Answer, recipients: Sequence[str]) -> Sent | None:
     """The outcomes of a success; None where the answer is anything else.
 
     A recipient in no list was accepted: that is what Cloudflare does with some, and a failure here
-    would send their mail again.
+    would send their mail again. So is everybody where there are no lists at all.
     """
-    if answer.status != 200:
+    if not 200 <= answer.status < 300:
         return None
     try:
         body: Any = orjson.loads(answer.body)
     except orjson.JSONDecodeError:
         return None
-    if not isinstance(body, dict) or body.get("success") is not True:
+    if not isinstance(body, dict) or body.get("success") is not True or "result" not in body:
         return None
-    result = body.get("result")
+    result = {} if body["result"] is None else body["result"]
     if not isinstance(result, dict):
         return None
+    return Sent(_outcomes_of(result, recipients), _message_id_of(result))
+
+
+def _outcomes_of(result: dict[str, Any], recipients: Sequence[str]) -> Outcomes:
+    """Each recipient's outcome: by the address as it was sent, then in other letter case."""
+    named = [(address, reply) for name, reply in reversed(LISTS) for address in _strings(result.get(name))]
+    exactly = dict(named)
+    outcomes = {recipient: exactly.get(recipient, ACCEPTED) for recipient in recipients}
+    if ACCEPTED in outcomes.values():
+        by_domain = {address_key(address): reply for address, reply in named}
+        by_letters = {address.casefold(): reply for address, reply in named}
+        for recipient in recipients:
+            if recipient not in exactly:
+                found = by_domain.get(address_key(recipient)) or by_letters.get(recipient.casefold())
+                outcomes[recipient] = found or ACCEPTED
+    return outcomes
+
+
+def _message_id_of(result: dict[str, Any]) -> str:
+    """Cloudflare's message id, "" where there is none or it is none."""
     message_id = result.get("message_id")
-    named = {
-        key: reply
-        for name, reply in reversed(LISTS)
-        for address in _strings(result.get(name))
-        for key in (address, address_key(address), address.casefold())
-    }
-    outcomes = {
-        recipient: named.get(recipient)
-        or named.get(address_key(recipient))
-        or named.get(recipient.casefold(), ACCEPTED)
-        for recipient in recipients
-    }
-    return Sent(outcomes, message_id.strip() if isinstance(message_id, str) else "")
+    if not isinstance(message_id, str):
+        return ""
+    message_id = message_id.strip()
+    return message_id if len(message_id) <= MESSAGE_ID_LIMIT and message_id.isprintable() else ""
 
 
 def _strings(value: object) -> list[str]:

@@ -9,6 +9,7 @@ import urllib.request
 
 import aiohttp
 import httpx
+from aiohttp.payload import BytesPayload, Payload
 from httpx_aiohttp import AiohttpTransport
 from httpx_aiohttp.transport import map_aiohttp_exceptions
 from multidict import CIMultiDict
@@ -16,7 +17,9 @@ from multidict import CIMultiDict
 ANSWER_LIMIT = 1024 * 1024
 """Octets of an answer that are read; one that is longer is none of the API's."""
 CONNECT_TIMEOUT = 10.0
-"""Seconds until a connection must stand."""
+"""Seconds until a connection must stand: name, TCP, proxy and TLS."""
+CONNECT_SHARE = 0.8
+"""The same as a share of a shorter timeout, so that it is known which of the two has passed."""
 KEEP_ALIVE = 30.0
 """Seconds an idle connection is kept: less than Cloudflare's edge does, so that it is not the edge
 which closes one at the moment we use it."""
@@ -25,12 +28,16 @@ which closes one at the moment we use it."""
 class Transport(AiohttpTransport):
     """Exchanges requests with the host of `base_url`, through the proxy the environment names.
 
-    timeout: seconds of one exchange. connections: open at most.
+    timeout: seconds of one exchange. connections: open at most. Raises ValueError for a proxy that is
+    none.
     """
 
     def __init__(self, base_url: httpx.URL, timeout: float, connections: int) -> None:
-        super().__init__(proxy=_proxy_of(base_url))
-        self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=min(CONNECT_TIMEOUT, timeout))
+        super().__init__()
+        self._proxy_url = proxy_of(base_url)
+        self._timeout = aiohttp.ClientTimeout(
+            total=timeout, connect=min(CONNECT_TIMEOUT, timeout * CONNECT_SHARE)
+        )
         self._connections = connections
         self._session: aiohttp.ClientSession | None = None
 
@@ -40,12 +47,13 @@ class Transport(AiohttpTransport):
         What aiohttp raised is the `__cause__` of what httpx has a name for.
         """
         session = self._session or self._open_session()
+        body = request.content
         try:
             response = await session.request(
                 request.method,
                 str(request.url),
-                headers=CIMultiDict(request.headers.multi_items()),
-                data=request.content or None,
+                headers=CIMultiDict((name.decode(), value.decode()) for name, value in request.headers.raw),
+                data=_Body(body) if body else None,
                 allow_redirects=False,
             )
             try:
@@ -77,9 +85,18 @@ class Transport(AiohttpTransport):
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("Accept-Encoding",),
             timeout=self._timeout,
-            proxy=str(self.proxy.url) if self.proxy else None,
+            proxy=self._proxy_url,
         )
         return self._session
+
+
+class _Body(BytesPayload):
+    """A request's body, written in one piece. aiohttp's own payload of bytes warns above a megabyte,
+    and reads one from a file in small pieces; this one is in memory whatever we do."""
+
+    def __init__(self, content: bytes) -> None:
+        Payload.__init__(self, content)
+        self._size = len(content)
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
@@ -93,10 +110,19 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     return b"".join(blocks)
 
 
-def _proxy_of(base_url: httpx.URL) -> httpx.Proxy | None:
-    """The proxy that the environment names for this host (HTTPS_PROXY, NO_PROXY and the like)."""
-    if urllib.request.proxy_bypass(base_url.host):
+def proxy_of(base_url: httpx.URL) -> str | None:
+    """The proxy that the environment names for this host, with its credentials; None for none.
+
+    HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, in small letters too. Raises ValueError.
+    """
+    port = base_url.port or (443 if base_url.scheme == "https" else 80)
+    if urllib.request.proxy_bypass(f"{base_url.host}:{port}"):
         return None
     proxies = urllib.request.getproxies()
     url = proxies.get(base_url.scheme) or proxies.get("all")
-    return httpx.Proxy(url) if url else None
+    if not url:
+        return None
+    proxy = httpx.URL(url if "://" in url else f"http://{url}")
+    if proxy.scheme not in ("http", "https") or not proxy.host:
+        raise ValueError(f"a proxy of the scheme {proxy.scheme} can't be used, only http:// and https://")
+    return str(proxy)
