@@ -30,7 +30,7 @@ def configure(
     if console:
         shared.append(_escape_control_characters)
         render = structlog.dev.ConsoleRenderer(
-            colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
+            colors=stream.isatty(), sort_keys=False, exception_formatter=structlog.dev.plain_traceback
         )
         renderers: list[Processor] = [render]
         factory: Any = structlog.WriteLoggerFactory(file=stream)
