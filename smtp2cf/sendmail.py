@@ -192,14 +192,20 @@ def domain_of_host() -> str:
         name = ""  # most hosts have none
     name = os.uname().nodename
     if "." not in name:
-        try:
-            canonical = _socket.getaddrinfo(name.encode(), 0, 0, 0, 0, _socket.AI_CANONNAME)[0][3]
-        except OSError:
-            canonical = ""
-        name = canonical if "." in canonical and not canonical.startswith("localhost") else name
+        name = next((alias for alias in names_in_hosts(name) if "." in alias), name)
     domain = name.partition(".")[2]
     # A host named example.com is its own domain; "com" never is anybody's.
     return domain if "." in domain else name or "localhost"
+
+
+def names_in_hosts(name: str) -> list[str]:
+    """What /etc/hosts calls this host besides its name; the DNS might keep a caller waiting."""
+    try:
+        with open("/etc/hosts", encoding="utf-8", errors="replace") as file:
+            lines = [line.split("#")[0].split()[1:] for line in file]
+    except OSError:
+        return []
+    return [alias for names in lines if name in names for alias in names if alias != "localhost.localdomain"]
 
 
 def parse_endpoint(text: str, setting: str) -> tuple[str, int, str]:
