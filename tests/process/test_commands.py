@@ -1,0 +1,215 @@
+"""The commands beside serve: check, send, --version, --help, and what `make run` shows."""
+
+import os
+import re
+import smtplib
+import socket
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from smtp2cf import __version__
+from tests.process.command import running, smtp2cf
+from tests.support.bridge import Bridge, running_bridge
+from tests.support.sandbox import running_sandbox
+
+ROOT = Path(__file__).parents[2]
+TOKEN = "a-token-to-be-seen-nowhere"
+
+
+@pytest.fixture
+def nowhere() -> Iterator[str]:
+    """An endpoint on which nobody listens, and nobody can while the test runs."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{bound.getsockname()[1]}"
+
+
+# ---- check
+
+
+def check(url: str, token: str = TOKEN) -> tuple[int, str, str]:
+    return smtp2cf("check", ACCOUNT_ID="a1", API_TOKEN=token, API_BASE_URL=url)
+
+
+def test_check_is_content_with_a_good_token() -> None:
+    with running_sandbox(token=TOKEN) as (_, url):
+        status, out, err = check(url)
+    assert status == 0
+    assert out == f"settings: ok\nCloudflare: {url} answers\ntoken: active\n"
+    assert err == ""
+
+
+@pytest.mark.parametrize("state", ["disabled", "expired"])
+def test_check_names_a_token_that_is_no_longer_good(state: str) -> None:
+    with running_sandbox(token=TOKEN) as (sandbox, url):
+        sandbox.token_status = state
+        status, _, err = check(url)
+    assert status == os.EX_CONFIG
+    assert err == f"smtp2cf: token: Cloudflare says the token is {state}\n"
+
+
+def test_check_names_a_token_that_is_refused() -> None:
+    with running_sandbox(token="another") as (_, url):
+        status, out, err = check(url)
+    assert status == os.EX_CONFIG
+    assert err.startswith("smtp2cf: token: ")
+    assert "SMTP2CF_API_TOKEN" in err
+    assert err.count("\n") == 1
+    assert TOKEN not in out + err
+
+
+def test_check_names_the_url_where_nobody_answers(nowhere: str) -> None:
+    status, _, err = check(f"http://{nowhere}/client/v4")
+    assert status == os.EX_CONFIG
+    assert err.startswith("smtp2cf: Cloudflare: ")
+    assert f"SMTP2CF_API_BASE_URL is http://{nowhere}/client/v4" in err
+    assert err.count("\n") == 1
+
+
+def test_check_wants_an_account() -> None:
+    done = smtp2cf("check")
+    assert done.status == os.EX_CONFIG
+    assert done.err.startswith("smtp2cf: SMTP2CF_ACCOUNT_ID is not set")
+
+
+def test_check_warns_of_a_variable_nobody_knows() -> None:
+    with running_sandbox(token=TOKEN) as (_, url):
+        done = smtp2cf("check", ACCOUNT_ID="a1", API_TOKEN=TOKEN, API_BASE_URL=url, MAX_SIZE="1MB")
+    assert done.status == 0
+    assert done.err == "warning: SMTP2CF_MAX_SIZE is no setting: is SMTP2CF_MAX_MESSAGE_SIZE meant?\n"
+
+
+# ---- send
+
+
+def send(bridge: Bridge, *arguments: str) -> tuple[int, str, str]:
+    return smtp2cf("send", *arguments, SMTP_LISTEN=bridge.smtp_endpoint, HOSTNAME="app.example.com")
+
+
+def test_send_prints_the_answer_of_the_bridge(bridge: Bridge) -> None:
+    status, out, err = send(bridge, "--to", "anna@example.net", "--from", "me@example.com")
+    assert status == 0, err
+    assert out.startswith("250 2.0.0 ")
+    (message,) = bridge.messages()
+    assert message["recipients"] == ["anna@example.net"]
+    assert message["from"] == "me@example.com"
+    assert b"\r\nSubject: smtp2cf test message\r\n" in message["mime_message"]
+    assert b"\r\nMessage-ID: <" in message["mime_message"]
+
+
+def test_send_has_a_sender_of_its_own(bridge: Bridge) -> None:
+    assert send(bridge, "--to", "anna@example.net")[0] == 0
+    assert bridge.messages()[0]["from"] == "smtp2cf@app.example.com"
+
+
+@pytest.mark.parametrize(
+    ("recipient", "status", "answer"),
+    [
+        ("bounce@example.net", os.EX_NOUSER, "550 5.1.1 "),
+        ("suppressed@example.net", os.EX_NOUSER, "550 5.7.1 "),
+        ("no-address", os.EX_NOUSER, "553 5.1.3 "),
+    ],
+)
+def test_send_fails_as_the_bridge_says(bridge: Bridge, recipient: str, status: int, answer: str) -> None:
+    ended, out, _ = send(bridge, "--to", recipient, "--from", "me@example.com")
+    assert ended == status
+    assert out.startswith(answer)
+
+
+def test_send_fails_for_now_where_nothing_is_kept(tmp_path: Path) -> None:
+    with running_bridge(tmp_path, SPOOL_URL="none") as bridge:
+        status, out, _ = send(bridge, "--to", "error@example.net")
+    assert status == os.EX_TEMPFAIL
+    assert out.startswith("451 4.3.0 ")
+
+
+def test_send_without_a_bridge_says_where_it_looked(nowhere: str) -> None:
+    done = smtp2cf("send", "--to", "anna@example.net", SMTP_LISTEN=nowhere)
+    assert done.status == os.EX_UNAVAILABLE
+    assert done.err.startswith(f"smtp2cf: no bridge answers on {nowhere}: ")
+    assert "is `smtp2cf serve` running?" in done.err
+
+
+def test_send_finds_a_bridge_on_a_unix_socket(tmp_path: Path) -> None:
+    with running_bridge(tmp_path, SMTP_LISTEN=f"unix:{tmp_path}/smtp.sock") as bridge:
+        status, out, err = send(bridge, "--to", "anna@example.net")
+    assert status == 0, err
+    assert out.startswith("250 2.0.0 ")
+
+
+def test_send_finds_a_bridge_that_listens_on_every_address(tmp_path: Path) -> None:
+    with running_bridge(tmp_path, SMTP_LISTEN="0.0.0.0:0") as bridge:
+        status, _, err = send(bridge, "--to", "anna@example.net")
+    assert status == 0, err
+
+
+def test_send_where_no_mail_is_taken_over_smtp() -> None:
+    done = smtp2cf("send", "--to", "anna@example.net", SMTP_LISTEN="none")
+    assert done.status == os.EX_CONFIG
+    assert done.err == "smtp2cf: SMTP2CF_SMTP_LISTEN is none: the bridge takes no mail over SMTP\n"
+
+
+# ---- help
+
+
+def test_tells_its_version() -> None:
+    assert smtp2cf("--version") == (0, f"smtp2cf {__version__}\n", "")
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("-h",)])
+def test_lists_its_commands(arguments: tuple[str, ...]) -> None:
+    done = smtp2cf(*arguments)
+    assert done.status == 0
+    for command in ("serve", "sandbox", "check", "send", "queue"):
+        assert re.search(rf"^\W*{command} ", done.out, re.MULTILINE), command
+
+
+@pytest.mark.parametrize("command", ["serve", "sandbox", "check", "send", "queue"])
+def test_explains_each_command(command: str) -> None:
+    done = smtp2cf(command, "--help")
+    assert done.status == 0
+    assert re.search(rf"Usage: .*smtp2cf {command} ", done.out)
+
+
+@pytest.mark.parametrize("option", ["--sandbox-listen", "--env-file"])
+def test_a_wrong_option_is_explained(option: str) -> None:
+    done = smtp2cf("serve", "--sandbox", option, "nonsense")
+    assert done.status == {"--sandbox-listen": os.EX_USAGE, "--env-file": os.EX_CONFIG}[option]
+    assert done.err.startswith("smtp2cf: ")
+    assert "nonsense" in done.err
+    assert done.err.count("\n") == 1
+
+
+# ---- make run
+
+
+def test_make_run_starts_the_bridge_with_its_sandbox() -> None:
+    printed = subprocess.run(["make", "-n", "run"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert printed.stdout.splitlines()[-1].endswith("/smtp2cf serve --sandbox")
+
+
+def test_a_sandbox_run_shows_where_to_send_and_where_to_look() -> None:
+    """What `make run` prints: places that work, and a line for each message with what became of it."""
+    places = {"SMTP_LISTEN": "127.0.0.1:0", "ADMIN_LISTEN": "127.0.0.1:0"}
+    sandbox = ("--sandbox", "--sandbox-listen", "127.0.0.1:0")
+    with running("serve", *sandbox, **places, LOG_FORMAT="console") as process:
+        shown = "".join(process.stdout.readline() for _ in range(4))
+        named = dict(re.findall(r"^  (send mail to|what went out|status) +(\S+)", shown, re.MULTILINE))
+        host, _, port = named["send mail to"].partition(":")
+        with smtplib.SMTP(host, int(port)) as client:
+            client.sendmail("app@example.com", ["anna@example.net"], b"Subject: x\r\n\r\nHello\r\n")
+        assert b"anna@example.net" in _get(named["what went out"])
+        assert b"anna@example.net" in _get(named["status"])
+        process.terminate()
+        assert process.wait(10) == 0
+        (line,) = [line for line in process.stderr if "anna@example.net" in line]
+    assert "status=sent" in line
+
+
+def _get(url: str) -> bytes:
+    with urllib.request.urlopen(url) as answer:
+        return answer.read()

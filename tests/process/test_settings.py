@@ -1,0 +1,189 @@
+"""Wrong settings: the start ends with 78 and one line that names the variable, its value, what it may be."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ByteSize
+
+from smtp2cf import cli, config
+from tests.process.command import smtp2cf
+from tests.support.bridge import running_bridge
+
+NETWORK = "does not appear to be an IPv4 or IPv6 network: networks such as 10.0.0.0/8 or fd00::/8 are meant"
+ENDPOINT = "is not host:port, [v6]:port or unix:/path"
+NUMBER, INTEGER = "it must be a valid number", "it must be a valid integer"
+
+BROKEN = [
+    ("SMTP2CF_ACCOUNT_ID", "a b", "it must be letters, digits, - and _"),
+    ("CLOUDFLARE_ACCOUNT_ID", "../x", "it must be letters, digits, - and _"),
+    ("SMTP2CF_API_BASE_URL", "ftp://x", "it must be a URL such as https://api.cloudflare.com/client/v4"),
+    ("SMTP2CF_API_TIMEOUT", "soon", NUMBER),
+    ("SMTP2CF_API_TIMEOUT", "0", "it must be greater than 0"),
+    ("SMTP2CF_API_CONCURRENCY", "0", "it must be greater than or equal to 1"),
+    ("SMTP2CF_SMTP_LISTEN", "nonsense", f"'nonsense' {ENDPOINT}"),
+    ("SMTP2CF_SMTP_LISTEN", "127.0.0.1:99999", f"'127.0.0.1:99999' {ENDPOINT}"),
+    ("SMTP2CF_SMTP_LISTEN", "unix:x", "'unix:x': a unix socket needs an absolute path, unix:/path"),
+    ("SMTP2CF_ADMIN_LISTEN", "127.0.0.1", f"'127.0.0.1' {ENDPOINT}"),
+    ("SMTP2CF_HOSTNAME", "a b", "it must be a name in printable ASCII, without blanks"),
+    ("SMTP2CF_ALLOW_NETWORKS", "10.0.0.0/40", f"'10.0.0.0/40' {NETWORK}"),
+    ("SMTP2CF_NULL_SENDER_ADDRESS", "me", "it must be an address such as bounces@example.com"),
+    ("SMTP2CF_MAX_MESSAGE_SIZE", "big", "it must be a number of bytes, or a size such as 5MiB"),
+    ("SMTP2CF_MAX_MESSAGE_SIZE", "10", "it must be greater than or equal to 1024"),
+    ("SMTP2CF_MAX_RECIPIENTS", "many", INTEGER),
+    ("SMTP2CF_MAX_SESSIONS", "1.5", INTEGER),
+    ("SMTP2CF_SESSION_TIMEOUT", "-1", "it must be greater than 0"),
+    ("SMTP2CF_MODE", "fast", "it must be 'direct' or 'queue'"),
+    ("SMTP2CF_REPLY_TIMEOUT", "4000", "it must be less than or equal to 3600"),
+    ("SMTP2CF_PARTIAL_BOUNCE", "maybe", "it must be 'accept' or 'reject'"),
+    ("SMTP2CF_NON_UTF8", "keep", "it must be 'convert' or 'reject'"),
+    ("SMTP2CF_BARE_NEWLINE", "keep", "it must be 'normalize' or 'reject'"),
+    ("SMTP2CF_DROP_HEADERS", "bcc:", "'bcc:' is no header field's name"),
+    ("SMTP2CF_RETRY_MIN", "0", "it must be greater than 0"),
+    ("SMTP2CF_RETRY_MAX", "an hour", NUMBER),
+    ("SMTP2CF_EXPIRE_AFTER", "5d", NUMBER),
+    ("SMTP2CF_POSTMASTER", "me", "it must be an address such as mailer-daemon@example.com"),
+    ("SMTP2CF_DRAIN_TIMEOUT", "-1", "it must be greater than or equal to 0"),
+    ("SMTP2CF_LOG_LEVEL", "loud", "it must be 'debug', 'info', 'warning' or 'error'"),
+    ("SMTP2CF_LOG_FORMAT", "xml", "it must be 'auto', 'console' or 'json'"),
+]
+SECRET = [
+    ("SMTP2CF_API_TOKEN", "s3 cret", "an API token is one word of ASCII letters, digits, - and _"),
+    ("CLOUDFLARE_API_TOKEN", "s3cret\r\nX: y", "an API token is one word of ASCII letters, digits, - and _"),
+    (
+        "SMTP2CF_SPOOL_URL",
+        "mysql://me:s3cret@db",
+        "it must be sqlite:///path, postgresql://host/database or none",
+    ),
+]
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Nothing is set."""
+    for name in os.environ:
+        if name.startswith(("SMTP2CF_", "CLOUDFLARE_")):
+            monkeypatch.delenv(name)
+    return monkeypatch
+
+
+def start(environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What `smtp2cf serve` writes when the settings keep it from starting."""
+    environment.setattr(sys, "argv", ["smtp2cf", "serve", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == os.EX_CONFIG
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("variable", "value", "why"), BROKEN, ids=[f"{row[0]}={row[1]}" for row in BROKEN])
+def test_a_wrong_value_is_named(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str, value: str, why: str
+) -> None:
+    environment.setenv(variable, value)
+    assert start(environment, capsys) == f"smtp2cf: {variable}: {value!r} is wrong: {why}\n"
+
+
+@pytest.mark.parametrize(("variable", "value", "why"), SECRET, ids=[row[0] for row in SECRET])
+def test_a_wrong_secret_is_named_and_not_shown(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str, value: str, why: str
+) -> None:
+    environment.setenv(variable, value)
+    assert start(environment, capsys) == f"smtp2cf: {variable}: its value is wrong: {why}\n"
+
+
+def test_what_pydantic_has_no_words_for_has_ours() -> None:
+    unclear = {
+        name
+        for name, field in config.Settings.model_fields.items()
+        if field.annotation is ByteSize or any(getattr(how, "pattern", None) for how in field.metadata)
+    }
+    assert unclear == set(config.FORMS)
+
+
+def test_every_wrong_value_has_its_line(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment.setenv("SMTP2CF_MODE", "fast")
+    environment.setenv("SMTP2CF_LOG_LEVEL", "loud")
+    lines = start(environment, capsys).splitlines()
+    assert [line.removeprefix("smtp2cf: ").partition(":")[0] for line in lines] == [
+        "SMTP2CF_MODE",
+        "SMTP2CF_LOG_LEVEL",
+    ]
+
+
+def test_a_wrong_value_in_the_env_file_is_named(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "env"
+    file.write_text("SMTP2CF_MODE=fast\n")
+    said = start(environment, capsys, "--env-file", str(file))
+    assert said == "smtp2cf: SMTP2CF_MODE: 'fast' is wrong: it must be 'direct' or 'queue'\n"
+
+
+def test_the_environment_wins_over_the_env_file(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "env"
+    file.write_text("SMTP2CF_MODE=fast\n")
+    environment.setenv("SMTP2CF_MODE", "queue")
+    assert "SMTP2CF_ACCOUNT_ID is not set" in start(environment, capsys, "--env-file", str(file))
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ({}, "SMTP2CF_ACCOUNT_ID is not set: whose account is to send?"),
+        (
+            {"SMTP2CF_ACCOUNT_ID": "a1"},
+            "SMTP2CF_API_TOKEN is not set: an API token with the permission Email Sending: Edit is needed",
+        ),
+        (
+            {"CLOUDFLARE_ACCOUNT_ID": "a1", "SMTP2CF_API_TOKEN": ""},
+            "SMTP2CF_API_TOKEN is not set: an API token with the permission Email Sending: Edit is needed",
+        ),
+    ],
+    ids=["nothing", "no token", "an empty token"],
+)
+def test_without_an_account_it_does_not_start(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], given: dict[str, str], missing: str
+) -> None:
+    for name, value in given.items():
+        environment.setenv(name, value)
+    assert start(environment, capsys) == f"smtp2cf: {missing}\n"
+
+
+def test_a_secret_comes_from_one_place(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    environment.setenv("SMTP2CF_API_TOKEN", "one")
+    environment.setenv("SMTP2CF_API_TOKEN_FILE", str(tmp_path / "token"))
+    said = start(environment, capsys)
+    assert said == "smtp2cf: SMTP2CF_API_TOKEN and SMTP2CF_API_TOKEN_FILE are both set: set one of them\n"
+
+
+def test_a_secret_file_that_is_not_there_is_named(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    environment.setenv("SMTP2CF_API_TOKEN_FILE", str(tmp_path / "token"))
+    said = start(environment, capsys)
+    assert said.startswith("smtp2cf: SMTP2CF_API_TOKEN_FILE: ")
+    assert str(tmp_path / "token") in said
+
+
+def test_a_process_with_a_wrong_setting_ends_with_78_and_one_line() -> None:
+    done = smtp2cf("serve", "--sandbox", SMTP_LISTEN="nonsense")
+    assert done.status == os.EX_CONFIG
+    assert done.out == ""
+    assert done.err == f"smtp2cf: SMTP2CF_SMTP_LISTEN: 'nonsense' is wrong: 'nonsense' {ENDPOINT}\n"
+
+
+def test_a_variable_nobody_knows_is_named_with_the_nearest(tmp_path: Path) -> None:
+    with running_bridge(tmp_path, SMTP_LISTN="127.0.0.1:0", COLOUR="blue", SENDMAIL_HOST="x:1") as bridge:
+        warned = [line["setting"] for line in bridge.log() if line["event"] == "settings.unknown"]
+    assert warned == [
+        "SMTP2CF_COLOUR is no setting",
+        "SMTP2CF_SMTP_LISTN is no setting: is SMTP2CF_SMTP_LISTEN meant?",
+    ]

@@ -1,0 +1,114 @@
+"""Signals: what is under way when the bridge is told to stop, and what does not stop it."""
+
+import contextlib
+import os
+import signal
+import smtplib
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.process.command import running, smtp2cf
+from tests.process.metrics import wait_for_metric
+from tests.support.bridge import Bridge, running_bridge
+
+MESSAGE = b"From: app@example.com\r\nSubject: under way\r\n\r\nHello\r\n"
+GOODBYE = b"421 4.3.2 "
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Bridge]:
+    """A bridge for one test, which may stop it."""
+    with running_bridge(tmp_path) as bridge:
+        yield bridge
+
+
+@contextlib.contextmanager
+def in_transaction(bridge: Bridge, recipient: str) -> Iterator[smtplib.SMTP]:
+    """A client that is about to send its message."""
+    with contextlib.closing(bridge.client()) as client:
+        client.ehlo()
+        assert client.mail("app@example.com")[0] == 250
+        assert client.rcpt(recipient)[0] == 250
+        yield client
+
+
+def test_a_message_under_way_is_answered_before_it_stops(own: Bridge) -> None:
+    with in_transaction(own, "slow-1s@example.com") as client, ThreadPoolExecutor() as pool:
+        answer = pool.submit(client.data, MESSAGE)
+        wait_for_metric(own, "smtp2cf_api_calls_in_flight", 1.0)
+        own.process.send_signal(signal.SIGTERM)
+        code, text = answer.result()
+    assert code == 250
+    assert text.startswith(b"2.0.0 ")
+    assert own.process.wait(10) == 0
+    assert own.wait_for_log("mail.attempt", status="sent")["to"] == "slow-1s@example.com"
+    assert own.log()[-1]["event"] == "serve.stopped"
+
+
+def test_a_transaction_under_way_may_go_on_to_its_end(own: Bridge) -> None:
+    with in_transaction(own, "anna@example.net") as client:
+        own.process.send_signal(signal.SIGTERM)
+        own.wait_for_log("serve.stopping")
+        assert client.data(MESSAGE)[0] == 250
+        assert client.file.readline().startswith(GOODBYE)
+        assert own.process.wait(10) == 0
+
+
+def test_an_idle_session_is_told_and_a_new_one_is_not_taken(own: Bridge) -> None:
+    with in_transaction(own, "anna@example.net") as busy:
+        with socket.create_connection((own.smtp_host, own.smtp_port), 10) as idle:
+            lines = idle.makefile("rb")
+            assert lines.readline().startswith(b"220 ")
+            own.process.send_signal(signal.SIGTERM)
+            assert lines.readline().startswith(GOODBYE)
+            assert lines.readline() == b""
+        with pytest.raises(ConnectionRefusedError):
+            own.client()
+        assert own.process.poll() is None, "the busy session holds it"
+        assert busy.rset()[0] == 250
+        assert own.process.wait(10) == 0
+
+
+def test_what_does_not_end_in_time_is_ended(tmp_path: Path) -> None:
+    with (
+        running_bridge(tmp_path, DRAIN_TIMEOUT="0.2") as bridge,
+        in_transaction(bridge, "anna@example.net") as client,
+    ):
+        bridge.process.send_signal(signal.SIGTERM)
+        assert client.file.readline().startswith(GOODBYE)
+        assert bridge.process.wait(10) == 0
+        assert bridge.wait_for_log("drain.timeout")["sessions"] == 1
+
+
+def test_an_interrupt_stops_it_like_sigterm(own: Bridge) -> None:
+    assert own.stop(signal.SIGINT) == 0
+    assert "Traceback" not in own.log_path.read_text()
+
+
+def test_sighup_does_not_stop_it(own: Bridge) -> None:
+    own.process.send_signal(signal.SIGHUP)
+    own.wait_for_log("serve.sighup")
+    with in_transaction(own, "anna@example.net") as client:
+        assert client.data(MESSAGE)[0] == 250
+    assert own.stop() == 0
+
+
+@pytest.mark.parametrize("setting", ["SMTP_LISTEN", "ADMIN_LISTEN"])
+def test_a_place_that_is_taken_is_named(bridge: Bridge, tmp_path: Path, setting: str) -> None:
+    places = {"SMTP_LISTEN": "127.0.0.1:0", "ADMIN_LISTEN": "127.0.0.1:0", "STATE_DIR": str(tmp_path)}
+    taken = bridge.env["SMTP2CF_SMTP_LISTEN"]
+    done = smtp2cf("serve", "--sandbox", "--sandbox-listen", "127.0.0.1:0", **{**places, setting: taken})
+    assert done.status == os.EX_OSERR
+    assert done.err == f"smtp2cf: cannot listen on {taken}: Address already in use\n"
+
+
+def test_the_sandbox_alone_stops_at_sigterm() -> None:
+    with running("sandbox", "--listen", "127.0.0.1:0") as process:
+        assert process.stdout.readline().startswith("SMTP2CF_API_BASE_URL=http://127.0.0.1:")
+        process.terminate()
+        assert process.wait(10) == 0
+        assert process.stderr.read() == ""
