@@ -25,7 +25,7 @@ MAIL_ADDRESS = "/usr/share/perl5/Mail/Address.pm"
 NODE_MODULES = next(
     (
         path
-        for path in ("/usr/lib/node_modules", "/usr/local/lib/node_modules")
+        for path in ("/usr/share/nodejs", "/usr/lib/node_modules", "/usr/local/lib/node_modules")
         if Path(path, "nodemailer").exists()
     ),
     "/usr/lib/node_modules",
