@@ -113,13 +113,14 @@ def answered(reply: Reply) -> None:
 
 def refused(envelope: Envelope, reply: Reply) -> None:
     """A message was refused before anything was sent."""
-    _BOUNCED.inc(len(envelope.forward_paths))
-    _recent.append((envelope, "bounced", reply, envelope.forward_paths, time.time()))
+    status = _status(reply)
+    _COUNTERS[status].inc(len(envelope.forward_paths))
+    _recent.append((envelope, status, reply, envelope.forward_paths, time.time()))
     log.warning(
         "mail.refused",
         **{"queue_id": envelope.queue_id, "from": envelope.reverse_path},
         to=_named(envelope.forward_paths),
-        status="bounced",
+        status=status,
         reply=str(reply),
         client=envelope.client,
     )

@@ -66,12 +66,15 @@ class Bridge:
             spool=store,
             retry=_retry_policy(settings),
             bounce=_bounce_policy(settings),
+            pace=self.client.pacer,
         )
         self.server = Server(
             self.relay.accept, _smtp_policy(settings), self.relay.answered if store is not None else None
         )
         self.admin = Admin(self.readiness, self.status, self._queue_items if store is not None else None)
-        self.drop = DropDirectory(_drop_policy(settings), self.relay.accept, self.relay.bounce)
+        self.drop = DropDirectory(
+            _drop_policy(settings), self.relay.accept, self.relay.bounce, self.relay.answered
+        )
         self._drop_run: asyncio.Task[None] | None = None
         self._watches: list[asyncio.Task[None]] = []
 

@@ -20,11 +20,11 @@ from smtp2cf.message.header import drop_headers, received_count
 from smtp2cf.message.newlines import has_bare_newlines, normalize_newlines
 from smtp2cf.relay.bounce import BouncePolicy, dsns_for
 from smtp2cf.relay.deliver import Attempt, deliver
-from smtp2cf.relay.queue import Queue, RetryPolicy
+from smtp2cf.relay.queue import Pace, Queue, RetryPolicy
 from smtp2cf.relay.recall import Recall
 from smtp2cf.relay.settle import settle
 from smtp2cf.reply import Reply, SendError
-from smtp2cf.spool import NewMail, Spool
+from smtp2cf.spool import Answer, NewMail, Spool
 
 MAX_RECEIVED = 100
 """Received fields a message may have before it is taken for a loop (RFC 5321 §6.3)."""
@@ -65,7 +65,8 @@ class MessagePolicy:
 class Relay:
     """Takes messages and answers what became of them.
 
-    spool: where mail waits that can't go out now; without one it stays with its client.
+    spool: where mail waits that can't go out now; without one it stays with its client. pace: what the
+    account's limits leave for the mail that waits.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Relay:
         spool: Spool | None = None,
         retry: RetryPolicy | None = None,
         bounce: BouncePolicy | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self._send_raw = send_raw
         self._policy = policy
@@ -84,7 +86,7 @@ class Relay:
         self._reports: set[asyncio.Task[None]] = set()
         self.queue: Queue | None = None
         if spool is not None:
-            self.queue = Queue(spool, self.attempt, retry or RetryPolicy(), self._bounce)
+            self.queue = Queue(spool, self._attempt_from_queue, retry or RetryPolicy(), self._bounce, pace)
 
     async def accept(self, envelope: Envelope, message: bytes) -> Verdict:
         """Relay one message: every recipient's outcome, and the answer to the client."""
@@ -107,25 +109,36 @@ class Relay:
         if self.queue is not None:
             await self.queue.spool.put(*dsns)
         else:
-            for mail in dsns:
-                self._in_background(self._send_dsn(mail))
+            self._send_dsns(dsns)
         maillog.reported(envelope, dsns_sent=len(dsns))
 
     async def attempt(
-        self, envelope: Envelope, recipients: Sequence[str], message: bytes, is_dsn: bool = False
+        self,
+        envelope: Envelope,
+        recipients: Sequence[str],
+        message: bytes,
+        is_dsn: bool = False,
+        patience: float | None = None,
     ) -> Attempt:
-        """One attempt to send to `recipients`, with an outcome for each spelling they were given in."""
+        """One attempt to send to `recipients`, with an outcome for each spelling they were given in.
+
+        patience: seconds it may wait for its turn, None for as long as a client would.
+        """
         sender = envelope.reverse_path or self._policy.null_sender_address
         if is_dsn:
             sender = self._bounce.sender_of(recipients[0])
-        patience = self._policy.reply_timeout if self.queue is None or not is_dsn else QUEUE_PATIENCE
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + (self._policy.reply_timeout if patience is None else patience)
         unique = unique_addresses(recipients)
         attempt = await deliver(lambda part: self._send_raw(sender, part, message, deadline), unique)
         if len(unique) < len(recipients):
             by_key = {address_key(who): reply for who, reply in attempt.outcomes.items()}
             attempt.outcomes = {who: by_key[address_key(who)] for who in recipients}
         return attempt
+
+    async def _attempt_from_queue(
+        self, envelope: Envelope, recipients: Sequence[str], message: bytes, is_dsn: bool
+    ) -> Attempt:
+        return await self.attempt(envelope, recipients, message, is_dsn, QUEUE_PATIENCE)
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - what is under way outlives it
         """Let what is under way end for `timeout` seconds; the rest stays in the spool."""
@@ -146,28 +159,33 @@ class Relay:
                 envelope, fit, await self.attempt(envelope, envelope.forward_paths, fit)
             )
         try:
-            earlier = await self._recall.begin(envelope, message)
+            earlier = await self._recall.begin(envelope, message, call=self._policy.mode == "direct")
         except SendError as error:
             log.warning("recall.unavailable", queue_id=envelope.queue_id, reply=str(error.reply))
             earlier = None
         if earlier is not None:
             return _same_for_all(envelope, earlier)
-        if self._policy.mode == "queue":
-            verdict = await self._keep(self.queue, envelope, fit)
-        else:
-            verdict = await self._send_or_keep(self.queue, envelope, fit)
+        try:
+            if self._policy.mode == "queue":
+                verdict = await self._keep(self.queue, envelope, fit)
+            else:
+                verdict = await self._send_or_keep(self.queue, envelope, fit)
+        except BaseException:
+            self._recall.fail(envelope)
+            raise
         self._recall.end(envelope, verdict.reply)
         return verdict
 
     async def _keep(self, queue: Queue, envelope: Envelope, message: bytes) -> Verdict:
         """Queue mode: safe in the spool is all the client waits for."""
+        reply = Reply(250, "2.0.0", f"{envelope.queue_id} queued")
         try:
-            await queue.keep(envelope, message, {})
+            await queue.keep(envelope, message, {}, answer=self._answer(envelope, reply))
         except SendError as error:
             maillog.refused(envelope, error.reply)
             return _same_for_all(envelope, error.reply)
         maillog.kept(envelope, "queued", size=len(message))
-        return _same_for_all(envelope, Reply(250, "2.0.0", f"{envelope.queue_id} queued"))
+        return _same_for_all(envelope, reply)
 
     async def _send_or_keep(self, queue: Queue, envelope: Envelope, message: bytes) -> Verdict:
         """Direct mode: Cloudflare's answer, or the spool when that takes too long."""
@@ -177,10 +195,11 @@ class Relay:
         try:
             await asyncio.wait((attempt,), timeout=self._policy.reply_timeout)
             if not attempt.done():
-                await queue.keep_in_flight(envelope, message, attempt)
-                maillog.kept(envelope, "Cloudflare has not answered yet", size=len(message))
                 text = f"{envelope.queue_id} kept, Cloudflare has not answered yet"
-                return _same_for_all(envelope, Reply(250, "2.0.0", text))
+                reply = Reply(250, "2.0.0", text)
+                await queue.keep_in_flight(envelope, message, attempt, self._answer(envelope, reply))
+                maillog.kept(envelope, "Cloudflare has not answered yet", size=len(message))
+                return _same_for_all(envelope, reply)
         except SendError as error:
             # It can't be kept: the client waits on for the true answer.
             log.warning("spool.unavailable", queue_id=envelope.queue_id, reply=str(error.reply))
@@ -195,23 +214,42 @@ class Relay:
         maillog.attempted(envelope, outcomes, attempt.message_ids, size=len(message))
         if attempt.unanswered:
             maillog.possible_duplicate(envelope, [who for who, reply in outcomes.items() if reply.transient])
-        kept = False
-        if self._is_plain(envelope, outcomes):
-            pass  # nearly all mail: nothing is left to do
-        elif self.queue is not None and any(reply.transient for reply in outcomes.values()):
-            kept = await self._keep_rest(self.queue, envelope, message, attempt)
-        else:
+        kept = self.queue is not None and any(reply.transient for reply in outcomes.values())
+        reply = self._reply(envelope, attempt, kept=kept)
+        if self.queue is not None and kept:
+            try:
+                await self._keep_rest(self.queue, envelope, message, attempt, reply)
+            except SendError as error:
+                log.warning("spool.unavailable", queue_id=envelope.queue_id, reply=str(error.reply))
+                kept = False
+                reply = self._not_kept(envelope, attempt, error)
+        elif not self._is_plain(envelope, outcomes):
             await self._report(envelope, message, outcomes)
-        reply = settle(
-            outcomes,
+        return Verdict(
+            reply, {who: reply if kept and out.transient else out for who, out in outcomes.items()}
+        )
+
+    def _reply(self, envelope: Envelope, attempt: Attempt, *, kept: bool) -> Reply:
+        return settle(
+            attempt.outcomes,
             envelope.queue_id,
             attempt.message_ids,
             kept=kept,
             partial_bounce=self._policy.partial_bounce,
         )
-        return Verdict(
-            reply, {who: reply if kept and out.transient else out for who, out in outcomes.items()}
-        )
+
+    def _not_kept(self, envelope: Envelope, attempt: Attempt, error: SendError) -> Reply:
+        """The answer when those who have to wait can't be kept: no success, for it would lose their mail."""
+        reply = self._reply(envelope, attempt, kept=False)
+        if not reply.success:
+            return reply
+        # Whoever sends it again, sends it to all of them.
+        maillog.possible_duplicate(envelope, [who for who, out in attempt.outcomes.items() if out.success])
+        return error.reply._replace(text=f"{envelope.queue_id} {error.reply.text}")
+
+    def _answer(self, envelope: Envelope, reply: Reply) -> Answer | None:
+        """What is kept with the mail, for a client that asks again because it did not get the reply."""
+        return self._recall.answer(envelope, reply) if self._recall is not None else None
 
     def _rejects(self, outcomes: Outcomes) -> bool:
         """The answer is a 5xx that names the bounced ones, so no DSN needs to."""
@@ -223,26 +261,27 @@ class Relay:
             return True
         return all(reply.permanent for reply in outcomes.values())
 
-    async def _keep_rest(self, queue: Queue, envelope: Envelope, message: bytes, attempt: Attempt) -> bool:
-        """Put what is not final into the spool, with DSNs about what is; False when it can't be."""
+    async def _keep_rest(
+        self, queue: Queue, envelope: Envelope, message: bytes, attempt: Attempt, reply: Reply
+    ) -> None:
+        """Put what is not final into the spool, with DSNs about what is; raises SendError.
+
+        reply: the answer that says so.
+        """
         told = {who: reply for who, reply in attempt.outcomes.items() if not reply.transient}
         if self._rejects(attempt.outcomes):
             told = {who: reply for who, reply in told.items() if reply.success}
         dsns = dsns_for(envelope, message, told, self._bounce)
-        try:
-            await queue.keep(
-                envelope,
-                message,
-                attempt.outcomes,
-                attempts=1,
-                retry_after=attempt.retry_after,
-                dsns=dsns,
-            )
-        except SendError as error:
-            log.warning("spool.unavailable", queue_id=envelope.queue_id, reply=str(error.reply))
-            return False
+        await queue.keep(
+            envelope,
+            message,
+            attempt.outcomes,
+            attempts=1,
+            retry_after=attempt.retry_after,
+            dsns=dsns,
+            answer=self._answer(envelope, reply),
+        )
         maillog.reported(envelope, dsns_sent=len(dsns))
-        return True
 
     async def _report(self, envelope: Envelope, message: bytes, outcomes: Outcomes) -> None:
         """Send DSNs about recipients whose fate the one 250 can't tell."""
@@ -251,7 +290,13 @@ class Relay:
         try:
             await self.bounce(envelope, message, outcomes)
         except SendError as error:
-            log.error("dsn.lost", queue_id=envelope.queue_id, reply=str(error.reply))  # noqa: TRY400
+            log.warning("spool.unavailable", queue_id=envelope.queue_id, reply=str(error.reply))
+            self._send_dsns(dsns_for(envelope, message, outcomes, self._bounce))
+
+    def _send_dsns(self, dsns: Sequence[NewMail]) -> None:
+        """Send DSNs that can't be kept."""
+        for mail in dsns:
+            self._in_background(self._send_dsn(mail))
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -259,7 +304,7 @@ class Relay:
         task.add_done_callback(self._reports.discard)
 
     async def _send_dsn(self, mail: NewMail) -> None:
-        """Without a spool a DSN has one attempt."""
+        """A DSN that is not in the spool has one attempt."""
         attempt = await self.attempt(mail.envelope, mail.envelope.forward_paths, mail.message, is_dsn=True)
         maillog.attempted(mail.envelope, attempt.outcomes, attempt.message_ids, size=len(mail.message))
 

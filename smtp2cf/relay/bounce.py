@@ -1,14 +1,15 @@
 """Bounce: which DSNs an attempt's outcomes call for, as mail to put into the spool (RFC 3461 §6).
 
-Never for a null sender, never about a DSN, never against NOTIFY: so no loop is possible. Knows no
-spool beyond the shape of its mail, and sends nothing.
+Never for a null sender, never about a DSN, not even about one that comes back in from our own DSN
+sender, never against NOTIFY: so no loop is possible. Knows no spool beyond the shape of its mail,
+and sends nothing.
 """
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from smtp2cf.envelope import Envelope, Outcomes, domain_of
+from smtp2cf.envelope import Envelope, Outcomes, address_key, domain_of
 from smtp2cf.message import dsn
 from smtp2cf.reply import Reply
 from smtp2cf.spool import NewMail
@@ -35,7 +36,9 @@ def dsns_for(
 
     outcomes: of those recipients only. expired: the transient ones among them were given up.
     """
-    if not envelope.reverse_path or not outcomes:
+    sender = envelope.reverse_path
+    # What comes from where DSNs come from is one of ours that found its way back.
+    if not sender or not outcomes or address_key(sender) == address_key(policy.sender_of(sender)):
         return []
     failures: list[dsn.Report] = []
     successes: list[dsn.Report] = []

@@ -27,6 +27,7 @@ from smtp2cf.reply import Reply
 
 Accept = Callable[[Envelope, bytes], Awaitable[Verdict]]
 Bounce = Callable[[Envelope, bytes, Outcomes], Awaitable[None]]
+Answered = Callable[[Envelope, bool], None]
 
 VERSION: Final = 1
 SUFFIX: Final = ".drop"
@@ -94,13 +95,21 @@ class DropDirectory:
 
     A file is kept until accept has answered with success. A transient answer is tried again, with
     doubling delays, until expire_after. Whoever is refused for good is handed to `bounce`; where
-    there is none, the file is set aside under a name that shows the reply.
+    there is none, the file is set aside under a name that shows the reply. `answered` is told of every
+    message when its answer has been acted upon.
     """
 
-    def __init__(self, policy: DropPolicy, accept: Accept, bounce: Bounce | None = None) -> None:
+    def __init__(
+        self,
+        policy: DropPolicy,
+        accept: Accept,
+        bounce: Bounce | None = None,
+        answered: Answered | None = None,
+    ) -> None:
         self._policy = policy
         self._accept = accept
         self._bounce = bounce
+        self._answered = answered
         self._ready: deque[str] = deque()
         self._waiting: dict[str, _Waiting] = {}
         self._immovable: set[str] = set()
@@ -202,7 +211,12 @@ class DropDirectory:
                 name, error.envelope, b"", dict.fromkeys(error.envelope.forward_paths, TOO_BIG)
             )
         else:
-            await self._hand_over(name, envelope, message)
+            try:
+                await self._hand_over(name, envelope, message)
+            finally:
+                if self._answered is not None:
+                    # A file that could not be removed comes again, with the next process.
+                    self._answered(envelope, name not in self._immovable)
 
     async def _hand_over(self, name: str, envelope: Envelope, message: bytes) -> None:
         waiting = self._waiting.setdefault(name, _Waiting())

@@ -1,17 +1,18 @@
 """Queue: sends the mail that waits in the spool, and settles what became of it.
 
-Claims what is due, tries those recipients that have no final outcome yet, and then: done, tried
-again later, given up with a DSN, or held for an operator where our own code fails. Knows no SMTP
-session and no HTTP.
+Claims what is due while the account's limits leave room for it, tries those recipients that have no
+final outcome yet, and then: done, tried again later, given up with a DSN, or held for an operator
+where our own code fails. What an attempt came to is written down however long the spool is away.
+Knows no SMTP session and no HTTP.
 """
 
 import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
@@ -20,7 +21,9 @@ from smtp2cf.envelope import Envelope, Outcomes
 from smtp2cf.relay.bounce import BouncePolicy, dsns_for
 from smtp2cf.relay.deliver import Attempt
 from smtp2cf.reply import Reply, SendError
-from smtp2cf.spool import NewMail, Spool, SpoolItem
+from smtp2cf.spool import Answer, NewMail, Spool, SpoolItem
+
+T = TypeVar("T")
 
 MAX_FAILURES = 3
 """Attempts that may end in an error of ours before the message is held."""
@@ -28,11 +31,30 @@ POLL = 60.0
 """Seconds after which the spool is asked again, even if nothing woke us."""
 SPOOL_RETRY = 1.0
 """Seconds until a spool that failed is asked again."""
+LOADED_BYTES = 32 * 2**20
+"""Bytes of messages that are read from the spool at a time; one message may be more. Their calls
+need about as much again."""
+BLOCKED = 1.0
+"""Seconds for which the account has to be blocked before nothing is claimed for it."""
+LOOK_AGAIN = 0.05
+"""Seconds until a line of calls that was full is looked at again."""
 
 Attempting = Callable[[Envelope, Sequence[str], bytes, bool], Awaitable[Attempt]]
 """(envelope, recipients, message, is a DSN) → what one attempt came to."""
 
 log = structlog.stdlib.get_logger("smtp2cf.queue")
+
+
+class Pace(Protocol):
+    """How much of the account may be used: cloudflare's Pacer."""
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for their turn."""
+
+    @property
+    def blocked_for(self) -> float:
+        """Seconds until the next call may go out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,15 +76,28 @@ class RetryPolicy:
 
 
 class Queue:
-    """Keeps mail in a spool and sends it when it is due."""
+    """Keeps mail in a spool and sends it when it is due.
 
-    def __init__(self, spool: Spool, attempt: Attempting, retry: RetryPolicy, bounce: BouncePolicy) -> None:
+    pace: what the account's limits leave; None where there are none.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        attempt: Attempting,
+        retry: RetryPolicy,
+        bounce: BouncePolicy,
+        pace: Pace | None = None,
+    ) -> None:
         self.spool = spool
         self.retry = retry
         self.bounce = bounce
         self._attempt = attempt
+        self._pace = pace
         self._tasks: set[asyncio.Task[None]] = set()
-        self._room = asyncio.Event()
+        self._one_less = asyncio.Event()
+        self._loaded = 0
+        self._unloaded = asyncio.Condition()
         self._runner: asyncio.Task[None] | None = None
 
     @property
@@ -101,6 +136,7 @@ class Queue:
         attempts: int = 0,
         retry_after: float | None = None,
         dsns: Sequence[NewMail] = (),
+        answer: Answer | None = None,
     ) -> None:
         """Put new mail into the spool, fsynced on return; raises SendError when it can't be."""
         await self.spool.put(
@@ -111,12 +147,13 @@ class Queue:
                 attempts=attempts,
                 delay=self.retry.delay(attempts, retry_after) if attempts else 0.0,
                 expires=envelope.received_at + self.retry.expire_after,
+                answer=answer,
             ),
             *dsns,
         )
 
     async def keep_in_flight(
-        self, envelope: Envelope, message: bytes, attempt: asyncio.Task[Attempt]
+        self, envelope: Envelope, message: bytes, attempt: asyncio.Task[Attempt], answer: Answer | None
     ) -> None:
         """Put mail into the spool whose first attempt is still under way; its late answer settles it.
 
@@ -129,30 +166,60 @@ class Queue:
                 attempts=1,
                 expires=envelope.received_at + self.retry.expire_after,
                 claimed=True,
+                answer=answer,
             )
         )
         self._go(self._settle_late(envelope, message, attempt))
 
     async def _settle_late(self, envelope: Envelope, message: bytes, attempt: asyncio.Task[Attempt]) -> None:
-        await self._settle(envelope, message, {}, await attempt, attempts=1, is_dsn=False)
+        try:
+            done = await attempt
+        except Exception as error:
+            log.exception("queue.error", queue_id=envelope.queue_id)
+            await self._fail(envelope, error, {}, attempts=1, failures=1)
+        else:
+            await self._settle(envelope, message, {}, done, attempts=1, is_dsn=False)
 
     # ---- sending
 
     async def _run(self) -> None:
         while True:
             try:
-                room = self.retry.parallel - len(self._tasks)
-                items = await self.spool.claim(room) if room > 0 else []
-                for item in items:
-                    self._go(self._send(item))
-                if len(self._tasks) >= self.retry.parallel:
-                    self._room.clear()
-                    await self._room.wait()
-                elif not items:
-                    await self.spool.wait_due(POLL)
+                await self._claim()
             except SendError as error:
                 log.warning("queue.spool_unavailable", reply=str(error.reply))
                 await asyncio.sleep(SPOOL_RETRY)
+            except Exception:
+                log.exception("queue.error")
+                await asyncio.sleep(SPOOL_RETRY)
+
+    async def _claim(self) -> None:
+        """Take what is due and there is room for; where there is neither, wait."""
+        if self._pace is not None and (blocked_for := self._pace.blocked_for) > BLOCKED:
+            # Nothing can be sent, so nobody's attempt is wasted on finding that out.
+            await asyncio.sleep(min(blocked_for, POLL))
+            return
+        room = self._room()
+        if room <= 0:
+            self._one_less.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._one_less.wait(), LOOK_AGAIN)
+            return
+        items = await self.spool.claim(room)
+        for item in items:
+            self._go(self._send(item))
+        if not items:
+            await self.spool.wait_due(POLL)
+
+    def _room(self) -> int:
+        """Messages to claim: not more than `parallel` at once, doubling, one while calls stand in line.
+
+        Mail that was claimed would only wait in that line, in the way of new mail.
+        """
+        active = len(self._tasks)
+        if self._pace is not None and (self._pace.waiting or self._pace.blocked_for):
+            return 0 if active else 1
+        return min(self.retry.parallel - active, active + 1)
 
     def _go(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -161,37 +228,58 @@ class Queue:
 
     def _gone(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self._room.set()
+        self._one_less.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("queue.error", exc_info=error)
 
     async def _send(self, item: SpoolItem) -> None:
         """One attempt for one message, whatever happens."""
         try:
-            await self._try(item)
+            async with self._loading(item.size):
+                await self._try(item)
         except SendError as error:
+            # The spool could not be read, or not take note of the attempt: there was none.
             log.warning("queue.spool_unavailable", queue_id=item.queue_id, reply=str(error.reply))
-            with contextlib.suppress(SendError):
-                await self.spool.give_back(item.queue_id)
+            await asyncio.sleep(SPOOL_RETRY)
+            await self._surely(lambda: self.spool.give_back(item.queue_id))
         except Exception as error:
             log.exception("queue.error", queue_id=item.queue_id)
-            await self._fail(item, error)
+            await self._fail(
+                item.envelope,
+                error,
+                item.outcomes,
+                attempts=item.attempts + 1,
+                failures=item.failures + 1,
+            )
+
+    @contextlib.asynccontextmanager
+    async def _loading(self, size: int) -> AsyncIterator[None]:
+        """Wait until there is room in memory for one message more."""
+        async with self._unloaded:
+            await self._unloaded.wait_for(lambda: not self._loaded or self._loaded + size <= LOADED_BYTES)
+            self._loaded += size
+        try:
+            yield
+        finally:
+            self._loaded -= size
+            async with self._unloaded:
+                self._unloaded.notify_all()
 
     async def _try(self, item: SpoolItem) -> None:
         message = await self.spool.read(item.queue_id)
         if message is None:
-            return
-        if item.expires <= time.time():
+            await self.spool.give_back(item.queue_id)  # it is gone, and so is the claim
+        elif item.unresolved and item.expires <= time.time():
             await self._expire(item, message)
-            return
-        if item.unanswered:
-            maillog.possible_duplicate(item.envelope, item.unresolved)
-        if not await self.spool.begin(item.queue_id):
-            return
-        attempt = await self._attempt(item.envelope, item.unresolved, message, item.is_dsn)
-        await self._settle(
-            item.envelope, message, item.outcomes, attempt, attempts=item.attempts + 1, is_dsn=item.is_dsn
-        )
+        elif await self.spool.begin(item.queue_id):
+            if item.unanswered:
+                maillog.possible_duplicate(item.envelope, item.unresolved)
+            attempt = Attempt()
+            if item.unresolved:
+                attempt = await self._attempt(item.envelope, item.unresolved, message, item.is_dsn)
+            await self._settle(
+                item.envelope, message, item.outcomes, attempt, attempts=item.attempts + 1, is_dsn=item.is_dsn
+            )
 
     async def _settle(
         self,
@@ -213,35 +301,66 @@ class Queue:
             )
         outcomes = {**earlier, **attempt.outcomes}
         final = {who: reply for who, reply in attempt.outcomes.items() if not reply.transient}
-        dsns = [] if is_dsn else dsns_for(envelope, message, final, self.bounce)
+        try:
+            dsns = [] if is_dsn else dsns_for(envelope, message, final, self.bounce)
+        except Exception as error:
+            # What was sent must not be sent again, and who bounced must not go unsaid: a person has to look.
+            log.exception("queue.error", queue_id=envelope.queue_id)
+            await self._fail(envelope, error, outcomes, attempts=attempts, failures=MAX_FAILURES)
+            return
         waits = any(reply.transient for reply in outcomes.values())
         retry_in = self.retry.delay(attempts, attempt.retry_after) if waits else None
-        if await self.spool.settle(envelope.queue_id, outcomes, retry_in=retry_in, dsns=dsns):
+        settled = await self._surely(
+            lambda: self.spool.settle(envelope.queue_id, outcomes, retry_in=retry_in, dsns=dsns)
+        )
+        if settled:
             maillog.reported(envelope, dsns_sent=len(dsns), undeliverable=is_dsn and _bounced(final))
+
+    async def _surely(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Have the spool do what may be done twice but not left out; wait for it while it is away.
+
+        A claim that nobody ends would keep its mail for as long as this process lives.
+        """
+        while True:
+            try:
+                return await work()
+            except SendError as error:
+                log.warning("queue.spool_unavailable", reply=str(error.reply))
+                await asyncio.sleep(SPOOL_RETRY)
 
     async def _expire(self, item: SpoolItem, message: bytes) -> None:
         """Give up: the sender is told, unless it is a DSN that can't be delivered."""
-        waited = time.time() - item.envelope.received_at
-        last = item.last_reply or Reply(451, "4.4.7", "it was never tried")
-        reply = Reply(451, "4.4.7", f"given up after {_duration(waited)}; the last answer was: {last}")
-        expired = dict.fromkeys(item.unresolved, reply)
+        waited = _duration(time.time() - item.envelope.received_at)
+        expired = {
+            who: Reply(451, "4.4.7", f"given up after {waited}; {_last_answer(item, who)}")
+            for who in item.unresolved
+        }
         dsns = [] if item.is_dsn else dsns_for(item.envelope, message, expired, self.bounce, expired=True)
-        if await self.spool.settle(item.queue_id, {**item.outcomes, **expired}, dsns=dsns):
+        outcomes = {**item.outcomes, **expired}
+        if await self._surely(lambda: self.spool.settle(item.queue_id, outcomes, dsns=dsns)):
             maillog.expired(item.envelope, expired, size=item.size, attempts=item.attempts)
             maillog.reported(item.envelope, dsns_sent=len(dsns), undeliverable=item.is_dsn)
 
-    async def _fail(self, item: SpoolItem, error: Exception) -> None:
+    async def _fail(
+        self, envelope: Envelope, error: Exception, outcomes: Outcomes, *, attempts: int, failures: int
+    ) -> None:
         """Our own code failed over this message: try it again, but not for ever."""
-        failures = item.failures + 1
-        reason = f"{type(error).__name__}: {error}"
-        hold = reason if failures >= MAX_FAILURES else ""
-        retry_in = None if hold else self.retry.delay(item.attempts + 1)
-        try:
-            await self.spool.settle(
-                item.queue_id, item.outcomes, retry_in=retry_in, hold=hold, failures=failures
+        hold = f"{type(error).__name__}: {error}" if failures >= MAX_FAILURES else ""
+        retry_in = None if hold else self.retry.delay(attempts)
+        open_ = [who for who in envelope.forward_paths if who not in outcomes or outcomes[who].transient]
+        if open_:  # it may have failed over the answer to a call
+            maillog.possible_duplicate(envelope, open_)
+        await self._surely(
+            lambda: self.spool.settle(
+                envelope.queue_id, outcomes, retry_in=retry_in, hold=hold, failures=failures
             )
-        except SendError as unavailable:
-            log.warning("queue.spool_unavailable", queue_id=item.queue_id, reply=str(unavailable.reply))
+        )
+
+
+def _last_answer(item: SpoolItem, recipient: str) -> str:
+    if recipient in item.outcomes:
+        return f"the last answer was: {item.outcomes[recipient]}"
+    return "no attempt was answered" if item.attempts else "it was never tried"
 
 
 def _bounced(outcomes: Outcomes) -> bool:

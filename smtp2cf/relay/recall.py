@@ -2,17 +2,40 @@
 
 Every transaction is noted before its call and its answer after it, until the client has shown that
 it got the answer. The same envelope and bytes within ten minutes then get the same answer without a
-call. A transaction that was begun and never answered, by a process that died, may have been sent:
-the second one is sent, and logged as a possible duplicate. Knows no SMTP session.
+call; while the first is still under way, they wait for it. Mail that goes into the spool is noted
+with it, in one go. A transaction that was begun and never answered, by a process that died, may
+have been sent: the second one is sent, and logged as a possible duplicate. Knows no SMTP session.
 """
 
+import asyncio
 import hashlib
-from collections import Counter
+from dataclasses import dataclass
 
 from smtp2cf import maillog
 from smtp2cf.envelope import Envelope
 from smtp2cf.reply import Reply
-from smtp2cf.spool import Spool
+from smtp2cf.spool import Answer, Spool
+
+
+@dataclass(slots=True, eq=False)
+class _Transaction:
+    """One that is under way, or whose client has not shown that it got its answer.
+
+    left: the client hung up before the answer; gets it once it is clear that the client did not,
+    None if it did. noted: the answer that was handed to the spool together with the mail.
+    """
+
+    digest: bytes
+    under_way: bool = False
+    ended: bool = False
+    reply: Reply | None = None
+    noted: Reply | None = None
+    left: "asyncio.Future[Reply | None] | None" = None
+
+    def tell(self, reply: Reply | None) -> None:
+        """Let those go on who wait for what becomes of this one."""
+        if self.left is not None and not self.left.done():
+            self.left.set_result(reply)
 
 
 class Recall:
@@ -20,49 +43,99 @@ class Recall:
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
-        self._digests: dict[str, bytes] = {}
-        self._under_way: Counter[bytes] = Counter()
+        self._transactions: dict[str, _Transaction] = {}
+        self._under_way: dict[bytes, list[_Transaction]] = {}
 
-    async def begin(self, envelope: Envelope, message: bytes) -> Reply | None:
+    async def begin(self, envelope: Envelope, message: bytes, *, call: bool) -> Reply | None:
         """Note a transaction; the answer of an earlier one whose client did not get it.
 
-        Raises SendError when the spool can't be asked.
+        call: Cloudflare will be asked before anything is kept, so that a crash would leave it open
+        whether the mail was sent. Raises SendError when the spool can't be asked.
         """
-        digest = _digest(envelope, message)
-        known = None if self._under_way[digest] else await self._spool.recall(digest)
-        if known is not None and known.reply is not None:
-            maillog.answer_repeated(envelope, known.reply)
-            return known.reply
-        if known is not None:
-            maillog.possible_duplicate(envelope, envelope.forward_paths)
-        self._under_way[digest] += 1
-        self._digests[envelope.queue_id] = digest
-        return None
+        transaction = _Transaction(_digest(envelope, message))
+        self._transactions[envelope.queue_id] = transaction
+        try:
+            reply = await self._earlier(envelope, transaction, call)
+        except BaseException:
+            self.fail(envelope)
+            raise
+        if reply is not None:
+            maillog.answer_repeated(envelope, reply)
+            self._end(transaction, reply)
+        return reply
+
+    def answer(self, envelope: Envelope, reply: Reply) -> Answer | None:
+        """The answer to be kept together with the mail; None where the transaction is not known."""
+        transaction = self._transactions.get(envelope.queue_id)
+        if transaction is None or not reply.success:
+            return None
+        transaction.noted = reply
+        return Answer(transaction.digest, reply)
 
     def end(self, envelope: Envelope, reply: Reply) -> None:
         """Note the answer: from here on a repetition gets it, should the client not."""
-        digest = self._digests.get(envelope.queue_id)
-        if digest is None:
+        transaction = self._transactions.get(envelope.queue_id)
+        if transaction is None:
             return
-        self._done(digest)
+        self._end(transaction, reply)
         if reply.success:
-            self._spool.remember(digest, reply)
-        else:
-            # Refused mail is the client's to send again.
-            del self._digests[envelope.queue_id]
-            if not self._under_way[digest]:
-                self._spool.forget(digest)
+            if reply != transaction.noted:
+                self._spool.remember(transaction.digest, reply)
+        elif transaction.noted is None and transaction.digest not in self._under_way:
+            # Refused mail is the client's to send again. (The spool may have failed after it had kept it.)
+            self._spool.forget(transaction.digest)
+
+    def fail(self, envelope: Envelope) -> None:
+        """A transaction ended without an answer: nobody knows what became of it."""
+        transaction = self._transactions.pop(envelope.queue_id, None)
+        if transaction is not None:
+            self._end(transaction, None)
+            transaction.tell(None)
 
     def answered(self, envelope: Envelope, *, received: bool) -> None:
-        """The client has shown that it got its answer, or has gone without it."""
-        digest = self._digests.pop(envelope.queue_id, None)
-        if digest is not None and received and not self._under_way[digest]:
-            self._spool.forget(digest)
+        """The client has shown that it got its answer, or has gone without it.
 
-    def _done(self, digest: bytes) -> None:
-        self._under_way[digest] -= 1
-        if self._under_way[digest] <= 0:
-            del self._under_way[digest]
+        Said before there is an answer, the latter means that it has hung up, and may still read.
+        """
+        transaction = self._transactions.get(envelope.queue_id)
+        if transaction is None:
+            return
+        if not transaction.ended:
+            transaction.left = transaction.left or asyncio.get_running_loop().create_future()
+            return
+        del self._transactions[envelope.queue_id]
+        if received and transaction.digest not in self._under_way:
+            self._spool.forget(transaction.digest)
+        transaction.tell(None if received else transaction.reply)
+
+    async def _earlier(self, envelope: Envelope, transaction: _Transaction, call: bool) -> Reply | None:
+        digest = transaction.digest
+        while (left := self._left(digest)) is not None:
+            reply = await asyncio.shield(left)
+            if reply is not None and reply.success:
+                return reply
+        others = self._under_way.setdefault(digest, [])
+        transaction.under_way = True
+        others.append(transaction)
+        if len(others) > 1:
+            return None  # somebody really sends the same mail twice
+        known = await self._spool.recall(digest, begin=call)
+        if known is not None and known.reply is None:
+            maillog.possible_duplicate(envelope, envelope.forward_paths)
+        return known.reply if known is not None else None
+
+    def _left(self, digest: bytes) -> "asyncio.Future[Reply | None] | None":
+        """What will become of the answer to a client that hung up, if there is one."""
+        return next((other.left for other in self._under_way.get(digest, ()) if other.left is not None), None)
+
+    def _end(self, transaction: _Transaction, reply: Reply | None) -> None:
+        transaction.ended = True
+        transaction.reply = reply
+        if transaction.under_way:
+            others = self._under_way[transaction.digest]
+            others.remove(transaction)
+            if not others:
+                del self._under_way[transaction.digest]
 
 
 def _digest(envelope: Envelope, message: bytes) -> bytes:

@@ -23,7 +23,8 @@ from smtp2cf.smtpd.session import AIOSMTPD_COMMANDS, COMMANDS, Session
 
 Accept = Callable[[Envelope, bytes], Awaitable[Verdict]]
 Answered = Callable[[Envelope, bool], None]
-"""(envelope, whether its client got the answer to it): told once for every message accepted."""
+"""(envelope, whether its client got the answer to it): told once for every message accepted, and with
+False also when its client hangs up while it is being relayed."""
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 BACKLOG = 2048

@@ -70,7 +70,7 @@ class Session(aiosmtpd.SMTP):
         self._unread = False
         self._data: DataReader | None = None
         self._task: asyncio.Task[None] | None = None
-        self._relaying = False
+        self._relaying: Envelope | None = None
         self._unconfirmed: list[tuple[Envelope, Reply]] = []
         self._ended = False
         self._closing = False
@@ -108,6 +108,7 @@ class Session(aiosmtpd.SMTP):
         self.transport = None
         self._closing = self._hung_up = True
         self._drop_unanswered()
+        self._client_left()
         if self._unconfirmed:
             self._confirm(received=error is None)
         if self._task is None:
@@ -119,6 +120,7 @@ class Session(aiosmtpd.SMTP):
         self._ended = True
         if self._data is not None:
             self._lost_in_data()
+        self._client_left()
         self._hang_up_when_done()
         return True
 
@@ -128,12 +130,8 @@ class Session(aiosmtpd.SMTP):
         if self._unconfirmed:
             self._confirm(received=True)
         if self._data is not None:
-            if not self._data.feed(data):
-                return
-            reader, self._data = self._data, None
-            data = reader.rest
-            self._wait_for(self._finish_message(reader), "DATA")
-        if (
+            self._take(data)
+        elif (
             self._task is None
             and not self._unanswered
             and not self._unread
@@ -143,9 +141,17 @@ class Session(aiosmtpd.SMTP):
             self._run_command(data)  # by far most packets are one command
             if self._closing:
                 self._hang_up_when_done()
-            return
-        self._unanswered += data
-        self._serve()
+        else:
+            self._unanswered += data
+            self._serve()
+
+    def _take(self, block: bytes) -> None:
+        """Octets of the message; behind its final dot come commands again."""
+        reader = cast("DataReader", self._data)
+        if reader.feed(block):
+            self._data = None
+            self._unanswered = reader.rest
+            self._wait_for(self._finish_message(reader), "DATA")
 
     def pause_writing(self) -> None:
         """The client does not read its replies: no more of its commands until it does."""
@@ -412,7 +418,7 @@ class Session(aiosmtpd.SMTP):
         early = self._unanswered[self._answered :]
         if early:  # sent along with DATA, without waiting for the 354
             self._drop_unanswered()
-            self.data_received(early)
+            self._take(early)
         return None
 
     async def _finish_message(self, reader: DataReader) -> None:
@@ -430,11 +436,11 @@ class Session(aiosmtpd.SMTP):
 
     async def _relay(self, message: bytes) -> Reply:
         envelope = self.envelope.complete(client=self._client, helo=self.session.host_name or "")
-        self._relaying = True
+        self._relaying = envelope
         try:
             verdict = await self._server.accept(envelope, message)
         finally:
-            self._relaying = False
+            self._relaying = None
             self._heard_at = self.loop.time()
         self._unconfirmed.append((envelope, verdict.reply))
         if self.transport is None:
@@ -442,6 +448,11 @@ class Session(aiosmtpd.SMTP):
         elif verdict.reply.success:
             self._errors_left = ERROR_BUDGET
         return verdict.reply
+
+    def _client_left(self) -> None:
+        """It may send its message again, over another connection, before this one is relayed."""
+        if self._relaying is not None and self._server.answered is not None:
+            self._server.answered(self._relaying, False)
 
     def _confirm(self, *, received: bool) -> None:
         """Tell whether the client got its answers: it did if it goes on, or hangs up in good order."""

@@ -181,9 +181,12 @@ class PostgresSpool:
         """See protocol.Spool."""
         await self._database.execute(postgres_sql.CHECK)
 
-    async def recall(self, digest: bytes) -> Memory | None:
+    async def recall(self, digest: bytes, *, begin: bool = True) -> Memory | None:
         """See protocol.Spool. Shared, so a client that comes back to another replica is known there."""
-        rows = await self._database.fetch(postgres_sql.RECALL, digest, MEMORY)
+        if begin:
+            rows = await self._database.fetch(postgres_sql.RECALL, digest, MEMORY)
+        else:
+            rows = await self._database.fetch(postgres_sql.KNOWN, digest)
         return Memory(codec.decode_reply(rows[0][0])) if rows else None
 
     def remember(self, digest: bytes, reply: Reply) -> None:
@@ -216,7 +219,8 @@ class PostgresSpool:
         letters = {mail.envelope.queue_id: mail for together in jobs for mail in together}
         rows = [_row(mail) for mail in letters.values()]
         if rows:
-            await self._database.execute(postgres_sql.PUT, *zip(*rows, strict=True), self._owner, self._lease)
+            columns = zip(*rows, strict=True)
+            await self._database.execute(postgres_sql.PUT, *columns, self._owner, self._lease, MEMORY)
         return [None] * len(jobs)
 
     async def _begin_all(self, queue_ids: Sequence[str]) -> list[bool]:
@@ -235,7 +239,7 @@ class PostgresSpool:
             settled = bool(await connection.fetch(*change))
             if settled and dsns:
                 columns = zip(*map(_row, dsns), strict=True)
-                await connection.execute(postgres_sql.PUT, *columns, self._owner, self._lease)
+                await connection.execute(postgres_sql.PUT, *columns, self._owner, self._lease, MEMORY)
         return settled
 
     def _post(self, memo: Memo) -> None:
@@ -282,4 +286,6 @@ def _row(mail: NewMail) -> tuple[object, ...]:
         codec.encode_envelope(envelope),
         codec.encode_outcomes(mail.outcomes),
         mail.message,
+        mail.answer.digest if mail.answer else None,
+        codec.encode_reply(mail.answer.reply) if mail.answer else None,
     )

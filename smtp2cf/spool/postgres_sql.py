@@ -58,16 +58,20 @@ PUT = """
     WITH new AS (
         SELECT * FROM unnest($1::text[], $2::text[], $3::float8[], $4::float8[], $5::float8[], $6::int[],
             $7::bool[], $8::bool[], $9::int[], $10::text[], $11::text[], $12::text[], $13::text[],
-            $14::bytea[])
+            $14::bytea[], $15::bytea[], $16::text[])
         AS new (queue_id, status, delay, expires, received_at, attempts,
-            claimed, is_dsn, size, sender, recipients, envelope, outcomes, message)
+            claimed, is_dsn, size, sender, recipients, envelope, outcomes, message, digest, reply)
+    ), remembered AS (
+        INSERT INTO smtp2cf_memory
+        SELECT DISTINCT ON (digest) digest, reply, smtp2cf_now() + $19 FROM new WHERE digest IS NOT NULL
+        ON CONFLICT (digest) DO UPDATE SET reply = excluded.reply, until = excluded.until
     ), kept AS (
         INSERT INTO smtp2cf_mail (queue_id, status, due, next_attempt, expires, received_at, attempts,
             unanswered, is_dsn, size, owner, sender, recipients, envelope, outcomes)
         SELECT queue_id, status,
-            CASE WHEN claimed THEN smtp2cf_now() + $16 ELSE least(smtp2cf_now() + delay, expires) END,
+            CASE WHEN claimed THEN smtp2cf_now() + $18 ELSE least(smtp2cf_now() + delay, expires) END,
             smtp2cf_now() + delay, expires, received_at, attempts, claimed, is_dsn, size,
-            CASE WHEN claimed THEN $15 ELSE '' END, sender, recipients, envelope, outcomes
+            CASE WHEN claimed THEN $17 ELSE '' END, sender, recipients, envelope, outcomes
         FROM new
         ON CONFLICT (queue_id) DO NOTHING
         RETURNING id, queue_id
@@ -145,6 +149,8 @@ UNTIL_DUE = """
 TOTALS = "SELECT status, count(*), sum(size)::bigint, min(received_at) FROM smtp2cf_mail GROUP BY status"
 
 CHECK = "UPDATE smtp2cf_spool SET checked_at = now()"
+
+KNOWN = "SELECT reply FROM smtp2cf_memory WHERE digest = $1 AND until > smtp2cf_now()"
 
 RECALL = """
     WITH known AS (

@@ -89,13 +89,21 @@ class Action(enum.StrEnum):
     DELETE = "delete"
 
 
+class Answer(NamedTuple):
+    """What the client of a transaction is told, to be remembered: see `Spool.remember`."""
+
+    digest: bytes
+    reply: Reply
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewMail:
     """Mail to put in.
 
     message: the bytes without dot-stuffing. outcomes: what is already known. attempts: made so far.
     delay: seconds until the next one. expires: seconds since the epoch. claimed: an attempt is under
-    way in this process, counted in `attempts`; its answer will be settled.
+    way in this process, counted in `attempts`; its answer will be settled. answer: remembered in the
+    same go, so that whoever asks again after a crash is not kept twice.
     """
 
     envelope: Envelope
@@ -106,6 +114,7 @@ class NewMail:
     delay: float = 0.0
     is_dsn: bool = False
     claimed: bool = False
+    answer: Answer | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,8 +263,9 @@ class Spool(Protocol):
     async def check(self) -> None:
         """Write something, to see that it can be done."""
 
-    async def recall(self, digest: bytes) -> Memory | None:
-        """Look for an earlier transaction, and note that this one has begun."""
+    async def recall(self, digest: bytes, *, begin: bool = True) -> Memory | None:
+        """Look for an earlier transaction; where there is none and with `begin`, note that this one has
+        begun, which then survives the process."""
 
     def remember(self, digest: bytes, reply: Reply) -> None:
         """Note the answer to a transaction, for MEMORY seconds; survives the process once written."""

@@ -177,17 +177,20 @@ class SqliteSpool:
         """See protocol.Spool."""
         await self._writer.do(self._store.check, None)
 
-    async def recall(self, digest: bytes) -> Memory | None:
+    async def recall(self, digest: bytes, *, begin: bool = True) -> Memory | None:
         """See protocol.Spool. Kept in memory as well: only the unconfirmed are, so it is little."""
         known = self._memory.get(digest)
         if known is not None and known[1] > time.time():
             return Memory(known[0])
-        self._memorize(digest, None)
+        if begin:
+            await self._writer.do(self._store.memorize, (digest, ""))
+            self._memory[digest] = None, time.time() + MEMORY
         return None
 
     def remember(self, digest: bytes, reply: Reply) -> None:
         """See protocol.Spool."""
-        self._memorize(digest, reply)
+        self._memory[digest] = reply, time.time() + MEMORY
+        self._writer.post(self._store.memorize, (digest, codec.encode_reply(reply)))
 
     def forget(self, digest: bytes) -> None:
         """See protocol.Spool."""
@@ -208,12 +211,11 @@ class SqliteSpool:
 
     def _arrived(self, mail: Sequence[NewMail]) -> None:
         self._claims.add(letter.envelope.queue_id for letter in mail if letter.claimed)
+        for letter in mail:
+            if letter.answer is not None:
+                self._memory[letter.answer.digest] = letter.answer.reply, time.time() + MEMORY
         if any(not letter.claimed for letter in mail):
             self._alarm.ring()
-
-    def _memorize(self, digest: bytes, reply: Reply | None) -> None:
-        self._memory[digest] = reply, time.time() + MEMORY
-        self._writer.post(self._store.memorize, (digest, codec.encode_reply(reply)))
 
     async def _renew(self, queue_ids: Sequence[str]) -> None:
         now = time.time()

@@ -102,6 +102,8 @@ class Store:
                 content += (key, mail.message)
             connection.execute(_INSERT_MAIL + ",".join([_MAIL_ROW] * (end - start)), row)
             connection.execute(_INSERT_MESSAGE + ",".join([_MESSAGE_ROW] * (end - start)), content)
+        answers = [mail.answer for mail in letters if mail.answer is not None]
+        self._memorize(connection, [(digest, codec.encode_reply(reply)) for digest, reply in answers])
 
     def _columns(self, mail: NewMail, now: float) -> tuple[object, ...]:
         envelope = mail.envelope
@@ -184,7 +186,7 @@ class Store:
         return [None] * len(jobs)
 
     def _memorize(self, connection: sqlite3.Connection, jobs: list[tuple[bytes, str | None]]) -> list[None]:
-        """Pairs of a digest and a reply, None to forget it."""
+        """Pairs of a digest and a reply, "" where there is none yet, None to forget it."""
         last = dict(jobs)
         until = time.time() + MEMORY
         connection.executemany(

@@ -18,7 +18,7 @@ _numbers = itertools.count()
 
 def new_mail(message: bytes = b"Subject: x\r\n\r\nhello\r\n", **fields: Any) -> NewMail:
     """Mail from and to somebody; what belongs to the envelope goes there."""
-    of_mail = {"expires", "outcomes", "attempts", "delay", "is_dsn", "claimed"}
+    of_mail = {"expires", "outcomes", "attempts", "delay", "is_dsn", "claimed", "answer"}
     envelope = {
         "reverse_path": "anna@example.com",
         "forward_paths": ("ben@example.org",),

@@ -10,6 +10,7 @@ import pytest
 from smtp2cf.reply import Reply, Scope, SendError
 from smtp2cf.spool import (
     Action,
+    Answer,
     Filter,
     Memory,
     NewMail,
@@ -604,3 +605,24 @@ def test_errors_say_it_in_smtp() -> None:
         assert isinstance(error, SendError)
         assert str(error.reply).startswith(start)
         assert error.scope is Scope.ACCOUNT
+
+
+async def test_an_answer_is_remembered_with_the_mail_it_is_for_or_not_at_all(backend: Backend) -> None:
+    spool = await backend.open()
+    assert await spool.recall(b"kept", begin=False) is None
+    await spool.put(new_mail(answer=Answer(b"kept", OK)), new_mail(answer=Answer(b"kept", OK)), new_mail())
+    assert await spool.recall(b"kept", begin=False) == Memory(OK)
+    unwritable = new_mail(b"x", answer=Answer(b"lost", OK), expires=None)
+    with pytest.raises(Exception, match=r"."):
+        await spool.put(unwritable)
+    await backend.close(spool)
+    again = await backend.open(serve=True)
+    assert await again.recall(b"kept", begin=False) == Memory(OK)
+    assert await again.recall(b"lost", begin=False) is None
+
+
+async def test_a_transaction_that_was_only_looked_for_has_not_begun(backend: Backend) -> None:
+    spool = await backend.open()
+    assert await spool.recall(b"x", begin=False) is None
+    assert await spool.recall(b"x") is None
+    assert await spool.recall(b"x", begin=False) == Memory(None)
