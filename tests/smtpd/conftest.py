@@ -33,7 +33,7 @@ class Service:
         self.taken: list[tuple[Envelope, bytes]] = []
         self.confirmed: list[tuple[str, bool]] = []
         self.server = Server(accept or self.take, policy, self._confirm)
-        self._clients: list[Client] = []
+        self.clients: list[Client] = []
         self._address: Any = None
 
     async def take(self, envelope: Envelope, message: bytes) -> Verdict:
@@ -44,8 +44,10 @@ class Service:
     def _confirm(self, envelope: Envelope, received: bool) -> None:
         self.confirmed.append((envelope.queue_id, received))
 
-    async def start(self, family: socket.AddressFamily, address: Any) -> None:
+    async def start(self, family: socket.AddressFamily, address: Any, send_buffer: int = 0) -> None:
         sock = socket.socket(family, socket.SOCK_STREAM)
+        if send_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.bind(address)
@@ -58,15 +60,24 @@ class Service:
     def port(self) -> int:
         return self._address[1]
 
-    async def connect(self, source: str | None = None) -> Client:
+    async def connect(self, source: str = "", receive_buffer: int = 0) -> Client:
         """A client; `source`: the address it comes from."""
-        if isinstance(self._address, str):
-            reader, writer = await asyncio.open_unix_connection(self._address)
-        else:
-            local = (source, 0) if source else None
-            reader, writer = await asyncio.open_connection("127.0.0.1", self.port, local_addr=local)
-        client = Client(reader, writer)
-        self._clients.append(client)
+        family = socket.AF_UNIX if isinstance(self._address, str) else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        if source:
+            sock.bind((source, 0))
+        if receive_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        address = self._address if family == socket.AF_UNIX else ("127.0.0.1", self.port)
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, address)
+        except OSError:
+            sock.close()
+            raise
+        opened = asyncio.open_unix_connection if family == socket.AF_UNIX else asyncio.open_connection
+        client = Client(*await opened(sock=sock))
+        self.clients.append(client)
         return client
 
     async def greeted(self, name: str = "client.example") -> Client:
@@ -93,8 +104,8 @@ class Service:
         return self.taken[0][0]
 
     async def stop(self) -> None:
-        for client in self._clients:
-            await client.close()
+        for client in self.clients:
+            client.reset()
         await self.server.drain(0.01)
 
 
@@ -105,12 +116,13 @@ Start = Callable[..., Any]
 async def start(tmp_path: Path) -> AsyncIterator[Start]:
     """Start a server: `await start(accept, max_sessions=2, …)`; stopped after the test.
 
-    unix: listen on a unix socket. ipv6: listen on [::], IPv4 included.
+    unix: listen on a unix socket. ipv6: listen on [::], IPv4 included. send_buffer: octets of replies
+    that the kernel holds.
     """
     async with contextlib.AsyncExitStack() as stack:
 
         async def begin(
-            accept: Any = None, *, unix: bool = False, ipv6: bool = False, **policy: Any
+            accept: Any = None, *, unix: bool = False, ipv6: bool = False, send_buffer: int = 0, **policy: Any
         ) -> Service:
             defaults: dict[str, Any] = {
                 "hostname": "bridge.example",
@@ -126,7 +138,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             elif ipv6:
                 await service.start(socket.AF_INET6, ("::", 0))
             else:
-                await service.start(socket.AF_INET, ("127.0.0.1", 0))
+                await service.start(socket.AF_INET, ("127.0.0.1", 0), send_buffer)
             stack.push_async_callback(service.stop)
             return service
 

@@ -11,6 +11,8 @@ comment.
 import asyncio
 import contextlib
 import re
+import socket
+import struct
 from collections.abc import Callable
 
 TIMEOUT = 10.0
@@ -86,6 +88,9 @@ class Client:
 
     def reset(self) -> None:
         """Vanish, so that the server gets a reset."""
+        sock = self.writer.get_extra_info("socket")
+        if sock is not None and not self.writer.transport.is_closing():
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
     async def close(self) -> None:
