@@ -1735,8 +1735,12 @@ def smtp_path(argument: str, keyword: str) -> tuple[str | None, dict[str, str]]:
 # --------------------------------------------------------------------------- mailq and -q
 
 
-def bridge_queue(settings: Settings) -> Iterator[dict[str, Any]]:
-    """What the bridge's spool holds, one message at a time; nothing where it has no spool."""
+STATUS_MARKS = {"active": "*", "hold": "!"}
+
+
+def bridge_queue(settings: Settings) -> Iterator[tuple[str, int, float, str, list[tuple[str, str]]]]:
+    """What the bridge's spool holds, one message at a time, as QueueReport.add wants it; nothing
+    where it has no spool."""
     import json
 
     sock = connect(settings.admin, "SMTP2CF_ADMIN_LISTEN")
@@ -1756,8 +1760,11 @@ def bridge_queue(settings: Settings) -> Iterator[dict[str, Any]]:
             pass  # the header of the answer
         for line in lines:
             if line.strip():
-                yield json.loads(line)
-    except (OSError, ValueError) as error:
+                item = json.loads(line)
+                queue_id = item["queue_id"] + STATUS_MARKS.get(item["status"], "")
+                recipients = [(one["address"], one.get("reply") or "") for one in item["recipients"]]
+                yield queue_id, item["size"], item["received_at"], item["sender"], recipients
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise Away(f"{settings.admin}: {why(error)}") from error
     finally:
         sock.close()
@@ -1806,18 +1813,13 @@ class QueueReport:
         write_stdout(f"-- {self.octets // 1024} Kbytes in {self.messages} Request{many}.\n")
 
 
-STATUS_MARKS = {"active": "*", "hold": "!"}
-
-
 def mailq(_: Options, settings: Settings) -> int:
     """-bp: the bridge's queue, and the dropped mail this user may see."""
     report = QueueReport()
     code = OK
     try:
         for item in bridge_queue(settings) if settings.admin else ():
-            mark = STATUS_MARKS.get(item["status"], "")
-            recipients = [(one["address"], one.get("reply") or "") for one in item["recipients"]]
-            report.add(item["queue_id"] + mark, item["size"], item["received_at"], item["sender"], recipients)
+            report.add(*item)
     except Away as error:
         complain(f"queue report unavailable, the bridge is away: {error}")
         code = UNAVAILABLE

@@ -202,7 +202,7 @@ def test_killed_at_any_moment_a_drop_is_whole_or_absent(away: Sendmail) -> None:
     expected = read_drop(first, 3_000_000)[1]
     chance = random.Random(4)
     acknowledged = 1
-    for _ in range(60):
+    for _ in range(40):
         with subprocess.Popen(command, stdin=subprocess.PIPE, env=away.env) as process:
             assert process.stdin is not None
             process.stdin.write(message)
