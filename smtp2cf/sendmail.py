@@ -1454,7 +1454,10 @@ def relay_directly(envelope: Envelope, message: Message) -> list[Outcome]:
 def deliver(options: Options, settings: Settings) -> int:
     """Standard input to whoever takes it; returns the exit code."""
     submission = Submission(options, settings)
-    code = hand_over(settings, submission.envelope, submission.message, options.verbose)
+    try:
+        code = hand_over(settings, submission.envelope, submission.message, options.verbose)
+    finally:
+        submission.message.close()
     for source in submission.unusable[:NAMED_ON_STDERR]:
         complain(f"no address: {source}")
     return code or (NO_USER if submission.unusable else OK)
@@ -1846,7 +1849,11 @@ def run_queue(options: Options, settings: Settings) -> int:
         return OK
     code = OK
     for one in dropped(settings):
-        answer = hand_over(settings, one.envelope, one.message(), options.verbose)
+        message = one.message()
+        try:
+            answer = hand_over(settings, one.envelope, message, options.verbose)
+        finally:
+            message.close()
         if answer == OK:
             os.unlink(one.path)
         code = code or answer

@@ -10,12 +10,10 @@ import pytest
 
 from tests.sendmail.conftest import Sendmail
 
-# ruff: noqa: E501 - a queue entry is a line
-
 ITEMS = [
     {
-        "queue_id": "HOF8F97PKJBAT", "size": 4321, "received_at": 0, "sender": "a@x.example", "status": "deferred",
-        "next_attempt": 60, "recipients": [
+        "queue_id": "HOF8F97PKJBAT", "size": 4321, "received_at": 0, "sender": "a@x.example",
+        "status": "deferred", "next_attempt": 60, "recipients": [
             {"address": "b@y.example", "reply": "451 4.7.1 throttled"},
             {"address": "c@y.example", "reply": "451 4.7.1 throttled"},
             {"address": "d@y.example", "reply": None},
@@ -26,8 +24,10 @@ ITEMS = [
         "next_attempt": None, "recipients": [{"address": "e@y.example", "reply": ""}],
     },
     {
-        "queue_id": "HOF8F9A2YSBAU", "size": 100, "received_at": 864000, "sender": "a@x.example", "status": "hold",
-        "next_attempt": None, "recipients": [{"address": "ü@y.example", "reply": "451 4.3.0 " + "x" * 90}],
+        "queue_id": "HOF8F9A2YSBAU", "size": 100, "received_at": 864000, "sender": "a@x.example",
+        "status": "hold",
+        "next_attempt": None,
+        "recipients": [{"address": "ü@y.example", "reply": "451 4.3.0 " + "x" * 90}],
     },
 ]  # fmt: skip
 
