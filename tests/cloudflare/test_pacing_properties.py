@@ -125,10 +125,7 @@ class PacedCalls(RuleBasedStateMachine):
     def succeed(self, data: st.DataObject, left: int | None, reset: int, size: bool) -> None:
         caller = data.draw(st.sampled_from(list(self.in_flight.values())), "caller")
         ratelimit = "" if left is None else f'"default";r={left};t={reset}'
-        self.pacer.observe(caller.turn, ratelimit, '"default";q=12;w=20' if size else "")
-        if caller.turn.era == self.pacer._era:
-            self.one_at_a_time = False
-        self.end_now(caller)
+        self.answer(caller, ratelimit, '"default";q=12;w=20' if size else "")
 
     @precondition(lambda self: self.in_flight)
     @rule(data=st.data(), retry_after=st.none() | st.sampled_from([1.0, 5.0, 30.0]))
@@ -148,6 +145,12 @@ class PacedCalls(RuleBasedStateMachine):
     @rule(data=st.data())
     def fail(self, data: st.DataObject) -> None:
         self.end_now(data.draw(st.sampled_from(list(self.in_flight.values())), "caller"))
+
+    def answer(self, caller: Caller, ratelimit: str, policy: str) -> None:
+        self.pacer.observe(caller.turn, ratelimit, policy)
+        if caller.turn.era == self.pacer._era:
+            self.one_at_a_time = False
+        self.end_now(caller)
 
     def end(self, caller: Caller) -> None:
         del self.in_flight[caller.number]
@@ -179,9 +182,7 @@ class PacedCalls(RuleBasedStateMachine):
         rounds = 0
         while self.in_flight or self.in_line:
             for caller in list(self.in_flight.values()):
-                self.pacer.observe(caller.turn, "", "")
-                self.end_now(caller)
-            self.one_at_a_time = False
+                self.answer(caller, "", "")
             self.run(asyncio.sleep(10))
             rounds += 1
             assert rounds < 1000, "somebody waits for ever"
