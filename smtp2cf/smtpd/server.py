@@ -19,12 +19,10 @@ from aiosmtpd.smtp import SMTP
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.reply import Reply
 from smtp2cf.smtpd import replies
+from smtp2cf.smtpd.receipts import Answered
 from smtp2cf.smtpd.session import AIOSMTPD_COMMANDS, COMMANDS, Session
 
 Accept = Callable[[Envelope, bytes], Awaitable[Verdict]]
-Answered = Callable[[Envelope, bool], None]
-"""(envelope, whether its client got the answer to it): told once for every message accepted, and with
-False also when its client hangs up while it is being relayed."""
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 BACKLOG = 2048

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import structlog
 from aiosmtpd import smtp as aiosmtpd
 
-from smtp2cf.envelope import Envelope
 from smtp2cf.reply import Reply
 from smtp2cf.smtpd import replies
 from smtp2cf.smtpd.data import DataReader
 from smtp2cf.smtpd.foreign import foreign_protocol
+from smtp2cf.smtpd.receipts import Receipts
 from smtp2cf.smtpd.transaction import MAIL_USAGE, RCPT_USAGE, Transaction
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 PIPELINE_LIMIT = 65536
 """Octets of commands that may wait for an answer to an earlier one; more are left in the kernel."""
+PIPELINE_TURN = 500
+"""Commands that are answered in one go before other sessions have their turn."""
 ERROR_BUDGET = 20
 """Nonsense a session may send without delivering mail (Postfix's smtpd_hard_error_limit)."""
 COMMAND_LIMIT = 512
@@ -70,8 +72,7 @@ class Session(aiosmtpd.SMTP):
         self._unread = False
         self._data: DataReader | None = None
         self._task: asyncio.Task[None] | None = None
-        self._relaying: Envelope | None = None
-        self._unconfirmed: list[tuple[Envelope, Reply]] = []
+        self._receipts = Receipts(server.answered)
         self._ended = False
         self._closing = False
         self._hung_up = False
@@ -108,9 +109,8 @@ class Session(aiosmtpd.SMTP):
         self.transport = None
         self._closing = self._hung_up = True
         self._drop_unanswered()
-        self._client_left()
-        if self._unconfirmed:
-            self._confirm(received=error is None)
+        self._receipts.client_left()
+        self._receipts.confirm(received=error is None)
         if self._task is None:
             self._server.forget(self)
         log.debug("session.ended", client=self._client, error=repr(error) if error else None)
@@ -120,15 +120,15 @@ class Session(aiosmtpd.SMTP):
         self._ended = True
         if self._data is not None:
             self._lost_in_data()
-        self._client_left()
+        self._receipts.client_left()
         self._hang_up_when_done()
         return True
 
     def data_received(self, data: bytes) -> None:
         """Octets of a message go to where it is kept; commands are answered as they come."""
         self._heard_at = self.loop.time()
-        if self._unconfirmed:
-            self._confirm(received=True)
+        if self._receipts.unconfirmed:
+            self._receipts.confirm(received=True)
         if self._data is not None:
             self._take(data)
         elif (
@@ -164,12 +164,16 @@ class Session(aiosmtpd.SMTP):
 
     def _serve(self) -> None:
         """Answer the commands that are there, one after the other, until one must be waited for."""
-        while self._task is None and self._data is None and not self._unread:
+        for _ in range(PIPELINE_TURN):
+            if self._task is not None or self._data is not None or self._unread:
+                break
             start, end = self._answered, self._unanswered.find(b"\n", self._answered) + 1
             if not end or (self._closing and self.idle):
                 break
             self._answered = end
             self._run_command(self._unanswered[start:end])
+        else:
+            self._wait_for(asyncio.sleep(0), "")
         if self._answered:
             self._unanswered = self._unanswered[self._answered :]
             self._answered = 0
@@ -198,7 +202,7 @@ class Session(aiosmtpd.SMTP):
         self._timeout_handle = None
         if self._hung_up:
             return self._give_up()
-        idle = 0.0 if self._relaying else self.loop.time() - self._heard_at
+        idle = 0.0 if self._receipts.relaying else self.loop.time() - self._heard_at
         if idle < self._timeout_duration:
             self._timeout_handle = self.loop.call_later(self._timeout_duration - idle, self._timeout_cb)
             return None
@@ -241,7 +245,7 @@ class Session(aiosmtpd.SMTP):
     def _hang_up(self) -> None:
         self._closing = self._hung_up = True
         self._drop_unanswered()
-        if self._ended and self._unconfirmed:
+        if self._ended and self._receipts.unconfirmed:
             self.loop.call_later(RESET_WAIT, self._look_for_reset)
         else:
             self._leave()
@@ -250,7 +254,7 @@ class Session(aiosmtpd.SMTP):
         """A client that is gone has answered our reply with a reset; one that only listens has not."""
         if self.transport is not None:
             sock = self.transport.get_extra_info("socket")
-            self._confirm(received=not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+            self._receipts.confirm(received=not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
             self._leave()
 
     def _leave(self) -> None:
@@ -262,7 +266,7 @@ class Session(aiosmtpd.SMTP):
     def _give_up(self) -> None:
         """The client does not read what was written for it."""
         if self.transport is not None:
-            self._confirm(received=False)
+            self._receipts.confirm(received=False)
             self.transport.abort()
 
     def _drop_unanswered(self) -> None:
@@ -436,34 +440,18 @@ class Session(aiosmtpd.SMTP):
 
     async def _relay(self, message: bytes) -> Reply:
         envelope = self.envelope.complete(client=self._client, helo=self.session.host_name or "")
-        self._relaying = envelope
+        self._receipts.begin(envelope)
+        reply = None
         try:
-            verdict = await self._server.accept(envelope, message)
+            reply = (await self._server.accept(envelope, message)).reply
         finally:
-            self._relaying = None
+            self._receipts.end(reply)
             self._heard_at = self.loop.time()
-        self._unconfirmed.append((envelope, verdict.reply))
         if self.transport is None:
-            self._confirm(received=False)
-        elif verdict.reply.success:
+            self._receipts.confirm(received=False)
+        elif reply.success:
             self._errors_left = ERROR_BUDGET
-        return verdict.reply
-
-    def _client_left(self) -> None:
-        """It may send its message again, over another connection, before this one is relayed."""
-        if self._relaying is not None and self._server.answered is not None:
-            self._server.answered(self._relaying, False)
-
-    def _confirm(self, *, received: bool) -> None:
-        """Tell whether the client got its answers: it did if it goes on, or hangs up in good order."""
-        answered, self._unconfirmed = self._unconfirmed, []
-        for envelope, reply in answered:
-            if not received:
-                log.warning(
-                    "session.reply_lost", queue_id=envelope.queue_id, client=self._client, reply=str(reply)
-                )
-            if self._server.answered is not None:
-                self._server.answered(envelope, received)
+        return reply
 
 
 _OK = replies.RESET.wire()

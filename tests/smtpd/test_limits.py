@@ -268,14 +268,13 @@ async def test_a_megabyte_of_commands_is_answered_while_others_are_served(start:
     count = MIB // len(b"NOOP\r\n")
     sending = asyncio.ensure_future(greedy.send(b"NOOP\r\n" * count))
     answers = asyncio.ensure_future(greedy.reader.readexactly(count * len(b"250 2.0.0 OK\r\n")))
-    longest = 0.0
+    served = 0
     while not answers.done():
-        begin = time.monotonic()
         assert (await other.ask("NOOP")) == "250 2.0.0 OK"
-        longest = max(longest, time.monotonic() - begin)
+        served += 1
     await sending
     assert answers.result() == b"250 2.0.0 OK\r\n" * count
-    assert longest < 1
+    assert served > count // 1000
 
 
 async def _deaf(service: Service) -> Client:
