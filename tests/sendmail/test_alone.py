@@ -3,7 +3,6 @@
 import compileall
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import time
@@ -122,12 +121,12 @@ def test_a_call_takes_at_most_three_starts_of_python(
     for _ in range(15):  # in turn, so that a busy moment of the machine is everybody's
         for name, rival in rivals.items():
             taken[name].append(seconds(rival, sendmail.env))
-    median = {name: statistics.median(times) for name, times in taken.items()}
-    report = ", ".join(f"{name} {1000 * time_:.1f} ms" for name, time_ in median.items())
-    record_property("medians", report)
+    least = {name: min(times) for name, times in taken.items()}  # what others on the machine cost is not ours
+    report = ", ".join(f"{name} {1000 * time_:.1f} ms" for name, time_ in least.items())
+    record_property("least", report)
     print(f"{form}: {report}")
 
-    assert median["sendmail"] <= 3 * median["python"], report
+    assert least["sendmail"] <= 3 * least["python"], report
 
 
 def test_two_hundred_in_parallel_all_arrive(sendmail: Sendmail, bridge: Bridge) -> None:
