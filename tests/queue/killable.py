@@ -23,8 +23,9 @@ from smtp2cf.relay import accept
 from smtp2cf.smtpd import session
 from smtp2cf.spool import postgres, sqlite, writer
 
-LEASE = 1.0
-"""Seconds: after a kill, PostgreSQL's mail is another's when the lease is over."""
+LEASE = "1.0"
+"""Seconds: after a kill, PostgreSQL's mail is another's when the lease is over. SMTP2CF_TEST_LEASE is more
+where several share it: a bridge that gets no turn for that long on a busy machine loses its claims."""
 
 BEFORE, AFTER = "before", "after"
 SPOOLS = (sqlite.SqliteSpool, postgres.PostgresSpool)
@@ -103,7 +104,7 @@ def bridge(env: dict[str, str], log: str) -> None:
     # What a process draws when it is imported must not be the same in every fork.
     envelope._PROCESS = "".join(envelope.secrets.choice(envelope._DIGITS) for _ in range(3))
     opened = serve.spool.open_spool
-    serve.spool.open_spool = functools.partial(opened, lease=LEASE)  # type: ignore[assignment]
+    serve.spool.open_spool = functools.partial(opened, lease=float(env.get("SMTP2CF_TEST_LEASE", LEASE)))  # type: ignore[assignment]
     if at := env.get("SMTP2CF_TEST_KILL_AT"):
         name, _, number = at.partition(":")
         arm(name, int(number))
