@@ -33,6 +33,9 @@ check: $(SET_UP)  ## lint, types, the rooms' dependencies, config.example.env in
 bench: $(SET_UP)  ## throughput beside what one would use instead; needs Debian's postfix, nginx and nodejs
 	$(BIN)/python -m benchmarks
 
+sendmail.pyz: smtp2cf/sendmail.py smtp2cf/install_sendmail.py  ## sendmail in one file, for a host that has Python and nothing else
+	$(PYTHON) -m smtp2cf.install_sendmail $@
+
 config: $(SET_UP)  ## write config.example.env from the settings
 	$(BIN)/python -m smtp2cf.config > config.example.env
 
@@ -46,5 +49,5 @@ LOCK := $(BIN)/uv --quiet pip compile --universal --python-version 3.11 --genera
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
 
 clean:  ## remove what the commands above made
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist sendmail.pyz .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -14,6 +14,7 @@ import pytest
 from smtp2cf import __version__
 from tests.process.command import running, smtp2cf
 from tests.support.bridge import Bridge, running_bridge
+from tests.support.needs import needs
 from tests.support.sandbox import running_sandbox
 
 ROOT = Path(__file__).parents[2]
@@ -187,8 +188,11 @@ def test_a_wrong_option_is_explained(option: str) -> None:
 # ---- make run
 
 
+@needs("make")
 def test_make_run_starts_the_bridge_with_its_sandbox() -> None:
-    printed = subprocess.run(["make", "-n", "run"], cwd=ROOT, capture_output=True, text=True, check=True)
+    printed = subprocess.run(
+        ["make", "--no-print-directory", "-n", "run"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert printed.stdout.splitlines()[-1].endswith("/smtp2cf serve --sandbox")
 
 
