@@ -6,6 +6,7 @@ who waits. What several ask for at a time is one statement, one round trip.
 Knows nothing of sockets, of Cloudflare or of the relay.
 """
 
+import asyncio
 import os
 import secrets
 import socket
@@ -59,6 +60,7 @@ class PostgresSpool:
         self._begins = Batcher(self._begin_all)
         self._finishes = Batcher(self._finish_all)
         self._memos = Batcher(self._memorize_all)
+        self._posted: dict[bytes, asyncio.Future[None]] = {}
         database.listen(self._alarm.ring)
 
     @classmethod
@@ -183,6 +185,9 @@ class PostgresSpool:
 
     async def recall(self, digest: bytes, *, begin: bool = True) -> Memory | None:
         """See protocol.Spool. Shared, so a client that comes back to another replica is known there."""
+        if (posted := self._posted.get(digest)) is not None:
+            # Who got its answer and sends the same again at once must not meet what is being forgotten.
+            await asyncio.wait((posted,))
         if begin:
             rows = await self._database.fetch(postgres_sql.RECALL, digest, MEMORY)
         else:
@@ -244,7 +249,14 @@ class PostgresSpool:
 
     def _post(self, memo: Memo) -> None:
         # What is not remembered is sent a second time at worst; the renewal of leases reports the cause.
-        self._memos.ask(memo).add_done_callback(lambda future: future.cancelled() or future.exception())
+        future = self._posted[memo.digest] = self._memos.ask(memo)
+        future.add_done_callback(partial(self._written, memo.digest))
+
+    def _written(self, digest: bytes, future: "asyncio.Future[None]") -> None:
+        if self._posted.get(digest) is future:
+            del self._posted[digest]
+        if not future.cancelled():
+            future.exception()  # so that nobody misses it
 
     async def _memorize_all(self, memos: Sequence[Memo]) -> list[None]:
         last = {memo.digest: memo.reply for memo in memos}

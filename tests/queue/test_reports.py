@@ -1,0 +1,170 @@
+"""DSNs on their way: who gets one, from whom, and why there can be no loop."""
+
+import time
+
+import pytest
+
+from smtp2cf.envelope import Envelope
+from smtp2cf.relay import BouncePolicy, RetryPolicy
+from smtp2cf.relay.bounce import dsns_for
+from smtp2cf.reply import Reply
+from tests.queue.world import AWAY, Api, Call, by_name, delivered, failure, world
+from tests.spool.conftest import Backend
+
+BOUNCED = Reply(550, "5.1.1", "no such mailbox")
+POLICY = BouncePolicy(hostname="bridge.example.com")
+
+
+def status_of(call: Call) -> dict[str, str]:
+    """The delivery-status fields of the first recipient."""
+    report, status, *_ = call.parsed().get_payload()
+    assert "text/plain" in report.get_content_type()
+    _, recipient, *_ = status.get_payload()
+    return dict(recipient.items())
+
+
+async def test_expired_mail_is_reported_to_its_sender(backend: Backend, api: Api) -> None:
+    async def away_for_mail(call: Call):
+        return await (delivered if call.recipients == ["anna@example.com"] else AWAY)(call)
+
+    api.answer = away_for_mail
+    retry = RetryPolicy(minimum=0.1, maximum=0.2, expire_after=0.6)
+    async with world(await backend.open(), api, retry=retry) as here:
+        assert "kept" in await here.accept()
+        await here.until_empty()
+    report = api.calls[-1]
+    assert (report.sender, report.recipients) == ("mailer-daemon@example.com", ["anna@example.com"])
+    fields = status_of(report)
+    assert (fields["Status"], fields["Action"]) == ("4.4.7", "failed")
+    assert fields["Final-Recipient"] == "rfc822; ben@example.org"
+    assert report.parsed()["Auto-Submitted"] == "auto-replied"
+    assert len(api.calls) >= 3
+
+
+async def test_reports_come_from_the_postmaster_where_one_is_set(sqlite: Backend, api: Api) -> None:
+    api.answer = by_name
+    async with world(await sqlite.open(), api, mode="queue", postmaster="post@example.net") as here:
+        await here.accept("bounce@example.org")
+        await here.until_empty()
+    assert [call.sender for call in api.calls] == ["anna@example.com", "post@example.net"]
+    assert "<post@example.net>" in api.calls[1].parsed()["From"]
+
+
+@pytest.mark.parametrize("mode", ["direct", "queue"])
+async def test_who_bounced_behind_a_250_is_reported(sqlite: Backend, api: Api, mode: str) -> None:
+    api.answer = by_name
+    async with world(await sqlite.open(), api, mode=mode) as here:
+        assert (await here.accept("bounce@example.org", "ben@example.org")).startswith("250")
+        await here.until_empty()
+    mail, report = api.calls
+    assert mail.recipients == ["bounce@example.org", "ben@example.org"]
+    assert (report.recipients, status_of(report)["Status"]) == (["anna@example.com"], "5.1.1")
+
+
+async def test_a_bounce_that_the_answer_told_is_not_told_again(sqlite: Backend, api: Api) -> None:
+    api.answer = by_name
+    async with world(await sqlite.open(), api) as here:
+        assert (await here.accept("bounce@example.org")).startswith("550 5.1.1")
+        await here.until_empty()
+    assert len(api.calls) == 1
+
+
+async def test_a_report_that_cannot_be_kept_is_sent_at_once(sqlite: Backend, api: Api) -> None:
+    from tests.queue.test_deadline import no_room
+
+    api.answer = by_name
+    async with world(await sqlite.open(), api) as here:
+
+        async def full(*mail) -> None:
+            raise no_room()
+
+        here.spool.put = full
+        assert (await here.accept("bounce@example.org", "ben@example.org")).startswith("250")
+        await here.relay.drain(5)
+    assert [call.recipients for call in api.calls][1:] == [["anna@example.com"]]
+
+
+async def test_no_250_for_mail_that_has_to_wait_and_cannot_be_kept(sqlite: Backend, api: Api) -> None:
+    from tests.queue.test_deadline import no_room
+
+    async def half(call: Call):
+        if len(call.recipients) > 1:
+            return await failure(400, 10001, "email.sending.error.invalid_request_schema")(call)
+        return await (AWAY if call.recipients == ["later@example.org"] else delivered)(call)
+
+    api.answer = half
+    async with world(await sqlite.open(), api) as here:
+
+        async def full(*mail) -> None:
+            raise no_room()
+
+        here.spool.put = full
+        assert (await here.accept("ben@example.org", "later@example.org")).startswith("452 4.3.1")
+
+
+async def test_notify_is_heeded(sqlite: Backend, api: Api) -> None:
+    api.answer = by_name
+    async with world(await sqlite.open(), api, mode="queue") as here:
+        await here.accept("bounce@example.org", notify={"bounce@example.org": "NEVER"})
+        await here.accept("ben@example.org", notify={"ben@example.org": "SUCCESS,FAILURE"})
+        await here.until_empty()
+    (report,) = [call for call in api.calls if call.recipients == ["anna@example.com"]]
+    assert status_of(report)["Action"] == "delivered"
+
+
+async def test_success_is_reported_in_direct_mode_too(sqlite: Backend, api: Api) -> None:
+    async with world(await sqlite.open(), api) as here:
+        await here.accept(notify={"ben@example.org": "SUCCESS"})
+        await here.until_empty()
+    assert status_of(api.calls[1])["Action"] == "delivered"
+
+
+@pytest.mark.parametrize("postmaster", ["", "post@example.com"])
+async def test_a_report_that_bounces_ends_there(sqlite: Backend, api: Api, postmaster: str) -> None:
+    """Everything bounces: the mail, and the report about it. Two calls, and no third."""
+
+    async def all_bounce(call: Call):
+        return await failure(400, 1, "email.sending.error.other")(call)
+
+    api.answer = all_bounce
+    async with world(await sqlite.open(), api, mode="queue", postmaster=postmaster) as here:
+        await here.accept()
+        await here.until_empty()
+    assert len(api.calls) == 2
+
+
+async def test_a_report_that_expires_ends_there(sqlite: Backend, api: Api) -> None:
+    api.answer = AWAY
+    retry = RetryPolicy(minimum=0.05, maximum=0.1, expire_after=0.3)
+    async with world(await sqlite.open(), api, retry=retry) as here:
+        here.relay.queue.bounce = BouncePolicy(hostname="h", expire_after=0.3)
+        await here.accept()
+        await here.until_empty()
+    assert {call.recipients[0] for call in api.calls} == {"ben@example.org", "anna@example.com"}
+
+
+@pytest.mark.parametrize(
+    "sender",
+    [
+        "",  # RFC 5321's mark of a report
+        "mailer-daemon@example.com",  # where ours come from: one that found its way back in
+        "mailer-daemon@EXAMPLE.com",
+    ],
+)
+def test_nothing_is_reported_to_whoever_reports(sender: str) -> None:
+    envelope = Envelope(reverse_path=sender, forward_paths=("ben@example.org",))
+    for reply in (BOUNCED, Reply(250, "2.0.0", "delivered"), Reply(451, "4.4.1", "away")):
+        assert dsns_for(envelope, b"", {"ben@example.org": reply}, POLICY, expired=True) == []
+
+
+def test_a_report_is_itself_beyond_reporting() -> None:
+    """So a chain of reports has length one: what dsns_for makes, dsns_for has nothing to say about."""
+    envelope = Envelope(reverse_path="anna@example.com", forward_paths=("ben@example.org",))
+    (dsn,) = dsns_for(envelope, b"Subject: x\r\n\r\n", {"ben@example.org": BOUNCED}, POLICY)
+    assert dsn.is_dsn
+    assert dsn.envelope.reverse_path == ""
+    assert dsn.expires > time.time()
+    outcomes = {"anna@example.com": BOUNCED}
+    assert dsns_for(dsn.envelope, dsn.message, outcomes, POLICY, expired=True) == []
+    as_sent = Envelope(reverse_path=POLICY.sender_of("anna@example.com"), forward_paths=("anna@example.com",))
+    assert dsns_for(as_sent, dsn.message, outcomes, POLICY) == []
