@@ -211,7 +211,7 @@ def _bounce_policy(settings: config.Settings) -> BouncePolicy:
 def _drop_policy(settings: config.Settings) -> DropPolicy:
     return DropPolicy(
         directory=settings.sendmail_drop_dir,
-        aside=settings.state_dir / "drop-set-aside",
+        aside=settings.sendmail_drop_dir.parent / "refused",
         max_message_size=settings.max_message_size,
         retry_min=settings.retry_min,
         retry_max=settings.retry_max,
