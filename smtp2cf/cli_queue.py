@@ -1,6 +1,8 @@
 """The queue by hand: smtp2cf queue list, show, retry, hold, release, delete. On a running bridge too.
 
-A table for people, one JSON object a line for scripts. Knows the spool, and no relay.
+A table for people, one JSON object a line for scripts. Exit status (sysexits.h): 66 where no such mail
+is in the queue, 69 where its database is away, 78 where there is none that can be opened. Knows the
+spool, and no relay.
 """
 
 import asyncio
@@ -12,14 +14,24 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import orjson
 import typer
 
 from smtp2cf import config
+from smtp2cf.listing import listed
 from smtp2cf.reply import SendError
-from smtp2cf.spool import EVERYTHING, Action, Filter, Spool, SpoolError, SpoolItem, Status
+from smtp2cf.spool import (
+    EVERYTHING,
+    Action,
+    Filter,
+    Spool,
+    SpoolError,
+    SpoolItem,
+    Status,
+    open_spool,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Look at the mail that waits, and change what becomes of it.")
 
@@ -40,6 +52,11 @@ OlderThan = Annotated[
 StatusOption = Annotated[list[Status] | None, typer.Option("--status", help="In one of these states.")]
 All = Annotated[bool, typer.Option("--all", help="Really all mail, where no filter says which.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+
+
+class _NotFoundError(Exception):
+    """The mail that was named is not in the queue."""
+
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _COLUMNS = "{:<13}  {:>5}  {:>7}  {:<8}  {:>5}  {:>6}  {:<28}  {}"
@@ -63,7 +80,7 @@ def list_(
         count = 0
         async for item in spool.items(which):
             if as_json:
-                sys.stdout.write(orjson.dumps(_listed(item)).decode() + "\n")
+                sys.stdout.write(orjson.dumps(listed(item)).decode() + "\n")
             else:
                 if not count:
                     typer.echo(_COLUMNS.format("id", "age", "size", "status", "tries", "next", "from", "to"))
@@ -89,11 +106,11 @@ def show(
             if message:
                 sys.stdout.buffer.write(await spool.read(queue_id) or b"")
             elif as_json:
-                sys.stdout.write(orjson.dumps(_listed(item)).decode() + "\n")
+                sys.stdout.write(orjson.dumps(listed(item)).decode() + "\n")
             else:
                 _print_envelope(item)
             return
-        raise SpoolError(f"{queue_id} is not in the queue")
+        raise _NotFoundError(f"{queue_id} is not in the queue")
 
     _with_spool(env_file, print_one)
 
@@ -140,7 +157,7 @@ def _apply(action: Action, done: str, which: Filter, as_json: bool, env_file: Pa
         if not as_json:
             typer.echo(f"{count} {done}")
         if not count and which.queue_ids:
-            raise SpoolError(f"{', '.join(which.queue_ids)}: not in the queue, or nothing to do")
+            raise _NotFoundError(f"{', '.join(which.queue_ids)}: not in the queue, or nothing to do")
 
     _with_spool(env_file, apply)
 
@@ -161,12 +178,13 @@ def _progress(total: int) -> "Iterator[Any]":
 
 def _with_spool(env_file: Path | None, work: Callable[[Spool], Awaitable[None]]) -> None:
     """Open the spool beside whoever serves it, do the work, close it."""
-    from smtp2cf.serve import open_spool
 
     async def run() -> None:
-        spool = await open_spool(config.load(env_file), serve=False)
-        if spool is None:
+        settings = config.load(env_file)
+        url = settings.spool_url.get_secret_value()
+        if url.lower() == "none":
             raise SpoolError("there is no queue: SMTP2CF_SPOOL_URL is none")
+        spool = await open_spool(url, state_dir=settings.state_dir, serve=False)
         try:
             await work(spool)
         finally:
@@ -175,11 +193,18 @@ def _with_spool(env_file: Path | None, work: Callable[[Spool], Awaitable[None]])
     try:
         asyncio.run(run())
         sys.stdout.flush()
+    except _NotFoundError as error:
+        _fail(str(error), os.EX_NOINPUT)
     except SendError as error:
-        raise SpoolError(error.reply.text) from error
+        _fail(error.reply.text, os.EX_UNAVAILABLE)
     except BrokenPipeError:
         # `| head` has seen enough; Python would complain once more at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(text: str, status: int) -> NoReturn:
+    typer.echo(f"smtp2cf: {text}", err=True)
+    raise typer.Exit(status)
 
 
 def _filter(
@@ -207,12 +232,6 @@ def _seconds(text: str) -> float:
             f"{text!r} is no age: 90s, 30m, 2h or 3d is meant", param_hint="--older-than"
         )
     return float(match[1]) * _UNITS[match[2] or "s"]
-
-
-def _listed(item: SpoolItem) -> dict[str, object]:
-    from smtp2cf.waiting import listed
-
-    return listed(item)
 
 
 def _print_row(item: SpoolItem) -> None:

@@ -23,11 +23,12 @@ from smtp2cf.admin import Admin, Readiness
 from smtp2cf.cloudflare import Client
 from smtp2cf.endpoint import Endpoint, bound, listen
 from smtp2cf.envelope import Envelope, Verdict
+from smtp2cf.listing import listed
 from smtp2cf.relay import BouncePolicy, DropDirectory, DropPolicy, MessagePolicy, Relay, RetryPolicy
 from smtp2cf.reply import SendError
 from smtp2cf.smtpd import Policy, Server
 from smtp2cf.spool import Spool
-from smtp2cf.waiting import Waiting, listed
+from smtp2cf.waiting import Waiting
 
 if TYPE_CHECKING:
     from smtp2cf.sandbox import Sandbox

@@ -8,9 +8,9 @@ from prometheus_client import Gauge
 
 from smtp2cf.admin import Readiness
 from smtp2cf.reply import SendError
-from smtp2cf.spool import Spool, SpoolItem, Status, Total
+from smtp2cf.spool import Spool, Status, Total
 
-INTERVAL = 10.0
+INTERVAL = 5.0
 """Seconds between two looks at the spool."""
 
 MESSAGES = Gauge("smtp2cf_spool_messages", "Messages in the spool", ["status"])
@@ -78,27 +78,3 @@ class Waiting:
     def _age(self) -> float:
         oldest = [total.oldest for status, total in self._totals.items() if status is not Status.HELD]
         return max(0.0, time.time() - min(oldest)) if oldest else 0.0
-
-
-def listed(item: SpoolItem) -> dict[str, object]:
-    """A message as scripts see it: `smtp2cf queue list --json`, the admin's /queue, mailq.
-
-    Times are seconds since the epoch, recipients those who have not got it yet.
-    """
-    return {
-        "queue_id": item.queue_id,
-        "status": str(item.status),
-        "size": item.size,
-        "received_at": item.envelope.received_at,
-        "sender": item.envelope.reverse_path,
-        "recipients": [
-            {"address": who, "reply": str(item.outcomes[who]) if who in item.outcomes else ""}
-            for who in item.unresolved
-        ],
-        "attempts": item.attempts,
-        "next_attempt": item.next_attempt,
-        "expires": item.expires,
-        "is_dsn": item.is_dsn,
-        "possible_duplicate": item.unanswered,
-        "hold_reason": item.hold_reason,
-    }
