@@ -7,10 +7,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
+from benchmarks import postfix
 from benchmarks.api import SEND_RAW_PATH
 from benchmarks.processes import Process, UnavailableError, environment, free_port, program
 
@@ -30,7 +31,8 @@ class Contender:
     name: what --only calls it. title: the table's head. command, env: how to start it; {port} is the
     port it must listen on at 127.0.0.1, {api} the base URL of the API (…/client/v4), {send_raw} the whole
     URL, {dir} a directory of its own. calls_api: every message it took with 250 must be at the API.
-    prepare: done before it starts, with {dir}; raises UnavailableError where it cannot run here.
+    prepare: done before it starts, with {dir}; raises UnavailableError where it cannot run here. drain:
+    done after each run, with {dir}: returns when it has nothing left to do.
     patience: seconds after the last 250 within which the API must have had everything.
     """
 
@@ -40,6 +42,7 @@ class Contender:
     env: Mapping[str, str] = field(default_factory=dict)
     calls_api: bool = True
     prepare: Callable[[Path], None] = _nothing
+    drain: Callable[[Path], None] = _nothing
     patience: float = 2.0
 
     def start(self, directory: Path, api_url: str) -> "Running":
@@ -52,15 +55,16 @@ class Contender:
         command = [word.format_map(known) for word in self.command]
         command[0] = program(command[0])
         env = {name: value.format_map(known) for name, value in self.env.items()}
-        return Running(self, port, Process(self.title, command, directory / "log", env))
+        return Running(self, port, directory, Process(self.title, command, directory / "log", env))
 
 
 class Running:
     """A contender that has greeted. ready: how many seconds after its start it did."""
 
-    def __init__(self, contender: Contender, port: int, process: Process) -> None:
+    def __init__(self, contender: Contender, port: int, directory: Path, process: Process) -> None:
         self.contender = contender
         self.port = port
+        self.directory = directory
         self.process = process
         try:
             self.ready = process.wait_for_greeting(port)
@@ -122,7 +126,7 @@ SINK = Contender(
 BRIDGE = Contender(
     name="bridge",
     title="smtp2cf",
-    command=[sys.executable, "/tmp/runstub.py", "serve"],
+    command=[sys.executable, "-m", "smtp2cf", "serve"],
     env={
         "SMTP2CF_SMTP_LISTEN": "127.0.0.1:{port}",
         "SMTP2CF_ADMIN_LISTEN": "none",
@@ -134,3 +138,43 @@ BRIDGE = Contender(
         "SMTP2CF_MAX_MESSAGE_SIZE": "25MiB",
     },
 )
+
+QUEUE = replace(
+    BRIDGE,
+    name="queue",
+    title="smtp2cf, SQLite",
+    env={
+        **BRIDGE.env,
+        "SMTP2CF_MODE": "queue",
+        "SMTP2CF_SPOOL_URL": "sqlite://{dir}/spool.sqlite3",
+        "SMTP2CF_SENDMAIL_DROP_DIR": "{dir}/drop",
+    },
+    # What was taken still has to be sent.
+    patience=120.0,
+)
+
+POSTFIX = Contender(
+    name="postfix",
+    title="Postfix, discard",
+    command=[sys.executable, "-m", "benchmarks.postfix", "{dir}", "{port}"],
+    calls_api=False,
+    prepare=postfix.prepare,
+    drain=postfix.drain,
+)
+
+
+def on_postgres(url: str) -> Contender:
+    """The bridge with its queue in a PostgreSQL; "" for one that is not there."""
+
+    def prepare(_: Path) -> None:
+        if not url:
+            raise UnavailableError("there is no PostgreSQL on this machine")
+
+    return replace(
+        QUEUE,
+        name="postgres",
+        title="smtp2cf, PostgreSQL",
+        # Braces would be taken for fields.
+        env={**QUEUE.env, "SMTP2CF_SPOOL_URL": url.replace("{", "{{").replace("}", "}}")},
+        prepare=prepare,
+    )

@@ -99,6 +99,7 @@ def _rate(one: Running, work: Work, messages: int, api: FastApi) -> float:
             api.collect(messages, work.size, one.contender.patience)
         except BrokenError as error:
             raise one.process.broken(f"{work.name}: {error}") from error
+    one.contender.drain(one.directory)
     return messages / taken
 
 

@@ -1,11 +1,12 @@
 """The tables and lines of the report, Markdown that reads as plain text too."""
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from benchmarks.contenders import Contender
 from benchmarks.load import Work
 from benchmarks.measure import Compared, Crowd, Start
+from benchmarks.spool import FEW, MANY, Full, Rates
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 AT_LEAST = "\N{GREATER-THAN OR EQUAL TO}"
@@ -14,6 +15,9 @@ CROWD_RATE = 800
 CROWD_MEMORY = 200
 IDLE_MEMORY = 75
 READY = 1.2
+SPOOL_RATIO = 0.8
+SPOOL_MEMORY = 30
+LISTED = 1.0
 
 
 def table(compared: Compared) -> str:
@@ -60,6 +64,27 @@ def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
         yield " | ".join([f"| {first}", *(cell.strip().rjust(len(cell)) for cell in others)]) + " |"
         if number == 0:
             yield "|".join(["|" + "-" * (widths[0] + 2), *("-" * (w + 1) + ":" for w in widths[1:])]) + "|"
+
+
+def spool_lines(rates: Mapping[str, Rates], full: Full | None) -> list[str]:
+    """The spool with a hundred thousand messages in it, beside its targets."""
+    lines = [f"### The spool, {MANY:,} messages waiting", ""]
+    for name, one in rates.items():
+        for what, rate, ratio in (("kept", one.put, one.put_ratio), ("claimed", one.claim, one.claim_ratio)):
+            lines.append(
+                f"- {name}: {rate:,.0f} messages a second {what}, {ratio:.2f} {TIMES} the rate with {FEW:,}"
+                f" (target {SPOOL_RATIO}: {_met(ratio >= SPOOL_RATIO)})"
+            )
+    if full is not None:
+        more = full.memory - full.idle
+        lines.append(
+            f"- memory: {full.memory:.0f} MB, {more:+.0f} MB to idle"
+            f" (target under {SPOOL_MEMORY}: {_met(more < SPOOL_MEMORY)})"
+        )
+        lines.append(
+            f"- queue list begins after {full.listed:.2f} s (target {LISTED}: {_met(full.listed <= LISTED)})"
+        )
+    return lines
 
 
 def _met(met: bool) -> str:

@@ -25,9 +25,15 @@ SETTINGS = (
 
 
 class PostgresServer:
-    """A running server; `url` is the database to use. Raises LookupError where none is installed."""
+    """A running server; `url` is the database to use. Raises LookupError where none is installed.
 
-    def __init__(self) -> None:
+    durable: with the fsync that tests do without.
+    """
+
+    def __init__(self, *, durable: bool = False) -> None:
+        self._settings = (
+            SETTINGS if not durable else [word.replace("fsync=off", "fsync=on") for word in SETTINGS]
+        )
         self._user = _server_user()
         self._directory = Path(tempfile.mkdtemp(prefix="smtp2cf-pg-"))
         try:
@@ -53,7 +59,7 @@ class PostgresServer:
 
     def start(self) -> None:
         options = " ".join(
-            f"'{word}'" for word in (*SETTINGS, "-c", f"unix_socket_directories={self._directory}")
+            f"'{word}'" for word in (*self._settings, "-c", f"unix_socket_directories={self._directory}")
         )
         self._run("pg_ctl", "-D", self._data, "-l", self._directory / "log", "-o", options, "-w", "start")
 
