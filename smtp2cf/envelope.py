@@ -6,11 +6,10 @@ reverse-path is the empty string everywhere.
 Knows nothing of sockets, of Cloudflare or of the relay.
 """
 
-import itertools
 import secrets
 import string
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -20,8 +19,9 @@ Outcomes = dict[str, Reply]
 """What became of each recipient, by forward path."""
 
 _DIGITS = string.digits + string.ascii_uppercase
+_PAIRS = [first + second for first in _DIGITS for second in _DIGITS]
 _PROCESS = "".join(secrets.choice(_DIGITS) for _ in range(3))
-_clock = itertools.count(time.time_ns() // 1000)
+_last_tick = 0
 
 
 def new_queue_id() -> str:
@@ -30,17 +30,13 @@ def new_queue_id() -> str:
     Ten digits in base 36 of a microsecond clock that never shows the same time twice, then three
     that were drawn when the process started.
     """
-    global _clock
-    now = time.time_ns() // 1000
-    tick = next(_clock)
-    if tick < now:
-        tick = now
-        _clock = itertools.count(now + 1)
-    letters = []
-    for _ in range(10):
-        tick, digit = divmod(tick, 36)
-        letters.append(_DIGITS[digit])
-    return "".join(reversed(letters)) + _PROCESS
+    global _last_tick
+    _last_tick = rest = max(time.time_ns() // 1000, _last_tick + 1)
+    rest, fifth = divmod(rest, 1296)
+    rest, fourth = divmod(rest, 1296)
+    rest, third = divmod(rest, 1296)
+    first, second = divmod(rest, 1296)
+    return _PAIRS[first] + _PAIRS[second] + _PAIRS[third] + _PAIRS[fourth] + _PAIRS[fifth] + _PROCESS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +87,10 @@ def domain_of(address: str) -> str:
     return address.rpartition("@")[2].lower() if "@" in address else ""
 
 
-def unique_addresses(addresses: Iterable[str]) -> list[str]:
+def unique_addresses(addresses: Sequence[str]) -> list[str]:
     """The addresses in their order, each once; the first spelling wins."""
+    if len(addresses) == 1:
+        return list(addresses)
     first: dict[str, str] = {}
     for address in addresses:
         first.setdefault(address_key(address), address)

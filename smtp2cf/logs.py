@@ -7,6 +7,7 @@ of variables: a token or a message could be among them.
 import logging
 import re
 import sys
+import time
 from typing import Any, Literal, TextIO
 
 import orjson
@@ -25,7 +26,7 @@ def configure(
     number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="%H:%M:%S" if console else "iso", utc=not console),
+        structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False) if console else _Timestamp(),
     ]
     if console:
         shared.append(_escape_control_characters)
@@ -52,6 +53,22 @@ def configure(
     )
     # Libraries speak up when something is wrong; aiosmtpd would log every command, with its AUTH.
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
+
+
+class _Timestamp:
+    """UTC in ISO 8601. structlog's own formats every part anew, a third of what a line costs."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._prefix = ""
+
+    def __call__(self, _: Any, __: str, event: EventDict) -> EventDict:
+        now = time.time()
+        second = int(now)
+        if second != self._second:
+            self._second, self._prefix = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        event["timestamp"] = f"{self._prefix}.{int((now - second) * 1e6):06d}Z"
+        return event
 
 
 def _render_json(_: Any, __: str, event: EventDict) -> bytes:

@@ -84,10 +84,11 @@ def attempted(
     delay = now - envelope.received_at
     DELAY.observe(delay)
     SIZE.observe(size)
-    groups: dict[tuple[str, Reply], list[str]] = {}
+    groups: dict[Reply, list[str]] = {}
     for recipient, reply in outcomes.items():
-        groups.setdefault((_status(reply), reply), []).append(recipient)
-    for (status, reply), recipients in groups.items():
+        groups.setdefault(reply, []).append(recipient)
+    for reply, recipients in groups.items():
+        status = _status(reply)
         _COUNTERS[status].inc(len(recipients))
         _recent.append((envelope, status, reply, recipients, now))
         fields: dict[str, object] = {

@@ -34,10 +34,10 @@ def settle(
 
     kept: the transient ones are in the spool and will be tried again.
     """
-    sent = {who: reply for who, reply in outcomes.items() if reply.success}
     failed = {who: reply for who, reply in outcomes.items() if not reply.success}
     if not failed:
-        return Reply(250, "2.0.0", f"{queue_id} {_what_became(sent.values())}{_ids(message_ids)}")
+        return Reply(250, "2.0.0", f"{queue_id} {_what_became(outcomes.values())}{_ids(message_ids)}")
+    sent = {who: reply for who, reply in outcomes.items() if reply.success}
     bounced = {who: reply for who, reply in failed.items() if reply.permanent}
     deferred = {who: reply for who, reply in failed.items() if reply.transient}
     waits = f"; kept for another attempt to {_named(deferred)}" if kept else ""
