@@ -105,8 +105,8 @@ class Session(aiosmtpd.SMTP):
         if self._timeout_handle is not None:
             self._timeout_handle.cancel()
         if self._data is not None:
-            self._lost_in_data()
-        self.transport = None
+            log.info("session.lost_in_data", client=self._client, reverse_path=self.envelope.mail_from)
+        self.transport = self._data = None
         self._closing = self._hung_up = True
         self._drop_unanswered()
         self._receipts.client_left()
@@ -118,8 +118,6 @@ class Session(aiosmtpd.SMTP):
     def eof_received(self) -> bool:
         """The client sends no more, but may still read: answer what it sent."""
         self._ended = True
-        if self._data is not None:
-            self._lost_in_data()
         self._receipts.client_left()
         self._hang_up_when_done()
         return True
@@ -192,10 +190,6 @@ class Session(aiosmtpd.SMTP):
         if not self._is_foreign(self._unanswered) and len(self._unanswered) > PATH_COMMAND_LIMIT:
             self._overlong = True
             self._unanswered = self._unanswered[-1:]
-
-    def _lost_in_data(self) -> None:
-        self._data = None
-        log.info("session.lost_in_data", client=self._client, reverse_path=self.envelope.mail_from)
 
     def _timeout_cb(self) -> None:
         """The one timer of the session looks at when the client was last heard."""

@@ -253,7 +253,7 @@ async def test_a_command_line_without_end_is_not_held(start: Start) -> None:
 
 async def test_a_command_line_that_comes_octet_by_octet(start: Start) -> None:
     client = await (await start()).greeted()
-    for octet in b"NOOP " + b"x" * 3000:
+    for octet in b"NOOP " + b"x" * 2100:
         client.writer.write(bytes([octet]))
         await asyncio.sleep(0)
     assert await client.ask("") == "500 5.5.2 the command line is too long"
