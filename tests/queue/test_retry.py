@@ -154,3 +154,23 @@ async def test_while_the_account_is_blocked_nothing_is_tried(sqlite: Backend, ap
         assert [item.attempts for item in waiting] == [0] * 20
         await here.until_empty()
         assert len(api.calls) == 22
+
+
+async def test_during_a_rush_mail_is_taken_in_first_and_still_sent(sqlite: Backend, api: Api) -> None:
+    async with world(await sqlite.open(), api, mode="queue") as here:
+        put, rush_over = here.spool.put, asyncio.Event()
+
+        async def slow_put(*mail) -> None:
+            await rush_over.wait()
+            await put(*mail)
+
+        await put(*(new_mail(forward_paths=(f"n{number}@example.org",)) for number in range(200)))
+        here.spool.put = slow_put
+        arriving = [asyncio.create_task(here.accept()) for _ in range(5)]
+        await asyncio.sleep(0.1)
+        before, started = len(api.calls), time.monotonic()
+        await api.wait_for(before + 20)
+        assert time.monotonic() - started >= 0.15
+        rush_over.set()
+        await asyncio.gather(*arriving)
+        await here.until_empty()
