@@ -140,10 +140,10 @@ class Store:
         elif job.retry_in is not None:
             next_attempt = time.time() + job.retry_in
             cursor = connection.execute(
-                "UPDATE mail SET status = iif(hold_reason = '', 'deferred', 'held'), next_attempt = ?1, "
-                "due = iif(hold_reason = '', min(?1, expires), NULL), owner = '', unanswered = 0, "
-                "outcomes = ?2, failures = ?3 WHERE queue_id = ?4 AND owner = ?5",
-                (next_attempt, job.outcomes, job.failures, *ours),
+                "UPDATE mail SET status = iif(hold_reason = '', 'deferred', 'held'), next_attempt = ?, "
+                "due = iif(hold_reason = '', min(?, expires), NULL), owner = '', unanswered = 0, "
+                "outcomes = ?, failures = ? WHERE queue_id = ? AND owner = ?",
+                (next_attempt, next_attempt, job.outcomes, job.failures, *ours),
             )
         else:
             cursor = connection.execute("DELETE FROM mail WHERE queue_id = ? AND owner = ?", ours)
