@@ -110,6 +110,7 @@ class Client:
             (b"User-Agent", f"smtp2cf/{__version__}".encode()),
             (b"Authorization", f"Bearer {token}".encode()),
             (b"Accept", b"application/json"),
+            (b"Content-Type", b"application/json"),
         ]
 
     def __repr__(self) -> str:
@@ -186,15 +187,8 @@ class Client:
 
     async def _exchange(self, method: str, url: httpx.URL, body: bytes) -> _Answer:
         """One HTTP exchange; raises SendError when there is no whole answer."""
-        headers = self._headers
-        if body:
-            headers = [
-                *headers,
-                (b"Content-Type", b"application/json"),
-                (b"Content-Length", b"%d" % len(body)),
-            ]
         # With a stream of its own a request skips what httpx guesses about its content.
-        request = httpx.Request(method, url, headers=headers, stream=httpx.ByteStream(body))
+        request = httpx.Request(method, url, headers=self._headers, stream=httpx.ByteStream(body))
         request.read()
         try:
             response = await self._transport.handle_async_request(request)

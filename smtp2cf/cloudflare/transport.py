@@ -61,7 +61,6 @@ class Transport(AiohttpTransport):
             except BaseException:
                 response.close()
                 raise
-            response.release()
         except aiohttp.ClientError as error:
             with map_aiohttp_exceptions():
                 raise error from None

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from smtp2cf import __version__
-from smtp2cf.cloudflare.transport import ANSWER_LIMIT, proxy_of
+from smtp2cf.cloudflare.transport import ANSWER_LIMIT, Transport, proxy_of
 from smtp2cf.reply import DELIVERED, Scope, SendError
 from tests.cloudflare.conftest import (
     ACCOUNT,
@@ -94,10 +94,9 @@ async def test_an_answer_is_not_asked_to_be_compressed(make_client: MakeClient) 
 
 
 async def test_no_cookie_comes_back(make_client: MakeClient) -> None:
-    async with serving(
-        always(ok(RECIPIENT).replace(b"\r\n", b"\r\nSet-Cookie: a=b; Path=/\r\n", 1))
-    ) as server:
-        client = make_client(server.base_url)
+    cookie = b"\r\nSet-Cookie: a=b; Path=/\r\n"
+    async with serving(always(ok(RECIPIENT).replace(b"\r\n", cookie, 1))) as server:
+        client = make_client(server.base_url.replace("127.0.0.1", "localhost"))  # an address has no cookies
         await send(client)
         await send(client)
         assert [request.header("Cookie") for request in server.requests] == [None, None]
@@ -162,6 +161,27 @@ async def test_there_are_no_more_connections_than_calls_may_be_in_flight(make_cl
         assert (most_asking, server.most_open, server.connections) == (3, 3, 3)
         assert len(server.requests) == 12
         assert (client.pacer.in_flight, client.pacer.waiting) == (0, 0)
+
+
+async def test_the_transport_opens_no_more_connections_whoever_asks() -> None:
+    two_there = asyncio.Event()
+
+    async def respond(_: Request, writer: asyncio.StreamWriter) -> None:
+        if len(server.requests) == 2:
+            two_there.set()
+        await two_there.wait()
+        writer.write(ok(RECIPIENT))
+
+    async with serving(respond) as server:
+        url = httpx.URL(server.base_url)
+        transport = Transport(url, timeout=10.0, connections=2)
+        calls = [
+            asyncio.create_task(transport.handle_async_request(httpx.Request("GET", url))) for _ in range(6)
+        ]
+        for call in calls:
+            assert (await call).status_code == 200
+        await transport.aclose()
+        assert (server.most_open, len(server.requests)) == (2, 6)
 
 
 async def test_a_connection_that_the_server_closed_is_not_used_again(make_client: MakeClient) -> None:
