@@ -21,21 +21,20 @@ from smtp2cf.spool import Answer, Spool
 class _Transaction:
     """One that is under way, or whose client has not shown that it got its answer.
 
-    left: the client hung up before the answer; gets it once it is clear that the client did not,
-    None if it did. noted: the answer that was handed to the spool together with the mail.
+    left: where the client hung up before the answer, set once it is clear whether it got it. noted:
+    the answer that was handed to the spool together with the mail.
     """
 
     digest: bytes
     under_way: bool = False
     ended: bool = False
-    reply: Reply | None = None
     noted: Reply | None = None
-    left: "asyncio.Future[Reply | None] | None" = None
+    left: asyncio.Event | None = None
 
-    def tell(self, reply: Reply | None) -> None:
-        """Let those go on who wait for what becomes of this one."""
-        if self.left is not None and not self.left.done():
-            self.left.set_result(reply)
+    def let_go_on(self) -> None:
+        """Whoever waits for what becomes of this one finds it in the spool's memory now, or nothing."""
+        if self.left is not None:
+            self.left.set()
 
 
 class Recall:
@@ -61,7 +60,7 @@ class Recall:
             raise
         if reply is not None:
             maillog.answer_repeated(envelope, reply)
-            self._end(transaction, reply)
+            self._end(transaction)
         return reply
 
     def answer(self, envelope: Envelope, reply: Reply) -> Answer | None:
@@ -77,7 +76,7 @@ class Recall:
         transaction = self._transactions.get(envelope.queue_id)
         if transaction is None:
             return
-        self._end(transaction, reply)
+        self._end(transaction)
         if reply.success:
             if reply != transaction.noted:
                 self._spool.remember(transaction.digest, reply)
@@ -89,8 +88,8 @@ class Recall:
         """A transaction ended without an answer: nobody knows what became of it."""
         transaction = self._transactions.pop(envelope.queue_id, None)
         if transaction is not None:
-            self._end(transaction, None)
-            transaction.tell(None)
+            self._end(transaction)
+            transaction.let_go_on()
 
     def answered(self, envelope: Envelope, *, received: bool) -> None:
         """The client has shown that it got its answer, or has gone without it.
@@ -101,19 +100,17 @@ class Recall:
         if transaction is None:
             return
         if not transaction.ended:
-            transaction.left = transaction.left or asyncio.get_running_loop().create_future()
+            transaction.left = transaction.left or asyncio.Event()
             return
         del self._transactions[envelope.queue_id]
         if received and transaction.digest not in self._under_way:
             self._spool.forget(transaction.digest)
-        transaction.tell(None if received else transaction.reply)
+        transaction.let_go_on()
 
     async def _earlier(self, envelope: Envelope, transaction: _Transaction, call: bool) -> Reply | None:
         digest = transaction.digest
         while (left := self._left(digest)) is not None:
-            reply = await asyncio.shield(left)
-            if reply is not None and reply.success:
-                return reply
+            await left.wait()
         others = self._under_way.setdefault(digest, [])
         transaction.under_way = True
         others.append(transaction)
@@ -124,13 +121,12 @@ class Recall:
             maillog.possible_duplicate(envelope, envelope.forward_paths)
         return known.reply if known is not None else None
 
-    def _left(self, digest: bytes) -> "asyncio.Future[Reply | None] | None":
-        """What will become of the answer to a client that hung up, if there is one."""
+    def _left(self, digest: bytes) -> asyncio.Event | None:
+        """Set once it is clear whether a client that hung up got its answer; None where none did."""
         return next((other.left for other in self._under_way.get(digest, ()) if other.left is not None), None)
 
-    def _end(self, transaction: _Transaction, reply: Reply | None) -> None:
+    def _end(self, transaction: _Transaction) -> None:
         transaction.ended = True
-        transaction.reply = reply
         if transaction.under_way:
             others = self._under_way[transaction.digest]
             others.remove(transaction)

@@ -138,8 +138,8 @@ async def test_a_queue_whose_claims_fail_goes_on(
 
 
 async def test_while_the_account_is_blocked_nothing_is_tried(sqlite: Backend, api: Api) -> None:
-    api.answer = first(failure(429, 10004, "email.sending.error.throttled", Retry_After="2"))
-    async with world(await sqlite.open(), api, mode="queue", reply_timeout=0.2) as here:
+    api.answer = first(failure(429, 10004, "email.sending.error.throttled", Retry_After="120"))
+    async with world(await sqlite.open(), api, mode="queue") as here:
         await here.accept("first@example.org")
         await api.wait_for(1)
         async with asyncio.timeout(5):
@@ -152,8 +152,7 @@ async def test_while_the_account_is_blocked_nothing_is_tried(sqlite: Backend, ap
             item for item in await here.items() if "first@example.org" not in item.envelope.forward_paths
         ]
         assert [item.attempts for item in waiting] == [0] * 20
-        await here.until_empty()
-        assert len(api.calls) == 22
+        assert len(api.calls) == 1
 
 
 async def test_during_a_rush_mail_is_taken_in_first_and_still_sent(sqlite: Backend, api: Api) -> None:
