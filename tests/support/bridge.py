@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-START_TIMEOUT = 20.0
+START_TIMEOUT = 60.0
 
 
 class Bridge:
