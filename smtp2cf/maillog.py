@@ -13,7 +13,7 @@ import structlog
 from prometheus_client import Counter, Histogram
 
 from smtp2cf.envelope import Envelope, Outcomes
-from smtp2cf.reply import Reply
+from smtp2cf.reply import QUEUED, Reply
 
 RECENT = 50
 """Lines kept for the status page."""
@@ -186,5 +186,5 @@ def _named(recipients: Sequence[str]) -> list[str]:
 
 def _status(reply: Reply) -> str:
     if reply.success:
-        return "queued" if reply.text.startswith("queued") else "sent"
+        return "queued" if reply == QUEUED else "sent"
     return "deferred" if reply.transient else "bounced"

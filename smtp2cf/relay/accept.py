@@ -213,7 +213,7 @@ class Relay:
         outcomes = attempt.outcomes
         maillog.attempted(envelope, outcomes, attempt.message_ids, size=len(message))
         if attempt.unanswered:
-            maillog.possible_duplicate(envelope, [who for who, reply in outcomes.items() if reply.transient])
+            maillog.possible_duplicate(envelope, attempt.unanswered)
         kept = self.queue is not None and any(reply.transient for reply in outcomes.values())
         reply = self._reply(envelope, attempt, kept=kept)
         if self.queue is not None and kept:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from smtp2cf.envelope import Envelope, Outcomes, address_key, domain_of
 from smtp2cf.message import dsn
-from smtp2cf.reply import Reply
+from smtp2cf.reply import DELIVERED, Reply
 from smtp2cf.spool import NewMail
 
 
@@ -52,7 +52,7 @@ def dsns_for(
 
 def _event(reply: Reply, *, expired: bool) -> dsn.Event | None:
     if reply.success:
-        return dsn.Event.DELIVERED if reply.text.startswith("delivered") else dsn.Event.RELAYED
+        return dsn.Event.DELIVERED if reply == DELIVERED else dsn.Event.RELAYED
     if reply.permanent:
         return dsn.Event.FAILED
     return dsn.Event.EXPIRED if expired else None

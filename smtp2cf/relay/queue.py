@@ -306,9 +306,7 @@ class Queue:
             envelope, attempt.outcomes, attempt.message_ids, size=len(message), attempts=attempts
         )
         if attempt.unanswered:
-            maillog.possible_duplicate(
-                envelope, [who for who, reply in attempt.outcomes.items() if reply.transient]
-            )
+            maillog.possible_duplicate(envelope, attempt.unanswered)
         outcomes = {**earlier, **attempt.outcomes}
         final = {who: reply for who, reply in attempt.outcomes.items() if not reply.transient}
         try:
