@@ -42,8 +42,9 @@ def settle(
     deferred = {who: reply for who, reply in failed.items() if reply.transient}
     waits = f"; kept for another attempt to {_named(deferred)}" if kept else ""
     if bounced and len(bounced) < len(outcomes) and partial_bounce == "reject" and (sent or kept):
-        others = f"; sent to the other {len(sent)}" if sent else ""
-        return _joined(bounced, queue_id, f"{others}{waits} (SMTP2CF_PARTIAL_BOUNCE=reject)")
+        others = f"; sent to {len(sent)}" if sent else ""
+        rest = waits or _not_sent(deferred)
+        return _joined(bounced, queue_id, f"{others}{rest} (SMTP2CF_PARTIAL_BOUNCE=reject)")
     if sent:
         text = f"{queue_id} {len(sent)} of {len(outcomes)} recipients {_what_became(sent.values())}"
         lost = bounced if kept else failed
