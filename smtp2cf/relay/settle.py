@@ -41,7 +41,7 @@ def settle(
     bounced = {who: reply for who, reply in failed.items() if reply.permanent}
     deferred = {who: reply for who, reply in failed.items() if reply.transient}
     waits = f"; kept for another attempt to {_named(deferred)}" if kept else ""
-    if bounced and len(bounced) < len(outcomes) and partial_bounce == "reject" and (sent or kept):
+    if bounced and partial_bounce == "reject" and (sent or kept):
         others = f"; sent to {len(sent)}" if sent else ""
         rest = waits or _not_sent(deferred)
         return _joined(bounced, queue_id, f"{others}{rest} (SMTP2CF_PARTIAL_BOUNCE=reject)")

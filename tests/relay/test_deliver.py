@@ -262,6 +262,20 @@ async def test_a_message_error_while_bisecting_leaves_nobody_unanswered() -> Non
     assert attempt.outcomes == {who: DELIVERED if who in recipients[:25] else TOO_BIG for who in recipients}
 
 
+async def test_outcomes_are_in_the_order_of_rcpt_whichever_call_ends_first() -> None:
+    recipients = people(150)
+    last_ended = asyncio.Event()
+
+    async def send(part: Sequence[str]) -> Sent:
+        if part[0] == recipients[50]:
+            await last_ended.wait()
+        elif part[0] == recipients[100]:
+            last_ended.set()
+        return Sent(dict.fromkeys(part, DELIVERED), "")
+
+    assert list((await deliver(send, recipients)).outcomes) == recipients
+
+
 async def test_a_call_in_flight_when_another_fails_keeps_its_own_outcome() -> None:
     recipients = people(150)
     failed = asyncio.Event()
@@ -299,7 +313,7 @@ async def test_of_several_retry_afters_the_longest_is_handed_on() -> None:
         await asyncio.sleep(0)
         if number == 0:
             return Sent(dict.fromkeys(part, DELIVERED), "")
-        raise SendError(THROTTLED, Scope.ACCOUNT, {50: 3.0, 100: 90.0}.get(number))
+        raise SendError(THROTTLED, Scope.ACCOUNT, {50: 90.0, 100: 3.0}.get(number))
 
     assert (await deliver(send, people(200))).retry_after == 90.0
 

@@ -85,6 +85,7 @@ def test_what_is_kept_is_not_called_lost() -> None:
     reply = settle({"a@x": DELIVERED, "b@x": BOUNCED, "c@x": THROTTLED}, ID, kept=True)
     assert f"not sent to <b@x> ({BOUNCED})" in reply.text
     assert f"kept for another attempt to <c@x> ({THROTTLED})" in reply.text
+    assert reply.text.count("<c@x>") == 1
     reply = settle({"c@x": THROTTLED}, ID, kept=True)
     assert reply.text == f"{ID} kept for another attempt to <c@x> ({THROTTLED})"
 
