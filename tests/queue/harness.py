@@ -24,8 +24,8 @@ from smtp2cf.sandbox import Sandbox
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0
-SLACK = 0.5
-"""Seconds between an event and its notice, on a busy machine."""
+SLACK = 2.0
+"""Seconds from the API's answer until it is settled, with an fsync, on a busy machine."""
 
 
 class Zygote:
@@ -207,7 +207,9 @@ class Harness:
                 in_flight = any(
                     call.at <= kill.dead and call.answered_at >= kill.alive - SLACK for kill in self.kills
                 )
-                assert in_flight, f"message {number} was sent twice though no call for it was cut off"
+                assert in_flight, (
+                    f"{number} was sent twice, no call was cut off: {calls[number]}, {self.kills}"
+                )
         assert not self.events("queue.error")
 
 
