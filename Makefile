@@ -21,7 +21,10 @@ run: $(SET_UP)  ## start the bridge with its sandbox, ready for mail, no account
 	@$(BIN)/smtp2cf serve --sandbox
 
 test: $(SET_UP)  ## the tests (TESTS=path/to/some for fewer, FAST=1 to leave out the slow ones)
-	$(BIN)/python -m pytest -n auto --dist loadgroup $(if $(FAST),-m 'not slow') $(TESTS)
+	$(BIN)/python -m pytest -n auto --dist loadgroup $(HANGS) $(if $(FAST),-m 'not slow') $(TESTS)
+
+# A test that hangs is named, with every thread's stack, and ends its worker.
+HANGS := -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
 
 check: $(SET_UP)  ## lint, types, the rooms' dependencies, config.example.env in step with the settings
 	$(BIN)/ruff check .
