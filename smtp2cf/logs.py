@@ -4,6 +4,7 @@ JSON lines for machines, colours for a terminal; to standard error. Tracebacks n
 of variables: a token or a message could be among them.
 """
 
+import io
 import logging
 import re
 import sys
@@ -12,9 +13,9 @@ from typing import Any, Literal, TextIO
 
 import orjson
 import structlog
-from structlog.typing import EventDict, Processor
+from structlog.typing import EventDict, ExcInfo, Processor
 
-_CONTROL = re.compile(r"[\x7f-\x9f]")
+from smtp2cf.reply import UNPRINTABLE
 
 
 def configure(
@@ -31,7 +32,7 @@ def configure(
     if console:
         shared.append(_escape_control_characters)
         render = structlog.dev.ConsoleRenderer(
-            colors=stream.isatty(), sort_keys=False, exception_formatter=structlog.dev.plain_traceback
+            colors=stream.isatty(), sort_keys=False, exception_formatter=_escaped_traceback
         )
         renderers: list[Processor] = [render]
         factory: Any = structlog.WriteLoggerFactory(file=stream)
@@ -48,9 +49,10 @@ def configure(
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers, _as_text],
-            foreign_pre_chain=shared,
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
         )
     )
+    logging.captureWarnings(True)
     # Libraries speak up when something is wrong; aiosmtpd would log every command, with its AUTH.
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
 
@@ -72,12 +74,29 @@ class _Timestamp:
 
 
 def _render_json(_: Any, __: str, event: EventDict) -> bytes:
-    """One line of JSON; orjson escapes what could end the line, DEL and C1 are escaped here."""
-    line = orjson.dumps(event, default=str)
-    if b"\x7f" in line or b"\xc2" in line:
-        text = _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", line.decode())
-        return text.encode()
+    """One line of JSON, whatever the event holds; orjson escapes the C0 control characters itself."""
+    try:
+        line = orjson.dumps(event, default=str)
+    except TypeError:
+        line = orjson.dumps(_plain(event))
+    if b"\x7f" in line or not line.isascii():
+        return UNPRINTABLE.sub(_as_json_escapes, line.decode()).encode()
     return line
+
+
+def _as_json_escapes(found: re.Match[str]) -> str:
+    return "".join(f"\\u{ord(char):04x}" for char in found[0])
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has a form for: no other keys than text, no surrogates, no huge numbers."""
+    if isinstance(value, dict):
+        return {_plain(str(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, bool | float):
+        return value
+    return str(value).encode("utf-8", "backslashreplace").decode()
 
 
 def _as_text(_: Any, __: str, line: Any) -> str:
@@ -87,6 +106,18 @@ def _as_text(_: Any, __: str, line: Any) -> str:
 def _escape_control_characters(_: Any, __: str, event: EventDict) -> EventDict:
     """No address or reply may write on somebody's terminal, or a second line into the log."""
     for name, value in event.items():
-        if isinstance(value, str) and not value.isprintable() and name != "exception":
-            event[name] = value.encode("unicode_escape", "backslashreplace").decode("ascii")
+        if isinstance(value, str) and not value.isprintable():
+            event[name] = _escaped(value)
     return event
+
+
+def _escaped_traceback(sink: TextIO, exc_info: ExcInfo) -> None:
+    """The traceback: its lines are ours, what the exception says may be anybody's."""
+    traceback = io.StringIO()
+    structlog.dev.plain_traceback(traceback, exc_info)
+    lines = traceback.getvalue().split("\n")
+    sink.write("\n".join(line if line.isprintable() else _escaped(line) for line in lines))
+
+
+def _escaped(text: str) -> str:
+    return text.encode("unicode_escape", "backslashreplace").decode("ascii")

@@ -14,9 +14,9 @@ from typing import NamedTuple
 WIRE_LINE_LIMIT = 512
 """Octets of a reply line with its CRLF (RFC 5321 §4.5.3.1.5)."""
 
-# Control characters, what ends a line in some reader's eyes, what turns the direction of text around, and
-# surrogates, which no encoding takes.
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]+")
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]+")
+"""Control characters, what ends a line in some reader's eyes, what turns the direction of text around, and
+surrogates, which no encoding takes."""
 
 
 class Reply(NamedTuple):
@@ -51,7 +51,7 @@ class Reply(NamedTuple):
         of its own. Characters outside ASCII go out as UTF-8 to a client that asked for SMTPUTF8
         (RFC 6531 §3.7.4), as backslash escapes to any other.
         """
-        text = self.text if self.text.isprintable() else _UNPRINTABLE.sub(" ", self.text)
+        text = self.text if self.text.isprintable() else UNPRINTABLE.sub(" ", self.text)
         encoded = text.encode() if utf8 else text.encode("ascii", "backslashreplace")
         room = WIRE_LINE_LIMIT - len(f"{self.code}-{self.status} \r\n")
         if len(encoded) <= room:
@@ -89,7 +89,7 @@ SUPPRESSED = Reply(550, "5.7.1", "the recipient is on Cloudflare's suppression l
 
 def one_line(text: str, limit: int) -> str:
     """`text` as words on one line, at most `limit` characters, whatever it held."""
-    return " ".join(_UNPRINTABLE.sub(" ", text[: 2 * limit]).split())[:limit]
+    return " ".join(UNPRINTABLE.sub(" ", text[: 2 * limit]).split())[:limit]
 
 
 class Scope(enum.Enum):

@@ -224,8 +224,8 @@ def _no_answer(error: Exception, host: str, timeout: float) -> SendError:
     """What a call without an answer means: whether the mail may have gone through nevertheless."""
     cause = (error.__cause__ if isinstance(error, httpx.HTTPError) else None) or error
     never_sent = isinstance(
-        cause, aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError | aiohttp.ConnectionTimeoutError
-    ) or isinstance(error, httpx.ConnectError)
+        cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError
+    ) or isinstance(error, httpx.ConnectError | httpx.ProxyError)
     if never_sent:
         reply = Reply(451, "4.4.1", f"cannot reach {host}: {_reason(cause)}")
     elif isinstance(cause, TimeoutError):
@@ -236,19 +236,17 @@ def _no_answer(error: Exception, host: str, timeout: float) -> SendError:
 
 
 def _reason(cause: BaseException) -> str:
-    """Why, for a person; never an address with a proxy's password in it, which aiohttp would show."""
+    """Why, for a person."""
     if isinstance(cause, aiohttp.ClientConnectorCertificateError):
         why = f"its certificate is not trusted: {cause.certificate_error} (a CA of your own: SSL_CERT_FILE)"
     elif isinstance(cause, aiohttp.ClientProxyConnectionError):
         why = f"the proxy {cause.host}:{cause.port} does not answer: {cause.os_error} (HTTPS_PROXY)"
     elif isinstance(cause, aiohttp.ClientConnectorError):
         why = str(cause.os_error)
-    elif isinstance(cause, aiohttp.ClientHttpProxyError):
-        why = f"the proxy answers {cause.status} {cause.message} (HTTPS_PROXY)"
+    elif isinstance(cause, httpx.ProxyError):
+        why = f"{cause} (HTTPS_PROXY)"
     elif isinstance(cause, aiohttp.ConnectionTimeoutError):
         why = "no connection in time"
-    elif isinstance(cause, aiohttp.ClientResponseError):
-        why = f"what came back is not HTTP: {cause.message}"
     else:
         why = str(cause) or type(cause).__name__
     return one_line(why, REASON_LIMIT)

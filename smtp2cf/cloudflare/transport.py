@@ -61,6 +61,8 @@ class Transport(AiohttpTransport):
             except BaseException:
                 response.close()
                 raise
+        except aiohttp.ClientResponseError as error:
+            raise _without_headers(error) from None
         except aiohttp.ClientError as error:
             with map_aiohttp_exceptions():
                 raise error from None
@@ -96,6 +98,13 @@ class _Body(BytesPayload):
     def __init__(self, content: bytes) -> None:
         Payload.__init__(self, content)
         self._size = len(content)
+
+
+def _without_headers(error: aiohttp.ClientResponseError) -> httpx.TransportError:
+    """The error in httpx's words: aiohttp's shows the request's headers, with the token, in its repr."""
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return httpx.ProxyError(f"the proxy answers {error.status} {error.message}")
+    return httpx.RemoteProtocolError(f"what came back is not HTTP: {error.message}")
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
