@@ -89,7 +89,7 @@ SUPPRESSED = Reply(550, "5.7.1", "the recipient is on Cloudflare's suppression l
 
 def one_line(text: str, limit: int) -> str:
     """`text` as words on one line, at most `limit` characters, whatever it held."""
-    return " ".join(UNPRINTABLE.sub(" ", text[: 2 * limit]).split())[:limit]
+    return " ".join(UNPRINTABLE.sub(" ", text[: 2 * limit]).split())[:limit].rstrip()
 
 
 class Scope(enum.Enum):
