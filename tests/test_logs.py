@@ -116,6 +116,12 @@ def test_the_console_shows_one_line_an_event_and_no_control_characters() -> None
     assert "\\x1b[2J" in text
 
 
+def test_a_librarys_words_can_not_write_on_the_terminal() -> None:
+    text = run(f"logging.getLogger('lib').warning({HOSTILE!r})", log_format="console")
+    assert text.count("\n") == 1
+    assert text[:-1].isprintable()
+
+
 def test_an_exception_can_not_write_on_the_terminal() -> None:
     text = run(
         f"""
