@@ -129,6 +129,7 @@ def test_a_call_takes_at_most_three_starts_of_python(
     assert least["sendmail"] <= 3 * least["python"], report
 
 
+@pytest.mark.slow
 def test_two_hundred_in_parallel_all_arrive(sendmail: Sendmail, bridge: Bridge) -> None:
     def send(number: int) -> int:
         return sendmail("-i", f"r{number}@y.example", input=MAIL).code

@@ -26,7 +26,17 @@ def oldest_python() -> str:
     return found[0] if found else ""
 
 
-@pytest.fixture(params=["installed", "single file", "source file on Python 3.8", "single file on Python 3.8"])
+ANOTHER_PYTHON = ("source file on Python 3.8", "single file on Python 3.8")
+"""Forms that have nothing to do with the Python of the test run: left out where only that differs."""
+
+
+@pytest.fixture(
+    params=[
+        "installed",
+        "single file",
+        *(pytest.param(form, marks=pytest.mark.slow) for form in ANOTHER_PYTHON),
+    ]
+)
 def any_sendmail(request: pytest.FixtureRequest, sendmail: Sendmail, tmp_path: Path) -> Sendmail:
     """sendmail in each form that must behave alike."""
     if request.param == "installed":
