@@ -1,0 +1,287 @@
+"""A new message from its envelope to its verdict, without a spool: what is refused, what is made fit, who
+stands in for nobody, and what the client and the log are told."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from email import message_from_bytes
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from smtp2cf.cloudflare import Sent
+from smtp2cf.envelope import Envelope, Verdict
+from smtp2cf.relay import MessagePolicy, Relay
+from smtp2cf.relay.accept import MAX_RECEIVED
+from smtp2cf.reply import BOUNCED, DELIVERED, QUEUED, SUPPRESSED, Reply, Scope, SendError
+
+MESSAGE = b"From: a@example.com\r\nTo: b@example.net\r\nSubject: hello\r\n\r\nhello\r\n"
+NO_ANSWER = Reply(451, "4.3.0", "no answer from api within 60 s")
+THROTTLED = Reply(451, "4.7.1", "later")
+
+Lines = list[Any]
+Fate = Callable[[Sequence[str]], Sent]
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    """What is logged in the test."""
+    with capture_logs() as captured:
+        yield captured
+
+
+def delivered(recipients: Sequence[str]) -> Sent:
+    return Sent(dict.fromkeys(recipients, DELIVERED), "<1@cf>")
+
+
+def refusing(reply: Reply, scope: Scope = Scope.ACCOUNT, **changes: Any) -> Fate:
+    def refuse(_: Sequence[str]) -> Sent:
+        raise SendError(reply, scope, **changes)
+
+    return refuse
+
+
+class Api:
+    """send_raw, and what it was called with."""
+
+    def __init__(self, fate: Fate = delivered) -> None:
+        self.fate = fate
+        self.calls: list[tuple[str, list[str], bytes, float]] = []
+
+    async def __call__(self, sender: str, recipients: Sequence[str], message: bytes, deadline: float) -> Sent:
+        self.calls.append((sender, list(recipients), message, deadline))
+        return self.fate(recipients)
+
+
+def envelope(*recipients: str, sender: str = "a@example.com", **changes: Any) -> Envelope:
+    return Envelope(reverse_path=sender, forward_paths=recipients or ("b@example.net",), **changes)
+
+
+async def accept(api: Api, message: bytes = MESSAGE, mail: Envelope | None = None, **policy: Any) -> Verdict:
+    return await Relay(api, MessagePolicy(**policy)).accept(mail or envelope(), message)
+
+
+# ---- what goes out
+
+
+async def test_a_message_goes_out_as_it_came_under_its_envelope() -> None:
+    api = Api()
+    mail = envelope("b@example.net", "c@example.org")
+    verdict = await accept(api, mail=mail)
+    ((sender, recipients, message, _),) = api.calls
+    assert (sender, recipients) == ("a@example.com", ["b@example.net", "c@example.org"])
+    assert message is MESSAGE, "not even copied"
+    assert verdict.reply == Reply(250, "2.0.0", f"{mail.queue_id} delivered, message-id <1@cf>")
+    assert verdict.outcomes == {"b@example.net": DELIVERED, "c@example.org": DELIVERED}
+
+
+async def test_a_call_may_wait_for_as_long_as_its_client_does() -> None:
+    api = Api()
+    started = time.monotonic()
+    await accept(api, reply_timeout=12.0)
+    assert api.calls[0][3] - started == pytest.approx(12, abs=0.5)
+
+
+async def test_a_recipient_named_twice_gets_it_once_and_has_an_outcome_for_each_spelling() -> None:
+    api = Api()
+    verdict = await accept(api, mail=envelope("b@X.org", "b@x.org", "b@X.org", "c@x.org"))
+    assert api.calls[0][1] == ["b@X.org", "c@x.org"]
+    assert set(verdict.outcomes) == {"b@X.org", "b@x.org", "c@x.org"}
+
+
+async def test_many_recipients_are_several_calls_with_one_answer() -> None:
+    api = Api()
+    mail = envelope(*(f"r{number}@example.net" for number in range(120)))
+    verdict = await accept(api, mail=mail)
+    assert sorted(len(call[1]) for call in api.calls) == [20, 50, 50]
+    assert verdict.reply.success
+    assert list(verdict.outcomes) == list(mail.forward_paths)
+
+
+# ---- the null sender
+
+
+async def test_the_null_sender_is_refused_where_nobody_stands_in_for_it(lines: Lines) -> None:
+    api = Api()
+    verdict = await accept(api, mail=envelope(sender=""))
+    assert (verdict.reply.code, verdict.reply.status) == (550, "5.1.7")
+    assert "SMTP2CF_NULL_SENDER_ADDRESS" in verdict.reply.text
+    assert verdict.outcomes == {"b@example.net": verdict.reply}
+    assert not api.calls
+    assert [line["event"] for line in lines] == ["mail.refused"]
+
+
+async def test_the_null_sender_has_a_stand_in_that_stands_in_for_nobody_else() -> None:
+    api = Api()
+    for sender in ("", "a@example.com"):
+        verdict = await accept(api, mail=envelope(sender=sender), null_sender_address="bounces@example.com")
+        assert verdict.reply.success
+    assert [call[0] for call in api.calls] == ["bounces@example.com", "a@example.com"]
+
+
+# ---- what is refused
+
+
+async def test_too_many_received_fields_are_a_loop(lines: Lines) -> None:
+    api = Api()
+    received = b"Received: from a by b; Mon, 23 Nov 2026 07:00:00 +0000\r\n"
+    assert (await accept(api, received * MAX_RECEIVED + MESSAGE)).reply.success
+    verdict = await accept(api, received * (MAX_RECEIVED + 1) + MESSAGE)
+    assert (verdict.reply.code, verdict.reply.status) == (554, "5.4.6")
+    assert "loop" in verdict.reply.text
+    assert len(api.calls) == 1
+    assert lines[-1]["event"] == "mail.refused"
+
+
+async def test_received_in_the_body_is_no_loop() -> None:
+    assert (await accept(Api(), MESSAGE + b"Received: x\r\n" * 200)).reply.success
+
+
+@pytest.mark.parametrize(
+    "message", [MESSAGE + b"a\nb\r\n", MESSAGE + b"a\rb\r\n", MESSAGE.replace(b"\r\n", b"\n")]
+)
+async def test_bare_newlines_are_made_whole_or_refused(message: bytes) -> None:
+    api = Api()
+    assert (await accept(api, message)).reply.success
+    sent = api.calls[0][2]
+    assert sent.replace(b"\r\n", b"").count(b"\r") == sent.replace(b"\r\n", b"").count(b"\n") == 0
+    assert sent.splitlines() == message.splitlines()
+    verdict = await accept(api, message, bare_newline="reject")
+    assert (verdict.reply.code, verdict.reply.status) == (550, "5.6.11")
+    assert "SMTP2CF_BARE_NEWLINE" in verdict.reply.text
+    assert len(api.calls) == 1
+
+
+async def test_what_is_not_utf8_is_converted_or_refused() -> None:
+    message = (
+        b"Subject: x\r\nMIME-Version: 1.0\r\nContent-Type: text/plain; charset=iso-8859-1\r\n"
+        b"Content-Transfer-Encoding: 8bit\r\n\r\nGr\xfc\xdfe\r\n"
+    )
+    api = Api()
+    assert (await accept(api, message)).reply.success
+    sent = message_from_bytes(api.calls[0][2])
+    assert sent.get_payload(decode=True).decode(sent.get_content_charset()).strip() == "Grüße"
+    verdict = await accept(api, message, non_utf8="reject")
+    assert (verdict.reply.code, verdict.reply.status) == (554, "5.6.3")
+    assert "SMTP2CF_NON_UTF8" in verdict.reply.text
+    assert len(api.calls) == 1
+
+
+async def test_utf8_is_left_alone_by_either_setting() -> None:
+    message = MESSAGE + "Grüße ☕\r\n".encode()
+    for setting in ("convert", "reject"):
+        api = Api()
+        assert (await accept(api, message, non_utf8=setting, bare_newline="reject")).reply.success
+        assert api.calls[0][2] is message
+
+
+async def test_named_headers_are_dropped_and_no_others() -> None:
+    api = Api()
+    message = b"Bcc: c@x\r\nReturn-Path: <a@x>\r\n" + MESSAGE
+    await accept(api, message)
+    assert api.calls[0][2] is message
+    await accept(api, message, drop_headers=frozenset({"bcc", "return-path"}))
+    assert api.calls[1][2] == MESSAGE
+
+
+# ---- what became of it
+
+
+async def test_a_refusal_of_cloudflares_is_the_clients_answer() -> None:
+    mail = envelope()
+    verdict = await accept(Api(refusing(Reply(552, "5.3.4", "too big"), Scope.MESSAGE)), mail=mail)
+    assert verdict.reply == Reply(552, "5.3.4", f"{mail.queue_id} too big")
+    assert verdict.outcomes == {"b@example.net": Reply(552, "5.3.4", "too big")}
+
+
+async def test_without_a_spool_the_client_keeps_what_can_not_go_now() -> None:
+    mail = envelope()
+    verdict = await accept(Api(refusing(THROTTLED)), mail=mail)
+    assert verdict.reply == Reply(451, "4.7.1", f"{mail.queue_id} later")
+
+
+def each_its_own(**fates: Reply) -> Fate:
+    return lambda recipients: Sent({who: fates[who.partition("@")[0]] for who in recipients}, "<1@cf>")
+
+
+async def test_a_partial_bounce_is_a_success_that_names_it_or_a_refusal() -> None:
+    mail = envelope("ann@x", "bob@x", "cy@x")
+    fate = each_its_own(ann=DELIVERED, bob=BOUNCED, cy=QUEUED)
+    verdict = await accept(Api(fate), mail=mail)
+    assert verdict.reply.code == 250
+    assert "<bob@x> (550 5.1.1" in verdict.reply.text
+    assert verdict.outcomes == {"ann@x": DELIVERED, "bob@x": BOUNCED, "cy@x": QUEUED}
+    rejected = await accept(Api(fate), mail=mail, partial_bounce="reject")
+    assert (rejected.reply.code, rejected.reply.status) == (550, "5.1.1")
+    assert rejected.outcomes == verdict.outcomes
+
+
+async def test_the_sender_of_mail_that_bounced_behind_a_250_is_told() -> None:
+    api = Api(each_its_own(ann=DELIVERED, bob=BOUNCED, cy=SUPPRESSED, a=DELIVERED))
+    relay = Relay(api, MessagePolicy())
+    await relay.accept(envelope("ann@x", "bob@x", "cy@x"), MESSAGE)
+    await relay.drain(5)
+    assert len(api.calls) == 2
+    sender, recipients, report, _ = api.calls[1]
+    assert (sender, recipients) == ("mailer-daemon@example.com", ["a@example.com"])
+    assert b"bob@x" in report
+    assert b"cy@x" in report
+
+
+async def test_without_a_spool_the_sender_is_told_of_who_could_not_get_it_now_too() -> None:
+    """Nobody will try again: the client has its 250."""
+    api = Api(each_its_own(ann=DELIVERED, bob=THROTTLED, a=DELIVERED))
+    relay = Relay(api, MessagePolicy())
+    verdict = await relay.accept(envelope("ann@x", "bob@x"), MESSAGE)
+    await relay.drain(5)
+    assert verdict.reply.code == 250
+    assert f"not sent to <bob@x> ({THROTTLED})" in verdict.reply.text
+    assert b"4.7.1" in api.calls[1][2]
+
+
+async def test_a_call_without_an_answer_is_logged_as_a_possible_duplicate_of_its_recipients(
+    lines: Lines,
+) -> None:
+    recipients = [f"r{number}@example.net" for number in range(60)]
+
+    def fate(part: Sequence[str]) -> Sent:
+        if len(part) == 10:
+            raise SendError(NO_ANSWER, Scope.ACCOUNT, unanswered=True)
+        return delivered(part)
+
+    mail = envelope(*recipients)
+    await accept(Api(fate), mail=mail)
+    (line,) = [line for line in lines if line["event"] == "mail.possible_duplicate"]
+    assert (line["queue_id"], line["to"]) == (mail.queue_id, recipients[50:])
+
+
+async def test_an_answer_that_says_nothing_was_sent_is_no_possible_duplicate(lines: Lines) -> None:
+    await accept(Api(refusing(THROTTLED)))
+    await accept(Api())
+    assert not [line for line in lines if line["event"] == "mail.possible_duplicate"]
+
+
+async def test_the_log_tells_each_attempt_and_nothing_of_the_content(lines: Lines) -> None:
+    mail = envelope(client="192.0.2.1")
+    await accept(Api(), MESSAGE + b"a secret\r\n", mail=mail)
+    (line,) = lines
+    assert (line["event"], line["queue_id"], line["status"]) == ("mail.attempt", mail.queue_id, "sent")
+    assert "hello" not in str(line)
+    assert "secret" not in str(line)
+
+
+async def test_messages_do_not_wait_for_one_another() -> None:
+    release = asyncio.Event()
+
+    async def send_raw(_: str, recipients: Sequence[str], __: bytes, ___: float) -> Sent:
+        if recipients[0].startswith("slow"):
+            await release.wait()
+        return delivered(recipients)
+
+    relay = Relay(send_raw, MessagePolicy())
+    slow = asyncio.create_task(relay.accept(envelope("slow@x"), MESSAGE))
+    assert (await relay.accept(envelope("quick@x"), MESSAGE)).reply.success
+    assert not slow.done()
+    release.set()
+    assert (await slow).reply.success
