@@ -8,6 +8,7 @@ from email import message_from_bytes
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from smtp2cf.cloudflare import Sent
@@ -269,6 +270,18 @@ async def test_the_log_tells_each_attempt_and_nothing_of_the_content(lines: Line
     assert (line["event"], line["queue_id"], line["status"]) == ("mail.attempt", mail.queue_id, "sent")
     assert "hello" not in str(line)
     assert "secret" not in str(line)
+
+
+@pytest.mark.parametrize(
+    ("fate", "kind"), [(delivered, "2xx"), (refusing(THROTTLED), "4xx"), (refusing(BOUNCED), "5xx")]
+)
+async def test_each_answer_is_counted(fate: Fate, kind: str) -> None:
+    def count() -> float:
+        return REGISTRY.get_sample_value("smtp2cf_messages_total", {"answer": kind}) or 0.0
+
+    before = count()
+    await accept(Api(fate))
+    assert count() == before + 1
 
 
 async def test_messages_do_not_wait_for_one_another() -> None:
