@@ -30,6 +30,7 @@ LATENESS = 0.05
 _LEFT = re.compile(r"[;,\s]r\s*=\s*(\d{1,9})")
 _RESET = re.compile(r"[;,\s]t\s*=\s*(\d{1,9})")
 _QUOTA = re.compile(r"[;,\s]q\s*=\s*(\d{1,9})")
+_SPAN = re.compile(r"[;,\s]w\s*=\s*(\d{1,9})")
 
 
 class Turn(NamedTuple):
@@ -40,6 +41,14 @@ class Turn(NamedTuple):
 
     era: int
     before: int
+
+
+class _End(NamedTuple):
+    """When a window has ended for sure, in the clock's seconds, and how many of the calls that ended were
+    surely made before that: the others may count in the next one."""
+
+    at: float
+    past: int
 
 
 class Pacer:
@@ -58,11 +67,14 @@ class Pacer:
         self._era = 0
         self._of_era = 0
         self._ramp = concurrency
-        self._first_calls = 1
-        # The window: calls left, None where nothing is known, when it ends, seconds between calls.
+        # The window: calls that are left for sure, None where nothing is known; its end; seconds between two.
         self._left: int | None = None
-        self._resets_at = 0.0
+        self._end = _End(0.0, 0)
         self._interval = 0.0
+        # What a window holds, and how long it lasts, where that is known.
+        self._policy = ""
+        self._quota: int | None = None
+        self._span = 0.0
         self._opens_at = 0.0
         self._backoff = BACKOFF[0]
         self._waiting: deque[asyncio.Future[Turn]] = deque()
@@ -120,26 +132,21 @@ class Pacer:
             if self._ramp < self._concurrency:
                 self._ramp = min(self._ramp * 2, self._concurrency)
         window = _tightest(ratelimit)
-        if window is None:
-            return
+        if window is None or (self._left is not None and turn.before < self._end.past):
+            return  # nothing new, or overtaken by a newer answer
         left, reset = window
+        if policy != self._policy:
+            self._policy = policy
+            self._quota, self._span = _size_of(policy)
         now = self._clock()
         # The seconds are whole ones, and nobody says which way they were rounded.
-        resets_at = now + min(reset, RETRY_AFTER_LIMITS[1]) + 1.0
-        # The other calls in flight may or may not be in that number: they count as not.
-        calls_left = left - (self.in_flight - 1)
-        if self._left is not None and resets_at < self._resets_at + 1.0:
-            # The same window, and answers may overtake one another: fewer is the newer number. But all
-            # calls that had ended when this one began are in its number, whatever was thought before.
-            overlapped = self._ended + self.in_flight - turn.before - 1
-            calls_left = min(calls_left, max(self._left, left - overlapped))
-            resets_at = min(resets_at, self._resets_at)
-        self._left, self._resets_at = max(0, calls_left), resets_at
-        quota = _QUOTA.search(policy)
-        reserve = int(int(quota[1]) * RESERVE) if quota else RESERVE_UNKNOWN
-        self._first_calls = max(1, reserve) if quota else 1
-        slow = 0 < self._left < reserve
-        self._interval = max(0.0, resets_at - now) / (self._left + 1) if slow else 0.0
+        self._end = _End(now + min(reset, RETRY_AFTER_LIMITS[1]) + 1.0, turn.before)
+        # The others in flight may not be in its number. Those that ended since this one began may not be
+        # either, but they are in what was known before.
+        left -= self.in_flight - 1
+        self._left = max(0, min(left, self._left or 0), left - (self._ended - turn.before))
+        slow = 0 < self._left < self._reserve()
+        self._interval = (self._end.at - now) / (self._left + 1) if slow else 0.0
 
     def block(self, turn: Turn, retry_after: float | None) -> None:
         """A call was refused with 429: nobody calls for `retry_after` seconds, or as long as seems wise."""
@@ -153,34 +160,51 @@ class Pacer:
             self._era += 1
             self._of_era = 0
             self._ramp = 1
-            self._forget_window()
+            self._left = None
+            self._interval = 0.0
 
     def _opening(self) -> float:
         """When the next call may go out, in the clock's seconds."""
-        if self._left is not None and self._left <= 0:
-            return max(self._opens_at, self._resets_at)
+        if self._left == 0:
+            return max(self._opens_at, self._end.at)
         return self._opens_at
 
     def _may_go(self, now: float) -> bool:
-        return self._of_era < self._ramp and self.in_flight < self._concurrency and now >= self._opening()
+        if self._left is not None and now >= self._end.at:
+            self._begin_window(now)
+        return (
+            self._of_era < self._ramp
+            and self.in_flight < self._concurrency
+            and now >= self._opens_at
+            and self._left != 0
+        )
 
     def _go(self, now: float) -> Turn:
         if self._left is not None:
-            if self._left <= 0 or now >= self._resets_at:
-                # A new window, of which nothing is known: a few calls at first, whose answers will tell.
-                self._ramp = min(self._ramp, self._first_calls)
-                self._forget_window()
-            else:
-                self._left -= 1
+            self._left -= 1
         if self._interval:
             self._opens_at = max(self._opens_at, now + self._interval)
         self.in_flight += 1
         self._of_era += 1
         return Turn(self._era, self._ended)
 
-    def _forget_window(self) -> None:
-        self._left = None
+    def _begin_window(self, now: float) -> None:
+        """The window has ended: what is left of the next one, and a few calls at first, whose answers tell
+        whether anybody else uses the account."""
+        first_calls = 1
+        if self._quota is None:
+            self._left = None
+        else:
+            first_calls = max(1, self._reserve())
+            left = self._quota - (self._ended + self.in_flight - self._end.past)
+            self._left = max(left, 0 if self.in_flight else 1)
+            if self._left:  # else those in flight may fill it, and their answers will tell
+                self._end = _End(now + self._span + 1.0, self._ended)
+        self._ramp = min(self._ramp, self._of_era + first_calls)
         self._interval = 0.0
+
+    def _reserve(self) -> int:
+        return RESERVE_UNKNOWN if self._quota is None else int(self._quota * RESERVE)
 
     def _let_in(self) -> None:
         """Admit those who wait, as many as may go; come back when the next may."""
@@ -193,7 +217,9 @@ class Pacer:
             self._timer.cancel()
             self._timer = None
         if self._waiting and self.in_flight < self._concurrency and self._of_era < self._ramp:
-            self._timer = asyncio.get_running_loop().call_later(self._opening() - now + 0.001, self._let_in)
+            wait = self._opening() - now
+            if wait > 0:  # else the next to end will let them in
+                self._timer = asyncio.get_running_loop().call_later(wait + 0.001, self._let_in)
 
     def _too_late(self) -> SendError:
         wait = max(1, round(self.blocked_for))
@@ -215,6 +241,15 @@ def _tightest(ratelimit: str) -> tuple[int, float] | None:
         if left is not None and reset is not None:
             windows.append((int(left[1]), float(reset[1])))
     return min(windows, key=lambda window: (window[0], -window[1]), default=None)
+
+
+def _size_of(policy: str) -> tuple[int | None, float]:
+    """Calls of a window and its seconds: of several the fewest and the longest; None where there is none."""
+    quotas = [int(found) for found in _QUOTA.findall(f";{policy}")]
+    spans = [float(found) for found in _SPAN.findall(f";{policy}")]
+    if not quotas or not spans:
+        return None, 0.0
+    return min(quotas), min(max(spans), RETRY_AFTER_LIMITS[1])
 
 
 def retry_after_of(value: str, ratelimit: str = "") -> float | None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtp2cf.cloudflare.pacing import BACKOFF, RETRY_AFTER_LIMITS, Pacer, Turn, retry_after_of
+from smtp2cf.cloudflare.pacing import BACKOFF, LATENESS, RETRY_AFTER_LIMITS, Pacer, Turn, retry_after_of
 from smtp2cf.reply import Scope, SendError
 from tests.cloudflare.virtual_time import run_in_virtual_time, settle
 
@@ -214,7 +214,7 @@ async def test_nobody_calls_before_retry_after_then_one_then_more() -> None:
     await callers.ask(0)
     await callers.throttle(0, 10)
     blocked_at = now()
-    assert callers.pacer.blocked_for == pytest.approx(10, abs=0.1)
+    assert callers.pacer.blocked_for == pytest.approx(10 + LATENESS)
     await callers.ask(*range(1, 30))
     await asyncio.sleep(9.9)
     assert callers.order == [0]
@@ -435,6 +435,107 @@ async def test_a_new_window_of_unknown_size_starts_with_one_call() -> None:
     await asyncio.sleep(7)
     await callers.ask(*range(1, 60))
     assert len(callers.order) == 1 + 1
+
+
+@in_virtual_time
+async def test_all_of_a_window_is_used_where_answers_come_in_order() -> None:
+    callers = Callers(pacer_of(10))
+    await callers.ask(*range(60))
+    started = now()
+    for name in range(20):
+        await callers.tasks[name]
+        reset = round(30 - (now() - started))
+        await callers.succeed(name, f'"default";r={19 - name};t={reset}', '"default";q=20;w=30')
+    assert now() - started < 30
+    assert len(callers.order) == 20
+
+
+@in_virtual_time
+async def test_an_answer_from_before_the_newest_one_tells_nothing() -> None:
+    """Somebody else has used up the window since."""
+    callers = Callers(pacer_of(10))
+    await callers.ask(0, 1)
+    await callers.succeed(1, '"default";r=50;t=30')
+    await callers.ask(2)
+    await callers.succeed(2, '"default";r=0;t=30')
+    await callers.succeed(0, '"default";r=51;t=30')
+    await callers.ask(3)
+    assert 3 not in callers.order
+
+
+@in_virtual_time
+async def test_what_was_sent_in_an_earlier_window_does_not_count_in_the_next() -> None:
+    callers = Callers(pacer_of(100))
+    await callers.ask(0)
+    await callers.succeed(0, '"default";r=9;t=5', '"default";q=10;w=50')
+    await asyncio.sleep(7)
+    await callers.ask(1, 2)
+    await callers.end(1)
+    await callers.end(2)
+    await asyncio.sleep(60)
+    for name in range(3, 30):
+        await callers.ask(name)
+        if name in callers.turns:
+            await callers.end(name)
+    assert len(callers.order) == 1 + 2 + 8, "the 2 may have been of this one"
+
+
+@in_virtual_time
+async def test_a_window_nobody_told_of_is_not_overdrawn() -> None:
+    """What a window holds is known from an earlier one; what was sent since may count in it."""
+    callers = Callers(pacer_of(100))
+    await callers.ask(0)
+    await callers.succeed(0, '"default";r=4;t=5', '"default";q=5;w=50')
+    await asyncio.sleep(7)
+    for name in range(1, 20):
+        await callers.ask(name)
+        if name in callers.turns:
+            await callers.end(name)  # without a word about limits
+    assert len(callers.order) == 1 + 4
+    await asyncio.sleep(52)
+    assert len(callers.order) == 1 + 4 + 1
+
+
+@in_virtual_time
+async def test_calls_in_flight_may_fill_the_next_window_so_it_waits_for_one_of_them() -> None:
+    callers = Callers(pacer_of(100))
+    await callers.ask(0)
+    await callers.succeed(0, '"default";r=2;t=5', '"default";q=3;w=50')
+    await callers.ask(1, 2, 3)
+    assert callers.order == [0, 1, 2]
+    await asyncio.sleep(30)
+    assert callers.order == [0, 1, 2]
+    await callers.end(1)
+    assert callers.order == [0, 1, 2]
+    await callers.end(2)
+    assert callers.order == [0, 1, 2, 3], "one to see, when none is left whose answer could tell"
+
+
+@in_virtual_time
+async def test_after_a_429_its_retry_after_counts_and_no_window_told_before() -> None:
+    callers = Callers(pacer_of(2))
+    await callers.ask(0, 1)
+    await callers.succeed(0, '"default";r=0;t=1000')
+    await callers.throttle(1, 10)
+    await callers.ask(2)
+    await asyncio.sleep(11)
+    assert callers.order == [0, 1, 2]
+
+
+@in_virtual_time
+async def test_of_several_policies_the_fewest_calls_and_the_longest_time_count() -> None:
+    callers = Callers(pacer_of(100))
+    await callers.ask(0)
+    await callers.succeed(0, '"daily";r=9;t=5', '"daily";q=100;w=500, "burst";q=10;w=2')
+    await asyncio.sleep(7)
+    await callers.ask(*range(1, 60))
+    assert len(callers.order) == 1 + 2, "a fifth of the 10"
+    for name in range(1, 60):
+        if name in callers.turns:
+            await callers.end(name)
+    assert len(callers.order) == 1 + 9
+    await asyncio.sleep(400)
+    assert len(callers.order) == 1 + 9, "nothing is known of a reset before the 500 s are over"
 
 
 @in_virtual_time
