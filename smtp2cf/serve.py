@@ -162,14 +162,17 @@ class Bridge:
 
 
 def make_client(settings: config.Settings) -> Client:
-    """The client for the account of the settings."""
-    return Client(
-        base_url=settings.api_base_url,
-        account_id=settings.account_id,
-        token=settings.api_token.get_secret_value(),
-        timeout=settings.api_timeout,
-        concurrency=settings.api_concurrency,
-    )
+    """The client for the account of the settings; raises config.SettingsError for a proxy that is none."""
+    try:
+        return Client(
+            base_url=settings.api_base_url,
+            account_id=settings.account_id,
+            token=settings.api_token.get_secret_value(),
+            timeout=settings.api_timeout,
+            concurrency=settings.api_concurrency,
+        )
+    except ValueError as error:
+        raise config.SettingsError(str(error)) from None
 
 
 def message_policy(settings: config.Settings) -> MessagePolicy:

@@ -6,12 +6,17 @@ Each test runs its lines in a process of its own: logging is set up once for a w
 import json
 import os
 import pty
+import smtplib
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support.bridge import running_bridge
+from tests.support.sandbox import running_sandbox
 
 HOSTILE = "a\r\n250 OK\x00\x07\x1b[2J\x7f\x85\x9b31m\u2028\u2029\u202e\ufeff\u0130"
 
@@ -274,3 +279,19 @@ def test_the_token_is_in_no_traceback_of_a_failed_call_and_in_no_line_of_an_orph
         assert "SendError" in text
         assert "never retrieved" in text
         assert "s3cret" not in text
+
+
+def test_a_bridge_whose_token_is_refused_does_not_log_it_at_any_level(tmp_path: Path) -> None:
+    env = {"ACCOUNT_ID": "1", "API_TOKEN": "s3cret-token", "LOG_LEVEL": "debug", "SPOOL_URL": "none"}
+    with (
+        running_sandbox(token="another") as (_, url),
+        running_bridge(tmp_path, sandbox=False, API_BASE_URL=url, **env) as bridge,
+    ):
+        with bridge.client() as smtp, pytest.raises(smtplib.SMTPResponseException) as refused:
+            smtp.sendmail("a@example.com", ["b@example.net"], b"Subject: x\r\n\r\nhello\r\n")
+        assert refused.value.smtp_code == 451
+        bridge.wait_for_log("mail.attempt")
+        bridge.stop()
+        log = bridge.log_path.read_text()
+    assert "SMTP2CF_API_TOKEN" in log
+    assert "s3cret" not in log + str(refused.value)

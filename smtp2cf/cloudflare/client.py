@@ -194,7 +194,7 @@ class Client:
             response = await self._transport.handle_async_request(request)
             stream = response.stream
             content = b"".join(stream) if isinstance(stream, httpx.ByteStream) else await response.aread()
-        except (httpx.HTTPError, aiohttp.ClientError, OSError, TimeoutError) as error:
+        except (httpx.HTTPError, aiohttp.ClientError, OSError, TimeoutError, UnicodeError) as error:
             raise _no_answer(error, self._base.host, self._timeout) from error
         retry_after = ratelimit = policy = ""
         # httpx.Headers guesses at the encoding of all of them first, which takes several times as long.
@@ -225,7 +225,7 @@ def _no_answer(error: Exception, host: str, timeout: float) -> SendError:
     cause = (error.__cause__ if isinstance(error, httpx.HTTPError) else None) or error
     never_sent = isinstance(
         cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError
-    ) or isinstance(error, httpx.ConnectError | httpx.ProxyError)
+    ) or isinstance(error, httpx.ConnectError | httpx.ProxyError | httpx.UnsupportedProtocol | UnicodeError)
     if never_sent:
         reply = Reply(451, "4.4.1", f"cannot reach {host}: {_reason(cause)}")
     elif isinstance(cause, TimeoutError):

@@ -130,7 +130,10 @@ def proxy_of(base_url: httpx.URL) -> str | None:
     url = proxies.get(base_url.scheme) or proxies.get("all")
     if not url:
         return None
-    proxy = httpx.URL(url if "://" in url else f"http://{url}")
+    try:
+        proxy = httpx.URL(url if "://" in url else f"http://{url}")
+    except httpx.InvalidURL as error:
+        raise ValueError(f"the proxy that the environment names can't be used: {error}") from None
     if proxy.scheme not in ("http", "https") or not proxy.host:
-        raise ValueError(f"a proxy of the scheme {proxy.scheme} can't be used, only http:// and https://")
+        raise ValueError(f"the proxy that the environment names is no http://host:port but {proxy.scheme}:")
     return str(proxy)

@@ -243,6 +243,11 @@ async def test_a_name_that_does_not_exist(make_client: MakeClient, monkeypatch: 
     assert "api.nowhere.invalid: Name or service not known" in error.reply.text.replace("[Errno -2] ", "")
 
 
+@pytest.mark.parametrize("base_url", ["http://a..b/client/v4", f"http://{'a' * 300}/x", "ftp://a.example/x"])
+async def test_a_name_that_can_not_be_one(make_client: MakeClient, base_url: str) -> None:
+    assert_never_sent(await failed_send(make_client(base_url)))
+
+
 async def test_a_name_server_that_does_not_answer(
     make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -612,7 +617,9 @@ async def test_a_proxy_that_refuses_us_shows_no_password(
         assert "secret" not in error.reply.text
 
 
-@pytest.mark.parametrize("url", ["socks5://127.0.0.1:1080", "ftp://127.0.0.1", "http://"])
+@pytest.mark.parametrize(
+    "url", ["socks5://127.0.0.1:1080", "ftp://127.0.0.1", "http://", "http://[::", "http://x:y"]
+)
 def test_a_proxy_that_can_not_be_used_stops_the_start(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("ALL_PROXY", url)
     with pytest.raises(ValueError, match="proxy"):
