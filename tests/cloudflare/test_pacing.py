@@ -9,7 +9,7 @@ from email.utils import formatdate
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtp2cf.cloudflare.pacing import BACKOFF, LATENESS, RETRY_AFTER_LIMITS, Pacer, Turn, retry_after_of
@@ -624,6 +624,7 @@ def test_without_retry_after_a_window_that_is_used_up_tells() -> None:
     assert retry_after_of("7", '"default";r=0;t=42') == 7.0
 
 
+@settings(deadline=None)
 @given(st.text() | st.from_regex(r"[A-Z][a-z]{2}, \d{1,6} [A-Z][a-z]{2} \d{1,6} [\d:]{0,9} [-+A-Z\d]{0,6}"))
 def test_any_retry_after_is_none_or_within_the_limits(value: str) -> None:
     seconds = retry_after_of(value)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtp2cf.cloudflare import Sent
@@ -148,6 +148,7 @@ def test_any_three_suppressed_of_50() -> None:
     assert most <= 32
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_however_many_are_suppressed_each_of_the_others_gets_it_once(data: st.DataObject) -> None:
     recipients = people(data.draw(st.integers(1, 50), "count"))
@@ -330,6 +331,7 @@ fates = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(count=st.integers(1, 50), script=st.lists(fates, max_size=30), rest=fates)
 def test_whatever_each_call_comes_to_everybody_has_one_outcome_and_nobody_gets_it_twice(
     count: int, script: list[SendError | None], rest: SendError | None

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtp2cf.relay.settle import NAMED_LIMIT, settle
@@ -132,6 +132,7 @@ replies = st.sampled_from([DELIVERED, QUEUED, ACCEPTED, BOUNCED, SUPPRESSED, TOO
 addresses = st.text(min_size=1, max_size=80).map(lambda local: f"{local}@example.net")
 
 
+@settings(deadline=None)
 @given(
     outcomes=st.dictionaries(addresses, replies, min_size=1, max_size=30),
     kept=st.booleans(),
