@@ -54,6 +54,8 @@ def configure(
     )
     logging.captureWarnings(True)
     # Libraries speak up when something is wrong; aiosmtpd would log every command, with its AUTH.
+    # What it thinks of a PROXY header is in our own line about it.
+    logging.getLogger("mail.debug").setLevel(logging.ERROR)
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
 
 

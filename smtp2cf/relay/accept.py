@@ -22,7 +22,7 @@ from smtp2cf.relay.bounce import BouncePolicy, dsns_for
 from smtp2cf.relay.deliver import Attempt, deliver
 from smtp2cf.relay.queue import Pace, Queue, RetryPolicy
 from smtp2cf.relay.recall import Recall
-from smtp2cf.relay.settle import settle
+from smtp2cf.relay.settle import settle, settle_each
 from smtp2cf.reply import Reply, SendError
 from smtp2cf.spool import Answer, NewMail, Spool
 
@@ -164,7 +164,7 @@ class Relay:
             log.warning("recall.unavailable", queue_id=envelope.queue_id, reply=str(error.reply))
             earlier = None
         if earlier is not None:
-            return _same_for_all(envelope, earlier)
+            return earlier
         try:
             if self._policy.mode == "queue":
                 verdict = await self._keep(self.queue, envelope, fit)
@@ -173,19 +173,19 @@ class Relay:
         except BaseException:
             self._recall.fail(envelope)
             raise
-        self._recall.end(envelope, verdict.reply)
+        self._recall.end(envelope, verdict)
         return verdict
 
     async def _keep(self, queue: Queue, envelope: Envelope, message: bytes) -> Verdict:
         """Queue mode: safe in the spool is all the client waits for."""
-        reply = Reply(250, "2.0.0", f"{envelope.queue_id} queued")
+        verdict = _same_for_all(envelope, Reply(250, "2.0.0", f"{envelope.queue_id} queued"))
         try:
-            await queue.keep(envelope, message, {}, answer=self._answer(envelope, reply))
+            await queue.keep(envelope, message, {}, answer=self._answer(envelope, verdict))
         except SendError as error:
             maillog.refused(envelope, error.reply)
             return _same_for_all(envelope, error.reply)
         maillog.kept(envelope, "queued", size=len(message))
-        return _same_for_all(envelope, reply)
+        return verdict
 
     async def _send_or_keep(self, queue: Queue, envelope: Envelope, message: bytes) -> Verdict:
         """Direct mode: Cloudflare's answer, or the spool when that takes too long."""
@@ -196,10 +196,10 @@ class Relay:
             await asyncio.wait((attempt,), timeout=self._policy.reply_timeout)
             if not attempt.done():
                 text = f"{envelope.queue_id} kept, Cloudflare has not answered yet"
-                reply = Reply(250, "2.0.0", text)
-                await queue.keep_in_flight(envelope, message, attempt, self._answer(envelope, reply))
+                verdict = _same_for_all(envelope, Reply(250, "2.0.0", text))
+                await queue.keep_in_flight(envelope, message, attempt, self._answer(envelope, verdict))
                 maillog.kept(envelope, "Cloudflare has not answered yet", size=len(message))
-                return _same_for_all(envelope, reply)
+                return verdict
         except SendError as error:
             # It can't be kept: the client waits on for the true answer.
             log.warning("spool.unavailable", queue_id=envelope.queue_id, reply=str(error.reply))
@@ -215,45 +215,51 @@ class Relay:
         if attempt.unanswered:
             maillog.possible_duplicate(envelope, attempt.unanswered)
         kept = self.queue is not None and any(reply.transient for reply in outcomes.values())
-        reply = self._reply(envelope, attempt, kept=kept)
+        verdict = self._verdict(envelope, attempt, kept=kept)
         if self.queue is not None and kept:
             try:
-                await self._keep_rest(self.queue, envelope, message, attempt, reply)
+                await self._keep_rest(self.queue, envelope, message, attempt, verdict)
             except SendError as error:
                 log.warning("spool.unavailable", queue_id=envelope.queue_id, reply=str(error.reply))
-                kept = False
-                reply = self._not_kept(envelope, attempt, error)
+                verdict = self._not_kept(envelope, attempt, error)
         elif not self._is_plain(envelope, outcomes):
             await self._report(envelope, message, outcomes)
+        return verdict
+
+    def _verdict(self, envelope: Envelope, attempt: Attempt, *, kept: bool) -> Verdict:
+        """The answers to an attempt. kept: those who have to wait are in the spool."""
+        outcomes, queue_id, ids = attempt.outcomes, envelope.queue_id, attempt.message_ids
+        if envelope.per_recipient:
+            own = settle_each(outcomes, queue_id, ids, kept=kept)
+            return Verdict(settle(outcomes, queue_id, ids, kept=kept), own)
+        reply = settle(outcomes, queue_id, ids, kept=kept, partial_bounce=self._policy.partial_bounce)
         return Verdict(
             reply, {who: reply if kept and out.transient else out for who, out in outcomes.items()}
         )
 
-    def _reply(self, envelope: Envelope, attempt: Attempt, *, kept: bool) -> Reply:
-        return settle(
-            attempt.outcomes,
-            envelope.queue_id,
-            attempt.message_ids,
-            kept=kept,
-            partial_bounce=self._policy.partial_bounce,
-        )
-
-    def _not_kept(self, envelope: Envelope, attempt: Attempt, error: SendError) -> Reply:
+    def _not_kept(self, envelope: Envelope, attempt: Attempt, error: SendError) -> Verdict:
         """The answer when those who have to wait can't be kept: no success, for it would lose their mail."""
-        reply = self._reply(envelope, attempt, kept=False)
-        if not reply.success:
-            return reply
+        verdict = self._verdict(envelope, attempt, kept=False)
+        if envelope.per_recipient or not verdict.reply.success:
+            return verdict
         # Whoever sends it again, sends it to all of them.
         maillog.possible_duplicate(envelope, [who for who, out in attempt.outcomes.items() if out.success])
-        return error.reply._replace(text=f"{envelope.queue_id} {error.reply.text}")
+        reply = error.reply._replace(text=f"{envelope.queue_id} {error.reply.text}")
+        return Verdict(reply, verdict.outcomes)
 
-    def _answer(self, envelope: Envelope, reply: Reply) -> Answer | None:
+    def _answer(self, envelope: Envelope, verdict: Verdict) -> Answer | None:
         """What is kept with the mail, for a client that asks again because it did not get the reply."""
-        return self._recall.answer(envelope, reply) if self._recall is not None else None
+        return self._recall.answer(envelope, verdict) if self._recall is not None else None
 
     def _rejects(self, outcomes: Outcomes) -> bool:
         """The answer is a 5xx that names the bounced ones, so no DSN needs to."""
         return self._policy.partial_bounce == "reject" and any(reply.permanent for reply in outcomes.values())
+
+    def _untold(self, envelope: Envelope, outcomes: Outcomes) -> Outcomes:
+        """Those whose fate the answer to the client does not tell: of them a DSN may have to."""
+        if envelope.per_recipient or self._rejects(outcomes):
+            return {who: reply for who, reply in outcomes.items() if reply.success}
+        return outcomes
 
     def _is_plain(self, envelope: Envelope, outcomes: Outcomes) -> bool:
         """All sent and nobody asked to be told, or all refused: then the answer says everything."""
@@ -262,16 +268,15 @@ class Relay:
         return all(reply.permanent for reply in outcomes.values())
 
     async def _keep_rest(
-        self, queue: Queue, envelope: Envelope, message: bytes, attempt: Attempt, reply: Reply
+        self, queue: Queue, envelope: Envelope, message: bytes, attempt: Attempt, verdict: Verdict
     ) -> None:
         """Put what is not final into the spool, with DSNs about what is; raises SendError.
 
-        reply: the answer that says so.
+        verdict: the answer that says so.
         """
-        told = {who: reply for who, reply in attempt.outcomes.items() if not reply.transient}
-        if self._rejects(attempt.outcomes):
-            told = {who: reply for who, reply in told.items() if reply.success}
-        dsns = dsns_for(envelope, message, told, self._bounce)
+        untold = self._untold(envelope, attempt.outcomes)
+        final = {who: reply for who, reply in untold.items() if not reply.transient}
+        dsns = dsns_for(envelope, message, final, self._bounce)
         await queue.keep(
             envelope,
             message,
@@ -279,14 +284,17 @@ class Relay:
             attempts=1,
             retry_after=attempt.retry_after,
             dsns=dsns,
-            answer=self._answer(envelope, reply),
+            answer=self._answer(envelope, verdict),
         )
         maillog.reported(envelope, dsns_sent=len(dsns))
 
     async def _report(self, envelope: Envelope, message: bytes, outcomes: Outcomes) -> None:
-        """Send DSNs about recipients whose fate the one 250 can't tell."""
-        if self._rejects(outcomes) or not any(reply.success for reply in outcomes.values()):
+        """Send DSNs about recipients whose fate the answer can't tell."""
+        if not any(reply.success for reply in outcomes.values()):
             return
+        if not envelope.per_recipient and self._rejects(outcomes):
+            return
+        outcomes = self._untold(envelope, outcomes)
         try:
             await self.bounce(envelope, message, outcomes)
         except SendError as error:

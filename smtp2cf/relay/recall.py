@@ -4,7 +4,10 @@ Every transaction is noted before its call and its answer after it, until the cl
 it got the answer. The same envelope and bytes within ten minutes then get the same answer without a
 call; while the first is still under way, they wait for it. Mail that goes into the spool is noted
 with it, in one go. A transaction that was begun and never answered, by a process that died, may
-have been sent: the second one is sent, and logged as a possible duplicate. Knows no SMTP session.
+have been sent: the second one is sent, and logged as a possible duplicate.
+
+One answer is noted for a transaction. Where the client takes one for each recipient (LMTP, PRDR), those
+that failed behind a success are noted one by one beside it. Knows no SMTP session.
 """
 
 import asyncio
@@ -12,7 +15,7 @@ import hashlib
 from dataclasses import dataclass
 
 from smtp2cf import maillog
-from smtp2cf.envelope import Envelope
+from smtp2cf.envelope import Envelope, Outcomes, Verdict
 from smtp2cf.reply import Reply
 from smtp2cf.spool import Answer, Spool
 
@@ -22,10 +25,12 @@ class _Transaction:
     """One that is under way, or whose client has not shown that it got its answer.
 
     left: where the client hung up before the answer, set once it is clear whether it got it. noted:
-    the answer that was handed to the spool together with the mail.
+    the answer that was handed to the spool together with the mail. exceptions: the digests under which
+    recipients' own answers are noted.
     """
 
     digest: bytes
+    exceptions: tuple[bytes, ...] = ()
     under_way: bool = False
     ended: bool = False
     noted: Reply | None = None
@@ -45,8 +50,8 @@ class Recall:
         self._transactions: dict[str, _Transaction] = {}
         self._under_way: dict[bytes, list[_Transaction]] = {}
 
-    async def begin(self, envelope: Envelope, message: bytes, *, call: bool) -> Reply | None:
-        """Note a transaction; the answer of an earlier one whose client did not get it.
+    async def begin(self, envelope: Envelope, message: bytes, *, call: bool) -> Verdict | None:
+        """Note a transaction; the answers of an earlier one whose client did not get it.
 
         call: Cloudflare will be asked before anything is kept, so that a crash would leave it open
         whether the mail was sent. Raises SendError when the spool can't be asked.
@@ -55,30 +60,38 @@ class Recall:
         self._transactions[envelope.queue_id] = transaction
         try:
             reply = await self._earlier(envelope, transaction, call)
+            if reply is None:
+                return None
+            verdict = await self._verdict(envelope, transaction, reply)
         except BaseException:
             self.fail(envelope)
             raise
-        if reply is not None:
-            maillog.answer_repeated(envelope, reply)
-            self._end(transaction)
-        return reply
+        maillog.answer_repeated(envelope, reply)
+        self._end(transaction)
+        return verdict
 
-    def answer(self, envelope: Envelope, reply: Reply) -> Answer | None:
+    def answer(self, envelope: Envelope, verdict: Verdict) -> Answer | None:
         """The answer to be kept together with the mail; None where the transaction is not known."""
         transaction = self._transactions.get(envelope.queue_id)
+        reply = verdict.reply
         if transaction is None or not reply.success:
             return None
         transaction.noted = reply
+        if envelope.per_recipient:
+            self._remember_exceptions(transaction, verdict.outcomes)
         return Answer(transaction.digest, reply)
 
-    def end(self, envelope: Envelope, reply: Reply) -> None:
+    def end(self, envelope: Envelope, verdict: Verdict) -> None:
         """Note the answer: from here on a repetition gets it, should the client not."""
         transaction = self._transactions.get(envelope.queue_id)
         if transaction is None:
             return
         self._end(transaction)
+        reply = verdict.reply
         if reply.success:
             if reply != transaction.noted:
+                if envelope.per_recipient:
+                    self._remember_exceptions(transaction, verdict.outcomes)
                 self._spool.remember(transaction.digest, reply)
         elif transaction.noted is None and transaction.digest not in self._under_way:
             # Refused mail is the client's to send again. (The spool may have failed after it had kept it.)
@@ -104,8 +117,29 @@ class Recall:
             return
         del self._transactions[envelope.queue_id]
         if received and transaction.digest not in self._under_way:
-            self._spool.forget(transaction.digest)
+            for digest in (transaction.digest, *transaction.exceptions):
+                self._spool.forget(digest)
         transaction.let_go_on()
+
+    def _remember_exceptions(self, transaction: _Transaction, outcomes: Outcomes) -> None:
+        failed = {
+            _digest_of(transaction.digest, who): reply for who, reply in outcomes.items() if not reply.success
+        }
+        transaction.exceptions = tuple(failed)
+        for digest, reply in failed.items():
+            self._spool.remember(digest, reply)
+
+    async def _verdict(self, envelope: Envelope, transaction: _Transaction, reply: Reply) -> Verdict:
+        """The earlier answers, each recipient's own where its client takes them one by one."""
+        outcomes = dict.fromkeys(envelope.forward_paths, reply)
+        if envelope.per_recipient:
+            digests = {who: _digest_of(transaction.digest, who) for who in outcomes}
+            for who, digest in digests.items():
+                known = await self._spool.recall(digest, begin=False)
+                if known is not None and known.reply is not None:
+                    outcomes[who] = known.reply
+            transaction.exceptions = tuple(digests.values())
+        return Verdict(reply, outcomes)
 
     async def _earlier(self, envelope: Envelope, transaction: _Transaction, call: bool) -> Reply | None:
         digest = transaction.digest
@@ -132,6 +166,12 @@ class Recall:
             others.remove(transaction)
             if not others:
                 del self._under_way[transaction.digest]
+
+
+def _digest_of(transaction: bytes, recipient: str) -> bytes:
+    """Under what a recipient's own answer is noted."""
+    part = recipient.encode("utf-8", "surrogateescape")
+    return hashlib.blake2b(part, key=transaction, digest_size=24).digest()
 
 
 def _digest(envelope: Envelope, message: bytes) -> bytes:

@@ -54,6 +54,20 @@ def settle(
     return _joined(deferred or bounced, queue_id, "")
 
 
+def settle_each(
+    outcomes: Outcomes, queue_id: str, message_ids: Sequence[str] = (), *, kept: bool = False
+) -> Outcomes:
+    """Each recipient's own reply, for a client that takes them one by one (LMTP, PRDR). As in `settle`."""
+    ids = _ids(message_ids)
+    return {who: _own(reply, queue_id, ids, kept=kept) for who, reply in outcomes.items()}
+
+
+def _own(reply: Reply, queue_id: str, ids: str, *, kept: bool) -> Reply:
+    if reply.transient and kept:
+        return Reply(250, "2.0.0", f"{queue_id} kept for another attempt ({reply})")
+    return reply._replace(text=f"{queue_id} {reply.text}{ids if reply.success else ''}")
+
+
 def _joined(outcomes: Outcomes, queue_id: str, addition: str) -> Reply:
     """One reply for several that failed: theirs where they agree, else naming each."""
     first = next(iter(outcomes.values()))

@@ -3,6 +3,6 @@
 Knows no relay and no Cloudflare: `Server(accept, policy)` is its whole surface.
 """
 
-from smtp2cf.smtpd.server import Accept, Policy, Server
+from smtp2cf.smtpd.server import LMTP_DOOR, SMTP_DOOR, SMTPS_DOOR, Accept, Door, Policy, Server
 
-__all__ = ["Accept", "Policy", "Server"]
+__all__ = ["LMTP_DOOR", "SMTPS_DOOR", "SMTP_DOOR", "Accept", "Door", "Policy", "Server"]

@@ -1,7 +1,8 @@
 """Parameters of MAIL and RCPT, checked for syntax: a table of keyword to rule.
 
 SIZE (RFC 1870), BODY (RFC 6152), SMTPUTF8 (RFC 6531), RET, ENVID, NOTIFY, ORCPT (RFC 3461),
-AUTH (RFC 4954 §5). Values are kept as they were given, still in xtext. Knows no session.
+AUTH (RFC 4954 §5), PRDR (draft-hall-prdr). Values are kept as they were given, still in xtext. Knows no
+session.
 """
 
 import re
@@ -19,6 +20,7 @@ MAIL_RULES: Mapping[str, tuple[re.Pattern[str], str]] = {
     "SIZE": (re.compile(r"[0-9]{1,20}"), "a number of octets"),
     "BODY": (re.compile(r"7BIT|8BITMIME", re.IGNORECASE), "7BIT or 8BITMIME"),
     "SMTPUTF8": (re.compile(r""), "no value"),
+    "PRDR": (re.compile(r""), "no value"),
     "RET": (re.compile(r"FULL|HDRS", re.IGNORECASE), "FULL or HDRS"),
     "ENVID": (re.compile(rf"(?=.{{1,100}}\Z){_XTEXT}+"), "xtext of at most 100 characters"),
     "AUTH": (re.compile(rf"(?=.{{1,500}}\Z)(?:<>|{_XTEXT}+)"), "an address in xtext, or <>"),

@@ -26,11 +26,33 @@ TLS_CLIENT = Reply(
     554, "5.5.0", "this is SMTP without TLS: turn off TLS (SSL) in the client, or use another port"
 )
 
+PROXY_CLIENT = Reply(554, "5.7.1", "no proxy may speak for others from here: see SMTP2CF_PROXY_NETWORKS")
+
+READY_FOR_TLS = Reply(220, "2.0.0", "go ahead with TLS")
+NO_TLS = Reply(502, "5.5.1", "TLS is not offered here: see SMTP2CF_TLS_CERT_FILE")
+TLS_ALREADY = Reply(503, "5.5.1", "this is TLS already")
+TLS_FIRST = Reply(538, "5.7.11", "AUTH only over TLS: see SMTP2CF_TLS_CERT_FILE, SMTP2CF_AUTH_WITHOUT_TLS")
+NO_AUTH = Reply(502, "5.5.1", "AUTH is not offered here: see SMTP2CF_USERS_FILE")
+AUTHENTICATED = Reply(235, "2.7.0", "authenticated")
+AUTHENTICATED_ALREADY = Reply(503, "5.5.1", "authenticated already")
+AUTH_IN_TRANSACTION = Reply(503, "5.5.1", "no AUTH in a transaction: send DATA or RSET first")
+AUTH_TOO_LONG = Reply(500, "5.5.6", "the line is too long for AUTH")
+SAY_LHLO = Reply(500, "5.5.1", "this is LMTP: send LHLO")
+SAY_EHLO = Reply(500, "5.5.1", "this is SMTP: send EHLO or HELO")
+BDAT_BEGUN = Reply(503, "5.5.1", "BDAT was begun: go on with BDAT, or send RSET")
+PER_RECIPIENT = b"353 each recipient's answer follows, then one for all\r\n"
+"""What announces PRDR's answers (draft-hall-prdr); 3yz replies have no enhanced code."""
+
 TOO_MANY_ERRORS = Reply(421, "4.7.0", "too many errors, goodbye")
 TOO_MANY_SESSIONS = Reply(421, "4.3.2", "too many sessions (SMTP2CF_MAX_SESSIONS), try again later")
 TIMED_OUT = Reply(421, "4.4.2", "nothing heard for too long (SMTP2CF_SESSION_TIMEOUT), goodbye")
 SHUTTING_DOWN = Reply(421, "4.3.2", "shutting down, try again later")
 INTERNAL_ERROR = Reply(451, "4.3.0", "internal error, try again later; the log has the cause")
+
+
+def proxy_expected(client: str) -> Reply:
+    """554 for a proxy that does not say for whom it connects."""
+    return Reply(554, "5.7.1", f"{client} is in SMTP2CF_PROXY_NETWORKS and sent no PROXY header")
 
 
 def syntax(usage: str) -> Reply:
@@ -49,8 +71,25 @@ def too_many_recipients(limit: int) -> Reply:
 
 
 def relaying_denied(client: str) -> Reply:
-    """550 for a client that may not relay, naming its address and the setting."""
-    return Reply(550, "5.7.1", f"{client} may not relay here: it is not in SMTP2CF_ALLOW_NETWORKS")
+    """550 for a client that may not relay, naming its address and the settings."""
+    where = f"{client} may not relay here: it is not in SMTP2CF_ALLOW_NETWORKS"
+    return Reply(550, "5.7.1", f"{where}, and no users may authenticate (SMTP2CF_USERS_FILE)")
+
+
+def authentication_required(client: str, *, tls_first: bool) -> Reply:
+    """530 for a client that may relay once it has authenticated (RFC 4954 §6)."""
+    what = "start TLS and authenticate" if tls_first else "authenticate"
+    return Reply(
+        530,
+        "5.7.0",
+        f"{what} first: {client} is not in SMTP2CF_ALLOW_NETWORKS, so only users of SMTP2CF_USERS_FILE"
+        " may relay",
+    )
+
+
+def chunk_taken(size: int) -> Reply:
+    """250 for a chunk of BDAT that is not the last."""
+    return Reply(250, "2.0.0", f"{size} octets taken")
 
 
 _ENHANCED = {

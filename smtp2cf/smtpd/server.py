@@ -1,17 +1,18 @@
-"""Server: the listening side of SMTP. Holds the sessions, their number and their end.
+"""Server: the listening side of SMTP and LMTP. Holds the sessions, their number and their end.
 
-Knows no relay: it is handed `accept`, which takes an envelope and a message and answers with a verdict.
+Knows no relay and no users: it is handed `accept`, which takes an envelope and a message and answers with
+a verdict, and what decides who may send.
 """
 
 import asyncio
 import contextlib
 import functools
-import ipaddress
 import socket
-from collections.abc import Awaitable, Callable
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from aiosmtpd.smtp import SMTP
@@ -19,11 +20,20 @@ from aiosmtpd.smtp import SMTP
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.reply import Reply
 from smtp2cf.smtpd import replies
+from smtp2cf.smtpd.arrivals import Arrivals
+from smtp2cf.smtpd.connection import Connection
+from smtp2cf.smtpd.networks import Network, is_in
 from smtp2cf.smtpd.receipts import Answered
-from smtp2cf.smtpd.session import AIOSMTPD_COMMANDS, COMMANDS, Session
+from smtp2cf.smtpd.session import LMTP_COMMANDS, SMTP_COMMANDS, Command, Session
+
+if TYPE_CHECKING:
+    from smtp2cf.smtpd.quotas import Quotas
 
 Accept = Callable[[Envelope, bytes], Awaitable[Verdict]]
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Authenticate = Callable[[str, str, str], Awaitable[Reply | None]]
+"""(client address, user name, password) → None where they are good, or the reply that refuses."""
+SenderRefusal = Callable[[str, str], Reply | None]
+"""(user name, "" for nobody; reverse path) → the reply where it may not send so."""
 
 BACKLOG = 2048
 ABORT_WAIT = 1.0
@@ -32,13 +42,28 @@ ABORT_WAIT = 1.0
 log = structlog.stdlib.get_logger("smtp2cf.smtpd")
 
 
+@dataclass(frozen=True, eq=False)
+class Door:
+    """What is spoken at a listening socket. tls: from the first octet on."""
+
+    commands: Mapping[str, Command]
+    lmtp: bool = False
+    tls: bool = False
+
+
+SMTP_DOOR = Door(SMTP_COMMANDS)
+SMTPS_DOOR = Door(SMTP_COMMANDS, tls=True)
+LMTP_DOOR = Door(LMTP_COMMANDS, lmtp=True)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Policy:
     """Who may send, and how much.
 
     hostname: what the greeting says. allow_networks: clients that may relay without AUTH.
     max_message_size: octets. max_recipients: of one transaction. max_sessions: at once.
-    session_timeout: seconds of silence.
+    session_timeout: seconds of silence. auth_without_tls: passwords may come in clear.
+    proxy_networks: proxies that say for whom they connect.
     """
 
     hostname: str
@@ -47,49 +72,130 @@ class Policy:
     max_recipients: int
     max_sessions: int
     session_timeout: float
+    auth_without_tls: bool = False
+    proxy_networks: tuple[Network, ...] = ()
 
     def may_relay(self, client: str) -> bool:
         """A client at this address may relay; one on a unix socket has none and may."""
-        if not client:
-            return True
-        address = ipaddress.ip_address(client.partition("%")[0])
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        return any(address in network for network in self.allow_networks)
+        return not client or is_in(client, self.allow_networks)
 
 
 class Server:
-    """Takes SMTP sessions on the sockets it is given and hands their messages to `accept`."""
+    """Takes sessions on the sockets it is given and hands their messages to `accept`.
 
-    def __init__(self, accept: Accept, policy: Policy, answered: Answered | None = None) -> None:
+    authenticate: None where nobody may. sender_refusal: holds a reverse path against what its sender may
+    use. quotas: of an address and of a user. tls: the context of the next handshake, None without TLS.
+    """
+
+    def __init__(
+        self,
+        accept: Accept,
+        policy: Policy,
+        answered: Answered | None = None,
+        *,
+        authenticate: Authenticate | None = None,
+        sender_refusal: SenderRefusal | None = None,
+        quotas: "Quotas | None" = None,
+        tls: Callable[[], ssl.SSLContext] | None = None,
+    ) -> None:
         self.accept = accept
         self.answered = answered
         self.policy = policy
-        self.sessions: set[Session] = set()
+        self.authenticate = authenticate
+        self.tls = tls
+        self._sender_refusal = sender_refusal
+        self._quotas = quotas
+        self.sessions: set[Connection] = set()
         self.session_template = _session_template(policy)
-        self.may_relay = functools.lru_cache(maxsize=4096)(policy.may_relay)
-        self.greeting = f"220 {policy.hostname} ESMTP smtp2cf\r\n".encode()
+        self._may_relay = functools.lru_cache(maxsize=4096)(policy.may_relay)
         self.helo_reply = f"250 {policy.hostname}\r\n".encode()
-        self.ehlo_reply = _ehlo_reply(policy)
+        self._offers = {
+            (lmtp, secure): self._offer(lmtp=lmtp, secure=secure)
+            for lmtp in (False, True)
+            for secure in (False, True)
+        }
+        self._arrivals: list[Arrivals] = []
         self._listeners: list[asyncio.Server] = []
         self._emptied = asyncio.Event()
         self._draining = False
 
-    async def start(self, sockets: list[socket.socket]) -> None:
+    async def start(self, sockets: list[socket.socket], door: Door = SMTP_DOOR) -> None:
         """Take sessions on listening sockets."""
         loop = asyncio.get_running_loop()
         for sock in sockets:
-            if sock.family == socket.AF_UNIX:
-                listener = await loop.create_unix_server(self._session, sock=sock, backlog=BACKLOG)
-            else:
-                listener = await loop.create_server(self._session, sock=sock, backlog=BACKLOG)
+            is_unix = sock.family == socket.AF_UNIX
+            if door.tls or (self.policy.proxy_networks and not is_unix):
+                self._arrivals.append(Arrivals(self, sock, door))
+                continue
+            create = loop.create_unix_server if is_unix else loop.create_server
+            listener = await create(functools.partial(Session, self, door), sock=sock, backlog=BACKLOG)
             self._listeners.append(listener)
+
+    # ---- what sessions ask
+
+    def greeting(self, door: Door) -> bytes:
+        """The first words."""
+        return f"220 {self.policy.hostname} {'LMTP' if door.lmtp else 'ESMTP'} smtp2cf\r\n".encode()
+
+    def offer(self, door: Door, *, secure: bool) -> bytes:
+        """The answer to EHLO and LHLO."""
+        return self._offers[door.lmtp, secure]
+
+    def commands(self, door: Door) -> list[str]:
+        """The commands that there are at this door, with what is set up."""
+        absent = {"STARTTLS"} if self.tls is None else set()
+        if self.authenticate is None:
+            absent.add("AUTH")
+        return [verb for verb in door.commands if verb not in absent]
+
+    def may_authenticate(self, *, secure: bool) -> bool:
+        """A password may come over this connection."""
+        return self.authenticate is not None and (secure or self.policy.auth_without_tls)
+
+    def relay_refusal(self, session: Connection, *, secure: bool) -> Reply | None:
+        """The reply for a client that may not relay: not for its address, and it is no user."""
+        if session.user or self._may_relay(session.client):
+            return None
+        if self.authenticate is None:
+            return replies.relaying_denied(session.client)
+        return replies.authentication_required(
+            session.client, tls_first=not self.may_authenticate(secure=secure)
+        )
+
+    def mail_refusal(self, session: Connection) -> Reply | None:
+        """The reply where this sender may not be used, or too many messages came of late."""
+        if self._sender_refusal is not None:
+            refusal = self._sender_refusal(session.user, session.envelope.mail_from or "")
+            if refusal is not None:
+                return refusal
+        return self._quotas.message(session.client, session.user) if self._quotas is not None else None
+
+    def recipient_refusal(self, session: Connection) -> Reply | None:
+        """The reply where too many recipients came of late."""
+        return self._quotas.recipient(session.client, session.user) if self._quotas is not None else None
+
+    def enter_user(self, session: Connection, name: str) -> Reply | None:
+        """A session has authenticated; the reply where this user has too many."""
+        if self._quotas is not None and (refusal := self._quotas.enter(user=name)) is not None:
+            return refusal
+        session.user = name
+        return None
+
+    def leave_user(self, session: Connection) -> None:
+        """Nobody has authenticated any more."""
+        if self._quotas is not None and session.user:
+            self._quotas.leave(user=session.user)
+        session.user = ""
+
+    # ---- the sessions
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - sessions outlive it and are told
         """Take no new sessions, let transactions finish for `timeout` seconds, then hang up."""
         self._draining = True
         for listener in self._listeners:
             listener.close()
+        for arrivals in self._arrivals:
+            arrivals.close()
         for session in tuple(self.sessions):
             session.finish()
         try:
@@ -106,39 +212,46 @@ class Server:
             self._emptied.clear()
             await asyncio.wait_for(self._emptied.wait(), timeout)
 
-    def admit(self, session: Session) -> Reply | None:
+    def admit(self, session: Connection) -> Reply | None:
         """Count a session in; the reply when there are too many, or no more are wanted."""
         if self._draining:
             return replies.SHUTTING_DOWN
         if len(self.sessions) >= self.policy.max_sessions:
             log.warning("session.refused", sessions=len(self.sessions))
             return replies.TOO_MANY_SESSIONS
+        if self._quotas is not None and (refusal := self._quotas.enter(client=session.client)) is not None:
+            log.warning("session.refused", client=session.client, reply=str(refusal))
+            return refusal
         self.sessions.add(session)
         return None
 
-    def forget(self, session: Session) -> None:
+    def forget(self, session: Connection) -> None:
         """Count a session out."""
-        self.sessions.discard(session)
+        if session in self.sessions:
+            self.sessions.remove(session)
+            if self._quotas is not None:
+                self._quotas.leave(client=session.client)
+                self.leave_user(session)
         if not self.sessions:
             self._emptied.set()
 
-    def _session(self) -> Session:
-        return Session(self)
-
-
-def _ehlo_reply(policy: Policy) -> bytes:
-    offered = (
-        policy.hostname,
-        "PIPELINING",
-        f"SIZE {policy.max_message_size}",
-        "8BITMIME",
-        "SMTPUTF8",
-        "ENHANCEDSTATUSCODES",
-        "DSN",
-        "HELP",
-    )
-    last = len(offered) - 1
-    return "".join(f"250{'-' if n < last else ' '}{word}\r\n" for n, word in enumerate(offered)).encode()
+    def _offer(self, *, lmtp: bool, secure: bool) -> bytes:
+        words = [
+            self.policy.hostname,
+            "PIPELINING",
+            f"SIZE {self.policy.max_message_size}",
+            "8BITMIME",
+            "SMTPUTF8",
+        ]
+        words += ["ENHANCEDSTATUSCODES", "DSN", "CHUNKING", f"LIMITS RCPTMAX={self.policy.max_recipients}"]
+        if not lmtp:
+            words.append("PRDR")
+        if self.tls is not None and not secure:
+            words.append("STARTTLS")
+        if self.may_authenticate(secure=secure):
+            words.append("AUTH PLAIN LOGIN")
+        words.append("HELP")
+        return "".join(f"250-{word}\r\n" for word in words[:-1]).encode() + f"250 {words[-1]}\r\n".encode()
 
 
 def _session_template(policy: Policy) -> dict[str, Any]:
@@ -162,5 +275,4 @@ def _session_template(policy: Policy) -> dict[str, Any]:
         name: value for name, value in vars(found).items() if isinstance(value, (str, int, float, type(None)))
     }
     nothing: MappingProxyType[str, Any] = MappingProxyType({})
-    commands = MappingProxyType({**COMMANDS, **AIOSMTPD_COMMANDS})
-    return {**plain, "_handle_hooks": nothing, "_auth_methods": nothing, "_smtp_methods": commands}
+    return {**plain, "_handle_hooks": nothing, "_auth_methods": nothing, "_smtp_methods": nothing}

@@ -10,6 +10,7 @@ from aiosmtpd import smtp as aiosmtpd
 from smtp2cf.envelope import Envelope
 from smtp2cf.reply import Reply
 from smtp2cf.smtpd import replies
+from smtp2cf.smtpd.chunks import Chunks
 from smtp2cf.smtpd.parameters import MAIL_RULES, RCPT_RULES, Parameters, parse_parameters
 from smtp2cf.smtpd.path import PathError, parse_path
 
@@ -24,6 +25,8 @@ class Transaction(aiosmtpd.Envelope):
         super().__init__()
         self.parameters: Parameters = {}
         self.recipient_parameters: dict[str, Parameters] = {}
+        self.chunks: Chunks | None = None
+        """What BDAT brought so far."""
 
     def mail(self, argument: str, *, size_limit: int) -> Reply | None:
         """Take MAIL's argument (`FROM:<address> …`); the reply where it is refused."""
@@ -64,8 +67,13 @@ class Transaction(aiosmtpd.Envelope):
         self.rcpt_tos.append(address)
         return None
 
-    def complete(self, *, client: str, helo: str) -> Envelope:
-        """The envelope: `client` is the peer's address, `helo` the name it gave."""
+    @property
+    def wants_prdr(self) -> bool:
+        """Its client asked for an answer for each of several recipients."""
+        return "PRDR" in self.parameters and len(self.rcpt_tos) > 1
+
+    def complete(self, *, client: str, helo: str, user: str, per_recipient: bool) -> Envelope:
+        """The envelope. client: the peer's address. helo: the name it gave. user: who authenticated."""
         parameters = self.parameters
         of_recipients = self.recipient_parameters.items()
         return Envelope(
@@ -78,6 +86,8 @@ class Transaction(aiosmtpd.Envelope):
             notify={address: given["NOTIFY"] for address, given in of_recipients if "NOTIFY" in given},
             orcpt={address: given["ORCPT"] for address, given in of_recipients if "ORCPT" in given},
             auth_param=parameters.get("AUTH"),
+            auth_user=user,
             client=client,
             helo=helo,
+            per_recipient=per_recipient,
         )

@@ -155,4 +155,4 @@ def logged() -> Iterator[list[MutableMapping[str, Any]]]:
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """On loopback a reset is back at once."""
-    monkeypatch.setattr("smtp2cf.smtpd.session.RESET_WAIT", 0.05)
+    monkeypatch.setattr("smtp2cf.smtpd.connection.RESET_WAIT", 0.05)

@@ -18,6 +18,9 @@ async def test_ehlo_offers_exactly_what_is_there(start: Start) -> None:
         S: 250-SMTPUTF8
         S: 250-ENHANCEDSTATUSCODES
         S: 250-DSN
+        S: 250-CHUNKING
+        S: 250-LIMITS RCPTMAX=1000
+        S: 250-PRDR
         S: 250 HELP
         C: QUIT
         S: 221 2.0.0
@@ -37,6 +40,9 @@ async def test_a_message_and_its_envelope(start: Start) -> None:
         S: 250-SMTPUTF8
         S: 250-ENHANCEDSTATUSCODES
         S: 250-DSN
+        S: 250-CHUNKING
+        S: 250-LIMITS RCPTMAX=1000
+        S: 250-PRDR
         S: 250 HELP
         C: MAIL FROM:<anna@example.com>
         S: 250 2.1.0

@@ -1,0 +1,378 @@
+"""Connection: octets in, replies out, and when to hang up. What aiosmtpd does with tasks, for speed without.
+
+What falls short in aiosmtpd for a relay, and is overridden here:
+- it inspects itself at every connection, which costs more than all the rest of one (`__init__`);
+- it wakes a task for every command: here a command is answered as it arrives, and a task is made
+  only for what must be waited for, such as a message that is being relayed (`data_received`);
+- a client that goes away cancels what is being done with its message (`connection_lost`,
+  `eof_received`);
+- replies lack enhanced codes (`push`), every command restarts a timer, a time-out says nothing, and a
+  client that reads nothing is never hung up on.
+
+Knows no command: session.py does.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import structlog
+from aiosmtpd import smtp as aiosmtpd
+
+from smtp2cf.reply import Reply, one_line
+from smtp2cf.smtpd import replies
+from smtp2cf.smtpd.foreign import PROXY_V2, foreign_protocol
+from smtp2cf.smtpd.receipts import Receipts
+from smtp2cf.smtpd.sasl import AUTH_LINE_LIMIT
+from smtp2cf.smtpd.transaction import Transaction
+
+if TYPE_CHECKING:
+    from smtp2cf.smtpd.server import Door, Server
+
+PIPELINE_LIMIT = 65536
+"""Octets of commands that may wait for an answer to an earlier one; more are left in the kernel."""
+PIPELINE_TURN = 500
+"""Commands that are answered in one go before other sessions have their turn."""
+ERROR_BUDGET = 20
+"""Nonsense a session may send without delivering mail (Postfix's smtpd_hard_error_limit)."""
+HANDSHAKE_TIMEOUT = 30.0
+"""Seconds a TLS handshake may take, and what a proxy says before it."""
+LINGER = 30.0
+"""Seconds a client has at least to read what was written before we hung up."""
+RESET_WAIT = 0.5
+"""Seconds in which a client that is gone, and not just silent, answers a reply with a reset."""
+
+_NONSENSE = frozenset({500, 501, 502, 503, 504, 535, 555})
+
+log = structlog.stdlib.get_logger("smtp2cf.smtpd")
+
+
+def tls_failed(client: str, error: BaseException) -> None:
+    """Log a handshake that came to nothing: a client without our certificate's CA, a scanner, plain SMTP."""
+    log.info("session.tls_failed", client=client, reason=one_line(str(error) or type(error).__name__, 200))
+
+
+class Reader(Protocol):
+    """Takes the octets of a message out of the stream: DataReader, Chunks."""
+
+    rest: bytes
+
+    def feed(self, block: bytes) -> bool:
+        """Take the next octets; True when no more belong to it."""
+
+
+class Connection(aiosmtpd.SMTP):
+    """One client's connection.
+
+    door: what is spoken here. peer: whom a proxy speaks for, where one does.
+    """
+
+    envelope: Transaction
+    session: aiosmtpd.Session
+    transport: asyncio.Transport | None
+
+    def __init__(self, server: "Server", door: "Door", peer: tuple[str, int] | None = None) -> None:
+        # What aiosmtpd finds out about itself is the same for every session.
+        vars(self).update(server.session_template)
+        self.loop = asyncio.get_running_loop()
+        self._server = server
+        self._door = door
+        self._peer = peer
+        self._secure = door.tls
+        self._handshaking = False
+        self.client = ""
+        self.user = ""
+        self._unanswered = b""
+        self._answered = 0
+        self._overlong = False
+        self._unread = False
+        self._data: Reader | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._receipts = Receipts(server.answered)
+        self._ended = False
+        self._closing = False
+        self._hung_up = False
+        self._errors_left = ERROR_BUDGET
+        self._heard_at = self.loop.time()
+
+    # ---- the connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client is there: greet it, or turn it away when there are too many."""
+        self.transport = cast("asyncio.Transport", transport)
+        self.envelope = Transaction()
+        peer: Any = self._peer or transport.get_extra_info("peername")
+        if isinstance(peer, tuple):
+            self.client = peer[0]
+        elif transport.get_extra_info("socket").family != socket.AF_UNIX:
+            # Gone again already. Nobody relays without an address, except on a unix socket.
+            self.transport.abort()
+            return
+        if (refusal := self._server.admit(self)) is not None:
+            self.close(refusal)
+            return
+        self.session = self._create_session()
+        self.session.peer = peer
+        self._timeout_handle = self.loop.call_later(self._timeout_duration, self._timeout_cb)
+        self.transport.write(self._server.greeting(self._door))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The client is gone. What is being done with its message goes on to its end."""
+        if self.transport is None:
+            return  # known already: it went during the handshake
+        if self._timeout_handle is not None:
+            self._timeout_handle.cancel()
+        if self._data is not None:
+            log.info("session.lost_in_data", client=self.client, reverse_path=self.envelope.mail_from)
+        self.transport = self._data = None
+        self._closing = self._hung_up = True
+        self._drop_unanswered()
+        self._receipts.client_left()
+        self._receipts.confirm(received=error is None)
+        if self._task is None:
+            self._server.forget(self)
+        log.debug("session.ended", client=self.client, error=repr(error) if error else None)
+
+    def eof_received(self) -> bool:
+        """The client sends no more, but may still read: answer what it sent."""
+        self._ended = True
+        self._receipts.client_left()
+        self._hang_up_when_done()
+        return not self._secure  # TLS can't be closed by halves
+
+    def data_received(self, data: bytes) -> None:
+        """Octets of a message go to where it is kept; commands are answered as they come."""
+        self._heard_at = self.loop.time()
+        if self._receipts.unconfirmed:
+            self._receipts.confirm(received=True)
+        if self._data is not None:
+            self._take(data)
+            self._serve()
+        elif (
+            self._task is None
+            and not self._unanswered
+            and not self._unread
+            and data[-1:] == b"\n"
+            and data.find(b"\n") == len(data) - 1
+        ):
+            self._run_command(data)  # by far most packets are one command
+            if self._closing:
+                self._hang_up_when_done()
+        else:
+            self._unanswered += data
+            self._serve()
+
+    def _take(self, block: bytes) -> None:
+        """Octets of the message; behind them come commands again."""
+        reader = cast("Reader", self._data)
+        if reader.feed(block):
+            self._data = None
+            if reader.rest:
+                self._unanswered, self._answered = reader.rest, 0
+            self._taken(reader)
+
+    def pause_writing(self) -> None:
+        """The client does not read its replies: no more of its commands until it does."""
+        self._unread = True
+
+    def resume_writing(self) -> None:
+        """It reads again: go on with its commands."""
+        self._unread = False
+        self._serve()
+
+    def _serve(self) -> None:
+        """Answer the commands that are there, one after the other, until one must be waited for."""
+        for _ in range(PIPELINE_TURN):
+            if self._task is not None or self._data is not None or self._unread:
+                break
+            start, end = self._answered, self._unanswered.find(b"\n", self._answered) + 1
+            if not end or (self._closing and self.idle):
+                break
+            self._answered = end
+            self._run_command(self._unanswered[start:end])
+        else:
+            self._wait_for(asyncio.sleep(0), "")
+        if self._answered:
+            self._unanswered = self._unanswered[self._answered :]
+            self._answered = 0
+        if self.transport is not None and not self._hung_up:
+            waits = self._task is not None or self._unread
+            if self._unanswered and not waits and self._data is None:
+                self._look_at_unfinished()
+            if waits and len(self._unanswered) > PIPELINE_LIMIT:
+                self.transport.pause_reading()
+            elif not self._ended:
+                self.transport.resume_reading()
+        self._hang_up_when_done()
+
+    def _look_at_unfinished(self) -> None:
+        """A line without end is not kept: its beginning is enough to know that it is too long."""
+        if not self._is_foreign(self._unanswered) and len(self._unanswered) > AUTH_LINE_LIMIT:
+            self._overlong = True
+            self._unanswered = self._unanswered[-1:]
+
+    def _timeout_cb(self) -> None:
+        """The one timer of the session looks at when the client was last heard."""
+        self._timeout_handle = None
+        if self._hung_up:
+            return self._give_up()
+        idle = 0.0 if self._receipts.relaying else self.loop.time() - self._heard_at
+        if idle < self._timeout_duration:
+            self._timeout_handle = self.loop.call_later(self._timeout_duration - idle, self._timeout_cb)
+            return None
+        log.info("session.timeout", client=self.client, idle=round(idle, 1))
+        return self.close(replies.TIMED_OUT)
+
+    # ---- closing
+
+    @property
+    def idle(self) -> bool:
+        """No transaction is under way."""
+        return self._task is None and self.envelope.mail_from is None
+
+    def close(self, reply: Reply) -> None:
+        """Say goodbye and hang up; what was written before goes out first."""
+        if self._handshaking and self.transport is not None:
+            self.transport.abort()  # the client would take a reply for a part of the handshake
+        elif self.transport is not None and not self._hung_up:
+            self.transport.write(reply.wire())
+            self._hang_up()
+
+    def finish(self) -> None:
+        """Hang up as soon as the transaction under way is answered, at once where there is none."""
+        self._closing = True
+        self._hang_up_when_done()
+
+    def abort(self) -> None:
+        """Hang up now, whatever is under way."""
+        self.close(replies.SHUTTING_DOWN)
+        if self._task is not None:
+            self._task.cancel()
+
+    def _hang_up_when_done(self) -> None:
+        if self._hung_up or self._task is not None:
+            return
+        if self._ended:
+            if not (self._unread and self._unanswered):
+                self._hang_up()
+        elif self._closing and self.idle:
+            self.close(replies.SHUTTING_DOWN)
+
+    def _hang_up(self) -> None:
+        self._closing = self._hung_up = True
+        self._drop_unanswered()
+        if self._ended and self._receipts.unconfirmed:
+            self.loop.call_later(RESET_WAIT, self._look_for_reset)
+        else:
+            self._leave()
+
+    def _look_for_reset(self) -> None:
+        """A client that is gone has answered our reply with a reset; one that only listens has not."""
+        if self.transport is not None:
+            sock = self.transport.get_extra_info("socket")
+            self._receipts.confirm(received=not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+            self._leave()
+
+    def _leave(self) -> None:
+        if self.transport is not None:
+            self.transport.close()
+            if self._timeout_handle is None:
+                self._timeout_handle = self.loop.call_later(LINGER, self._timeout_cb)
+
+    def _give_up(self) -> None:
+        """The client does not read what was written for it."""
+        if self.transport is not None:
+            self._receipts.confirm(received=False)
+            self.transport.abort()
+
+    def _drop_unanswered(self) -> None:
+        self._unanswered, self._answered = b"", 0
+
+    # ---- replies
+
+    async def push(self, status: str | bytes) -> None:
+        """Send a reply in aiosmtpd's words, with an enhanced code."""
+        text = status.decode("utf-8", "replace") if isinstance(status, bytes) else status
+        line = replies.with_enhanced_code(text)
+        self._send(line.encode("ascii", "backslashreplace") + b"\r\n", int(line[:3]))
+
+    def _answer(self, reply: Reply) -> None:
+        self._send(reply.wire(utf8=self.envelope.smtp_utf8), reply.code)
+
+    def _send(self, wire: bytes, code: int) -> None:
+        if self._hung_up or self.transport is None:
+            return
+        self.transport.write(wire)
+        if code in _NONSENSE:
+            self._errors_left -= 1
+            if self._errors_left <= 0:
+                log.warning("session.too_many_errors", client=self.client)
+                self.close(replies.TOO_MANY_ERRORS)
+
+    # ---- what a session does
+
+    def _run_command(self, line: bytes) -> None:
+        """Answer one command, or start what must be waited for before it can be answered."""
+        raise NotImplementedError
+
+    def _taken(self, reader: Reader) -> None:
+        """A reader has all of its octets."""
+        raise NotImplementedError
+
+    def _internal_error(self, verb: str) -> None:
+        """The session is the last who can answer for a mistake of ours: the client keeps its message."""
+        log.exception("session.error", client=self.client, command=verb)
+        self.envelope = Transaction()
+        self._answer(replies.INTERNAL_ERROR)
+
+    def _is_foreign(self, line: bytes) -> bool:
+        """Another protocol's first words: say what this is, and hang up."""
+        # The second version of the PROXY protocol begins with an empty line.
+        ahead = b"" if line.strip() else self._unanswered[self._answered : self._answered + len(PROXY_V2)]
+        reply = foreign_protocol(line + ahead)
+        if reply is None:
+            return False
+        log.warning("session.not_smtp", client=self.client, reply=str(reply))
+        self.close(reply)
+        return True
+
+    def _wait_for(self, work: Coroutine[Any, Any, None], verb: str) -> None:
+        """Do something that takes its time; commands wait until it is done."""
+        self._task = self.loop.create_task(self._work(work, verb))
+
+    async def _work(self, work: Coroutine[Any, Any, None], verb: str) -> None:
+        try:
+            await work
+        except Exception:  # noqa: BLE001 - logged and answered
+            self._internal_error(verb)
+        finally:
+            self._task = None
+            if self.transport is None:
+                self._server.forget(self)
+        self._serve()
+
+    async def _start_tls(self, context: ssl.SSLContext, invitation: bytes) -> None:
+        """Go on in TLS, as if nothing had been said before (RFC 3207 §4.2)."""
+        plain = self.transport
+        if plain is None or self._hung_up:
+            return
+        # What came in clear is nobody's to act on: anybody may have put it there.
+        self._drop_unanswered()
+        self._unread = False
+        plain.write(invitation)
+        self._handshaking = True
+        timeout = min(HANDSHAKE_TIMEOUT, self._timeout_duration)
+        try:
+            self.transport = await self.loop.start_tls(
+                plain, self, context, server_side=True, ssl_handshake_timeout=timeout
+            )
+            self._secure = True
+        except OSError as error:
+            tls_failed(self.client, error)
+        finally:
+            self._handshaking = False
+            if self.transport in (plain, None):  # a handshake that was hung up on gives no transport
+                plain.abort()
+                self.connection_lost(None)

@@ -1,0 +1,13 @@
+"""Networks: which clients are in them."""
+
+import ipaddress
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def is_in(client: str, networks: tuple[Network, ...]) -> bool:
+    """A client's address is in one of the networks; an IPv4 client of an IPv6 socket is what it is."""
+    address = ipaddress.ip_address(client.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return any(address in network for network in networks)
