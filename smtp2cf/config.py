@@ -32,6 +32,7 @@ FORMS = {
     "null_sender_address": "an address such as bounces@example.com",
     "max_message_size": "a number of bytes, or a size such as 5MiB",
     "postmaster": "an address such as mailer-daemon@example.com",
+    "socket_mode": "permissions in octal, such as 0660",
 }
 """What a setting may be, where pydantic's own words would be a pattern or none that help."""
 UNCLEAR = ("string_pattern_mismatch", "byte_size", "byte_size_unit")
@@ -88,6 +89,28 @@ class Settings(BaseSettings):
         (Endpoint("127.0.0.1", 2525),),
         description="Where to take mail: host:port, [v6]:port or unix:/path, several with commas.",
     )
+    smtps_listen: Annotated[tuple[Endpoint, ...], NoDecode] = Field(
+        (),
+        description="Where to take mail over SMTP with TLS from the first byte (port 465 elsewhere); needs"
+        " SMTP2CF_TLS_CERT_FILE.",
+        examples=["0.0.0.0:2465"],
+    )
+    lmtp_listen: Annotated[tuple[Endpoint, ...], NoDecode] = Field(
+        (),
+        description="Where to take mail over LMTP, which answers for each recipient by itself.",
+        examples=["unix:/run/smtp2cf/lmtp"],
+    )
+    socket_mode: str = Field(
+        "0660",
+        pattern=r"^0?[0-7]{3}$",
+        description="Permissions of the unix sockets that are listened on, in octal: who may write may"
+        " connect.",
+    )
+    socket_group: str = Field(
+        "",
+        description="The group that unix sockets are given, by name or number; the process's own by default.",
+        examples=["mail"],
+    )
     hostname: str = Field(
         default_factory=socket.gethostname,
         pattern=r"^[!-~]{1,255}$",
@@ -96,6 +119,29 @@ class Settings(BaseSettings):
     allow_networks: Annotated[tuple[Network, ...], NoDecode] = Field(
         (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128")),
         description="Networks whose clients may relay, several with commas.",
+    )
+    proxy_networks: Annotated[tuple[Network, ...], NoDecode] = Field(
+        (),
+        description="Networks of load balancers that speak the PROXY protocol: every connection from there"
+        " has to begin with its header, and the client is the one that it names.",
+        examples=["10.0.0.0/24"],
+    )
+    tls_cert_file: Path | None = Field(
+        None,
+        description="The certificate that clients are shown, with its chain, in PEM; with one, STARTTLS"
+        " is offered. Read anew when it changes and on SIGHUP.",
+        examples=["/etc/smtp2cf/tls/fullchain.pem"],
+    )
+    tls_key_file: Path | None = Field(
+        None,
+        description="The certificate's private key, in PEM, not encrypted; in SMTP2CF_TLS_CERT_FILE too by"
+        " default.",
+        examples=["/etc/smtp2cf/tls/privkey.pem"],
+    )
+    tls_min_version: Literal["1.0", "1.1", "1.2", "1.3"] = Field(
+        "1.2",
+        description="The oldest TLS a client may speak; 1.0 and 1.1 are broken, and for old devices that know"
+        " nothing newer.",
     )
     null_sender_address: str = Field(
         "",
@@ -116,6 +162,37 @@ class Settings(BaseSettings):
     max_sessions: int = Field(1000, ge=1, le=100000, description="SMTP sessions at once; more get 421.")
     session_timeout: float = Field(
         300, gt=0, le=86400, description="Seconds a client may be silent before it gets 421."
+    )
+    client_max_sessions: int = Field(
+        0, ge=0, le=100000, description="SMTP sessions at once of one client address; 0 for any number."
+    )
+    client_messages_per_minute: int = Field(
+        0,
+        ge=0,
+        le=1000000,
+        description="Messages that one client address may send in a minute; more get 450, 0 for any number.",
+    )
+    client_recipients_per_minute: int = Field(
+        0,
+        ge=0,
+        le=1000000,
+        description="Recipients that one client address may name in a minute; more get 450,"
+        " 0 for any number.",
+    )
+    user_max_sessions: int = Field(
+        0, ge=0, le=100000, description="SMTP sessions at once of one authenticated user; 0 for any number."
+    )
+    user_messages_per_minute: int = Field(
+        0,
+        ge=0,
+        le=1000000,
+        description="Messages that one user may send in a minute; more get 450, 0 for any number.",
+    )
+    user_recipients_per_minute: int = Field(
+        0,
+        ge=0,
+        le=1000000,
+        description="Recipients that one user may name in a minute; more get 450, 0 for any number.",
     )
 
     mode: Literal["direct", "queue"] = Field(
@@ -220,7 +297,7 @@ class Settings(BaseSettings):
     def _strip(cls, value: object) -> object:
         return value.strip() if isinstance(value, str) else value
 
-    @field_validator("smtp_listen", "admin_listen", mode="before")
+    @field_validator("smtp_listen", "smtps_listen", "lmtp_listen", "admin_listen", mode="before")
     @classmethod
     def _endpoints(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -243,7 +320,7 @@ class Settings(BaseSettings):
             raise ValueError("it must be sqlite:///path, postgresql://host/database or none")
         return url
 
-    @field_validator("allow_networks", mode="before")
+    @field_validator("allow_networks", "proxy_networks", mode="before")
     @classmethod
     def _networks(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -303,7 +380,7 @@ def example_env() -> str:
     for name, field in Settings.model_fields.items():
         lines += ["", *_wrapped(field.description or "")]
         variable = f"{PREFIX}{name.upper()}"
-        if field.default_factory is not None or field.default in ("", (), SecretStr("")):
+        if field.default_factory is not None or field.default in (None, "", (), SecretStr("")):
             lines.append(f"#{variable}={field.examples[0] if field.examples else ''}")
         else:
             lines.append(f"#{variable}={_shown(field.default)}")
