@@ -12,7 +12,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 from aiosmtpd.smtp import SMTP
@@ -23,11 +23,9 @@ from smtp2cf.smtpd import replies
 from smtp2cf.smtpd.arrivals import Arrivals
 from smtp2cf.smtpd.connection import Connection
 from smtp2cf.smtpd.networks import Network, is_in
+from smtp2cf.smtpd.quotas import Quotas
 from smtp2cf.smtpd.receipts import Answered
 from smtp2cf.smtpd.session import LMTP_COMMANDS, SMTP_COMMANDS, Command, Session
-
-if TYPE_CHECKING:
-    from smtp2cf.smtpd.quotas import Quotas
 
 Accept = Callable[[Envelope, bytes], Awaitable[Verdict]]
 Authenticate = Callable[[str, str, str], Awaitable[Reply | None]]
@@ -95,7 +93,7 @@ class Server:
         *,
         authenticate: Authenticate | None = None,
         sender_refusal: SenderRefusal | None = None,
-        quotas: "Quotas | None" = None,
+        quotas: Quotas | None = None,
         tls: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         self.accept = accept
