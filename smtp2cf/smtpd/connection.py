@@ -140,7 +140,7 @@ class Connection(aiosmtpd.SMTP):
         self._ended = True
         self._receipts.client_left()
         self._hang_up_when_done()
-        return not self._secure  # TLS can't be closed by halves
+        return not (self._secure or self._handshaking)  # TLS can't be closed by halves
 
     def data_received(self, data: bytes) -> None:
         """Octets of a message go to where it is kept; commands are answered as they come."""
@@ -364,15 +364,19 @@ class Connection(aiosmtpd.SMTP):
         plain.write(invitation)
         self._handshaking = True
         timeout = min(HANDSHAKE_TIMEOUT, self._timeout_duration)
+        secured = None
         try:
-            self.transport = await self.loop.start_tls(
+            secured = await self.loop.start_tls(
                 plain, self, context, server_side=True, ssl_handshake_timeout=timeout
             )
-            self._secure = True
         except OSError as error:
             tls_failed(self.client, error)
         finally:
             self._handshaking = False
-            if self.transport in (plain, None):  # a handshake that was hung up on gives no transport
+            # A handshake that was hung up on gives no transport; one that was done may be lost again already.
+            if secured is not None and self.transport is plain:
+                self.transport = secured
+                self._secure = True
+            else:
                 plain.abort()
                 self.connection_lost(None)
