@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import re
 import socket
+import ssl
 import struct
 from collections.abc import Callable
 
@@ -81,6 +82,11 @@ class Client:
         for recipient in recipients or ("bert@example.net",):
             assert (await self.ask(f"RCPT TO:<{recipient}>")).startswith("250")
         assert (await self.ask("DATA")).startswith("354")
+
+    async def start_tls(self, context: ssl.SSLContext) -> None:
+        """The handshake; raises what ssl and asyncio do."""
+        async with asyncio.timeout(TIMEOUT):
+            await self.writer.start_tls(context, server_hostname="127.0.0.1")
 
     def end(self) -> None:
         """Say that nothing more will be sent; replies can still be read."""
