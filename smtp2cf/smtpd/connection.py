@@ -24,6 +24,7 @@ from aiosmtpd import smtp as aiosmtpd
 from smtp2cf.reply import Reply, one_line
 from smtp2cf.smtpd import replies
 from smtp2cf.smtpd.foreign import PROXY_V2, foreign_protocol
+from smtp2cf.smtpd.notices import Notices
 from smtp2cf.smtpd.receipts import Receipts
 from smtp2cf.smtpd.sasl import AUTH_LINE_LIMIT
 from smtp2cf.smtpd.transaction import Transaction
@@ -49,9 +50,10 @@ _NONSENSE = frozenset({500, 501, 502, 503, 504, 535, 555})
 log = structlog.stdlib.get_logger("smtp2cf.smtpd")
 
 
-def tls_failed(client: str, error: BaseException) -> None:
+def tls_failed(notices: Notices, client: str, error: BaseException) -> None:
     """Log a handshake that came to nothing: a client without our certificate's CA, a scanner, plain SMTP."""
-    log.info("session.tls_failed", client=client, reason=one_line(str(error) or type(error).__name__, 200))
+    reason = one_line(str(error) or type(error).__name__, 200)
+    notices.info("session.tls_failed", client=client, reason=reason)
 
 
 class Reader(Protocol):
@@ -125,7 +127,9 @@ class Connection(aiosmtpd.SMTP):
         if self._timeout_handle is not None:
             self._timeout_handle.cancel()
         if self._data is not None:
-            log.info("session.lost_in_data", client=self.client, reverse_path=self.envelope.mail_from)
+            self._server.notices.info(
+                "session.lost_in_data", client=self.client, reverse_path=self.envelope.mail_from
+            )
         self.transport = self._data = None
         self._closing = self._hung_up = True
         self._drop_unanswered()
@@ -308,7 +312,7 @@ class Connection(aiosmtpd.SMTP):
         if code in _NONSENSE:
             self._errors_left -= 1
             if self._errors_left <= 0:
-                log.warning("session.too_many_errors", client=self.client)
+                self._server.notices.warning("session.too_many_errors", client=self.client)
                 self.close(replies.TOO_MANY_ERRORS)
 
     # ---- what a session does
@@ -334,7 +338,7 @@ class Connection(aiosmtpd.SMTP):
         reply = foreign_protocol(line + ahead)
         if reply is None:
             return False
-        log.warning("session.not_smtp", client=self.client, reply=str(reply))
+        self._server.notices.warning("session.not_smtp", client=self.client, reply=str(reply))
         self.close(reply)
         return True
 
@@ -370,7 +374,7 @@ class Connection(aiosmtpd.SMTP):
                 plain, self, context, server_side=True, ssl_handshake_timeout=timeout
             )
         except OSError as error:
-            tls_failed(self.client, error)
+            tls_failed(self._server.notices, self.client, error)
         finally:
             self._handshaking = False
             # A handshake that was hung up on gives no transport; one that was done may be lost again already.

@@ -23,6 +23,7 @@ from smtp2cf.smtpd import replies
 from smtp2cf.smtpd.arrivals import Arrivals
 from smtp2cf.smtpd.connection import Connection
 from smtp2cf.smtpd.networks import Network, is_in
+from smtp2cf.smtpd.notices import Notices
 from smtp2cf.smtpd.quotas import Quotas
 from smtp2cf.smtpd.receipts import Answered
 from smtp2cf.smtpd.session import LMTP_COMMANDS, SMTP_COMMANDS, Command, Session
@@ -103,6 +104,7 @@ class Server:
         self.tls = tls
         self._sender_refusal = sender_refusal
         self._quotas = quotas
+        self.notices = Notices()
         self.sessions: set[Connection] = set()
         self.session_template = _session_template(policy)
         self._may_relay = functools.lru_cache(maxsize=4096)(policy.may_relay)
@@ -215,10 +217,10 @@ class Server:
         if self._draining:
             return replies.SHUTTING_DOWN
         if len(self.sessions) >= self.policy.max_sessions:
-            log.warning("session.refused", sessions=len(self.sessions))
+            self.notices.warning("session.refused", client=session.client, sessions=len(self.sessions))
             return replies.TOO_MANY_SESSIONS
         if self._quotas is not None and (refusal := self._quotas.enter(client=session.client)) is not None:
-            log.warning("session.refused", client=session.client, reply=str(refusal))
+            self.notices.warning("session.refused", client=session.client, reply=str(refusal))
             return refusal
         self.sessions.add(session)
         return None

@@ -193,11 +193,15 @@ class Session(Connection):
         if self.envelope.mail_from is not None:
             return self._answer(replies.NESTED_MAIL)
         if (refusal := self._server.relay_refusal(self, secure=self._secure)) is not None:
-            log.warning("session.relaying_denied", client=self.client, helo=self.session.host_name)
+            self._server.notices.warning(
+                "session.relaying_denied", client=self.client, helo=self.session.host_name
+            )
             return self._answer(refusal)
         refusal = self.envelope.mail(argument, size_limit=self._server.policy.max_message_size)
         if refusal is None and (refusal := self._server.mail_refusal(self)) is not None:
-            log.warning("session.sender_refused", client=self.client, user=self.user, reply=str(refusal))
+            self._server.notices.warning(
+                "session.sender_refused", client=self.client, user=self.user, reply=str(refusal)
+            )
             self.envelope = Transaction()
         return self._send(_SENDER_OK, 250) if refusal is None else self._answer(refusal)
 
