@@ -326,6 +326,7 @@ def _smtp_policy(settings: config.Settings) -> Policy:
         max_recipients=settings.max_recipients,
         max_sessions=settings.max_sessions,
         session_timeout=settings.session_timeout,
+        crlf_only=settings.bare_newline == "reject",
     )
 
 

@@ -54,9 +54,7 @@ class Arrivals:
             try:
                 sock, peer = await loop.sock_accept(self._listener)
             except OSError as error:
-                self._notices.warning(
-                    "session.not_accepted", client="", reason=error.strerror or str(error)
-                )
+                self._notices.warning("session.not_accepted", client="", reason=error.strerror or str(error))
                 await asyncio.sleep(OUT_OF_FILES_WAIT)
                 continue
             if len(self._arriving) >= self._server.policy.max_sessions:

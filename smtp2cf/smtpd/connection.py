@@ -42,6 +42,8 @@ HANDSHAKE_TIMEOUT = 30.0
 """Seconds a TLS handshake may take, and what a proxy says before it."""
 LINGER = 30.0
 """Seconds a client has at least to read what was written before we hung up."""
+SLOWEST_MESSAGE = 500
+"""Octets a second that a message must bring, SESSION_TIMEOUT aside (Postfix's smtpd_min_data_rate)."""
 RESET_WAIT = 0.5
 """Seconds in which a client that is gone, and not just silent, answers a reply with a reset."""
 
@@ -60,6 +62,10 @@ class Reader(Protocol):
     """Takes the octets of a message out of the stream: DataReader, Chunks."""
 
     rest: bytes
+
+    @property
+    def received(self) -> int:
+        """Octets so far."""
 
     def feed(self, block: bytes) -> bool:
         """Take the next octets; True when no more belong to it."""
@@ -91,6 +97,7 @@ class Connection(aiosmtpd.SMTP):
         self._overlong = False
         self._unread = False
         self._data: Reader | None = None
+        self._data_began_at = 0.0
         self._task: asyncio.Task[None] | None = None
         self._receipts = Receipts(server.answered)
         self._ended = False
@@ -148,10 +155,10 @@ class Connection(aiosmtpd.SMTP):
 
     def data_received(self, data: bytes) -> None:
         """Octets of a message go to where it is kept; commands are answered as they come."""
-        self._heard_at = self.loop.time()
         if self._receipts.unconfirmed:
             self._receipts.confirm(received=True)
         if self._data is not None:
+            self._heard_at = self.loop.time()
             self._take(data)
             self._serve()
         elif (
@@ -161,12 +168,19 @@ class Connection(aiosmtpd.SMTP):
             and data[-1:] == b"\n"
             and data.find(b"\n") == len(data) - 1
         ):
+            self._heard_at = self.loop.time()
             self._run_command(data)  # by far most packets are one command
             if self._closing:
                 self._hang_up_when_done()
         else:
             self._unanswered += data
             self._serve()
+
+    def _read_message(self, reader: Reader, early: bytes) -> None:
+        """Octets go to a reader from here on; `early`: those that came along with the command."""
+        self._data = reader
+        self._data_began_at = self.loop.time()
+        self._take(early)
 
     def _take(self, block: bytes) -> None:
         """Octets of the message; behind them come commands again."""
@@ -195,6 +209,7 @@ class Connection(aiosmtpd.SMTP):
             if not end or (self._closing and self.idle):
                 break
             self._answered = end
+            self._heard_at = self.loop.time()
             self._run_command(self._unanswered[start:end])
         else:
             self._wait_for(asyncio.sleep(0), "")
@@ -218,16 +233,32 @@ class Connection(aiosmtpd.SMTP):
             self._unanswered = self._unanswered[-1:]
 
     def _timeout_cb(self) -> None:
-        """The one timer of the session looks at when the client was last heard."""
+        """The one timer of the session looks at how long the client has been at what it is doing."""
         self._timeout_handle = None
         if self._hung_up:
             return self._give_up()
-        idle = 0.0 if self._receipts.relaying else self.loop.time() - self._heard_at
-        if idle < self._timeout_duration:
-            self._timeout_handle = self.loop.call_later(self._timeout_duration - idle, self._timeout_cb)
+        left, goodbye = self._time_left()
+        if left > 0:
+            self._timeout_handle = self.loop.call_later(left, self._timeout_cb)
             return None
-        log.info("session.timeout", client=self.client, idle=round(idle, 1))
-        return self.close(replies.TIMED_OUT)
+        self._server.notices.info("session.timeout", client=self.client, reply=str(goodbye))
+        return self.close(goodbye)
+
+    def _time_left(self) -> tuple[float, Reply]:
+        """Seconds until the client is hung up on, unless it goes on, and what it is told then.
+
+        A command must be whole in time: its octets count for nothing, so that nobody holds a session by
+        sending one now and then. A message may take longer the larger it is, but never pause for long.
+        """
+        if self._task is not None:
+            return self._timeout_duration, replies.TIMED_OUT  # it waits for us
+        now = self.loop.time()
+        silence = self._heard_at + self._timeout_duration - now
+        if self._data is None:
+            return silence, replies.TIMED_OUT
+        earned = self._data.received / SLOWEST_MESSAGE
+        rest = self._data_began_at + self._timeout_duration + earned - now
+        return min((silence, replies.TIMED_OUT), (rest, replies.TOO_SLOW))
 
     # ---- closing
 

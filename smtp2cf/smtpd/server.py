@@ -61,8 +61,9 @@ class Policy:
 
     hostname: what the greeting says. allow_networks: clients that may relay without AUTH.
     max_message_size: octets. max_recipients: of one transaction. max_sessions: at once.
-    session_timeout: seconds of silence. auth_without_tls: passwords may come in clear.
-    proxy_networks: proxies that say for whom they connect.
+    session_timeout: seconds of silence, and for one command to be whole. auth_without_tls: passwords may
+    come in clear. proxy_networks: proxies that say for whom they connect. crlf_only: a command that ends
+    with LF alone is refused.
     """
 
     hostname: str
@@ -73,6 +74,7 @@ class Policy:
     session_timeout: float
     auth_without_tls: bool = False
     proxy_networks: tuple[Network, ...] = ()
+    crlf_only: bool = False
 
     def may_relay(self, client: str) -> bool:
         """A client at this address may relay; one on a unix socket has none and may."""
