@@ -161,8 +161,11 @@ class Connection(aiosmtpd.SMTP):
         """The client sends no more, but may still read: answer what it sent."""
         self._ended = True
         self._receipts.client_left()
+        half_closed = not (self._secure or self._handshaking)
+        if not half_closed:
+            self._drop_unanswered()  # TLS can't be closed by halves: no answer would get to the client
         self._hang_up_when_done()
-        return not (self._secure or self._handshaking)  # TLS can't be closed by halves
+        return half_closed
 
     def data_received(self, data: bytes) -> None:
         """Octets of a message go to where it is kept; commands are answered as they come."""

@@ -46,13 +46,15 @@ class Session(Connection):
         """Answer one command, or start what must be waited for before it can be answered."""
         if self._exchange is not None:
             return self._respond(self._exchange, line)
-        verb, _, argument = line.decode("utf-8", "surrogateescape").strip().partition(" ")
-        verb = verb.upper()
+        # Not decoded as a whole: no other script's letters and blanks are the standard's.
+        word, _, rest = line.strip().partition(b" ")
+        verb = word.upper().decode("latin-1")
+        argument = rest.decode("utf-8", "surrogateescape").strip()
         too_long, self._overlong = self._overlong or len(line) > LIMITS.get(verb, COMMAND_LIMIT), False
         try:
             if not too_long and (command := self._door.commands.get(verb)) is not None:
                 if (wrong := self._malformed(line)) is None:
-                    command(self, argument.strip())
+                    command(self, argument)
                 else:
                     self._refuse_line(verb, wrong)
             elif self._is_foreign(line):
@@ -60,7 +62,7 @@ class Session(Connection):
             elif too_long:
                 self._refuse_line(verb, replies.COMMAND_TOO_LONG)
             elif verb in AIOSMTPD_COMMANDS:
-                self._wait_for(AIOSMTPD_COMMANDS[verb](self, argument.strip()), verb)
+                self._wait_for(AIOSMTPD_COMMANDS[verb](self, argument), verb)
             else:
                 unknown = replies.UNKNOWN_COMMAND if verb.isalpha() else replies.BAD_COMMAND
                 self._answer(WRONG_HELLO.get(verb, unknown))
@@ -74,7 +76,7 @@ class Session(Connection):
         return self._wrong_end(line)
 
     def _wrong_end(self, line: bytes) -> Reply | None:
-        if self._server.policy.crlf_only and line[-2:] != b"\r\n":
+        if self._server.policy.crlf_only and (line[-2:] != b"\r\n" or b"\r" in line[:-2]):
             return replies.NO_CRLF
         return None
 
