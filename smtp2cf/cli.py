@@ -1,4 +1,4 @@
-"""The command line: smtp2cf serve, sandbox, check, send. Exit codes are sysexits.h's."""
+"""The command line: smtp2cf serve, sandbox, check, send, queue, user. Exit codes are sysexits.h's."""
 
 import asyncio
 import contextlib
@@ -17,6 +17,7 @@ import typer
 from smtp2cf import __version__, config
 from smtp2cf.cli_queue import EnvFile
 from smtp2cf.cli_queue import app as queue_app
+from smtp2cf.cli_user import app as user_app
 from smtp2cf.endpoint import Endpoint, bound, listen
 from smtp2cf.spool import SpoolError
 
@@ -33,6 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(queue_app, name="queue")
+app.add_typer(user_app, name="user")
 
 
 @app.command("install-sendmail")
@@ -120,10 +122,13 @@ def sandbox(
 @app.command()
 def check(env_file: EnvFile = None) -> None:
     """Check the settings, the token, and that Cloudflare can be reached; exit 0 or 78."""
+    from smtp2cf import logs
     from smtp2cf import serve as bridge
     from smtp2cf.reply import SendError
 
-    settings = bridge.require_account(config.load(env_file))
+    settings = bridge.require_no_open_relay(bridge.require_account(config.load(env_file)))
+    logs.configure("warning", settings.log_format)
+    bridge.make_access(settings).close()
     for line in config.unknown_variables(env_file):
         typer.echo(f"warning: {line}", err=True)
     typer.echo("settings: ok")

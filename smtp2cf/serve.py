@@ -18,7 +18,8 @@ import structlog
 from prometheus_client import REGISTRY, Gauge, Info
 from pydantic import SecretStr
 
-from smtp2cf import __version__, config, logs, maillog, spool
+from smtp2cf import __version__, config, exposure, logs, maillog, spool
+from smtp2cf.access.access import Access, open_access
 from smtp2cf.admin import Admin, Readiness
 from smtp2cf.cloudflare import Client
 from smtp2cf.endpoint import Endpoint, bound, listen
@@ -60,6 +61,7 @@ class Bridge:
         self._started = time.time()
         self.spool = store
         self.waiting = Waiting(store, settings.warn_after) if store is not None else None
+        self.access = make_access(settings)
         self.client = make_client(settings)
         self.relay = Relay(
             self.client.send,
@@ -68,6 +70,7 @@ class Bridge:
             retry=_retry_policy(settings),
             bounce=_bounce_policy(settings),
             pace=self.client.pacer,
+            sender_refusal=self.access.sender_refusal,
         )
         self.server = Server(
             self.relay.accept, _smtp_policy(settings), self.relay.answered if store is not None else None
@@ -139,6 +142,7 @@ class Bridge:
         await asyncio.gather(*self._watches, return_exceptions=True)
         await self.admin.stop()
         await self.client.aclose()
+        self.access.close()
         if self.spool is not None:
             await self.spool.close()
         if self._sandbox is not None:
@@ -175,6 +179,14 @@ def make_client(settings: config.Settings) -> Client:
         raise config.SettingsError(str(error)) from None
 
 
+def make_access(settings: config.Settings) -> Access:
+    """Who may send; raises config.SettingsError for a users file that can't be used."""
+    try:
+        return open_access(settings.users_file, settings.allowed_sender_domains, maillog.login)
+    except ValueError as error:
+        raise config.SettingsError(f"SMTP2CF_USERS_FILE: {error}") from None
+
+
 def message_policy(settings: config.Settings) -> MessagePolicy:
     """What the settings say about messages."""
     return MessagePolicy(
@@ -183,6 +195,7 @@ def message_policy(settings: config.Settings) -> MessagePolicy:
         non_utf8=settings.non_utf8,
         bare_newline=settings.bare_newline,
         drop_headers=frozenset(settings.drop_headers),
+        check_header_from=settings.check_header_from,
         mode=settings.mode,
         reply_timeout=settings.reply_timeout,
     )
@@ -234,7 +247,14 @@ def relay_once(envelope: Envelope, message: bytes) -> Verdict:
     async def once() -> Verdict:
         client = make_client(settings)
         try:
-            relay = Relay(client.send, message_policy(settings), bounce=_bounce_policy(settings))
+            relay = Relay(
+                client.send,
+                message_policy(settings),
+                bounce=_bounce_policy(settings),
+                sender_refusal=open_access(
+                    None, settings.allowed_sender_domains, maillog.login
+                ).sender_refusal,
+            )
             verdict = await relay.accept(envelope, message)
             await relay.drain(settings.api_timeout)
             return verdict
@@ -255,6 +275,40 @@ def require_account(settings: config.Settings) -> config.Settings:
     return settings
 
 
+def require_no_open_relay(settings: config.Settings) -> config.Settings:
+    """The settings, unless they let everybody relay who does not say so; raises config.SettingsError."""
+    everybody = exposure.everybody_in(settings.allow_networks)
+    if everybody is not None and not settings.i_am_an_open_relay:
+        raise config.SettingsError(
+            f"SMTP2CF_ALLOW_NETWORKS holds {everybody}: everybody who reaches the bridge could send with your"
+            " account. Name your clients' networks, or use SMTP2CF_USERS_FILE; if this is what you want, set"
+            " SMTP2CF_I_AM_AN_OPEN_RELAY=yes"
+        )
+    return settings
+
+
+def warn_of_exposure(settings: config.Settings, sockets: list[socket.socket]) -> None:
+    """Say loudly that everybody may send, or that nobody can who is meant to.
+
+    sockets: all that take mail, listening.
+    """
+    reachable = exposure.reachable(sockets)
+    if (everybody := exposure.everybody_in(settings.allow_networks)) is not None:
+        log.warning(
+            "serve.open_relay",
+            listens=reachable,
+            note=f"SMTP2CF_ALLOW_NETWORKS holds {everybody}: everybody who reaches this bridge sends mail"
+            " with your account, and spammers will (SMTP2CF_I_AM_AN_OPEN_RELAY=yes)",
+        )
+    if reachable and settings.users_file is None and not exposure.beyond_loopback(settings.allow_networks):
+        log.warning(
+            "serve.nobody_may_relay",
+            listens=reachable,
+            note="other hosts reach this bridge and every one of them is refused: name their networks in"
+            " SMTP2CF_ALLOW_NETWORKS, or their users in SMTP2CF_USERS_FILE",
+        )
+
+
 async def run(
     settings: config.Settings, sandbox_at: Endpoint | None, announce: Callable[[Listening], None]
 ) -> None:
@@ -262,6 +316,7 @@ async def run(
 
     sandbox_at: where to put a stand-in for Cloudflare. announce: told once mail can be sent.
     """
+    require_no_open_relay(settings)
     _raise_file_limit()
     with contextlib.ExitStack() as opened:
         smtp, smtp_at = _open(settings.smtp_listen, opened)
@@ -274,6 +329,7 @@ async def run(
             settings = _apart_from_real_mail(settings)
         settings = settings.model_copy(update={"smtp_listen": smtp_at, "admin_listen": admin_at})
         bridge = Bridge(settings, await open_spool(settings), sandbox)
+        warn_of_exposure(settings, smtp)
         stop = _stop_signal()
         await bridge.start(smtp, admin)
         opened.pop_all()
