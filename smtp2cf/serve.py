@@ -268,6 +268,7 @@ async def run(
     sandbox_at: where to put a stand-in for Cloudflare. announce: told once mail can be sent.
     """
     _raise_file_limit()
+    _leave_no_core()
     with contextlib.ExitStack() as opened:
         smtp, smtp_at = _open(settings.smtp_listen, opened)
         admin, admin_at = _open(settings.admin_listen, opened)
@@ -371,6 +372,11 @@ def _raise_file_limit() -> None:
     if soft < wanted:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _leave_no_core() -> None:
+    """A core would hold the token and the mail under way; who needs one may raise the limit again."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 def _gauges(bridge: Bridge) -> None:
