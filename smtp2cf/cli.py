@@ -103,10 +103,12 @@ def sandbox(
     """Run the stand-in for Cloudflare's API by itself."""
     from smtp2cf.sandbox import Sandbox
 
+    hosts = (socket.gethostname(), *config.load().admin_hosts)
+
     async def run() -> None:
         endpoint = _endpoint(sandbox_listen)
         sockets = listen(endpoint)
-        stand_in = Sandbox(token=None)
+        stand_in = Sandbox(token=None, hosts=hosts)
         await stand_in.start(sockets)
         url = f"http://{bound(sockets, endpoint)}"
         stop = asyncio.Event()

@@ -7,6 +7,7 @@ made of the descriptions here. Only serve.py and cli.py import this; everybody e
 import difflib
 import ipaddress
 import os
+import re
 import socket
 import sys
 from collections.abc import Mapping
@@ -301,6 +302,13 @@ class Settings(BaseSettings):
         (Endpoint("127.0.0.1", 8025),),
         description="Where /livez, /readyz, /metrics and the status page are; none for nowhere.",
     )
+    admin_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Names by which the status page, /metrics and /queue may be asked for, several with"
+        " commas; localhost, literal addresses, this host's name and SMTP2CF_HOSTNAME may be used anyway."
+        " Other names are refused: a web page could have them point here.",
+        examples=["smtp2cf.internal,smtp2cf"],
+    )
     drain_timeout: float = Field(
         30, ge=0, le=3600, description="Seconds that transactions under way have to finish after SIGTERM."
     )
@@ -376,6 +384,16 @@ class Settings(BaseSettings):
         names = tuple(name.lower() for name in _listed(value))
         if wrong := [name for name in names if not name.isascii() or ":" in name or " " in name]:
             raise ValueError(f"{wrong[0]!r} is no header field's name")
+        return names
+
+    @field_validator("admin_hosts", mode="before")
+    @classmethod
+    def _host_names(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        names = tuple(_listed(value))
+        if wrong := [name for name in names if not re.fullmatch(r"[\w.-]+", name)]:
+            raise ValueError(f"{wrong[0]!r} is no host's name: names without a port are meant")
         return names
 
     @field_validator(

@@ -75,7 +75,12 @@ class Bridge:
         self.server = Server(
             self.relay.accept, _smtp_policy(settings), self.relay.answered if store is not None else None
         )
-        self.admin = Admin(self.readiness, self.status, self._queue_items if store is not None else None)
+        self.admin = Admin(
+            self.readiness,
+            self.status,
+            self._queue_items if store is not None else None,
+            hosts=own_names(settings),
+        )
         self.drop = DropDirectory(
             _drop_policy(settings), self.relay.accept, self.relay.bounce, self.relay.answered
         )
@@ -318,13 +323,14 @@ async def run(
     """
     require_no_open_relay(settings)
     _raise_file_limit()
+    _leave_no_core()
     with contextlib.ExitStack() as opened:
         smtp, smtp_at = _open(settings.smtp_listen, opened)
         admin, admin_at = _open(settings.admin_listen, opened)
         sandbox, found_at = None, None
         if sandbox_at is not None:
             sockets, (found_at,) = _open((sandbox_at,), opened)
-            sandbox = await _start_sandbox(sockets)
+            sandbox = await _start_sandbox(sockets, own_names(settings))
             settings = sandboxed(settings, found_at)
             settings = _apart_from_real_mail(settings)
         settings = settings.model_copy(update={"smtp_listen": smtp_at, "admin_listen": admin_at})
@@ -366,10 +372,16 @@ def _apart_from_real_mail(settings: config.Settings) -> config.Settings:
     return settings.model_copy(update={"state_dir": Path(directory)})
 
 
-async def _start_sandbox(sockets: list[socket.socket]) -> "Sandbox":
+def own_names(settings: config.Settings) -> tuple[str, ...]:
+    """Names by which people ask for our pages."""
+    listening = (endpoint.host for endpoint in settings.admin_listen)
+    return (settings.hostname, socket.gethostname(), *settings.admin_hosts, *listening)
+
+
+async def _start_sandbox(sockets: list[socket.socket], hosts: tuple[str, ...]) -> "Sandbox":
     from smtp2cf.sandbox import Sandbox
 
-    sandbox = Sandbox(token=None)
+    sandbox = Sandbox(token=None, hosts=hosts)
     await sandbox.start(sockets)
     return sandbox
 
@@ -416,6 +428,11 @@ def _raise_file_limit() -> None:
     if soft < wanted:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _leave_no_core() -> None:
+    """A core would hold the token and the mail under way; who needs one may raise the limit again."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 def _gauges(bridge: Bridge) -> None:

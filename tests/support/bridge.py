@@ -12,6 +12,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support.secret import TOKEN
+
 START_TIMEOUT = 60.0
 
 
@@ -94,7 +96,13 @@ class Bridge:
 @contextlib.contextmanager
 def running_bridge(directory: Path, *arguments: str, sandbox: bool = True, **env: str) -> Iterator[Bridge]:
     """Start a bridge with settings given as SMTP2CF_ variables without their prefix; stop it after."""
-    settings = {"SMTP_LISTEN": "127.0.0.1:0", "ADMIN_LISTEN": "127.0.0.1:0", "LOG_FORMAT": "json", **env}
+    settings = {
+        "SMTP_LISTEN": "127.0.0.1:0",
+        "ADMIN_LISTEN": "127.0.0.1:0",
+        "LOG_FORMAT": "json",
+        "API_TOKEN": TOKEN,
+    }
+    settings |= env
     environ = {
         name: value for name, value in os.environ.items() if not name.startswith(("SMTP2CF_", "CLOUDFLARE_"))
     }
