@@ -21,13 +21,14 @@ from pydantic import SecretStr
 from smtp2cf import __version__, config, logs, maillog, spool
 from smtp2cf.admin import Admin, Readiness
 from smtp2cf.cloudflare import Client
-from smtp2cf.endpoint import Endpoint, bound, listen
+from smtp2cf.endpoint import Endpoint, bound, group_id, listen
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.listing import listed
 from smtp2cf.relay import BouncePolicy, DropDirectory, DropPolicy, MessagePolicy, Relay, RetryPolicy
 from smtp2cf.reply import SendError
 from smtp2cf.smtpd import Policy, Server
 from smtp2cf.spool import Spool
+from smtp2cf.systemd import HandedOverError, handed_over
 from smtp2cf.waiting import Waiting
 
 if TYPE_CHECKING:
@@ -264,11 +265,12 @@ async def run(
     """
     _raise_file_limit()
     with contextlib.ExitStack() as opened:
-        smtp, smtp_at = _open(settings.smtp_listen, opened)
-        admin, admin_at = _open(settings.admin_listen, opened)
+        doors = _Doors(settings, opened)
+        smtp, smtp_at = doors.open("smtp", settings.smtp_listen)
+        admin, admin_at = doors.open("admin", settings.admin_listen)
         sandbox, found_at = None, None
         if sandbox_at is not None:
-            sockets, (found_at,) = _open((sandbox_at,), opened)
+            sockets, (found_at,) = doors.open("sandbox", (sandbox_at,))
             sandbox = await _start_sandbox(sockets)
             settings = sandboxed(settings, found_at)
             settings = _apart_from_real_mail(settings)
@@ -276,19 +278,18 @@ async def run(
         bridge = Bridge(settings, await open_spool(settings), sandbox)
         stop = _stop_signal()
         await bridge.start(smtp, admin)
-        opened.pop_all()
-    announce(Listening(smtp_at, admin_at, found_at))
-    log.info(
-        "serve.ready",
-        version=__version__,
-        smtp=[str(endpoint) for endpoint in smtp_at],
-        admin=[str(endpoint) for endpoint in admin_at],
-        **({"sandbox": str(found_at)} if found_at else {}),
-    )
-    await stop.wait()
-    log.info("serve.stopping", sessions=len(bridge.server.sessions))
-    await bridge.stop()
-    log.info("serve.stopped")
+        announce(Listening(smtp_at, admin_at, found_at))
+        log.info(
+            "serve.ready",
+            version=__version__,
+            smtp=[str(endpoint) for endpoint in smtp_at],
+            admin=[str(endpoint) for endpoint in admin_at],
+            **({"sandbox": str(found_at)} if found_at else {}),
+        )
+        await stop.wait()
+        log.info("serve.stopping", sessions=len(bridge.server.sessions))
+        await bridge.stop()
+        log.info("serve.stopped")
 
 
 def sandboxed(settings: config.Settings, sandbox_at: Endpoint) -> config.Settings:
@@ -329,18 +330,43 @@ def _smtp_policy(settings: config.Settings) -> Policy:
     )
 
 
-def _open(
-    endpoints: tuple[Endpoint, ...], opened: contextlib.ExitStack
-) -> tuple[list[socket.socket], tuple[Endpoint, ...]]:
-    sockets: list[socket.socket] = []
-    found = []
-    for endpoint in endpoints:
-        new = listen(endpoint)
-        for sock in new:
-            opened.enter_context(sock)
-        sockets += new
-        found.append(bound(new, endpoint))
-    return sockets, tuple(found)
+class _Doors:
+    """Finds the sockets to listen on: those handed over by systemd, else those that the settings name.
+
+    opened: what closes them at the end. Raises config.SettingsError for what can't be used.
+    """
+
+    def __init__(self, settings: config.Settings, opened: contextlib.ExitStack) -> None:
+        self._opened = opened
+        self._mode = int(settings.socket_mode, 8)
+        try:
+            self._group = group_id(settings.socket_group)
+            self._handed_over = handed_over()
+        except ValueError as error:
+            raise config.SettingsError(f"SMTP2CF_SOCKET_GROUP: {error}") from None
+        except HandedOverError as error:
+            raise config.SettingsError(str(error)) from None
+        for sockets in self._handed_over.values():
+            self._close_at_the_end(sockets)
+
+    def open(
+        self, protocol: str, endpoints: tuple[Endpoint, ...]
+    ) -> tuple[list[socket.socket], tuple[Endpoint, ...]]:
+        """The sockets on which this is spoken, and where they are. Raises OSError."""
+        if given := self._handed_over.get(protocol):
+            return given, tuple(map(Endpoint.of, given))
+        sockets: list[socket.socket] = []
+        found = []
+        for endpoint in endpoints:
+            new = listen(endpoint, mode=self._mode, group=self._group)
+            self._close_at_the_end(new)
+            sockets += new
+            found.append(bound(new, endpoint))
+        return sockets, tuple(found)
+
+    def _close_at_the_end(self, sockets: list[socket.socket]) -> None:
+        for sock in sockets:
+            self._opened.callback(sock.close)
 
 
 def _stop_signal() -> asyncio.Event:
