@@ -124,9 +124,12 @@ def check(env_file: EnvFile = None) -> None:
     from smtp2cf.reply import SendError
 
     settings = bridge.require_account(config.load(env_file))
+    certificate = bridge.load_certificate(settings)
     for line in config.unknown_variables(env_file):
         typer.echo(f"warning: {line}", err=True)
     typer.echo("settings: ok")
+    if certificate is not None:
+        typer.echo(f"certificate: {certificate}")
 
     async def verify() -> str:
         client = bridge.make_client(settings)

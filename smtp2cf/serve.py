@@ -21,7 +21,8 @@ from pydantic import SecretStr
 from smtp2cf import __version__, config, logs, maillog, spool
 from smtp2cf.admin import Admin, Readiness
 from smtp2cf.cloudflare import Client
-from smtp2cf.endpoint import Endpoint, bound, group_id, listen
+from smtp2cf.doors import Doors
+from smtp2cf.endpoint import Endpoint, group_id
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.listing import listed
 from smtp2cf.relay import BouncePolicy, DropDirectory, DropPolicy, MessagePolicy, Relay, RetryPolicy
@@ -29,6 +30,7 @@ from smtp2cf.reply import SendError
 from smtp2cf.smtpd import Policy, Server
 from smtp2cf.spool import Spool
 from smtp2cf.systemd import HandedOverError, handed_over
+from smtp2cf.tls import Certificate, CertificateError, self_signed
 from smtp2cf.waiting import Waiting
 
 if TYPE_CHECKING:
@@ -54,10 +56,15 @@ class Bridge:
     """Everything that runs in one `smtp2cf serve`."""
 
     def __init__(
-        self, settings: config.Settings, store: Spool | None, sandbox: "Sandbox | None" = None
+        self,
+        settings: config.Settings,
+        store: Spool | None,
+        sandbox: "Sandbox | None" = None,
+        certificate: Certificate | None = None,
     ) -> None:
         self._settings = settings
         self._sandbox = sandbox
+        self.certificate = certificate
         self._started = time.time()
         self.spool = store
         self.waiting = Waiting(store, settings.warn_after) if store is not None else None
@@ -120,6 +127,8 @@ class Bridge:
         self._watches.append(asyncio.create_task(self._watch_token()))
         if self.waiting is not None:
             self._watches.append(asyncio.create_task(self.waiting.watch()))
+        if self.certificate is not None:
+            self._watches.append(asyncio.create_task(self.certificate.watch()))
         if self.relay.queue is not None:
             self.relay.queue.start()
         self._drop_run = asyncio.create_task(self.drop.run())
@@ -144,6 +153,11 @@ class Bridge:
             await self.spool.close()
         if self._sandbox is not None:
             await self._sandbox.stop()
+
+    def reload(self) -> None:
+        """Read anew what is in files of its own: the certificate."""
+        if self.certificate is not None:
+            self.certificate.reload()
 
     async def _watch_token(self) -> None:
         """Find out at the start whether the token is good, and keep looking while it isn't."""
@@ -173,6 +187,22 @@ def make_client(settings: config.Settings) -> Client:
             concurrency=settings.api_concurrency,
         )
     except ValueError as error:
+        raise config.SettingsError(str(error)) from None
+
+
+def load_certificate(settings: config.Settings) -> Certificate | None:
+    """The certificate of the settings; raises config.SettingsError for one that can't be used."""
+    if settings.tls_cert_file is None:
+        if settings.tls_key_file is not None:
+            raise config.SettingsError("SMTP2CF_TLS_KEY_FILE is set, but SMTP2CF_TLS_CERT_FILE is not")
+        if settings.smtps_listen:
+            raise config.SettingsError(
+                "SMTP2CF_SMTPS_LISTEN needs a certificate: SMTP2CF_TLS_CERT_FILE is not set"
+            )
+        return None
+    try:
+        return Certificate(settings.tls_cert_file, settings.tls_key_file, settings.tls_min_version)
+    except CertificateError as error:
         raise config.SettingsError(str(error)) from None
 
 
@@ -265,7 +295,7 @@ async def run(
     """
     _raise_file_limit()
     with contextlib.ExitStack() as opened:
-        doors = _Doors(settings, opened)
+        doors = _doors(settings, opened)
         smtp, smtp_at = doors.open("smtp", settings.smtp_listen)
         admin, admin_at = doors.open("admin", settings.admin_listen)
         sandbox, found_at = None, None
@@ -273,10 +303,11 @@ async def run(
             sockets, (found_at,) = doors.open("sandbox", (sandbox_at,))
             sandbox = await _start_sandbox(sockets)
             settings = sandboxed(settings, found_at)
-            settings = _apart_from_real_mail(settings)
+            settings = _with_certificate(_apart_from_real_mail(settings))
+        certificate = load_certificate(settings)
         settings = settings.model_copy(update={"smtp_listen": smtp_at, "admin_listen": admin_at})
-        bridge = Bridge(settings, await open_spool(settings), sandbox)
-        stop = _stop_signal()
+        bridge = Bridge(settings, await open_spool(settings), sandbox, certificate)
+        stop = _signals(bridge.reload)
         await bridge.start(smtp, admin)
         announce(Listening(smtp_at, admin_at, found_at))
         log.info(
@@ -306,9 +337,26 @@ def _apart_from_real_mail(settings: config.Settings) -> config.Settings:
     """Mail for a sandbox waits in a spool of its own, unless one is named: no real mail may go there."""
     if {"spool_url", "state_dir"} & settings.model_fields_set:
         return settings
+    return settings.model_copy(update={"state_dir": _temporary_directory()})
+
+
+def _with_certificate(settings: config.Settings) -> config.Settings:
+    """A sandbox offers TLS too: with a certificate made now, unless one is named."""
+    if settings.tls_cert_file is not None or settings.tls_key_file is not None:
+        return settings
+    directory = _temporary_directory()
+    cert_file, key_file = directory / "certificate.pem", directory / "key.pem"
+    for file, pem in zip((cert_file, key_file), self_signed(settings.hostname), strict=True):
+        file.touch(0o600)
+        file.write_bytes(pem)
+    return settings.model_copy(update={"tls_cert_file": cert_file, "tls_key_file": key_file})
+
+
+def _temporary_directory() -> Path:
+    """A directory for nobody else, which is there until the process ends."""
     directory = tempfile.mkdtemp(prefix="smtp2cf-sandbox-")
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    return settings.model_copy(update={"state_dir": Path(directory)})
+    return Path(directory)
 
 
 async def _start_sandbox(sockets: list[socket.socket]) -> "Sandbox":
@@ -330,52 +378,29 @@ def _smtp_policy(settings: config.Settings) -> Policy:
     )
 
 
-class _Doors:
-    """Finds the sockets to listen on: those handed over by systemd, else those that the settings name.
-
-    opened: what closes them at the end. Raises config.SettingsError for what can't be used.
-    """
-
-    def __init__(self, settings: config.Settings, opened: contextlib.ExitStack) -> None:
-        self._opened = opened
-        self._mode = int(settings.socket_mode, 8)
-        try:
-            self._group = group_id(settings.socket_group)
-            self._handed_over = handed_over()
-        except ValueError as error:
-            raise config.SettingsError(f"SMTP2CF_SOCKET_GROUP: {error}") from None
-        except HandedOverError as error:
-            raise config.SettingsError(str(error)) from None
-        for sockets in self._handed_over.values():
-            self._close_at_the_end(sockets)
-
-    def open(
-        self, protocol: str, endpoints: tuple[Endpoint, ...]
-    ) -> tuple[list[socket.socket], tuple[Endpoint, ...]]:
-        """The sockets on which this is spoken, and where they are. Raises OSError."""
-        if given := self._handed_over.get(protocol):
-            return given, tuple(map(Endpoint.of, given))
-        sockets: list[socket.socket] = []
-        found = []
-        for endpoint in endpoints:
-            new = listen(endpoint, mode=self._mode, group=self._group)
-            self._close_at_the_end(new)
-            sockets += new
-            found.append(bound(new, endpoint))
-        return sockets, tuple(found)
-
-    def _close_at_the_end(self, sockets: list[socket.socket]) -> None:
-        for sock in sockets:
-            self._opened.callback(sock.close)
+def _doors(settings: config.Settings, opened: contextlib.ExitStack) -> Doors:
+    """What opens the sockets to listen on; raises config.SettingsError for those that can't be used."""
+    try:
+        group = group_id(settings.socket_group)
+        return Doors(handed_over(), opened, mode=int(settings.socket_mode, 8), group=group)
+    except ValueError as error:
+        raise config.SettingsError(f"SMTP2CF_SOCKET_GROUP: {error}") from None
+    except HandedOverError as error:
+        raise config.SettingsError(str(error)) from None
 
 
-def _stop_signal() -> asyncio.Event:
-    """Set at SIGTERM and SIGINT. SIGHUP has nothing to reopen, and must not kill."""
+def _signals(reload: Callable[[], None]) -> asyncio.Event:
+    """Set at SIGTERM and SIGINT; at SIGHUP what can be read anew is."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, lambda: log.info("serve.sighup", note="nothing to reload"))
+
+    def hang_up() -> None:
+        log.info("serve.sighup")
+        reload()
+
+    loop.add_signal_handler(signal.SIGHUP, hang_up)
     return stop
 
 
@@ -399,6 +424,11 @@ def _gauges(bridge: Bridge) -> None:
         ),
         "smtp2cf_ready": ("1 when mail can be taken and sent", lambda: float(bridge.readiness().ready)),
     }
+    if (certificate := bridge.certificate) is not None:
+        gauges["smtp2cf_tls_certificate_expires_timestamp"] = (
+            "When the certificate expires, in seconds since the epoch",
+            lambda: certificate.expires,
+        )
     for name, (text, value) in gauges.items():
         Gauge(name, text, registry=REGISTRY).set_function(value)
     Info("smtp2cf_build", "What runs").info({"version": __version__})
