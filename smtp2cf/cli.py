@@ -131,9 +131,12 @@ def check(env_file: EnvFile = None) -> None:
     settings = bridge.require_no_open_relay(bridge.require_account(config.load(env_file)))
     logs.configure("warning", settings.log_format)
     bridge.make_access(settings).close()
+    certificate = bridge.load_certificate(settings)
     for line in config.unknown_variables(env_file):
         typer.echo(f"warning: {line}", err=True)
     typer.echo("settings: ok")
+    if certificate is not None:
+        typer.echo(f"certificate: {certificate}")
 
     async def verify() -> str:
         client = bridge.make_client(settings)
