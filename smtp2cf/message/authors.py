@@ -171,11 +171,12 @@ def _shown(text: str) -> Iterator[str]:
 
 
 def _readings(text: str) -> Iterator[str]:
-    """The text with its encoded words decoded, joined as readers may join them, and one by one."""
+    """The text with its encoded words decoded: those beside one another together, and joined with what
+    else stands beside them; then one by one, and apart from that."""
     if "=?" in _RUN.sub("", text):
         raise _UnclearError  # what some take for an encoded word
-    yield _RUN.sub(lambda run: _decoded([word[0] for word in _WORD.finditer(run[0])], joined=True), text)
-    yield _RUN.sub(lambda run: _decoded([word[0] for word in _WORD.finditer(run[0])], joined=False), text)
+    yield _RUN.sub(lambda run: _decoded(_WORD.findall(run[0]), joined=True), text)
+    yield _RUN.sub(lambda run: f" {_decoded(_WORD.findall(run[0]), joined=False)} ", text)
 
 
 def _decoded(words: list[str], *, joined: bool) -> str:
