@@ -81,7 +81,9 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize(("broken", "why"), BROKEN)
+@pytest.mark.parametrize(
+    ("broken", "why"), BROKEN, ids=range(len(BROKEN))
+)  # a hash is another one in every process
 def test_a_broken_line_is_named_by_its_number_and_its_hash_is_not_shown(
     broken: str | bytes, why: str
 ) -> None:
