@@ -10,9 +10,8 @@ import socket
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 from prometheus_client import REGISTRY, Gauge, Info
@@ -44,8 +43,7 @@ SANDBOX_TOKEN = "sandbox"  # noqa: S105 - the sandbox takes any
 log = structlog.stdlib.get_logger("smtp2cf.serve")
 
 
-@dataclass(frozen=True)
-class Listening:
+class Listening(NamedTuple):
     """Where the bridge can be reached, for those who start it."""
 
     smtp: tuple[Endpoint, ...]
@@ -392,6 +390,8 @@ async def run(
             }
         )
         certificate = load_certificate(settings)
+        if smtps and certificate is None:
+            raise config.SettingsError("SMTPS needs a certificate: SMTP2CF_TLS_CERT_FILE is not set")
         bridge = Bridge(settings, await open_spool(settings), sandbox, certificate)
         warn_of_exposure(settings, smtp + smtps + lmtp)
         stop = _signals(bridge.reload)
@@ -405,15 +405,13 @@ async def run(
 
 
 def _where(listening: Listening) -> dict[str, object]:
-    """Every place that is listened on, for the log."""
-    places = {
-        "smtp": listening.smtp,
-        "smtps": listening.smtps,
-        "lmtp": listening.lmtp,
-        "admin": listening.admin,
+    """Every place that is listened on, for the log; of what is seldom set up only where it is."""
+    places = listening._asdict()
+    sandbox = places.pop("sandbox")
+    named: dict[str, object] = {
+        name: [str(place) for place in at] for name, at in places.items() if at or name in ("smtp", "admin")
     }
-    named: dict[str, object] = {name: [str(place) for place in at] for name, at in places.items() if at}
-    return {**named, "sandbox": str(listening.sandbox)} if listening.sandbox else named
+    return {**named, "sandbox": str(sandbox)} if sandbox else named
 
 
 def sandboxed(settings: config.Settings, sandbox_at: Endpoint) -> config.Settings:

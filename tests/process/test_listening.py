@@ -89,6 +89,7 @@ def test_sockets_handed_over_take_the_place_of_those_in_the_settings(tmp_path: P
             deliver(UnixSMTP(path))
             assert len(bridge.messages()) == 2
             assert bridge.stop() == 0
+        assert path.exists(), "systemd listens there still"
 
 
 def test_the_admin_listens_on_the_socket_it_is_handed(tmp_path: Path) -> None:

@@ -105,7 +105,8 @@ def test_what_pydantic_has_no_words_for_has_ours() -> None:
     unclear = {
         name
         for name, field in config.Settings.model_fields.items()
-        if field.annotation is ByteSize or any(getattr(how, "pattern", None) for how in field.metadata)
+        if field.annotation in (ByteSize, bool)
+        or any(getattr(how, "pattern", None) for how in field.metadata)
     }
     assert unclear == set(config.FORMS)
 
