@@ -316,7 +316,6 @@ async def run(
 
     sandbox_at: where to put a stand-in for Cloudflare. announce: told once mail can be sent.
     """
-    require_no_open_relay(settings)
     _raise_file_limit()
     with contextlib.ExitStack() as opened:
         smtp, smtp_at = _open(settings.smtp_listen, opened)

@@ -5,12 +5,15 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from smtp2cf import config
 from smtp2cf.endpoint import Endpoint, listen
 from smtp2cf.exposure import beyond_loopback, everybody_in, reachable
-from tests.access.hashes import line
+from smtp2cf.serve import require_no_open_relay, warn_of_exposure
 from tests.process.command import smtp2cf
 from tests.support.bridge import running_bridge
 
@@ -101,33 +104,48 @@ def test_loopback_by_number_or_name_and_unix_sockets_can_not_be_reached(
 NOBODY, EVERYBODY = "serve.nobody_may_relay", "serve.open_relay"
 
 
-def warnings(directory: Path, **settings: str) -> dict[str, dict]:
-    """What a start warns of, by event."""
-    with running_bridge(directory, **settings) as bridge:
-        return {line["event"]: line for line in bridge.log() if line["event"] in (NOBODY, EVERYBODY)}
+def warned_of(sockets: list[socket.socket], **settings: Any) -> dict[str, Any]:
+    """What a start with these listening sockets warns of, by event."""
+    with capture_logs() as lines:
+        warn_of_exposure(config.Settings(**settings), sockets)
+    assert {line["log_level"] for line in lines} <= {"warning"}
+    return {line["event"]: line for line in lines}
 
 
-def test_a_listener_that_others_reach_and_nobody_may_use_is_said_loudly(tmp_path: Path) -> None:
-    warned = warnings(tmp_path, SMTP_LISTEN="0.0.0.0:0")
+def test_a_listener_that_others_reach_and_nobody_may_use_is_said_loudly(
+    opened: list[socket.socket],
+) -> None:
+    opened += listen(Endpoint("127.0.0.1", 0))
+    assert not warned_of(opened)
+    opened += listen(Endpoint("0.0.0.0", 0))
+    warned = warned_of(opened)
     assert set(warned) == {NOBODY}
-    assert warned[NOBODY]["level"] == "warning"
+    assert warned[NOBODY]["listens"] == [f"0.0.0.0:{opened[-1].getsockname()[1]}"]
     assert "SMTP2CF_ALLOW_NETWORKS" in warned[NOBODY]["note"]
     assert "SMTP2CF_USERS_FILE" in warned[NOBODY]["note"]
+    assert not warned_of(opened, users_file=Path("users"))
+    assert not warned_of(opened, allow_networks="127.0.0.0/8,10.0.0.0/8")
+    assert set(warned_of(opened, allow_networks="127.0.0.0/8")) == {NOBODY}
 
 
-def test_one_that_users_or_networks_may_use_is_not(tmp_path: Path) -> None:
-    users = tmp_path / "users"
-    users.write_text(line("anna", "secret"))
-    assert not warnings(tmp_path, SMTP_LISTEN="0.0.0.0:0", USERS_FILE=str(users))
-    assert not warnings(tmp_path, SMTP_LISTEN="0.0.0.0:0", ALLOW_NETWORKS="127.0.0.0/8,10.0.0.0/8")
+def test_an_open_relay_is_said_loudly(opened: list[socket.socket]) -> None:
+    assert set(warned_of(opened, allow_networks="0.0.0.0/0")) == {EVERYBODY}
 
 
-def test_an_open_relay_does_not_start_unless_it_is_meant(tmp_path: Path) -> None:
-    done = smtp2cf("serve", "--sandbox", ALLOW_NETWORKS="0.0.0.0/1,128.0.0.0/1")
+@pytest.mark.parametrize("everybody", ["0.0.0.0/1,128.0.0.0/1", "0.0.0.0/0", "10.0.0.0/8,::ffff:0:0/96"])
+def test_an_open_relay_does_not_start_unless_it_is_meant(everybody: str) -> None:
+    with pytest.raises(config.SettingsError) as error:
+        require_no_open_relay(config.Settings(allow_networks=everybody))
+    assert str(error.value).startswith("SMTP2CF_ALLOW_NETWORKS holds 0.0.0.0/0: ")
+    assert str(error.value).endswith("SMTP2CF_I_AM_AN_OPEN_RELAY=yes")
+    assert "\n" not in str(error.value)
+    require_no_open_relay(config.Settings(allow_networks=everybody, i_am_an_open_relay="yes"))
+
+
+def test_the_start_says_it(tmp_path: Path) -> None:
+    done = smtp2cf("serve", "--sandbox", ALLOW_NETWORKS="0.0.0.0/0")
     assert done.status == os.EX_CONFIG
     assert done.err.startswith("smtp2cf: SMTP2CF_ALLOW_NETWORKS holds 0.0.0.0/0: ")
-    assert "SMTP2CF_I_AM_AN_OPEN_RELAY=yes" in done.err
     assert done.err.count("\n") == 1
-    warned = warnings(tmp_path, ALLOW_NETWORKS="0.0.0.0/0,::/0", I_AM_AN_OPEN_RELAY="yes")
-    assert set(warned) == {EVERYBODY}
-    assert warned[EVERYBODY]["level"] == "warning"
+    with running_bridge(tmp_path, SMTP_LISTEN="0.0.0.0:0") as bridge:
+        assert bridge.wait_for_log(NOBODY)["level"] == "warning"

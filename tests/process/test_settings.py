@@ -8,6 +8,7 @@ import pytest
 from pydantic import ByteSize
 
 from smtp2cf import cli, config
+from smtp2cf.serve import make_access
 from tests.process.command import smtp2cf
 from tests.support.bridge import running_bridge
 
@@ -229,11 +230,20 @@ def test_a_users_file_that_can_not_be_used_is_named(tmp_path: Path, content: str
     users = tmp_path / "users"
     if content is not None:
         users.write_text(content)
+    with pytest.raises(config.SettingsError) as error:
+        make_access(config.Settings(users_file=users))
+    assert str(error.value).startswith(f"SMTP2CF_USERS_FILE: {users}")
+    assert why in str(error.value)
+    assert "secret" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_process_with_a_wrong_users_file_ends_with_78_and_one_line(tmp_path: Path) -> None:
+    users = tmp_path / "users"
+    users.write_text("anna:secret\n")
     done = smtp2cf(
         "serve", "--sandbox", SMTP_LISTEN="127.0.0.1:0", ADMIN_LISTEN="none", USERS_FILE=str(users)
     )
     assert done.status == os.EX_CONFIG
-    assert done.err.startswith(f"smtp2cf: SMTP2CF_USERS_FILE: {users}")
-    assert why in done.err
-    assert "secret" not in done.err
+    assert done.err.startswith(f"smtp2cf: SMTP2CF_USERS_FILE: {users}, line 1: no argon2id hash")
     assert done.err.count("\n") == 1
