@@ -85,7 +85,7 @@ def serve(
     from smtp2cf import logs
     from smtp2cf import serve as bridge
 
-    settings = config.load(env_file)
+    settings = bridge.require_no_open_relay(config.load(env_file))
     if not sandbox:
         bridge.require_account(settings)
     logs.configure(settings.log_level, settings.log_format)

@@ -365,7 +365,6 @@ async def run(
 
     sandbox_at: where to put a stand-in for Cloudflare. announce: told once mail can be sent.
     """
-    require_no_open_relay(settings)
     _raise_file_limit()
     _leave_no_core()
     with contextlib.ExitStack() as opened:

@@ -62,6 +62,7 @@ class _Seen:
     size: int
     modified: int
     changed: int
+    mode: int
 
 
 class UsersFile:
@@ -78,6 +79,7 @@ class UsersFile:
         self._seen: _Seen | None
         self._users, self._seen = read_users(path)
         self._order: Sequence[User] = tuple(self._users.values())
+        self._warn_of_readers(self._seen)
 
     @property
     def users(self) -> Sequence[User]:
@@ -109,19 +111,25 @@ class UsersFile:
         # Whatever comes of it, nothing more is said until it changes once more.
         self._seen = seen
         try:
-            self._users, self._seen = read_users(self._path)
+            self._users, seen = read_users(self._path)
         except UsersFileError as error:
             log.error("users.not_reread", reason=str(error), note="the users of before go on to hold")  # noqa: TRY400 - the reason is enough
             return
-        self._order = tuple(self._users.values())
+        self._seen, self._order = seen, tuple(self._users.values())
+        self._warn_of_readers(seen)
         log.info("users.reread", file=str(self._path), users=len(self._order))
+
+    def _warn_of_readers(self, seen: _Seen) -> None:
+        if seen.mode & stat.S_IROTH:
+            log.warning(
+                "users.readable_by_all",
+                file=str(self._path),
+                note="everybody on this host may read the hashes: chmod o-r",
+            )
 
 
 def read_users(path: Path) -> tuple[Mapping[str, User], _Seen]:
-    """The users of a file by name, and what it looked like. Raises UsersFileError.
-
-    Warns where everybody on the host may read it.
-    """
+    """The users of a file by name, and what it looked like. Raises UsersFileError."""
     try:
         with path.open("rb") as file:
             found = os.fstat(file.fileno())
@@ -136,12 +144,6 @@ def read_users(path: Path) -> tuple[Mapping[str, User], _Seen]:
         users = parse_users(content)
     except ValueError as error:
         raise UsersFileError(f"{path}, {error}") from None
-    if found.st_mode & stat.S_IROTH:
-        log.warning(
-            "users.readable_by_all",
-            file=str(path),
-            note="everybody on this host may read the hashes: chmod o-r",
-        )
     return users, _seen(found)
 
 
@@ -214,4 +216,6 @@ def _is_base64(text: str) -> bool:
 
 
 def _seen(found: os.stat_result) -> _Seen:
-    return _Seen(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return _Seen(
+        found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_mode
+    )
