@@ -34,7 +34,7 @@ check: $(SET_UP)  ## lint, types, the rooms' dependencies, config.example.env in
 	@$(BIN)/python -m smtp2cf.config | diff -u config.example.env - || { echo "config.example.env is out of step: run 'make config'"; exit 1; }
 
 audit: $(VENV)-audit/.set-up  ## known vulnerabilities of every pinned dependency, where PyPI's database can be had
-	@requirements/audit $(VENV)-audit/bin/python
+	@$(VENV)-audit/bin/python requirements/audit.py
 
 $(VENV)-audit/.set-up: requirements/audit.txt
 	$(PYTHON) -m venv $(VENV)-audit

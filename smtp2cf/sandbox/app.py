@@ -193,7 +193,7 @@ class Sandbox:
         if not token or self.token not in (None, token):
             raise ApiError(unauthorized)
         verifying = unauthorized is api.INVALID_API_TOKEN
-        if self.token_status != "active" and not verifying:  # noqa: S105
+        if self.token_status != "active" and not verifying:  # noqa: S105 - as above
             raise ApiError(unauthorized, f"the token is {self.token_status}")
         account = request.match_info.get("account_id")
         if account is not None and not self._knows(account):
