@@ -218,7 +218,9 @@ class Connection(aiosmtpd.SMTP):
         self._timeout_handle = None
         if self._hung_up:
             return self._give_up()
-        idle = 0.0 if self._receipts.relaying else self.loop.time() - self._heard_at
+        # A message that is being relayed is no silence; a handshake has a time of its own.
+        busy = self._receipts.relaying is not None or self._handshaking
+        idle = 0.0 if busy else self.loop.time() - self._heard_at
         if idle < self._timeout_duration:
             self._timeout_handle = self.loop.call_later(self._timeout_duration - idle, self._timeout_cb)
             return None
