@@ -140,7 +140,7 @@ class Connection(aiosmtpd.SMTP):
         self._ended = True
         self._receipts.client_left()
         self._hang_up_when_done()
-        return not self._secure  # TLS can't be closed by halves
+        return not (self._secure or self._handshaking)  # TLS can't be closed by halves
 
     def data_received(self, data: bytes) -> None:
         """Octets of a message go to where it is kept; commands are answered as they come."""
@@ -218,7 +218,9 @@ class Connection(aiosmtpd.SMTP):
         self._timeout_handle = None
         if self._hung_up:
             return self._give_up()
-        idle = 0.0 if self._receipts.relaying else self.loop.time() - self._heard_at
+        # A message that is being relayed is no silence; a handshake has a time of its own.
+        busy = self._receipts.relaying is not None or self._handshaking
+        idle = 0.0 if busy else self.loop.time() - self._heard_at
         if idle < self._timeout_duration:
             self._timeout_handle = self.loop.call_later(self._timeout_duration - idle, self._timeout_cb)
             return None
@@ -364,15 +366,19 @@ class Connection(aiosmtpd.SMTP):
         plain.write(invitation)
         self._handshaking = True
         timeout = min(HANDSHAKE_TIMEOUT, self._timeout_duration)
+        secured = None
         try:
-            self.transport = await self.loop.start_tls(
+            secured = await self.loop.start_tls(
                 plain, self, context, server_side=True, ssl_handshake_timeout=timeout
             )
-            self._secure = True
         except OSError as error:
             tls_failed(self.client, error)
         finally:
             self._handshaking = False
-            if self.transport in (plain, None):  # a handshake that was hung up on gives no transport
+            # A handshake that was hung up on gives no transport; one that was done may be lost again already.
+            if secured is not None and self.transport is plain:
+                self.transport = secured
+                self._secure = True
+            else:
                 plain.abort()
                 self.connection_lost(None)

@@ -64,6 +64,10 @@ class Session(Connection):
         except Exception:  # noqa: BLE001 - logged and answered
             self._internal_error(verb)
 
+    def _is_foreign(self, line: bytes) -> bool:
+        # Base64 that has not all come yet may look like the method of an HTTP request.
+        return self._exchange is None and super()._is_foreign(line)
+
     # ---- the session
 
     def smtp_HELO(self, hostname: str) -> None:
@@ -305,7 +309,8 @@ class Session(Connection):
         if not (self._door.lmtp or self.envelope.wants_prdr):
             return verdict.reply.wire(utf8=utf8)
         each = b"".join(
-            _of_recipient(verdict.outcomes[who]).wire(utf8=utf8) for who in self.envelope.rcpt_tos
+            _of_recipient(verdict.outcomes.get(who, verdict.reply)).wire(utf8=utf8)
+            for who in self.envelope.rcpt_tos
         )
         return each if self._door.lmtp else replies.PER_RECIPIENT + each + verdict.reply.wire(utf8=utf8)
 

@@ -1,9 +1,11 @@
-"""A server of this room on loopback, with three lines of accept."""
+"""A server of this room on loopback, with three lines of accept, and with plain ones of the rest."""
 
 import asyncio
 import contextlib
 import ipaddress
+import logging
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,9 @@ import uvloop
 
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.reply import Reply
-from smtp2cf.smtpd import Policy, Server
+from smtp2cf.smtpd import SMTP_DOOR, Door, Policy, Server
 from tests.smtpd.dialog import Client
+from tests.support.certificates import Certificates, make_certificates
 
 TAKEN = Reply(250, "2.0.0", "taken")
 LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
@@ -27,12 +30,13 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 
 
 class Service:
-    """A running server, what it took, and ways to talk to it."""
+    """A running server, what it took, and ways to talk to it. options: Server's."""
 
-    def __init__(self, accept: Any, policy: Policy) -> None:
+    def __init__(self, accept: Any, policy: Policy, door: Door = SMTP_DOOR, **options: Any) -> None:
         self.taken: list[tuple[Envelope, bytes]] = []
         self.confirmed: list[tuple[str, bool]] = []
-        self.server = Server(accept or self.take, policy, self._confirm)
+        self.door = door
+        self.server = Server(accept or self.take, policy, self._confirm, **options)
         self.clients: list[Client] = []
         self._address: Any = None
 
@@ -54,14 +58,20 @@ class Service:
         sock.listen(2048)
         sock.setblocking(False)
         self._address = sock.getsockname()
-        await self.server.start([sock])
+        await self.server.start([sock], self.door)
 
     @property
     def port(self) -> int:
         return self._address[1]
 
-    async def connect(self, source: str = "", receive_buffer: int = 0) -> Client:
-        """A client; `source`: the address it comes from."""
+    async def connect(
+        self,
+        source: str = "",
+        receive_buffer: int = 0,
+        tls: ssl.SSLContext | None = None,
+        ahead: bytes = b"",
+    ) -> Client:
+        """A client. source: the address it comes from. tls: begins with a handshake. ahead: sent before."""
         family = socket.AF_UNIX if isinstance(self._address, str) else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setblocking(False)
@@ -72,19 +82,31 @@ class Service:
         address = self._address if family == socket.AF_UNIX else ("127.0.0.1", self.port)
         try:
             await asyncio.get_running_loop().sock_connect(sock, address)
+            if ahead:
+                await asyncio.get_running_loop().sock_sendall(sock, ahead)
         except OSError:
             sock.close()
             raise
         opened = asyncio.open_unix_connection if family == socket.AF_UNIX else asyncio.open_connection
-        client = Client(*await opened(sock=sock))
+        name = {"server_hostname": "127.0.0.1"} if tls is not None else {}
+        client = Client(*await opened(sock=sock, ssl=tls, **name))
         self.clients.append(client)
         return client
 
-    async def greeted(self, name: str = "client.example") -> Client:
-        """A client that has said EHLO."""
-        client = await self.connect()
+    async def greeted(self, name: str = "client.example", **options: Any) -> Client:
+        """A client that has said EHLO, or LHLO."""
+        client = await self.connect(**options)
         assert (await client.reply()).startswith("220")
-        assert (await client.ask(f"EHLO {name}")).startswith("250")
+        verb = "LHLO" if self.door.lmtp else "EHLO"
+        assert (await client.ask(f"{verb} {name}")).startswith("250")
+        return client
+
+    async def secured(self, tls: ssl.SSLContext) -> Client:
+        """A client that has said EHLO, STARTTLS and EHLO again."""
+        client = await self.greeted()
+        assert (await client.ask("STARTTLS")).startswith("220 2.0.0")
+        await client.start_tls(tls)
+        assert (await client.ask(f"{'LHLO' if self.door.lmtp else 'EHLO'} client.example")).startswith("250")
         return client
 
     async def play(self, dialog: str) -> None:
@@ -117,12 +139,21 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     """Start a server: `await start(accept, max_sessions=2, …)`; stopped after the test.
 
     unix: listen on a unix socket. ipv6: listen on [::], IPv4 included. send_buffer: octets of replies
-    that the kernel holds.
+    that the kernel holds. door: what is spoken. tls: its context. authenticate, sender_refusal: Server's.
     """
     async with contextlib.AsyncExitStack() as stack:
 
         async def begin(
-            accept: Any = None, *, unix: bool = False, ipv6: bool = False, send_buffer: int = 0, **policy: Any
+            accept: Any = None,
+            *,
+            unix: bool = False,
+            ipv6: bool = False,
+            send_buffer: int = 0,
+            door: Door = SMTP_DOOR,
+            tls: ssl.SSLContext | None = None,
+            authenticate: Any = None,
+            sender_refusal: Any = None,
+            **policy: Any,
         ) -> Service:
             defaults: dict[str, Any] = {
                 "hostname": "bridge.example",
@@ -132,7 +163,14 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
                 "max_sessions": 1000,
                 "session_timeout": 60.0,
             }
-            service = Service(accept, Policy(**{**defaults, **policy}))
+            service = Service(
+                accept,
+                Policy(**{**defaults, **policy}),
+                door,
+                authenticate=authenticate,
+                sender_refusal=sender_refusal,
+                tls=(lambda: tls) if tls is not None else None,
+            )
             if unix:
                 await service.start(socket.AF_UNIX, str(tmp_path / "smtp"))
             elif ipv6:
@@ -156,3 +194,22 @@ def logged() -> Iterator[list[MutableMapping[str, Any]]]:
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """On loopback a reset is back at once."""
     monkeypatch.setattr("smtp2cf.smtpd.connection.RESET_WAIT", 0.05)
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """A certificate for 127.0.0.1, and who trusts it."""
+    return make_certificates(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(autouse=True)
+def _asyncio_has_no_complaint(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """No exception that nobody looked at, no misuse of a transport."""
+    yield
+    complaints = [
+        record.getMessage()
+        for when in ("setup", "call", "teardown")
+        for record in caplog.get_records(when)  # type: ignore[arg-type]
+        if record.name == "asyncio" and record.levelno >= logging.WARNING
+    ]
+    assert complaints == []

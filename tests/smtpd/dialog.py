@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import re
 import socket
+import ssl
 import struct
 from collections.abc import Callable
 
@@ -82,14 +83,19 @@ class Client:
             assert (await self.ask(f"RCPT TO:<{recipient}>")).startswith("250")
         assert (await self.ask("DATA")).startswith("354")
 
+    async def start_tls(self, context: ssl.SSLContext) -> None:
+        """The handshake; raises what ssl and asyncio do."""
+        async with asyncio.timeout(TIMEOUT):
+            await self.writer.start_tls(context, server_hostname="127.0.0.1")
+
     def end(self) -> None:
         """Say that nothing more will be sent; replies can still be read."""
         self.writer.write_eof()
 
     def reset(self) -> None:
         """Vanish, so that the server gets a reset."""
-        sock = self.writer.get_extra_info("socket")
-        if sock is not None and not self.writer.transport.is_closing():
+        if not self.writer.transport.is_closing():
+            sock = self.writer.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 

@@ -1,6 +1,7 @@
 """Certificates for tests: made in no time, good or as bad as a test wants them."""
 
 import datetime
+import ipaddress
 import ssl
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +10,19 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+
+LOOPBACK = (x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
+"""By what names tests call a server here; every certificate has them beside its own."""
+
+
+class Certificates(NamedTuple):
+    """server, client: contexts for either end. cert, key: the files."""
+
+    server: ssl.SSLContext
+    client: ssl.SSLContext
+    cert: Path
+    key: Path
 
 
 class Pair(NamedTuple):
@@ -36,7 +50,7 @@ def make_pair(
         x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
         .not_valid_before(now + datetime.timedelta(days=starts))
         .not_valid_after(now + datetime.timedelta(days=ends))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name), *LOOPBACK]), critical=False)
         .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         .sign(key, hashes.SHA256())
     )
@@ -55,6 +69,14 @@ def write_pair(directory: Path, pair: Pair) -> tuple[Path, Path]:
     cert_file.write_bytes(pair.certificate)
     key_file.write_bytes(pair.key)
     return cert_file, key_file
+
+
+def make_certificates(directory: Path) -> Certificates:
+    """A good pair in `directory`, and contexts that use and trust it."""
+    cert, key = write_pair(directory, make_pair())
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(cert, key)
+    return Certificates(server, ssl.create_default_context(cafile=str(cert)), cert, key)
 
 
 def shake_hands(server: ssl.SSLContext, trusting: bytes, name: str) -> tuple[ssl.SSLObject, ssl.SSLObject]:
