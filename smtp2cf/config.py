@@ -191,7 +191,11 @@ class Settings(BaseSettings):
     )
     max_sessions: int = Field(1000, ge=1, le=100000, description="SMTP sessions at once; more get 421.")
     session_timeout: float = Field(
-        300, gt=0, le=86400, description="Seconds a client may be silent before it gets 421."
+        300,
+        gt=0,
+        le=86400,
+        description="Seconds a client may be silent, or take for one command, before it gets 421. A message"
+        " has these and a second more for every 500 octets of it.",
     )
     client_max_sessions: int = Field(
         0, ge=0, le=100000, description="SMTP sessions at once of one client address; 0 for any number."
@@ -248,7 +252,9 @@ class Settings(BaseSettings):
         description="Bytes that are not UTF-8: convert those parts so that they read the same, or reject.",
     )
     bare_newline: Literal["normalize", "reject"] = Field(
-        "normalize", description="A bare CR or LF in a message: normalize makes it CRLF, reject answers 550."
+        "normalize",
+        description="A bare CR or LF in a message: normalize makes it CRLF, reject answers 550, and 500 to a"
+        " command that ends with LF alone.",
     )
     drop_headers: Annotated[tuple[str, ...], NoDecode] = Field(
         (),

@@ -473,6 +473,7 @@ def _smtp_policy(settings: config.Settings) -> Policy:
         session_timeout=settings.session_timeout,
         auth_without_tls=settings.auth_without_tls,
         proxy_networks=settings.proxy_networks,
+        crlf_only=settings.bare_newline == "reject",
     )
 
 

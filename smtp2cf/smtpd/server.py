@@ -24,6 +24,7 @@ from smtp2cf.smtpd import replies
 from smtp2cf.smtpd.arrivals import Arrivals
 from smtp2cf.smtpd.connection import Connection
 from smtp2cf.smtpd.networks import Network, is_in
+from smtp2cf.smtpd.notices import Notices
 from smtp2cf.smtpd.quotas import Quotas
 from smtp2cf.smtpd.receipts import Answered
 from smtp2cf.smtpd.session import LMTP_COMMANDS, SMTP_COMMANDS, Command, Session
@@ -63,8 +64,9 @@ class Policy:
 
     hostname: what the greeting says. allow_networks: clients that may relay without AUTH.
     max_message_size: octets. max_recipients: of one transaction. max_sessions: at once.
-    session_timeout: seconds of silence. auth_without_tls: passwords may come in clear.
-    proxy_networks: proxies that say for whom they connect.
+    session_timeout: seconds of silence, and for one command to be whole. auth_without_tls: passwords may
+    come in clear. proxy_networks: proxies that say for whom they connect. crlf_only: a command that ends
+    with LF alone is refused.
     """
 
     hostname: str
@@ -75,6 +77,7 @@ class Policy:
     session_timeout: float
     auth_without_tls: bool = False
     proxy_networks: tuple[Network, ...] = ()
+    crlf_only: bool = False
 
     def may_relay(self, client: str) -> bool:
         """A client at this address may relay; one on a unix socket has none and may."""
@@ -106,6 +109,7 @@ class Server:
         self.tls = tls
         self._sender_refusal = sender_refusal
         self._quotas = quotas
+        self.notices = Notices()
         self.sessions: set[Connection] = set()
         self.session_template = _session_template(policy)
         self._may_relay = functools.lru_cache(maxsize=4096)(policy.may_relay)
@@ -221,10 +225,10 @@ class Server:
         if self._draining:
             return replies.SHUTTING_DOWN
         if len(self.sessions) >= self.policy.max_sessions:
-            log.warning("session.refused", sessions=len(self.sessions))
+            self.notices.warning("session.refused", client=session.client, sessions=len(self.sessions))
             return replies.TOO_MANY_SESSIONS
         if self._quotas is not None and (refusal := self._quotas.enter(client=session.client)) is not None:
-            log.warning("session.refused", client=session.client, reply=str(refusal))
+            self.notices.warning("session.refused", client=session.client, reply=str(refusal))
             return refusal
         self.sessions.add(session)
         return None
