@@ -160,7 +160,8 @@ class Connection(aiosmtpd.SMTP):
         if self._data is not None:
             self._heard_at = self.loop.time()
             self._take(data)
-            self._serve()
+            if self._data is None:
+                self._serve()
         elif (
             self._task is None
             and not self._unanswered
