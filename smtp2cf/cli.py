@@ -231,6 +231,8 @@ def _announce(listening: "Listening") -> None:
         return
     lines = [f"smtp2cf {__version__}"]
     lines += [f"  send mail to   {endpoint}" for endpoint in listening.smtp]
+    lines += [f"  with TLS       {endpoint}" for endpoint in listening.smtps]
+    lines += [f"  with LMTP      {endpoint}" for endpoint in listening.lmtp]
     if listening.sandbox is not None:
         lines.append(
             f"  what went out  http://{listening.sandbox}/messages  (a sandbox: nothing leaves this host)"
