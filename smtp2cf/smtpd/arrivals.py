@@ -10,7 +10,6 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING
 
-import structlog
 from aiosmtpd.proxy_protocol import get_proxy
 
 from smtp2cf.reply import one_line
@@ -31,14 +30,13 @@ PROXY_LINE_LIMIT = 107
 
 Peer = tuple[str, int]
 
-log = structlog.stdlib.get_logger("smtp2cf.smtpd")
-
 
 class Arrivals:
     """Accepts connections at one listening socket and makes sessions of them."""
 
     def __init__(self, server: "Server", listener: socket.socket, door: "Door") -> None:
         self._server = server
+        self._notices = server.notices
         self._listener = listener
         self._door = door
         self._arriving: set[asyncio.Task[None]] = set()
@@ -56,11 +54,12 @@ class Arrivals:
             try:
                 sock, peer = await loop.sock_accept(self._listener)
             except OSError as error:
-                log.warning("session.not_accepted", reason=error.strerror or str(error))
+                self._notices.warning("session.not_accepted", client="", reason=error.strerror or str(error))
                 await asyncio.sleep(OUT_OF_FILES_WAIT)
                 continue
             if len(self._arriving) >= self._server.policy.max_sessions:
-                log.warning("session.refused", arriving=len(self._arriving))
+                client = peer[0] if isinstance(peer, tuple) else ""
+                self._notices.warning("session.refused", client=client, arriving=len(self._arriving))
                 sock.close()
                 continue
             task = loop.create_task(self._arrive(sock, peer))
@@ -78,7 +77,7 @@ class Arrivals:
                     spoken_for = await _read_proxy(sock)
         except (OSError, ValueError, EOFError) as error:
             reason = "no PROXY header in time" if isinstance(error, TimeoutError) else str(error)
-            log.warning("session.proxy_refused", client=client, reason=one_line(reason, 200))
+            self._notices.warning("session.proxy_refused", client=client, reason=one_line(reason, 200))
             await self._turn_away(sock, client)
             return
         except BaseException:
@@ -93,7 +92,7 @@ class Arrivals:
                 ssl_handshake_timeout=timeout if tls is not None else None,
             )
         except OSError as error:
-            tls_failed(spoken_for[0] if spoken_for else client, error)
+            tls_failed(self._notices, spoken_for[0] if spoken_for else client, error)
 
     async def _turn_away(self, sock: socket.socket, client: str) -> None:
         """Say why, where that can be understood, and hang up."""

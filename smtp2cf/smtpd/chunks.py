@@ -51,6 +51,11 @@ class Chunks:
             self.too_big = True
             self._octets = bytearray()
 
+    @property
+    def received(self) -> int:
+        """Octets of the chunk under way that have come."""
+        return self.size - self.missing
+
     def feed(self, block: bytes) -> bool:
         """Take the next octets; True when the chunk is whole."""
         self.rest = b""

@@ -24,6 +24,7 @@ from aiosmtpd import smtp as aiosmtpd
 from smtp2cf.reply import Reply, one_line
 from smtp2cf.smtpd import replies
 from smtp2cf.smtpd.foreign import PROXY_V2, foreign_protocol
+from smtp2cf.smtpd.notices import Notices
 from smtp2cf.smtpd.receipts import Receipts
 from smtp2cf.smtpd.sasl import AUTH_LINE_LIMIT
 from smtp2cf.smtpd.transaction import Transaction
@@ -41,6 +42,8 @@ HANDSHAKE_TIMEOUT = 30.0
 """Seconds a TLS handshake may take, and what a proxy says before it."""
 LINGER = 30.0
 """Seconds a client has at least to read what was written before we hung up."""
+SLOWEST_MESSAGE = 500
+"""Octets a second that a message must bring, SESSION_TIMEOUT aside (Postfix's smtpd_min_data_rate)."""
 RESET_WAIT = 0.5
 """Seconds in which a client that is gone, and not just silent, answers a reply with a reset."""
 
@@ -49,15 +52,20 @@ _NONSENSE = frozenset({500, 501, 502, 503, 504, 535, 555})
 log = structlog.stdlib.get_logger("smtp2cf.smtpd")
 
 
-def tls_failed(client: str, error: BaseException) -> None:
+def tls_failed(notices: Notices, client: str, error: BaseException) -> None:
     """Log a handshake that came to nothing: a client without our certificate's CA, a scanner, plain SMTP."""
-    log.info("session.tls_failed", client=client, reason=one_line(str(error) or type(error).__name__, 200))
+    reason = one_line(str(error) or type(error).__name__, 200)
+    notices.info("session.tls_failed", client=client, reason=reason)
 
 
 class Reader(Protocol):
     """Takes the octets of a message out of the stream: DataReader, Chunks."""
 
     rest: bytes
+
+    @property
+    def received(self) -> int:
+        """Octets so far."""
 
     def feed(self, block: bytes) -> bool:
         """Take the next octets; True when no more belong to it."""
@@ -89,6 +97,7 @@ class Connection(aiosmtpd.SMTP):
         self._overlong = False
         self._unread = False
         self._data: Reader | None = None
+        self._data_began_at = 0.0
         self._task: asyncio.Task[None] | None = None
         self._receipts = Receipts(server.answered)
         self._ended = False
@@ -125,7 +134,9 @@ class Connection(aiosmtpd.SMTP):
         if self._timeout_handle is not None:
             self._timeout_handle.cancel()
         if self._data is not None:
-            log.info("session.lost_in_data", client=self.client, reverse_path=self.envelope.mail_from)
+            self._server.notices.info(
+                "session.lost_in_data", client=self.client, reverse_path=self.envelope.mail_from
+            )
         self.transport = self._data = None
         self._closing = self._hung_up = True
         self._drop_unanswered()
@@ -144,12 +155,13 @@ class Connection(aiosmtpd.SMTP):
 
     def data_received(self, data: bytes) -> None:
         """Octets of a message go to where it is kept; commands are answered as they come."""
-        self._heard_at = self.loop.time()
         if self._receipts.unconfirmed:
             self._receipts.confirm(received=True)
         if self._data is not None:
+            self._heard_at = self.loop.time()
             self._take(data)
-            self._serve()
+            if self._data is None:
+                self._serve()
         elif (
             self._task is None
             and not self._unanswered
@@ -157,12 +169,19 @@ class Connection(aiosmtpd.SMTP):
             and data[-1:] == b"\n"
             and data.find(b"\n") == len(data) - 1
         ):
+            self._heard_at = self.loop.time()
             self._run_command(data)  # by far most packets are one command
             if self._closing:
                 self._hang_up_when_done()
         else:
             self._unanswered += data
             self._serve()
+
+    def _read_message(self, reader: Reader, early: bytes) -> None:
+        """Octets go to a reader from here on; `early`: those that came along with the command."""
+        self._data = reader
+        self._data_began_at = self.loop.time()
+        self._take(early)
 
     def _take(self, block: bytes) -> None:
         """Octets of the message; behind them come commands again."""
@@ -191,6 +210,7 @@ class Connection(aiosmtpd.SMTP):
             if not end or (self._closing and self.idle):
                 break
             self._answered = end
+            self._heard_at = self.loop.time()
             self._run_command(self._unanswered[start:end])
         else:
             self._wait_for(asyncio.sleep(0), "")
@@ -214,18 +234,32 @@ class Connection(aiosmtpd.SMTP):
             self._unanswered = self._unanswered[-1:]
 
     def _timeout_cb(self) -> None:
-        """The one timer of the session looks at when the client was last heard."""
+        """The one timer of the session looks at how long the client has been at what it is doing."""
         self._timeout_handle = None
         if self._hung_up:
             return self._give_up()
-        # A message that is being relayed is no silence; a handshake has a time of its own.
-        busy = self._receipts.relaying is not None or self._handshaking
-        idle = 0.0 if busy else self.loop.time() - self._heard_at
-        if idle < self._timeout_duration:
-            self._timeout_handle = self.loop.call_later(self._timeout_duration - idle, self._timeout_cb)
+        left, goodbye = self._time_left()
+        if left > 0:
+            self._timeout_handle = self.loop.call_later(left, self._timeout_cb)
             return None
-        log.info("session.timeout", client=self.client, idle=round(idle, 1))
-        return self.close(replies.TIMED_OUT)
+        self._server.notices.info("session.timeout", client=self.client, reply=str(goodbye))
+        return self.close(goodbye)
+
+    def _time_left(self) -> tuple[float, Reply]:
+        """Seconds until the client is hung up on, unless it goes on, and what it is told then.
+
+        A command must be whole in time: its octets count for nothing, so that nobody holds a session by
+        sending one now and then. A message may take longer the larger it is, but never pause for long.
+        """
+        if self._task is not None:
+            return self._timeout_duration, replies.TIMED_OUT  # it waits for us
+        now = self.loop.time()
+        silence = self._heard_at + self._timeout_duration - now
+        if self._data is None:
+            return silence, replies.TIMED_OUT
+        earned = self._data.received / SLOWEST_MESSAGE
+        rest = self._data_began_at + self._timeout_duration + earned - now
+        return min((silence, replies.TIMED_OUT), (rest, replies.TOO_SLOW))
 
     # ---- closing
 
@@ -310,7 +344,7 @@ class Connection(aiosmtpd.SMTP):
         if code in _NONSENSE:
             self._errors_left -= 1
             if self._errors_left <= 0:
-                log.warning("session.too_many_errors", client=self.client)
+                self._server.notices.warning("session.too_many_errors", client=self.client)
                 self.close(replies.TOO_MANY_ERRORS)
 
     # ---- what a session does
@@ -336,7 +370,7 @@ class Connection(aiosmtpd.SMTP):
         reply = foreign_protocol(line + ahead)
         if reply is None:
             return False
-        log.warning("session.not_smtp", client=self.client, reply=str(reply))
+        self._server.notices.warning("session.not_smtp", client=self.client, reply=str(reply))
         self.close(reply)
         return True
 
@@ -372,7 +406,7 @@ class Connection(aiosmtpd.SMTP):
                 plain, self, context, server_side=True, ssl_handshake_timeout=timeout
             )
         except OSError as error:
-            tls_failed(self.client, error)
+            tls_failed(self._server.notices, self.client, error)
         finally:
             self._handshaking = False
             # A handshake that was hung up on gives no transport; one that was done may be lost again already.

@@ -18,14 +18,15 @@ class DataReader:
     dropped while it comes in, so that it costs no memory.
     """
 
-    __slots__ = ("_blocks", "_joined", "_limit", "_size", "_stuffed", "_tail", "rest", "too_big")
+    __slots__ = ("_blocks", "_joined", "_limit", "_stuffed", "_tail", "received", "rest", "too_big")
 
     def __init__(self, limit: int) -> None:
         self._blocks: list[bytes] = []
         self._joined = 0
         self._limit = limit
-        self._size = 0
         self._stuffed = False
+        self.received = 0
+        """Octets so far, with dot-stuffing."""
         self._tail = b"\r\n"  # the end of the DATA line: a dot right behind it is an empty message
         self.too_big = False
         self.rest = b""
@@ -71,9 +72,9 @@ class DataReader:
         return message
 
     def _keep(self, block: bytes, dotted: bool) -> None:
-        self._size += len(block)
+        self.received += len(block)
         # Stuffing adds at most a third ("." on every line), the final dot three octets.
-        if self._size > self._limit + self._limit // 3 + len(_FINAL_DOT):
+        if self.received > self._limit + self._limit // 3 + len(_FINAL_DOT):
             self.too_big = True
             self._blocks.clear()
         elif not self.too_big:

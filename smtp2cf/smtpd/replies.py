@@ -15,6 +15,8 @@ CANNOT_VERIFY = Reply(252, "2.1.5", "cannot verify, but will take mail for it an
 
 BAD_COMMAND = Reply(500, "5.5.2", "not a command")
 UNKNOWN_COMMAND = Reply(500, "5.5.1", "unknown command")
+NO_LINE = Reply(500, "5.5.2", "a bare CR or a NUL is in the command")
+NO_CRLF = Reply(500, "5.5.2", "a command ends with CR LF, not with LF alone (SMTP2CF_BARE_NEWLINE=reject)")
 COMMAND_TOO_LONG = Reply(500, "5.5.2", "the command line is too long")
 NO_HELLO = Reply(503, "5.5.1", "send HELO or EHLO first (in LMTP: LHLO)")
 NO_MAIL = Reply(503, "5.5.1", "send MAIL FROM first")
@@ -46,6 +48,7 @@ PER_RECIPIENT = b"353 each recipient's answer follows, then one for all\r\n"
 TOO_MANY_ERRORS = Reply(421, "4.7.0", "too many errors, goodbye")
 TOO_MANY_SESSIONS = Reply(421, "4.3.2", "too many sessions (SMTP2CF_MAX_SESSIONS), try again later")
 TIMED_OUT = Reply(421, "4.4.2", "nothing heard for too long (SMTP2CF_SESSION_TIMEOUT), goodbye")
+TOO_SLOW = Reply(421, "4.4.2", "the message comes too slowly (SMTP2CF_SESSION_TIMEOUT), goodbye")
 SHUTTING_DOWN = Reply(421, "4.3.2", "shutting down, try again later")
 INTERNAL_ERROR = Reply(451, "4.3.0", "internal error, try again later; the log has the cause")
 

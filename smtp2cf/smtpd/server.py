@@ -9,6 +9,7 @@ import contextlib
 import functools
 import socket
 import ssl
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -23,6 +24,7 @@ from smtp2cf.smtpd import replies
 from smtp2cf.smtpd.arrivals import Arrivals
 from smtp2cf.smtpd.connection import Connection
 from smtp2cf.smtpd.networks import Network, is_in
+from smtp2cf.smtpd.notices import Notices
 from smtp2cf.smtpd.quotas import Quotas
 from smtp2cf.smtpd.receipts import Answered
 from smtp2cf.smtpd.session import LMTP_COMMANDS, SMTP_COMMANDS, Command, Session
@@ -34,6 +36,8 @@ SenderRefusal = Callable[[str, str], Reply | None]
 """(user name, "" for nobody; reverse path) → the reply where it may not send so."""
 
 BACKLOG = 2048
+KEEP_FILE: Mapping[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+"""A unix socket's file is removed by whoever made it, which may be systemd."""
 ABORT_WAIT = 1.0
 """Seconds that sessions which are hung up on have to end."""
 
@@ -60,8 +64,9 @@ class Policy:
 
     hostname: what the greeting says. allow_networks: clients that may relay without AUTH.
     max_message_size: octets. max_recipients: of one transaction. max_sessions: at once.
-    session_timeout: seconds of silence. auth_without_tls: passwords may come in clear.
-    proxy_networks: proxies that say for whom they connect.
+    session_timeout: seconds of silence, and for one command to be whole. auth_without_tls: passwords may
+    come in clear. proxy_networks: proxies that say for whom they connect. crlf_only: a command that ends
+    with LF alone is refused.
     """
 
     hostname: str
@@ -72,6 +77,7 @@ class Policy:
     session_timeout: float
     auth_without_tls: bool = False
     proxy_networks: tuple[Network, ...] = ()
+    crlf_only: bool = False
 
     def may_relay(self, client: str) -> bool:
         """A client at this address may relay; one on a unix socket has none and may."""
@@ -103,6 +109,7 @@ class Server:
         self.tls = tls
         self._sender_refusal = sender_refusal
         self._quotas = quotas
+        self.notices = Notices()
         self.sessions: set[Connection] = set()
         self.session_template = _session_template(policy)
         self._may_relay = functools.lru_cache(maxsize=4096)(policy.may_relay)
@@ -127,8 +134,11 @@ class Server:
             if door.tls or (self.policy.proxy_networks and not is_unix):
                 self._arrivals.append(Arrivals(self, sock, door))
                 continue
-            create = loop.create_unix_server if is_unix else loop.create_server
-            listener = await create(functools.partial(Session, self, door), sock=sock, backlog=BACKLOG)
+            session = functools.partial(Session, self, door)
+            if is_unix:
+                listener = await loop.create_unix_server(session, sock=sock, backlog=BACKLOG, **KEEP_FILE)
+            else:
+                listener = await loop.create_server(session, sock=sock, backlog=BACKLOG)
             self._listeners.append(listener)
 
     # ---- what sessions ask
@@ -217,10 +227,10 @@ class Server:
         if self._draining:
             return replies.SHUTTING_DOWN
         if len(self.sessions) >= self.policy.max_sessions:
-            log.warning("session.refused", sessions=len(self.sessions))
+            self.notices.warning("session.refused", client=session.client, sessions=len(self.sessions))
             return replies.TOO_MANY_SESSIONS
         if self._quotas is not None and (refusal := self._quotas.enter(client=session.client)) is not None:
-            log.warning("session.refused", client=session.client, reply=str(refusal))
+            self.notices.warning("session.refused", client=session.client, reply=str(refusal))
             return refusal
         self.sessions.add(session)
         return None

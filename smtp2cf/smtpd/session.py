@@ -51,11 +51,14 @@ class Session(Connection):
         too_long, self._overlong = self._overlong or len(line) > LIMITS.get(verb, COMMAND_LIMIT), False
         try:
             if not too_long and (command := self._door.commands.get(verb)) is not None:
-                command(self, argument.strip())
+                if (wrong := self._malformed(line)) is None:
+                    command(self, argument.strip())
+                else:
+                    self._refuse_line(verb, wrong)
             elif self._is_foreign(line):
                 pass
             elif too_long:
-                self._answer(replies.COMMAND_TOO_LONG)
+                self._refuse_line(verb, replies.COMMAND_TOO_LONG)
             elif verb in AIOSMTPD_COMMANDS:
                 self._wait_for(AIOSMTPD_COMMANDS[verb](self, argument.strip()), verb)
             else:
@@ -63,6 +66,23 @@ class Session(Connection):
                 self._answer(WRONG_HELLO.get(verb, unknown))
         except Exception:  # noqa: BLE001 - logged and answered
             self._internal_error(verb)
+
+    def _malformed(self, line: bytes) -> Reply | None:
+        """The reply to a line that another server could take for another one, or for two."""
+        if b"\0" in line or b"\r" in line.rstrip():
+            return replies.NO_LINE
+        return self._wrong_end(line)
+
+    def _wrong_end(self, line: bytes) -> Reply | None:
+        if self._server.policy.crlf_only and line[-2:] != b"\r\n":
+            return replies.NO_CRLF
+        return None
+
+    def _refuse_line(self, verb: str, reply: Reply) -> None:
+        if verb == "BDAT":
+            self.close(reply)  # octets follow, of which none may be taken for a command
+        else:
+            self._answer(reply)
 
     def _is_foreign(self, line: bytes) -> bool:
         # Base64 that has not all come yet may look like the method of an HTTP request.
@@ -158,7 +178,8 @@ class Session(Connection):
     def _respond(self, exchange: Exchange, line: bytes) -> None:
         """A line that is a response of the AUTH under way."""
         too_long, self._overlong = self._overlong or len(line) > AUTH_LINE_LIMIT, False
-        self._follow(exchange, replies.AUTH_TOO_LONG if too_long else exchange.answer(line.strip(b" \r\n")))
+        wrong = replies.AUTH_TOO_LONG if too_long else self._wrong_end(line)
+        self._follow(exchange, wrong or exchange.answer(line.strip(b" \r\n")))
 
     def _follow(self, exchange: Exchange, step: Step) -> None:
         self._exchange = None
@@ -193,11 +214,15 @@ class Session(Connection):
         if self.envelope.mail_from is not None:
             return self._answer(replies.NESTED_MAIL)
         if (refusal := self._server.relay_refusal(self, secure=self._secure)) is not None:
-            log.warning("session.relaying_denied", client=self.client, helo=self.session.host_name)
+            self._server.notices.warning(
+                "session.relaying_denied", client=self.client, helo=self.session.host_name
+            )
             return self._answer(refusal)
         refusal = self.envelope.mail(argument, size_limit=self._server.policy.max_message_size)
         if refusal is None and (refusal := self._server.mail_refusal(self)) is not None:
-            log.warning("session.sender_refused", client=self.client, user=self.user, reply=str(refusal))
+            self._server.notices.warning(
+                "session.sender_refused", client=self.client, user=self.user, reply=str(refusal)
+            )
             self.envelope = Transaction()
         return self._send(_SENDER_OK, 250) if refusal is None else self._answer(refusal)
 
@@ -220,13 +245,10 @@ class Session(Connection):
             return self._answer(replies.BDAT_BEGUN)
         if argument:
             return self._answer(replies.syntax("DATA"))
-        self._data = DataReader(self._server.policy.max_message_size)
         self._send(b"354 end with <CRLF>.<CRLF>\r\n", 354)
-        early = self._unanswered[self._answered :]
-        if early:  # sent along with DATA, without waiting for the 354
-            self._drop_unanswered()
-            self._take(early)
-        return None
+        early = self._unanswered[self._answered :]  # sent along with DATA, without waiting for the 354
+        self._drop_unanswered()
+        return self._read_message(DataReader(self._server.policy.max_message_size), early)
 
     def smtp_BDAT(self, argument: str) -> None:
         """BDAT: a chunk of the message follows at once, whether it is wanted or not."""
@@ -242,8 +264,7 @@ class Session(Connection):
         chunks.begin(size, last=last, refusal=refusal)
         early = self._unanswered[self._answered : self._answered + size]
         self._answered += len(early)
-        self._data = chunks
-        return self._take(early)
+        return self._read_message(chunks, early)
 
     def _no_message_yet(self) -> Reply | None:
         """Why no message may come now; None where one may."""

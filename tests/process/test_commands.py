@@ -16,9 +16,9 @@ from tests.process.command import running, smtp2cf
 from tests.support.bridge import Bridge, running_bridge
 from tests.support.needs import needs
 from tests.support.sandbox import running_sandbox
+from tests.support.secret import TOKEN
 
 ROOT = Path(__file__).parents[2]
-TOKEN = "a-token-to-be-seen-nowhere"
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from smtp2cf.envelope import Envelope
 from smtp2cf.relay import BouncePolicy, MessagePolicy, Relay, RetryPolicy
 from smtp2cf.smtpd import Policy, Server
 from smtp2cf.spool import Spool, SpoolItem
+from tests.support.secret import TOKEN
 
 MESSAGE = b"Subject: hello\r\nMessage-ID: <1@example.com>\r\n\r\nhello\r\n"
 
@@ -133,7 +134,7 @@ class World:
     ) -> None:
         self.api = api
         self.spool = spool
-        self.client = Client(base_url=api.url, account_id="test", token="test", timeout=20, concurrency=20)
+        self.client = Client(base_url=api.url, account_id="test", token=TOKEN, timeout=20, concurrency=20)
         self.relay = Relay(
             self.client.send, policy, spool=spool, retry=retry, bounce=bounce, pace=self.client.pacer
         )

@@ -166,7 +166,7 @@ async def test_a_client_that_says_something_now_and_then_is_not_silent(start: St
         await client.ask(command)
     for _ in range(6):
         await asyncio.sleep(0.1)
-        await client.send(b"x\r\n")
+        await client.send(b"x" * 100 + b"\r\n")
     assert (await client.ask(".")).startswith("250")
     await client.play("S: 421 4.4.2")
 
