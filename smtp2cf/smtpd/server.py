@@ -125,7 +125,9 @@ class Server:
         self._draining = False
 
     async def start(self, sockets: list[socket.socket], door: Door = SMTP_DOOR) -> None:
-        """Take sessions on listening sockets."""
+        """Take sessions on listening sockets. Raises ValueError at a door with TLS where there is none."""
+        if door.tls and self.tls is None:
+            raise ValueError("a door with TLS needs a certificate")
         loop = asyncio.get_running_loop()
         for sock in sockets:
             is_unix = sock.family == socket.AF_UNIX
