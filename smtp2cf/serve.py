@@ -468,6 +468,7 @@ def _smtp_policy(settings: config.Settings) -> Policy:
         hostname=settings.hostname,
         allow_networks=settings.allow_networks,
         max_message_size=settings.max_message_size,
+        max_message_memory=settings.max_message_memory,
         max_recipients=settings.max_recipients,
         max_sessions=settings.max_sessions,
         session_timeout=settings.session_timeout,

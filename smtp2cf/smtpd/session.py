@@ -282,6 +282,8 @@ class Session(Connection):
             return self._wait_for(self._finish_message(chunks), "BDAT")
         if chunks.too_big:
             return self._answer(replies.too_big(self._server.policy.max_message_size))
+        if chunks.dropped:
+            return self._answer(replies.NO_ROOM)
         return self._answer(replies.chunk_taken(chunks.size))
 
     async def _finish_message(self, reader: DataReader | Chunks) -> None:
@@ -290,6 +292,8 @@ class Session(Connection):
         if reader.too_big:
             log.info("session.too_big", client=self.client, reverse_path=self.envelope.mail_from)
             verdict = self._same_for_all(replies.too_big(self._server.policy.max_message_size))
+        elif reader.dropped:
+            verdict = self._same_for_all(replies.NO_ROOM)
         else:
             del reader
             self.envelope.chunks = None
@@ -306,6 +310,7 @@ class Session(Connection):
             per_recipient=self._door.lmtp or self.envelope.wants_prdr,
         )
         self._receipts.begin(envelope)
+        self._relaying = len(message)
         verdict = None
         try:
             verdict = await self._server.accept(envelope, message)
@@ -313,6 +318,7 @@ class Session(Connection):
             log.exception("session.error", client=self.client, command="DATA")
             return self._same_for_all(replies.INTERNAL_ERROR)
         finally:
+            self._relaying = 0
             self._receipts.end(verdict.reply if verdict is not None else None)
             self._heard_at = self.loop.time()
         if self.transport is None:
