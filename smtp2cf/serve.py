@@ -143,7 +143,8 @@ class Bridge:
         """Take mail and answer probes on listening sockets."""
         await self.admin.start(admin)
         for door, sockets in mail.items():
-            await self.server.start(sockets, door)
+            if sockets:
+                await self.server.start(sockets, door)
         _gauges(self)
         self._watches.append(asyncio.create_task(self._watch_token()))
         if self.waiting is not None:
