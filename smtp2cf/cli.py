@@ -82,12 +82,12 @@ def serve(
     ] = SANDBOX_ENDPOINT,
 ) -> None:
     """Take mail over SMTP and hand it to Cloudflare."""
-    from smtp2cf import logs
+    from smtp2cf import logs, policies
     from smtp2cf import serve as bridge
 
-    settings = bridge.require_no_open_relay(config.load(env_file))
+    settings = policies.require_no_open_relay(config.load(env_file))
     if not sandbox:
-        bridge.require_account(settings)
+        policies.require_account(settings)
     logs.configure(settings.log_level, settings.log_format)
     for line in config.unknown_variables(env_file):
         bridge.log.warning("settings.unknown", setting=line)
@@ -124,11 +124,11 @@ def sandbox(
 @app.command()
 def check(env_file: EnvFile = None) -> None:
     """Check the settings, the token, and that Cloudflare can be reached; exit 0 or 78."""
-    from smtp2cf import logs
+    from smtp2cf import logs, policies
     from smtp2cf import serve as bridge
     from smtp2cf.reply import SendError
 
-    settings = bridge.require_no_open_relay(bridge.require_account(config.load(env_file)))
+    settings = policies.require_no_open_relay(policies.require_account(config.load(env_file)))
     logs.configure("warning", settings.log_format)
     bridge.make_access(settings).close()
     certificate = bridge.load_certificate(settings)

@@ -17,7 +17,7 @@ import structlog
 from prometheus_client import REGISTRY, Gauge, Info
 from pydantic import SecretStr
 
-from smtp2cf import __version__, config, exposure, logs, maillog, spool
+from smtp2cf import __version__, config, exposure, logs, maillog, policies, spool
 from smtp2cf.access.access import Access, open_access
 from smtp2cf.admin import Admin, Readiness
 from smtp2cf.cloudflare import Client
@@ -25,9 +25,9 @@ from smtp2cf.doors import Doors
 from smtp2cf.endpoint import Endpoint, group_id
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.listing import listed
-from smtp2cf.relay import BouncePolicy, DropDirectory, DropPolicy, MessagePolicy, Relay, RetryPolicy
+from smtp2cf.relay import DropDirectory, Relay
 from smtp2cf.reply import SendError
-from smtp2cf.smtpd import LMTP_DOOR, SMTP_DOOR, SMTPS_DOOR, Door, Policy, Quota, Quotas, Server
+from smtp2cf.smtpd import LMTP_DOOR, SMTP_DOOR, SMTPS_DOOR, Door, Server
 from smtp2cf.spool import Spool
 from smtp2cf.systemd import HandedOverError, handed_over
 from smtp2cf.tls import Certificate, CertificateError, self_signed
@@ -73,17 +73,17 @@ class Bridge:
         self.client = make_client(settings)
         self.relay = Relay(
             self.client.send,
-            message_policy(settings),
+            policies.message_policy(settings),
             spool=store,
-            retry=_retry_policy(settings),
-            bounce=_bounce_policy(settings),
+            retry=policies.retry_policy(settings),
+            bounce=policies.bounce_policy(settings),
             pace=self.client.pacer,
             sender_refusal=self.access.sender_refusal,
         )
-        quotas = _quotas(settings)
+        quotas = policies.quotas(settings)
         self.server = Server(
             self.relay.accept,
-            _smtp_policy(settings),
+            policies.smtp_policy(settings),
             self.relay.answered if store is not None else None,
             authenticate=self.access.authenticate,
             sender_refusal=self.access.sender_refusal,
@@ -94,10 +94,10 @@ class Bridge:
             self.readiness,
             self.status,
             self._queue_items if store is not None else None,
-            hosts=own_names(settings),
+            hosts=policies.own_names(settings),
         )
         self.drop = DropDirectory(
-            _drop_policy(settings), self.relay.accept, self.relay.bounce, self.relay.answered
+            policies.drop_policy(settings), self.relay.accept, self.relay.bounce, self.relay.answered
         )
         self._drop_run: asyncio.Task[None] | None = None
         self._watches: list[asyncio.Task[None]] = []
@@ -237,20 +237,6 @@ def load_certificate(settings: config.Settings) -> Certificate | None:
         raise config.SettingsError(str(error)) from None
 
 
-def message_policy(settings: config.Settings) -> MessagePolicy:
-    """What the settings say about messages."""
-    return MessagePolicy(
-        null_sender_address=settings.null_sender_address,
-        partial_bounce=settings.partial_bounce,
-        non_utf8=settings.non_utf8,
-        bare_newline=settings.bare_newline,
-        drop_headers=frozenset(settings.drop_headers),
-        check_header_from=settings.check_header_from,
-        mode=settings.mode,
-        reply_timeout=settings.reply_timeout,
-    )
-
-
 async def open_spool(settings: config.Settings, *, serve: bool = True) -> Spool | None:
     """The spool of the settings; None where there is to be none. Raises smtp2cf.spool.SpoolError."""
     url = settings.spool_url.get_secret_value()
@@ -259,39 +245,12 @@ async def open_spool(settings: config.Settings, *, serve: bool = True) -> Spool 
     return await spool.open_spool(url, state_dir=settings.state_dir, serve=serve)
 
 
-def _retry_policy(settings: config.Settings) -> RetryPolicy:
-    return RetryPolicy(
-        minimum=settings.retry_min,
-        maximum=settings.retry_max,
-        expire_after=settings.expire_after,
-        # The other half of the calls is for new mail, which must not wait behind the old.
-        parallel=max(1, settings.api_concurrency // 2),
-    )
-
-
-def _bounce_policy(settings: config.Settings) -> BouncePolicy:
-    return BouncePolicy(
-        hostname=settings.hostname, postmaster=settings.postmaster, expire_after=settings.expire_after
-    )
-
-
-def _drop_policy(settings: config.Settings) -> DropPolicy:
-    return DropPolicy(
-        directory=settings.sendmail_drop_dir,
-        aside=settings.sendmail_drop_dir.parent / "refused",
-        max_message_size=settings.max_message_size,
-        retry_min=settings.retry_min,
-        retry_max=settings.retry_max,
-        expire_after=settings.expire_after,
-    )
-
-
 def relay_once(envelope: Envelope, message: bytes) -> Verdict:
     """Relay one message without a bridge, with the settings of the environment.
 
     For sendmail in a container that runs once. Raises config.SettingsError.
     """
-    settings = require_account(config.load())
+    settings = policies.require_account(config.load())
     logs.configure("error", settings.log_format)
 
     async def once() -> Verdict:
@@ -299,8 +258,8 @@ def relay_once(envelope: Envelope, message: bytes) -> Verdict:
         try:
             relay = Relay(
                 client.send,
-                message_policy(settings),
-                bounce=_bounce_policy(settings),
+                policies.message_policy(settings),
+                bounce=policies.bounce_policy(settings),
                 sender_refusal=open_access(
                     None, settings.allowed_sender_domains, maillog.login
                 ).sender_refusal,
@@ -312,29 +271,6 @@ def relay_once(envelope: Envelope, message: bytes) -> Verdict:
             await client.aclose()
 
     return asyncio.run(once())
-
-
-def require_account(settings: config.Settings) -> config.Settings:
-    """The settings, if they name an account and a token; raises config.SettingsError."""
-    if not settings.account_id:
-        raise config.SettingsError("SMTP2CF_ACCOUNT_ID is not set: whose account is to send?")
-    if not settings.api_token.get_secret_value():
-        raise config.SettingsError(
-            "SMTP2CF_API_TOKEN is not set: an API token with the permission Email Sending: Edit is needed"
-        )
-    return settings
-
-
-def require_no_open_relay(settings: config.Settings) -> config.Settings:
-    """The settings, unless they let everybody relay who does not say so; raises config.SettingsError."""
-    everybody = exposure.everybody_in(settings.allow_networks)
-    if everybody is not None and not settings.i_am_an_open_relay:
-        raise config.SettingsError(
-            f"SMTP2CF_ALLOW_NETWORKS holds {everybody}: everybody who reaches the bridge could send with your"
-            " account. Name your clients' networks, or use SMTP2CF_USERS_FILE; if this is what you want, set"
-            " SMTP2CF_I_AM_AN_OPEN_RELAY=yes"
-        )
-    return settings
 
 
 def warn_of_exposure(settings: config.Settings, sockets: list[socket.socket]) -> None:
@@ -377,7 +313,7 @@ async def run(
         sandbox, found_at = None, None
         if sandbox_at is not None:
             sockets, (found_at,) = doors.open("sandbox", (sandbox_at,))
-            sandbox = await _start_sandbox(sockets, own_names(settings))
+            sandbox = await _start_sandbox(sockets, policies.own_names(settings))
             settings = sandboxed(settings, found_at)
             settings = _with_certificate(_apart_from_real_mail(settings))
         listening = Listening(smtp_at, smtps_at, lmtp_at, admin_at, found_at)
@@ -450,48 +386,12 @@ def _temporary_directory() -> Path:
     return Path(directory)
 
 
-def own_names(settings: config.Settings) -> tuple[str, ...]:
-    """Names by which people ask for our pages."""
-    listening = (endpoint.host for endpoint in settings.admin_listen)
-    return (settings.hostname, socket.gethostname(), *settings.admin_hosts, *listening)
-
-
 async def _start_sandbox(sockets: list[socket.socket], hosts: tuple[str, ...]) -> "Sandbox":
     from smtp2cf.sandbox import Sandbox
 
     sandbox = Sandbox(token=None, hosts=hosts)
     await sandbox.start(sockets)
     return sandbox
-
-
-def _smtp_policy(settings: config.Settings) -> Policy:
-    return Policy(
-        hostname=settings.hostname,
-        allow_networks=settings.allow_networks,
-        max_message_size=settings.max_message_size,
-        max_message_memory=settings.max_message_memory,
-        max_recipients=settings.max_recipients,
-        max_sessions=settings.max_sessions,
-        session_timeout=settings.session_timeout,
-        auth_without_tls=settings.auth_without_tls,
-        proxy_networks=settings.proxy_networks,
-        crlf_only=settings.bare_newline == "reject",
-    )
-
-
-def _quotas(settings: config.Settings) -> Quotas:
-    return Quotas(
-        Quota(
-            settings.client_max_sessions,
-            settings.client_messages_per_minute,
-            settings.client_recipients_per_minute,
-        ),
-        Quota(
-            settings.user_max_sessions,
-            settings.user_messages_per_minute,
-            settings.user_recipients_per_minute,
-        ),
-    )
 
 
 def _doors(settings: config.Settings, opened: contextlib.ExitStack) -> Doors:

@@ -13,7 +13,8 @@ from structlog.testing import capture_logs
 from smtp2cf import config
 from smtp2cf.endpoint import Endpoint, listen
 from smtp2cf.exposure import beyond_loopback, everybody_in, reachable
-from smtp2cf.serve import require_no_open_relay, warn_of_exposure
+from smtp2cf.policies import require_no_open_relay
+from smtp2cf.serve import warn_of_exposure
 from tests.process.command import smtp2cf
 from tests.support.bridge import running_bridge
 
