@@ -376,7 +376,7 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         try:
-            return tuple(ipaddress.ip_network(part, strict=False) for part in _listed(value))
+            return tuple(_unmapped(ipaddress.ip_network(part, strict=False)) for part in _listed(value))
         except ValueError as error:
             raise ValueError(f"{error}: networks such as 10.0.0.0/8 or fd00::/8 are meant") from None
 
@@ -415,6 +415,17 @@ class Settings(BaseSettings):
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
+
+
+def _unmapped(network: Network) -> Network:
+    """IPv4 written as IPv6 (RFC 4291 §2.5.5.2) is IPv4: that is how clients are compared."""
+    first = network.network_address
+    mapped = first.ipv4_mapped if isinstance(first, ipaddress.IPv6Address) else None
+    return (
+        ipaddress.IPv4Network((mapped, network.prefixlen - 96))
+        if mapped and network.prefixlen >= 96
+        else network
+    )
 
 
 def load(env_file: Path | None = None) -> Settings:

@@ -255,3 +255,8 @@ def test_a_process_with_a_wrong_users_file_ends_with_78_and_one_line(tmp_path: P
     assert done.status == os.EX_CONFIG
     assert done.err.startswith(f"smtp2cf: SMTP2CF_USERS_FILE: {users}, line 1: no argon2id hash")
     assert done.err.count("\n") == 1
+
+
+def test_ipv4_networks_written_as_ipv6_are_ipv4() -> None:
+    networks = config.Settings(allow_networks="::ffff:10.0.0.0/104,::ffff:0:0/96,fd00::/8").allow_networks  # type: ignore[arg-type]
+    assert list(map(str, networks)) == ["10.0.0.0/8", "0.0.0.0/0", "fd00::/8"]
