@@ -36,6 +36,7 @@ FORMS = {
     "hostname": "a name in printable ASCII, without blanks",
     "null_sender_address": "an address such as bounces@example.com",
     "max_message_size": "a number of bytes, or a size such as 5MiB",
+    "max_message_memory": "a number of bytes, or a size such as 512MiB",
     "postmaster": "an address such as mailer-daemon@example.com",
     "socket_mode": "permissions in octal, such as 0660",
 }
@@ -185,6 +186,12 @@ class Settings(BaseSettings):
         ge=1024,
         description="The largest message, such as 5MiB, which is Cloudflare's limit;"
         " 25MiB where every recipient is a verified destination address.",
+    )
+    max_message_memory: ByteSize = Field(
+        ByteSize(512 * 1024 * 1024),
+        ge=1024 * 1024,
+        description="Memory for messages that come in or wait for their answer, of all sessions together;"
+        " a message for which there is none left gets 452.",
     )
     max_recipients: int = Field(
         1000, ge=1, le=100000, description="Recipients of one message; a client sends the rest in another."

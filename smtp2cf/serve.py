@@ -143,7 +143,8 @@ class Bridge:
         """Take mail and answer probes on listening sockets."""
         await self.admin.start(admin)
         for door, sockets in mail.items():
-            await self.server.start(sockets, door)
+            if sockets:
+                await self.server.start(sockets, door)
         _gauges(self)
         self._watches.append(asyncio.create_task(self._watch_token()))
         if self.waiting is not None:
@@ -468,6 +469,7 @@ def _smtp_policy(settings: config.Settings) -> Policy:
         hostname=settings.hostname,
         allow_networks=settings.allow_networks,
         max_message_size=settings.max_message_size,
+        max_message_memory=settings.max_message_memory,
         max_recipients=settings.max_recipients,
         max_sessions=settings.max_sessions,
         session_timeout=settings.session_timeout,

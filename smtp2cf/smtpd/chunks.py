@@ -23,7 +23,18 @@ class Chunks:
     limit: octets a message may have. A larger one is read and dropped, so that it costs no memory.
     """
 
-    __slots__ = ("_limit", "_octets", "_total", "last", "missing", "refusal", "rest", "size", "too_big")
+    __slots__ = (
+        "_limit",
+        "_octets",
+        "_total",
+        "dropped",
+        "last",
+        "missing",
+        "refusal",
+        "rest",
+        "size",
+        "too_big",
+    )
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -38,6 +49,8 @@ class Chunks:
         self.refusal: Reply | None = None
         """Why it is not taken."""
         self.too_big = False
+        self.dropped = False
+        """Nothing is kept of them, though they may be small enough."""
         self.rest = b""
         """Octets behind the chunk: the commands a client pipelined."""
 
@@ -56,17 +69,27 @@ class Chunks:
         """Octets of the chunk under way that have come."""
         return self.size - self.missing
 
+    @property
+    def held(self) -> int:
+        """Octets that are in memory."""
+        return len(self._octets)
+
+    def drop(self) -> None:
+        """Keep nothing of the message: what comes is read to its end."""
+        self.dropped = True
+        self._octets = bytearray()
+
     def feed(self, block: bytes) -> bool:
         """Take the next octets; True when the chunk is whole."""
         self.rest = b""
         if len(block) > self.missing:
             block, self.rest = block[: self.missing], block[self.missing :]
         self.missing -= len(block)
-        if not self.too_big and self.refusal is None:
+        if not self.too_big and not self.dropped and self.refusal is None:
             self._octets += block
         return self.missing == 0
 
     def message(self) -> bytes:
-        """All chunks joined, once the last is whole; empty where they are too big."""
+        """All chunks joined, once the last is whole; empty where they are too big or were dropped."""
         octets, self._octets = self._octets, bytearray()
         return bytes(octets)

@@ -44,6 +44,8 @@ LINGER = 30.0
 """Seconds a client has at least to read what was written before we hung up."""
 SLOWEST_MESSAGE = 500
 """Octets a second that a message must bring, SESSION_TIMEOUT aside (Postfix's smtpd_min_data_rate)."""
+ROOM_STEP = 262144
+"""Octets after which a message in the making asks anew whether there is room for it."""
 RESET_WAIT = 0.5
 """Seconds in which a client that is gone, and not just silent, answers a reply with a reset."""
 
@@ -62,6 +64,13 @@ class Reader(Protocol):
     """Takes the octets of a message out of the stream: DataReader, Chunks."""
 
     rest: bytes
+
+    @property
+    def held(self) -> int:
+        """Octets that are in memory."""
+
+    def drop(self) -> None:
+        """Keep nothing of the message: what comes is read to its end."""
 
     @property
     def received(self) -> int:
@@ -98,6 +107,8 @@ class Connection(aiosmtpd.SMTP):
         self._unread = False
         self._data: Reader | None = None
         self._data_began_at = 0.0
+        self._room_until = ROOM_STEP
+        self._relaying = 0
         self._task: asyncio.Task[None] | None = None
         self._receipts = Receipts(server.answered)
         self._ended = False
@@ -159,8 +170,7 @@ class Connection(aiosmtpd.SMTP):
             self._receipts.confirm(received=True)
         if self._data is not None:
             self._heard_at = self.loop.time()
-            self._take(data)
-            if self._data is None:
+            if self._take(data):
                 self._serve()
         elif (
             self._task is None
@@ -181,16 +191,24 @@ class Connection(aiosmtpd.SMTP):
         """Octets go to a reader from here on; `early`: those that came along with the command."""
         self._data = reader
         self._data_began_at = self.loop.time()
+        self._room_until = min(self._room_until, reader.held + ROOM_STEP)
         self._take(early)
 
-    def _take(self, block: bytes) -> None:
-        """Octets of the message; behind them come commands again."""
+    def _take(self, block: bytes) -> bool:
+        """Octets of the message; True when that was the last of them, and commands come again."""
         reader = cast("Reader", self._data)
-        if reader.feed(block):
+        done = reader.feed(block)
+        if reader.held > self._room_until:
+            self._room_until = reader.held + ROOM_STEP
+            if not self._server.has_room(self):
+                self._server.notices.warning("session.no_room", client=self.client)
+                reader.drop()
+        if done:
             self._data = None
             if reader.rest:
                 self._unanswered, self._answered = reader.rest, 0
             self._taken(reader)
+        return done
 
     def pause_writing(self) -> None:
         """The client does not read its replies: no more of its commands until it does."""
@@ -262,6 +280,12 @@ class Connection(aiosmtpd.SMTP):
         return min((silence, replies.TIMED_OUT), (rest, replies.TOO_SLOW))
 
     # ---- closing
+
+    @property
+    def held(self) -> int:
+        """Octets of messages that are in memory for this client."""
+        reader = self._data or self.envelope.chunks
+        return reader.held if reader is not None else self._relaying
 
     @property
     def idle(self) -> bool:

@@ -18,7 +18,17 @@ class DataReader:
     dropped while it comes in, so that it costs no memory.
     """
 
-    __slots__ = ("_blocks", "_joined", "_limit", "_stuffed", "_tail", "received", "rest", "too_big")
+    __slots__ = (
+        "_blocks",
+        "_joined",
+        "_limit",
+        "_stuffed",
+        "_tail",
+        "dropped",
+        "received",
+        "rest",
+        "too_big",
+    )
 
     def __init__(self, limit: int) -> None:
         self._blocks: list[bytes] = []
@@ -29,6 +39,8 @@ class DataReader:
         """Octets so far, with dot-stuffing."""
         self._tail = b"\r\n"  # the end of the DATA line: a dot right behind it is an empty message
         self.too_big = False
+        self.dropped = False
+        """Nothing is kept of it, though it may be small enough."""
         self.rest = b""
         """Octets behind the final dot: the commands a client pipelined."""
 
@@ -49,13 +61,23 @@ class DataReader:
         self._keep(last, last.find(b".", 0, -len(_FINAL_DOT)) >= 0)
         return True
 
+    @property
+    def held(self) -> int:
+        """Octets that are in memory."""
+        return self.received if self._blocks else 0
+
+    def drop(self) -> None:
+        """Keep nothing of it: what comes is read to its end."""
+        self.dropped = True
+        self._blocks.clear()
+
     def message(self) -> bytes:
         """The message, once done: octets without dot-stuffing and without the final dot.
 
-        Empty where it is too big: see `too_big`.
+        Empty where it is too big or was dropped.
         """
         blocks, self._blocks = self._blocks, []
-        if self.too_big:
+        if self.too_big or self.dropped:
             return b""
         last = blocks.pop()
         if len(last) >= len(_FINAL_DOT):
@@ -77,7 +99,7 @@ class DataReader:
         if self.received > self._limit + self._limit // 3 + len(_FINAL_DOT):
             self.too_big = True
             self._blocks.clear()
-        elif not self.too_big:
+        elif not self.too_big and not self.dropped:
             blocks = self._blocks
             blocks.append(block)
             self._stuffed = self._stuffed or dotted

@@ -47,6 +47,9 @@ PER_RECIPIENT = b"353 each recipient's answer follows, then one for all\r\n"
 
 TOO_MANY_ERRORS = Reply(421, "4.7.0", "too many errors, goodbye")
 TOO_MANY_SESSIONS = Reply(421, "4.3.2", "too many sessions (SMTP2CF_MAX_SESSIONS), try again later")
+NO_ROOM = Reply(
+    452, "4.3.1", "too much mail at once (SMTP2CF_MAX_MESSAGE_MEMORY), send the message again later"
+)
 TIMED_OUT = Reply(421, "4.4.2", "nothing heard for too long (SMTP2CF_SESSION_TIMEOUT), goodbye")
 TOO_SLOW = Reply(421, "4.4.2", "the message comes too slowly (SMTP2CF_SESSION_TIMEOUT), goodbye")
 SHUTTING_DOWN = Reply(421, "4.3.2", "shutting down, try again later")

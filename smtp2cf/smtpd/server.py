@@ -66,7 +66,8 @@ class Policy:
     max_message_size: octets. max_recipients: of one transaction. max_sessions: at once.
     session_timeout: seconds of silence, and for one command to be whole. auth_without_tls: passwords may
     come in clear. proxy_networks: proxies that say for whom they connect. crlf_only: a command that ends
-    with LF alone is refused.
+    with LF alone is refused. max_message_memory: octets of messages that are held at once while they come
+    in and are relayed.
     """
 
     hostname: str
@@ -78,6 +79,7 @@ class Policy:
     auth_without_tls: bool = False
     proxy_networks: tuple[Network, ...] = ()
     crlf_only: bool = False
+    max_message_memory: int = 512 << 20
 
     def may_relay(self, client: str) -> bool:
         """A client at this address may relay; one on a unix socket has none and may."""
@@ -234,6 +236,11 @@ class Server:
             return refusal
         self.sessions.add(session)
         return None
+
+    def has_room(self, for_session: Connection) -> bool:
+        """There is memory for more of a message that is coming in; for the only one there always is."""
+        held = sum(session.held for session in self.sessions)
+        return held <= self.policy.max_message_memory or held == for_session.held
 
     def forget(self, session: Connection) -> None:
         """Count a session out."""

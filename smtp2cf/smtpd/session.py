@@ -12,6 +12,7 @@ Knows no relay and no users: what becomes of a message is `accept`'s answer, who
 `authenticate`'s and `sender_refusal`'s.
 """
 
+import unicodedata
 from collections.abc import Callable, Coroutine
 from typing import Any, Literal, cast
 
@@ -194,9 +195,11 @@ class Session(Connection):
     async def _check(self, credentials: Credentials) -> None:
         """Ask who knows the users; at most one question a session."""
         assert self._server.authenticate is not None  # noqa: S101 - AUTH is refused without
-        refusal = await self._server.authenticate(self.client, credentials.name, credentials.password)
+        # One user, however a client composes the letters of the name.
+        name = unicodedata.normalize("NFC", credentials.name)
+        refusal = await self._server.authenticate(self.client, name, credentials.password)
         if refusal is None:
-            refusal = self._server.enter_user(self, credentials.name)
+            refusal = self._server.enter_user(self, name)
         self._heard_at = self.loop.time()
         if refusal is None:
             self._answer(replies.AUTHENTICATED)
@@ -282,6 +285,8 @@ class Session(Connection):
             return self._wait_for(self._finish_message(chunks), "BDAT")
         if chunks.too_big:
             return self._answer(replies.too_big(self._server.policy.max_message_size))
+        if chunks.dropped:
+            return self._answer(replies.NO_ROOM)
         return self._answer(replies.chunk_taken(chunks.size))
 
     async def _finish_message(self, reader: DataReader | Chunks) -> None:
@@ -290,6 +295,8 @@ class Session(Connection):
         if reader.too_big:
             log.info("session.too_big", client=self.client, reverse_path=self.envelope.mail_from)
             verdict = self._same_for_all(replies.too_big(self._server.policy.max_message_size))
+        elif reader.dropped:
+            verdict = self._same_for_all(replies.NO_ROOM)
         else:
             del reader
             self.envelope.chunks = None
@@ -306,6 +313,7 @@ class Session(Connection):
             per_recipient=self._door.lmtp or self.envelope.wants_prdr,
         )
         self._receipts.begin(envelope)
+        self._relaying = len(message)
         verdict = None
         try:
             verdict = await self._server.accept(envelope, message)
@@ -313,6 +321,7 @@ class Session(Connection):
             log.exception("session.error", client=self.client, command="DATA")
             return self._same_for_all(replies.INTERNAL_ERROR)
         finally:
+            self._relaying = 0
             self._receipts.end(verdict.reply if verdict is not None else None)
             self._heard_at = self.loop.time()
         if self.transport is None:

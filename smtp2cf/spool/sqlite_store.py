@@ -288,10 +288,10 @@ def conditions(which: Filter) -> tuple[str, dict[str, object]]:
         values["queue_ids"] = json.dumps(which.queue_ids)
     if which.sender is not None:
         terms.append("sender REGEXP :sender")
-        values["sender"] = codec.lookup_pattern(which.sender)
+        values["sender"] = codec.lookup_pattern(which.sender, atomic=True)
     if which.recipient is not None:
         terms.append("recipients REGEXP :recipient")
-        values["recipient"] = codec.lookup_pattern(which.recipient)
+        values["recipient"] = codec.lookup_pattern(which.recipient, atomic=True)
     if which.older_than is not None:
         terms.append("received_at < :received_before")
         values["received_before"] = time.time() - which.older_than
