@@ -149,13 +149,10 @@ async def test_the_transport_opens_no_more_connections_whoever_asks() -> None:
         writer.write(ok(RECIPIENT))
 
     async with serving(respond) as server:
-        url = httpx.URL(server.base_url)
-        transport = Transport(url, timeout=10.0, connections=2)
-        calls = [
-            asyncio.create_task(transport.handle_async_request(httpx.Request("GET", url))) for _ in range(6)
-        ]
+        transport = Transport(httpx.URL(server.base_url), {}, timeout=10.0, connections=2)
+        calls = [asyncio.create_task(transport.exchange("GET", "/", b"")) for _ in range(6)]
         for call in calls:
-            assert (await call).status_code == 200
+            assert (await call).status == 200
         await transport.aclose()
         assert (server.most_open, len(server.requests)) == (2, 6)
 
