@@ -228,7 +228,12 @@ def _read_sent(answer: Answer, recipients: Sequence[str]) -> Sent | None:
 
 def _outcomes_of(result: dict[str, Any], recipients: Sequence[str]) -> Outcomes:
     """Each recipient's outcome: by the address as it was sent, then in other letter case."""
-    named = [(address, reply) for name, reply in reversed(LISTS) for address in _strings(result.get(name))]
+    named = [
+        (address, reply)
+        for name, reply in reversed(LISTS)
+        if (addresses := result.get(name))
+        for address in _strings(addresses)
+    ]
     exactly = dict(named)
     outcomes = {recipient: exactly.get(recipient, ACCEPTED) for recipient in recipients}
     if ACCEPTED in outcomes.values():

@@ -225,9 +225,9 @@ class Relay:
                 reply = self._not_kept(envelope, attempt, error)
         elif not self._is_plain(envelope, outcomes):
             await self._report(envelope, message, outcomes)
-        return Verdict(
-            reply, {who: reply if kept and out.transient else out for who, out in outcomes.items()}
-        )
+        if kept:
+            outcomes = {who: reply if out.transient else out for who, out in outcomes.items()}
+        return Verdict(reply, outcomes)
 
     def _reply(self, envelope: Envelope, attempt: Attempt, *, kept: bool) -> Reply:
         return settle(
