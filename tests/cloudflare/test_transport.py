@@ -5,11 +5,12 @@ import json
 
 import httpx
 import pytest
+from aiohttp.client_proto import ResponseHandler
 
 from smtp2cf import __version__
 from smtp2cf.cloudflare.transport import Transport
 from smtp2cf.reply import DELIVERED
-from tests.cloudflare.assertions import assert_maybe_sent
+from tests.cloudflare.assertions import assert_maybe_sent, assert_never_sent
 from tests.cloudflare.conftest import (
     ACCOUNT,
     MESSAGE,
@@ -191,3 +192,64 @@ async def test_a_connection_closed_at_the_moment_of_a_call_may_have_sent_it_and_
         await send(client)
         assert_maybe_sent(await failed_send(client))
         assert len(server.requests) == 2
+
+
+async def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next_calls(
+    make_client: MakeClient,
+) -> None:
+    """Whoever can make the edge say more than it was asked must not settle somebody else's mail."""
+
+    async def respond(_: Request, writer: asyncio.StreamWriter) -> None:
+        if len(server.requests) > 1:
+            writer.write(ok(RECIPIENT, message_id="<2@x>"))
+            return
+        writer.write(ok(RECIPIENT, message_id="<1@x>"))
+        await writer.drain()
+        await first_answered.wait()
+        writer.write(ok(RECIPIENT, message_id="<unasked@x>"))
+
+    first_answered = asyncio.Event()
+    async with serving(respond) as server:
+        client = make_client(server.base_url)
+        assert (await send(client)).message_id == "<1@x>"
+        first_answered.set()
+        await asyncio.sleep(0.05)  # until loopback has delivered it, which nobody is told of
+        assert (await send(client)).message_id == "<2@x>"
+        assert (len(server.requests), server.connections) == (2, 2)
+
+
+async def test_a_host_whose_connections_are_all_spent_is_given_up(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ResponseHandler, "should_close", property(lambda _: True))
+    async with serving(always(ok(RECIPIENT))) as server:
+        assert_never_sent(await failed_send(make_client(server.base_url, concurrency=2)))
+        assert server.connections <= 3
+
+
+async def test_interim_answers_are_passed_over(make_client: MakeClient) -> None:
+    interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+    async with serving(always(interim + ok(RECIPIENT))) as server:
+        client = make_client(server.base_url)
+        for _ in range(3):
+            assert (await send(client)).outcomes == {RECIPIENT: DELIVERED}
+        assert server.connections == 1
+
+
+async def test_a_cancelled_call_closes_its_connection(make_client: MakeClient) -> None:
+    asked = asyncio.Event()
+
+    async def respond(_: Request, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        if len(server.requests) > 1:
+            writer.write(ok(RECIPIENT))
+
+    async with serving(respond) as server:
+        client = make_client(server.base_url, concurrency=1)
+        call = asyncio.create_task(send(client))
+        await asked.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert (await send(client)).outcomes == {RECIPIENT: DELIVERED}
+        assert server.connections == 2
