@@ -9,6 +9,7 @@ import time
 import zlib
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from smtp2cf.cloudflare.transport import ANSWER_LIMIT
@@ -295,6 +296,19 @@ async def test_a_compressed_answer_that_is_cut_off_while_it_unfolds(make_client:
         client = make_client(server.base_url)
         assert_maybe_sent(await failed_send(client))
         assert client.pacer.in_flight == 0
+
+
+async def test_a_connection_that_aiohttp_finds_closed_while_reading(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says so with RuntimeError, where more of an answer had come than it had unfolded."""
+
+    async def closed(_: object) -> bytes:
+        raise RuntimeError("Connection closed.")
+
+    monkeypatch.setattr(aiohttp.StreamReader, "readany", closed)
+    async with serving(always(WHOLE[:-1])) as server:
+        assert_maybe_sent(await failed_send(make_client(server.base_url)))
 
 
 async def test_an_answer_without_a_length_that_does_not_end_in_time_is_none(make_client: MakeClient) -> None:
