@@ -17,11 +17,13 @@ from tests.cloudflare.conftest import (
     RECIPIENT,
     SENDER,
     TOKEN,
+    Certificates,
     MakeClient,
     failed_send,
     send,
 )
 from tests.cloudflare.raw_server import Request, always, http, ok, serving
+from tests.support.needs import needs
 
 # ---- what goes out
 
@@ -53,6 +55,20 @@ async def test_a_body_of_any_size_has_its_length_and_is_never_chunked(
         assert request.header("Expect") is None
         assert request.header("Content-Encoding") is None
         assert request.json["mime_message"].encode() == message
+
+
+@needs("openssl")
+async def test_a_big_body_goes_over_tls_and_keeps_its_connection(
+    make_client: MakeClient, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca_file))
+    message = MESSAGE + b"x" * 6_000_000
+    async with serving(always(ok(RECIPIENT)), certificates.server) as server:
+        client = make_client(server.base_url)
+        for _ in range(3):
+            await send(client, message=message)
+            assert server.requests[-1].json["mime_message"].encode() == message
+        assert server.connections == 1
 
 
 async def test_the_message_arrives_octet_for_octet(make_client: MakeClient) -> None:
