@@ -94,7 +94,7 @@ class Client:
             "Accept": "application/json",
             "Content-Type": "application/json",
         }
-        self._transport = transport or Transport(base, headers, timeout, concurrency)
+        self._transport = transport or Transport(base, headers, timeout)
 
     def __repr__(self) -> str:
         return f"<Client {self._account_url}>"

@@ -1,8 +1,8 @@
 """The way to the API: HTTP/1.1 exchanges with one host, over aiohttp's connections.
 
-aiohttp's connector finds, keeps and secures the connections (names, proxies, TLS, keep-alive), and its
-parser reads what comes back. The exchange in between is written here: aiohttp's own is for any kind of
-request and answer, and costs as much as all the rest of relaying a message. Both are whole in memory here.
+aiohttp's connector makes the connections (names, proxies, TLS), and its parser reads what comes back. What is
+in between is written here, to keep connections and to exchange one whole request for one whole answer:
+aiohttp's own is for any kind of them, and costs as much as all the rest of relaying a message.
 Never chunked, never redirected, never repeated: a call that was sent may have sent mail.
 
 What is used of aiohttp is public by its name, but not all of it is documented;
@@ -12,6 +12,7 @@ tests/cloudflare/test_aiohttp.py holds it against the aiohttp that is installed.
 import asyncio
 import base64
 import urllib.request
+from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -68,20 +69,19 @@ class Exchange(Protocol):
 class Transport:
     """Exchanges with the host of `base_url`, through the proxy that the environment names.
 
-    headers: of every request, besides Host and Content-Length. timeout: seconds of one exchange.
-    connections: open at most. Raises ValueError for a proxy that is none.
+    headers: of every request, besides Host and Content-Length. timeout: seconds of one exchange. There are
+    as many connections as there are exchanges at once. Raises ValueError for a proxy that is none.
     """
 
-    def __init__(
-        self, base_url: httpx.URL, headers: Mapping[str, str], timeout: float, connections: int
-    ) -> None:
+    def __init__(self, base_url: httpx.URL, headers: Mapping[str, str], timeout: float) -> None:
         self._base_url = base_url
         self._proxy = proxy_of(base_url)
         self._timeout = timeout
         self._connecting = aiohttp.ClientTimeout(connect=min(CONNECT_TIMEOUT, timeout * CONNECT_SHARE))
-        self._connections = connections
         self._ssl_context = httpx.create_ssl_context()
         self._connector: aiohttp.TCPConnector | None = None
+        self._idle: deque[tuple[Connection, float]] = deque()
+        self._sweep_timer: asyncio.TimerHandle | None = None
         host = base_url.netloc.decode("ascii")
         fields = {"Host": host, **headers}
         self._origin = ""
@@ -99,7 +99,7 @@ class Transport:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout
         try:
-            connection = await self._connect()
+            connection = self._take_idle(loop.time()) or await self._connect()
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # It is no cause to show: aiohttp's may hold what was sent to the proxy, with the password.
             raise NoConnectionError(_why_unreachable(error)) from None
@@ -115,24 +115,48 @@ class Transport:
         except BaseException:
             _abort(connection)
             raise
-        _release(connection)
+        self._keep(connection, loop)
         return answer
 
     async def aclose(self) -> None:
         """Close the connections."""
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+        while self._idle:
+            self._idle.popleft()[0].close()
         if self._connector is not None:
             await self._connector.close()
 
-    async def _connect(self) -> "Connection":
-        """A connection on which nothing has been said since the last answer."""
-        connector = self._connector or self._open_connector()
-        for _ in range(self._connections + 1):
-            connection = await connector.connect(self._target, [], self._connecting)
-            if not _protocol(connection).should_close:
+    def _take_idle(self, now: float) -> "Connection | None":
+        """The connection that has been idle for the longest and can be used, None where there is none."""
+        while self._idle:
+            connection, since = self._idle.popleft()
+            if now - since < KEEP_ALIVE and _is_reusable(connection):
                 return connection
-            # What came unasked would be taken for the answer.
             _abort(connection)
-        raise aiohttp.ClientConnectionError("it answers before it is asked")
+        return None
+
+    def _keep(self, connection: "Connection", loop: asyncio.AbstractEventLoop) -> None:
+        """Keep a connection for the next request, if it can be used once more."""
+        if not _is_reusable(connection):
+            return _abort(connection)
+        self._idle.append((connection, loop.time()))
+        if self._sweep_timer is None:
+            self._sweep_timer = loop.call_later(KEEP_ALIVE, self._sweep, loop)
+        return None
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Close what has been idle for too long, and come back for the rest."""
+        self._sweep_timer = None
+        now = loop.time()
+        while self._idle and now - self._idle[0][1] >= KEEP_ALIVE:
+            self._idle.popleft()[0].close()
+        if self._idle:
+            self._sweep_timer = loop.call_at(self._idle[0][1] + KEEP_ALIVE, self._sweep, loop)
+
+    async def _connect(self) -> "Connection":
+        connector = self._connector or self._open_connector()
+        return await connector.connect(self._target, [], self._connecting)
 
     def _open_connector(self) -> aiohttp.TCPConnector:
         """aiohttp wants a running loop for this, so it waits for the first request. Raises ValueError."""
@@ -145,9 +169,7 @@ class Transport:
             proxy=URL(str(self._proxy)) if self._proxy is not None else None,
             loop=asyncio.get_running_loop(),
         )
-        self._connector = aiohttp.TCPConnector(
-            limit=self._connections, keepalive_timeout=KEEP_ALIVE, ssl=self._ssl_context, ttl_dns_cache=60
-        )
+        self._connector = aiohttp.TCPConnector(limit=0, ssl=self._ssl_context, ttl_dns_cache=60)
         return self._connector
 
 
@@ -213,12 +235,18 @@ def _protocol(connection: "Connection") -> "ResponseHandler":
     return protocol
 
 
-def _release(connection: "Connection") -> None:
-    """Keep it for the next request, unless the answer came before all of this one was sent."""
+def _is_reusable(connection: "Connection") -> bool:
+    """Nobody has hung up, all of the last request was sent (an answer may come early), all of its answer was
+    read, and nothing has come since: it would be taken for the answer to the next one."""
+    protocol = connection.protocol
     transport = connection.transport
-    if transport is not None and transport.get_write_buffer_size():
-        transport.abort()
-    connection.release()
+    return (
+        protocol is not None
+        and transport is not None
+        and not protocol.should_close
+        and not transport.is_closing()
+        and not transport.get_write_buffer_size()
+    )
 
 
 def _abort(connection: "Connection") -> None:

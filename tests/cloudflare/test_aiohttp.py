@@ -28,7 +28,7 @@ async def server() -> AsyncIterator[RawServer]:
 
 @pytest.fixture
 async def connector() -> AsyncIterator[aiohttp.TCPConnector]:
-    made = aiohttp.TCPConnector(limit=2)
+    made = aiohttp.TCPConnector(limit=0)
     yield made
     await made.close()
 
@@ -64,34 +64,34 @@ async def test_one_request_object_says_for_all_connections_whom_to_connect_to(
     second = await connector.connect(whom, [], CONNECTING)
     assert server.connections == 2
     assert [await ask(first), await ask(second)] == [(200, b"hello")] * 2
-    first.release()
-    second.release()
+    first.close()
+    second.close()
     assert dict(whom.headers) == before
     assert "Authorization" not in whom.headers
 
 
-async def test_a_connection_that_was_released_is_handed_out_again(
+async def test_a_connection_is_ready_for_the_next_request_when_an_answer_was_read(
     server: RawServer, connector: aiohttp.TCPConnector
 ) -> None:
+    connection = await connector.connect(target(server), [], CONNECTING)
+    assert isinstance(connection.protocol, ResponseHandler)
     for _ in range(3):
-        connection = await connector.connect(target(server), [], CONNECTING)
-        assert isinstance(connection.protocol, ResponseHandler)
         assert connection.transport is connection.protocol.transport
         assert not connection.protocol.should_close
         assert await ask(connection) == (200, b"hello")
-        connection.release()
-        assert connection.protocol is None
     assert server.connections == 1
+    connection.close()
+    assert connection.protocol is None
 
 
-async def test_a_connection_that_was_closed_is_not(
-    server: RawServer, connector: aiohttp.TCPConnector
-) -> None:
-    for _ in range(3):
-        connection = await connector.connect(target(server), [], CONNECTING)
-        connection.transport.abort()
+async def test_without_a_limit_nobody_waits_for_a_connection_that_is_kept(server: RawServer) -> None:
+    unlimited = aiohttp.TCPConnector(limit=0)
+    whom = target(server)
+    kept = [await unlimited.connect(whom, [], CONNECTING) for _ in range(101)]
+    assert server.connections == len(kept)
+    for connection in kept:
         connection.close()
-    assert server.connections == 3
+    await unlimited.close()
 
 
 async def test_octets_that_nobody_asked_for_mark_a_connection_as_spent(
@@ -142,4 +142,4 @@ async def test_headers_are_found_in_any_letter_case(connector: aiohttp.TCPConnec
         message, _ = await connection.protocol.read()
         assert message.headers.get("Ratelimit") == "r=1"
         assert message.headers.get("Retry-After", "") == ""
-        connection.release()
+        connection.close()

@@ -3,14 +3,12 @@
 import asyncio
 import json
 
-import httpx
 import pytest
-from aiohttp.client_proto import ResponseHandler
 
 from smtp2cf import __version__
-from smtp2cf.cloudflare.transport import Transport
+from smtp2cf.cloudflare import transport
 from smtp2cf.reply import DELIVERED
-from tests.cloudflare.assertions import assert_maybe_sent, assert_never_sent
+from tests.cloudflare.assertions import assert_maybe_sent
 from tests.cloudflare.conftest import (
     ACCOUNT,
     MESSAGE,
@@ -22,7 +20,7 @@ from tests.cloudflare.conftest import (
     failed_send,
     send,
 )
-from tests.cloudflare.raw_server import Request, always, http, ok, serving
+from tests.cloudflare.raw_server import Request, always, http, ok, read_request, serving
 from tests.support.needs import needs
 
 # ---- what goes out
@@ -156,22 +154,37 @@ async def test_there_are_no_more_connections_than_calls_may_be_in_flight(make_cl
         assert (client.pacer.in_flight, client.pacer.waiting) == (0, 0)
 
 
-async def test_the_transport_opens_no_more_connections_whoever_asks() -> None:
-    two_there = asyncio.Event()
+async def test_a_connection_that_has_been_idle_for_too_long_is_closed_and_not_used_again(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "KEEP_ALIVE", 0.1)
+    closed = asyncio.Event()
 
-    async def respond(_: Request, writer: asyncio.StreamWriter) -> None:
-        if len(server.requests) == 2:
-            two_there.set()
-        await two_there.wait()
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader, 0)
         writer.write(ok(RECIPIENT))
+        assert await reader.read() == b""
+        writer.close()
+        closed.set()
 
-    async with serving(respond) as server:
-        transport = Transport(httpx.URL(server.base_url), {}, timeout=10.0, connections=2)
-        calls = [asyncio.create_task(transport.exchange("GET", "/", b"")) for _ in range(6)]
-        for call in calls:
-            assert (await call).status == 200
-        await transport.aclose()
-        assert (server.most_open, len(server.requests)) == (2, 6)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        client = make_client(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/client/v4")
+        for _ in range(2):
+            closed.clear()
+            await send(client)
+            await asyncio.wait_for(closed.wait(), 5)
+
+
+async def test_a_connection_whose_time_is_up_is_not_used_even_where_nobody_has_closed_it(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(always(ok(RECIPIENT))) as server:
+        client = make_client(server.base_url)
+        await send(client)
+        monkeypatch.setattr(transport, "KEEP_ALIVE", 0.0)  # its timer waits for half a minute
+        await send(client)
+        assert server.connections == 2
 
 
 async def test_a_connection_that_the_server_closed_is_not_used_again(make_client: MakeClient) -> None:
@@ -232,15 +245,6 @@ async def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next_calls(
         await asyncio.sleep(0.05)  # until loopback has delivered it, which nobody is told of
         assert (await send(client)).message_id == "<2@x>"
         assert (len(server.requests), server.connections) == (2, 2)
-
-
-async def test_a_host_whose_connections_are_all_spent_is_given_up(
-    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ResponseHandler, "should_close", property(lambda _: True))
-    async with serving(always(ok(RECIPIENT))) as server:
-        assert_never_sent(await failed_send(make_client(server.base_url, concurrency=2)))
-        assert server.connections <= 3
 
 
 async def test_interim_answers_are_passed_over(make_client: MakeClient) -> None:
