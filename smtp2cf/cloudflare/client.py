@@ -1,25 +1,21 @@
-"""Client: the calls to Cloudflare's API (httpx, over aiohttp's transport: see `transport`).
+"""Client: the calls to Cloudflare's API.
 
 `POST /accounts/{account_id}/email/sending/send_raw` and the token check. One call at a time for up
 to 50 recipients: cutting a message's recipients into calls is the relay's work, the table in
 `errors` says what an answer means, `pacing` when a call may go out. Knows no session, no spool.
-
-The transport is called directly, below httpx.AsyncClient: no redirects, cookies or auth are wanted
-here, and they cost as much as the rest of the call.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import aiohttp
 import httpx
 import orjson
 
 from smtp2cf import __version__
 from smtp2cf.cloudflare.errors import TokenRefusedError, error_of
 from smtp2cf.cloudflare.pacing import Pacer, retry_after_of
-from smtp2cf.cloudflare.transport import Transport
+from smtp2cf.cloudflare.transport import Answer, Exchange, NoAnswerError, NoConnectionError, Transport
 from smtp2cf.envelope import Outcomes, address_key
 from smtp2cf.reply import (
     ACCEPTED,
@@ -66,20 +62,6 @@ class TokenState(NamedTuple):
 _ACCEPTED_TOKEN = TokenState(True, "")
 
 
-class _Answer(NamedTuple):
-    """What came back: the HTTP status, the body, and the headers that matter, "" where absent."""
-
-    status: int
-    body: bytes
-    retry_after: str
-    ratelimit: str
-    policy: str
-
-    def error(self) -> SendError:
-        """What it means where it is no success."""
-        return error_of(self.status, self.body, retry_after_of(self.retry_after, self.ratelimit))
-
-
 class Client:
     """Calls Cloudflare's API for one account.
 
@@ -96,22 +78,23 @@ class Client:
         token: str,
         timeout: float,
         concurrency: int,
-        transport: httpx.AsyncBaseTransport | None = None,
+        transport: Exchange | None = None,
     ) -> None:
         self.pacer = Pacer(concurrency)
         self.token_state = TokenState(None, "")
-        self._base = httpx.URL(base_url.rstrip("/"))
-        self._account_url = f"{base_url.rstrip('/')}/accounts/{account_id}"
-        self._send_url = httpx.URL(f"{self._account_url}/email/sending/send_raw")
+        base = httpx.URL(base_url.rstrip("/"))
+        self._host = base.host
+        self._account_url = f"{base}/accounts/{account_id}"
+        self._send_raw = _target(f"{self._account_url}/email/sending/send_raw")
+        self._verify = [_target(f"{self._account_url}/tokens/verify"), _target(f"{base}/user/tokens/verify")]
         self._timeout = timeout
-        self._transport = transport or Transport(self._base, timeout, concurrency)
-        self._headers = [
-            (b"Host", self._base.netloc),
-            (b"User-Agent", f"smtp2cf/{__version__}".encode()),
-            (b"Authorization", f"Bearer {token}".encode()),
-            (b"Accept", b"application/json"),
-            (b"Content-Type", b"application/json"),
-        ]
+        headers = {
+            "User-Agent": f"smtp2cf/{__version__}",
+            "Authorization": f"Bearer {token}",
+            "Accept": "application/json",
+            "Content-Type": "application/json",
+        }
+        self._transport = transport or Transport(base, headers, timeout)
 
     def __repr__(self) -> str:
         return f"<Client {self._account_url}>"
@@ -129,11 +112,11 @@ class Client:
         call that was throttled is repeated by then. Raises SendError.
         """
         answer = await self._call(
-            "POST", self._send_url, deadline, lambda: _submission(reverse_path, recipients, message)
+            "POST", self._send_raw, deadline, lambda: _submission(reverse_path, recipients, message)
         )
         sent = _read_sent(answer, recipients)
         if sent is None:
-            error = answer.error()
+            error = _error_in(answer)
             if isinstance(error, TokenRefusedError):
                 self.token_state = TokenState(False, error.reply.text)
             raise error
@@ -146,22 +129,22 @@ class Client:
         Raises SendError when there is no answer to tell from.
         """
         deadline = time.monotonic() + self._timeout
-        for url in (f"{self._account_url}/tokens/verify", f"{self._base}/user/tokens/verify"):
-            answer = await self._call("GET", httpx.URL(url), deadline)
+        for target in self._verify:
+            answer = await self._call("GET", target, deadline)
             status = _result_of(answer.body).get("status") if answer.status == 200 else None
             if isinstance(status, str):
                 reason = "" if status == "active" else f"Cloudflare says the token is {one_line(status, 40)}"
                 self.token_state = TokenState(status == "active", reason)
                 return self.token_state
-        error = answer.error()
+        error = _error_in(answer)
         if not isinstance(error, TokenRefusedError):
             raise error
         self.token_state = TokenState(False, error.reply.text)
         return self.token_state
 
     async def _call(
-        self, method: str, url: httpx.URL, deadline: float, body: Callable[[], bytes] = bytes
-    ) -> _Answer:
+        self, method: str, target: str, deadline: float, body: Callable[[], bytes] = bytes
+    ) -> Answer:
         """One call when the account's limits allow it, repeated while they turn out not to.
 
         body: asked for when the call may go out, so that a message waits in memory once and not twice.
@@ -170,14 +153,12 @@ class Client:
         while True:
             turn = await self.pacer.admit(deadline)
             try:
-                answer = await self._exchange(method, url, body())
-                if answer.status < 300:
-                    self.pacer.observe(turn, answer.ratelimit, answer.policy)
-                    return answer
-                error = answer.error()
-                if error.reply.status != "4.7.1":
+                answer = await self._exchange(method, target, body())
+                error = None if answer.status < 300 else _error_in(answer)
+                if error is None or error.reply.status != "4.7.1":
                     if answer.status < 500:
-                        self.pacer.observe(turn, answer.ratelimit, answer.policy)
+                        header = answer.headers.get
+                        self.pacer.observe(turn, header("Ratelimit", ""), header("Ratelimit-Policy", ""))
                     return answer
                 self.pacer.block(turn, error.retry_after)
             finally:
@@ -185,28 +166,33 @@ class Client:
             if time.monotonic() + self.pacer.blocked_for > deadline:
                 raise error
 
-    async def _exchange(self, method: str, url: httpx.URL, body: bytes) -> _Answer:
-        """One HTTP exchange; raises SendError when there is no whole answer."""
-        # With a stream of its own a request skips what httpx guesses about its content.
-        request = httpx.Request(method, url, headers=self._headers, stream=httpx.ByteStream(body))
-        request.read()
+    async def _exchange(self, method: str, target: str, body: bytes) -> Answer:
+        """One HTTP exchange; raises SendError where there is no whole answer, telling whether the mail may
+        have gone through nevertheless."""
         try:
-            response = await self._transport.handle_async_request(request)
-            stream = response.stream
-            content = b"".join(stream) if isinstance(stream, httpx.ByteStream) else await response.aread()
-        except (httpx.HTTPError, aiohttp.ClientError, OSError, TimeoutError, UnicodeError) as error:
-            raise _no_answer(error, self._base.host, self._timeout) from error
-        retry_after = ratelimit = policy = ""
-        # httpx.Headers guesses at the encoding of all of them first, which takes several times as long.
-        for key, value in response.headers.raw:
-            name = key.lower()
-            if name == b"ratelimit":
-                ratelimit = value.decode("latin-1")
-            elif name == b"ratelimit-policy":
-                policy = value.decode("latin-1")
-            elif name == b"retry-after":
-                retry_after = value.decode("latin-1")
-        return _Answer(response.status_code, content, retry_after, ratelimit, policy)
+            return await self._transport.exchange(method, target, body)
+        except NoConnectionError as error:
+            reply = Reply(451, "4.4.1", f"cannot reach {self._host}: {one_line(str(error), REASON_LIMIT)}")
+            raise SendError(reply, Scope.ACCOUNT) from error
+        except NoAnswerError as error:
+            why = f"the connection to {self._host} broke: {one_line(str(error), REASON_LIMIT)}"
+            cause: Exception = error
+        except TimeoutError as error:
+            why = f"no answer from {self._host} within {self._timeout:g} s (SMTP2CF_API_TIMEOUT)"
+            cause = error
+        raise SendError(Reply(451, "4.3.0", why), Scope.ACCOUNT, unanswered=True) from cause
+
+
+def _target(url: str) -> str:
+    """What a request line names: path and query. Raises httpx.InvalidURL."""
+    return httpx.URL(url).raw_path.decode("ascii")
+
+
+def _error_in(answer: Answer) -> SendError:
+    """What an answer that is no success means."""
+    header = answer.headers.get
+    retry_after = retry_after_of(header("Retry-After", ""), header("Ratelimit", ""))
+    return error_of(answer.status, answer.body, retry_after)
 
 
 def _submission(reverse_path: str, recipients: Sequence[str], message: bytes) -> bytes:
@@ -220,39 +206,7 @@ def _submission(reverse_path: str, recipients: Sequence[str], message: bytes) ->
         raise SendError(reply, Scope.RECIPIENT) from error
 
 
-def _no_answer(error: Exception, host: str, timeout: float) -> SendError:
-    """What a call without an answer means: whether the mail may have gone through nevertheless."""
-    cause = (error.__cause__ if isinstance(error, httpx.HTTPError) else None) or error
-    never_sent = isinstance(
-        cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError
-    ) or isinstance(error, httpx.ConnectError | httpx.ProxyError | httpx.UnsupportedProtocol | UnicodeError)
-    if never_sent:
-        reply = Reply(451, "4.4.1", f"cannot reach {host}: {_reason(cause)}")
-    elif isinstance(cause, TimeoutError):
-        reply = Reply(451, "4.3.0", f"no answer from {host} within {timeout:g} s (SMTP2CF_API_TIMEOUT)")
-    else:
-        reply = Reply(451, "4.3.0", f"the connection to {host} broke: {_reason(cause)}")
-    return SendError(reply, Scope.ACCOUNT, unanswered=not never_sent)
-
-
-def _reason(cause: BaseException) -> str:
-    """Why, for a person."""
-    if isinstance(cause, aiohttp.ClientConnectorCertificateError):
-        why = f"its certificate is not trusted: {cause.certificate_error} (a CA of your own: SSL_CERT_FILE)"
-    elif isinstance(cause, aiohttp.ClientProxyConnectionError):
-        why = f"the proxy {cause.host}:{cause.port} does not answer: {cause.os_error} (HTTPS_PROXY)"
-    elif isinstance(cause, aiohttp.ClientConnectorError):
-        why = str(cause.os_error)
-    elif isinstance(cause, httpx.ProxyError):
-        why = f"{cause} (HTTPS_PROXY)"
-    elif isinstance(cause, aiohttp.ConnectionTimeoutError):
-        why = "no connection in time"
-    else:
-        why = str(cause) or type(cause).__name__
-    return one_line(why, REASON_LIMIT)
-
-
-def _read_sent(answer: _Answer, recipients: Sequence[str]) -> Sent | None:
+def _read_sent(answer: Answer, recipients: Sequence[str]) -> Sent | None:
     """The outcomes of a success; None where the answer is anything else.
 
     A recipient in no list was accepted: that is what Cloudflare does with some, and a failure here
@@ -274,7 +228,12 @@ def _read_sent(answer: _Answer, recipients: Sequence[str]) -> Sent | None:
 
 def _outcomes_of(result: dict[str, Any], recipients: Sequence[str]) -> Outcomes:
     """Each recipient's outcome: by the address as it was sent, then in other letter case."""
-    named = [(address, reply) for name, reply in reversed(LISTS) for address in _strings(result.get(name))]
+    named = [
+        (address, reply)
+        for name, reply in reversed(LISTS)
+        if (addresses := result.get(name))
+        for address in _strings(addresses)
+    ]
     exactly = dict(named)
     outcomes = {recipient: exactly.get(recipient, ACCEPTED) for recipient in recipients}
     if ACCEPTED in outcomes.values():

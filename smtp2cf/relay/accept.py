@@ -250,9 +250,9 @@ class Relay:
             own = settle_each(outcomes, queue_id, ids, kept=kept)
             return Verdict(settle(outcomes, queue_id, ids, kept=kept), own)
         reply = settle(outcomes, queue_id, ids, kept=kept, partial_bounce=self._policy.partial_bounce)
-        return Verdict(
-            reply, {who: reply if kept and out.transient else out for who, out in outcomes.items()}
-        )
+        if kept:
+            outcomes = {who: reply if out.transient else out for who, out in outcomes.items()}
+        return Verdict(reply, outcomes)
 
     def _not_kept(self, envelope: Envelope, attempt: Attempt, error: SendError) -> Verdict:
         """The answer when those who have to wait can't be kept: no success, for it would lose their mail."""
