@@ -1,8 +1,11 @@
-"""Client: the calls to Cloudflare's API.
+"""Client: the calls to Cloudflare's API (httpx, over a transport of its own: see `transport`).
 
 `POST /accounts/{account_id}/email/sending/send_raw` and the token check. One call at a time for up
 to 50 recipients: cutting a message's recipients into calls is the relay's work, the table in
 `errors` says what an answer means, `pacing` when a call may go out. Knows no session, no spool.
+
+The transport is called directly, below httpx.AsyncClient: no redirects, cookies or auth are wanted
+here, and they cost as much as the rest of the call.
 """
 
 import time
@@ -15,7 +18,7 @@ import orjson
 from smtp2cf import __version__
 from smtp2cf.cloudflare.errors import TokenRefusedError, error_of
 from smtp2cf.cloudflare.pacing import Pacer, retry_after_of
-from smtp2cf.cloudflare.transport import Answer, Exchange, NoAnswerError, NoConnectionError, Transport
+from smtp2cf.cloudflare.transport import Transport
 from smtp2cf.envelope import Outcomes, address_key
 from smtp2cf.reply import (
     ACCEPTED,
@@ -33,6 +36,14 @@ MAX_RECIPIENTS_PER_CALL = 50
 """Recipients send_raw takes (Cloudflare's limits page)."""
 MESSAGE_ID_LIMIT = 998
 """Characters of a message id (RFC 5322 §2.1.1: it has to fit on a line)."""
+NEVER_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+)
+"""Errors of a transport that happen before a request goes out."""
 REASON_LIMIT = 300
 """Characters of the reason why there is no answer."""
 
@@ -62,6 +73,20 @@ class TokenState(NamedTuple):
 _ACCEPTED_TOKEN = TokenState(True, "")
 
 
+class _Answer(NamedTuple):
+    """What came back: the HTTP status, the body, and the headers that matter, "" where absent."""
+
+    status: int
+    body: bytes
+    retry_after: str = ""
+    ratelimit: str = ""
+    policy: str = ""
+
+    def error(self) -> SendError:
+        """What it means where it is no success."""
+        return error_of(self.status, self.body, retry_after_of(self.retry_after, self.ratelimit))
+
+
 class Client:
     """Calls Cloudflare's API for one account.
 
@@ -78,23 +103,29 @@ class Client:
         token: str,
         timeout: float,
         concurrency: int,
-        transport: Exchange | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.pacer = Pacer(concurrency)
         self.token_state = TokenState(None, "")
         base = httpx.URL(base_url.rstrip("/"))
         self._host = base.host
         self._account_url = f"{base}/accounts/{account_id}"
-        self._send_raw = _target(f"{self._account_url}/email/sending/send_raw")
-        self._verify = [_target(f"{self._account_url}/tokens/verify"), _target(f"{base}/user/tokens/verify")]
+        self._send_raw = httpx.URL(f"{self._account_url}/email/sending/send_raw")
+        self._verify = [
+            httpx.URL(f"{self._account_url}/tokens/verify"),
+            httpx.URL(f"{base}/user/tokens/verify"),
+        ]
         self._timeout = timeout
-        headers = {
-            "User-Agent": f"smtp2cf/{__version__}",
-            "Authorization": f"Bearer {token}",
-            "Accept": "application/json",
-            "Content-Type": "application/json",
-        }
-        self._transport = transport or Transport(base, headers, timeout)
+        self._headers = httpx.Headers(
+            {
+                "Host": base.netloc.decode("ascii"),
+                "User-Agent": f"smtp2cf/{__version__}",
+                "Authorization": f"Bearer {token}",
+                "Accept": "application/json",
+                "Content-Type": "application/json",
+            }
+        )
+        self._transport = transport or Transport(base, timeout)
 
     def __repr__(self) -> str:
         return f"<Client {self._account_url}>"
@@ -116,7 +147,7 @@ class Client:
         )
         sent = _read_sent(answer, recipients)
         if sent is None:
-            error = _error_in(answer)
+            error = answer.error()
             if isinstance(error, TokenRefusedError):
                 self.token_state = TokenState(False, error.reply.text)
             raise error
@@ -129,22 +160,22 @@ class Client:
         Raises SendError when there is no answer to tell from.
         """
         deadline = time.monotonic() + self._timeout
-        for target in self._verify:
-            answer = await self._call("GET", target, deadline)
+        for url in self._verify:
+            answer = await self._call("GET", url, deadline)
             status = _result_of(answer.body).get("status") if answer.status == 200 else None
             if isinstance(status, str):
                 reason = "" if status == "active" else f"Cloudflare says the token is {one_line(status, 40)}"
                 self.token_state = TokenState(status == "active", reason)
                 return self.token_state
-        error = _error_in(answer)
+        error = answer.error()
         if not isinstance(error, TokenRefusedError):
             raise error
         self.token_state = TokenState(False, error.reply.text)
         return self.token_state
 
     async def _call(
-        self, method: str, target: str, deadline: float, body: Callable[[], bytes] = bytes
-    ) -> Answer:
+        self, method: str, url: httpx.URL, deadline: float, body: Callable[[], bytes] = bytes
+    ) -> _Answer:
         """One call when the account's limits allow it, repeated while they turn out not to.
 
         body: asked for when the call may go out, so that a message waits in memory once and not twice.
@@ -153,12 +184,11 @@ class Client:
         while True:
             turn = await self.pacer.admit(deadline)
             try:
-                answer = await self._exchange(method, target, body())
-                error = None if answer.status < 300 else _error_in(answer)
+                answer = await self._exchange(method, url, body())
+                error = None if answer.status < 300 else answer.error()
                 if error is None or error.reply.status != "4.7.1":
                     if answer.status < 500:
-                        header = answer.headers.get
-                        self.pacer.observe(turn, header("Ratelimit", ""), header("Ratelimit-Policy", ""))
+                        self.pacer.observe(turn, answer.ratelimit, answer.policy)
                     return answer
                 self.pacer.block(turn, error.retry_after)
             finally:
@@ -166,33 +196,38 @@ class Client:
             if time.monotonic() + self.pacer.blocked_for > deadline:
                 raise error
 
-    async def _exchange(self, method: str, target: str, body: bytes) -> Answer:
+    async def _exchange(self, method: str, url: httpx.URL, body: bytes) -> _Answer:
         """One HTTP exchange; raises SendError where there is no whole answer, telling whether the mail may
         have gone through nevertheless."""
+        # With a stream of its own a request skips what httpx guesses about its content.
+        request = httpx.Request(method, url, headers=self._headers, stream=httpx.ByteStream(body))
         try:
-            return await self._transport.exchange(method, target, body)
-        except NoConnectionError as error:
+            response = await self._transport.handle_async_request(request)
+            return await _read_answer(response)
+        except NEVER_SENT as error:
             reply = Reply(451, "4.4.1", f"cannot reach {self._host}: {one_line(str(error), REASON_LIMIT)}")
             raise SendError(reply, Scope.ACCOUNT) from error
-        except NoAnswerError as error:
+        except httpx.HTTPError as error:
             why = f"the connection to {self._host} broke: {one_line(str(error), REASON_LIMIT)}"
-            cause: Exception = error
-        except TimeoutError as error:
-            why = f"no answer from {self._host} within {self._timeout:g} s (SMTP2CF_API_TIMEOUT)"
-            cause = error
-        raise SendError(Reply(451, "4.3.0", why), Scope.ACCOUNT, unanswered=True) from cause
+            if isinstance(error, httpx.TimeoutException):
+                why = f"no answer from {self._host} within {self._timeout:g} s (SMTP2CF_API_TIMEOUT)"
+            raise SendError(Reply(451, "4.3.0", why), Scope.ACCOUNT, unanswered=True) from error
 
 
-def _target(url: str) -> str:
-    """What a request line names: path and query. Raises httpx.InvalidURL."""
-    return httpx.URL(url).raw_path.decode("ascii")
-
-
-def _error_in(answer: Answer) -> SendError:
-    """What an answer that is no success means."""
-    header = answer.headers.get
-    retry_after = retry_after_of(header("Retry-After", ""), header("Ratelimit", ""))
-    return error_of(answer.status, answer.body, retry_after)
+async def _read_answer(response: httpx.Response) -> _Answer:
+    stream = response.stream
+    body = b"".join(stream) if isinstance(stream, httpx.ByteStream) else await response.aread()
+    retry_after = ratelimit = policy = ""
+    # httpx.Headers guesses at the encoding of all of them first, which takes several times as long.
+    for key, value in response.headers.raw:
+        name = key.lower()
+        if name == b"ratelimit":
+            ratelimit = value.decode("latin-1")
+        elif name == b"ratelimit-policy":
+            policy = value.decode("latin-1")
+        elif name == b"retry-after":
+            retry_after = value.decode("latin-1")
+    return _Answer(response.status_code, body, retry_after, ratelimit, policy)
 
 
 def _submission(reverse_path: str, recipients: Sequence[str], message: bytes) -> bytes:
@@ -206,7 +241,7 @@ def _submission(reverse_path: str, recipients: Sequence[str], message: bytes) ->
         raise SendError(reply, Scope.RECIPIENT) from error
 
 
-def _read_sent(answer: Answer, recipients: Sequence[str]) -> Sent | None:
+def _read_sent(answer: _Answer, recipients: Sequence[str]) -> Sent | None:
     """The outcomes of a success; None where the answer is anything else.
 
     A recipient in no list was accepted: that is what Cloudflare does with some, and a failure here

@@ -1,4 +1,4 @@
-"""The way to the API: HTTP/1.1 exchanges with one host, over aiohttp's connections.
+"""The way to the API: httpx's transport interface, over aiohttp's connections, for HTTP/1.1 with one host.
 
 aiohttp's connector makes the connections (names, proxies, TLS), and its parser reads what comes back. What is
 in between is written here, to keep connections and to exchange one whole request for one whole answer:
@@ -13,8 +13,7 @@ import asyncio
 import base64
 import urllib.request
 from collections import deque
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
 import aiohttp
 import httpx
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
 
 ANSWER_LIMIT = 1024 * 1024
 """Octets of an answer that are read; one that is longer is none of the API's."""
+INTERIM_LIMIT = 10
+"""Interim answers (1xx) before the one that counts."""
 CONNECT_TIMEOUT = 10.0
 """Seconds until a connection must stand: name, TCP, proxy and TLS."""
 CONNECT_SHARE = 0.8
@@ -36,44 +37,14 @@ KEEP_ALIVE = 30.0
 which closes one at the moment we use it."""
 
 
-class NoConnectionError(Exception):
-    """There is no connection, so nothing was sent. The text is the reason, for a person."""
+class Transport(httpx.AsyncBaseTransport):
+    """Exchanges requests with the host of `base_url`, through the proxy that the environment names.
 
-
-class NoAnswerError(Exception):
-    """A request was sent, and no whole answer came back. The text is the reason, for a person."""
-
-
-class Answer(NamedTuple):
-    """What came back. headers: found in any letter case."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
-class Exchange(Protocol):
-    """A way to the API: `Transport`, or what a test puts in its place."""
-
-    async def exchange(self, method: str, target: str, body: bytes) -> Answer:
-        """Send a request, whole, and read its answer.
-
-        target: path and query, in ASCII. Raises NoConnectionError, NoAnswerError, and TimeoutError where
-        the answer takes too long.
-        """
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-
-
-class Transport:
-    """Exchanges with the host of `base_url`, through the proxy that the environment names.
-
-    headers: of every request, besides Host and Content-Length. timeout: seconds of one exchange. There are
-    as many connections as there are exchanges at once. Raises ValueError for a proxy that is none.
+    timeout: seconds of one exchange. There are as many connections as there are exchanges at once. Raises
+    ValueError for a proxy that is none.
     """
 
-    def __init__(self, base_url: httpx.URL, headers: Mapping[str, str], timeout: float) -> None:
+    def __init__(self, base_url: httpx.URL, timeout: float) -> None:
         self._base_url = base_url
         self._proxy = proxy_of(base_url)
         self._timeout = timeout
@@ -82,41 +53,50 @@ class Transport:
         self._connector: aiohttp.TCPConnector | None = None
         self._idle: deque[tuple[Connection, float]] = deque()
         self._sweep_timer: asyncio.TimerHandle | None = None
-        host = base_url.netloc.decode("ascii")
-        fields = {"Host": host, **headers}
-        self._origin = ""
+        self._origin = self._proxy_field = b""
         if self._proxy is not None and base_url.scheme == "http":
             # A proxy that is to make the call itself is told all of the URL (RFC 9112 §3.2.2).
-            self._origin = f"http://{host}"
-            if self._proxy.userinfo:
-                fields["Proxy-Authorization"] = _basic_auth(self._proxy)
-        self._fields = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+            self._origin = b"http://" + base_url.netloc
+            self._proxy_field = _proxy_authorization(self._proxy)
 
-    async def exchange(self, method: str, target: str, body: bytes) -> Answer:
-        """One exchange, see Exchange."""
-        length = f"Content-Length: {len(body)}\r\n" if body else ""
-        head = f"{method} {self._origin}{target} HTTP/1.1\r\n{self._fields}{length}\r\n".encode("ascii")
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """One exchange, with an answer that was read whole.
+
+        Raises httpx.ConnectError where there is no connection, so that nothing was sent; httpx.ReadTimeout
+        and httpx.ReadError where the request was sent and no whole answer came back. Their texts are for a
+        person.
+        """
+        body = await request.aread()
+        head = self._head(request, len(body))
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout
         try:
             connection = self._take_idle(loop.time()) or await self._connect()
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # It is no cause to show: aiohttp's may hold what was sent to the proxy, with the password.
-            raise NoConnectionError(_why_unreachable(error)) from None
+            raise httpx.ConnectError(_why_unreachable(error)) from None
         try:
             with _Deadline(loop, deadline, connection):
-                answer = await _converse(connection, (head, body))
+                response = await _converse(connection, (head, body))
         except TimeoutError:
             _abort(connection)
-            raise
+            raise httpx.ReadTimeout("no answer in time") from None
         except _NO_ANSWER as error:
             _abort(connection)
-            raise NoAnswerError(_why_broken(error)) from error
+            raise httpx.ReadError(_why_broken(error)) from error
         except BaseException:
             _abort(connection)
             raise
         self._keep(connection, loop)
-        return answer
+        return response
+
+    def _head(self, request: httpx.Request, size: int) -> bytes:
+        """The request line and the fields (RFC 9112 §3)."""
+        line = b"%b %b%b HTTP/1.1" % (request.method.encode(), self._origin, request.url.raw_path)
+        fields = [b"%b: %b" % field for field in request.headers.raw]
+        if size:
+            fields.append(b"Content-Length: %d" % size)
+        return b"\r\n".join((line, *fields, self._proxy_field + b"\r\n"))
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -128,9 +108,9 @@ class Transport:
             await self._connector.close()
 
     def _take_idle(self, now: float) -> "Connection | None":
-        """The connection that has been idle for the longest and can be used, None where there is none."""
+        """The connection that was used last and can be used again, None where there is none."""
         while self._idle:
-            connection, since = self._idle.popleft()
+            connection, since = self._idle.pop()
             if now - since < KEEP_ALIVE and _is_reusable(connection):
                 return connection
             _abort(connection)
@@ -205,7 +185,7 @@ _NO_ANSWER = (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeError)
 while more of a compressed answer had come than was read."""
 
 
-async def _converse(connection: "Connection", request: tuple[bytes, bytes]) -> Answer:
+async def _converse(connection: "Connection", request: tuple[bytes, bytes]) -> httpx.Response:
     """Write a request, read its answer. Raises _NO_ANSWER."""
     protocol = _protocol(connection)
     transport = connection.transport
@@ -214,10 +194,13 @@ async def _converse(connection: "Connection", request: tuple[bytes, bytes]) -> A
     protocol.set_response_params(read_until_eof=True)
     # In one packet where it fits, without another copy where it is large.
     transport.writelines(request)
-    status = 100
-    while 100 <= status < 200 and status != 101:
+    for _ in range(INTERIM_LIMIT):
         message, content = await protocol.read()
         status = message.code
+        if not 100 <= status < 200 or status == 101:
+            break
+    else:
+        raise aiohttp.ClientPayloadError("it says to wait again and again, and does not answer")
     blocks: list[bytes] = []
     size = 0
     while not content.at_eof():
@@ -226,7 +209,7 @@ async def _converse(connection: "Connection", request: tuple[bytes, bytes]) -> A
         if size > ANSWER_LIMIT:
             raise aiohttp.ClientPayloadError(f"the answer is longer than {ANSWER_LIMIT} octets")
         blocks.append(block)
-    return Answer(status, message.headers, b"".join(blocks))
+    return httpx.Response(status, headers=message.raw_headers, stream=httpx.ByteStream(b"".join(blocks)))
 
 
 def _protocol(connection: "Connection") -> "ResponseHandler":
@@ -282,9 +265,12 @@ def _why_broken(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _basic_auth(proxy: httpx.URL) -> str:
-    """The credentials of a proxy's URL (RFC 7617)."""
-    return f"Basic {base64.b64encode(f'{proxy.username}:{proxy.password}'.encode()).decode('ascii')}"
+def _proxy_authorization(proxy: httpx.URL) -> bytes:
+    """The field with the credentials of a proxy's URL (RFC 7617), empty where it has none."""
+    if not proxy.userinfo:
+        return b""
+    credentials = base64.b64encode(f"{proxy.username}:{proxy.password}".encode())
+    return b"Proxy-Authorization: Basic %b\r\n" % credentials
 
 
 def proxy_of(base_url: httpx.URL) -> httpx.URL | None:

@@ -1,7 +1,6 @@
 """What the client makes of answers: recipients found again, the token's state, throttled calls repeated."""
 
 import asyncio
-import inspect
 import json
 import time
 from collections.abc import Awaitable, Callable
@@ -12,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtp2cf.cloudflare import Client
-from smtp2cf.cloudflare.client import _read_sent
-from smtp2cf.cloudflare.transport import Answer, NoAnswerError
+from smtp2cf.cloudflare.client import _Answer, _read_sent
 from smtp2cf.reply import ACCEPTED, BOUNCED, DELIVERED, QUEUED, SUPPRESSED, Reply, Scope, SendError
 from tests.cloudflare.conftest import ACCOUNT, RECIPIENT, TOKEN, failed_send, send
 from tests.cloudflare.test_errors import body_of
@@ -21,26 +19,10 @@ from tests.cloudflare.test_errors import body_of
 Handler = Callable[[httpx.Request], httpx.Response | Awaitable[httpx.Response]]
 
 
-class Handled:
-    """An Exchange with a function."""
-
-    def __init__(self, handler: Handler) -> None:
-        self._handler = handler
-
-    async def exchange(self, method: str, target: str, body: bytes) -> Answer:
-        response = self._handler(httpx.Request(method, f"http://api.test{target}", content=body))
-        if inspect.isawaitable(response):
-            response = await response
-        return Answer(response.status_code, response.headers, response.content)
-
-    async def aclose(self) -> None:
-        pass
-
-
 def client_of(handler: Handler, **changes: object) -> Client:
     """A client whose API is a function."""
     settings = {"account_id": ACCOUNT, "token": TOKEN, "timeout": 10.0, "concurrency": 10} | changes
-    return Client(base_url="http://api.test/client/v4", transport=Handled(handler), **settings)
+    return Client(base_url="http://api.test/client/v4", transport=httpx.MockTransport(handler), **settings)
 
 
 def answering(*answers: httpx.Response) -> Client:
@@ -176,7 +158,7 @@ def test_every_recipient_has_one_outcome_and_an_exact_match_decides(
     recipients: list[str], result: dict
 ) -> None:
     body = json.dumps({"success": True, "result": result}).encode()
-    sent = _read_sent(Answer(200, {}, body), recipients)
+    sent = _read_sent(_Answer(200, body), recipients)
     assert sent is not None
     assert list(sent.outcomes) == recipients
     worst_first = [
@@ -428,7 +410,7 @@ async def test_what_tells_nothing_of_the_token_leaves_its_state(answer: httpx.Re
 
 async def test_the_token_is_in_no_repr_and_no_error() -> None:
     def broken(_: httpx.Request) -> httpx.Response:
-        raise NoAnswerError("broke")
+        raise httpx.ReadError("broke")
 
     client = client_of(broken)
     error = await failed_send(client)
