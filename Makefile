@@ -6,7 +6,7 @@ SET_UP := $(VENV)/.set-up
 TESTS  ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench lock config clean
+.PHONY: help run test check audit fuzz bench lock config clean
 
 help:  ## this list
 	@grep -hE '^[a-z.]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -33,6 +33,21 @@ check: $(SET_UP)  ## lint, types, the rooms' dependencies, config.example.env in
 	$(BIN)/lint-imports
 	@$(BIN)/python -m smtp2cf.config | diff -u config.example.env - || { echo "config.example.env is out of step: run 'make config'"; exit 1; }
 
+audit: $(VENV)-audit/.set-up  ## known vulnerabilities of every pinned dependency, where PyPI's database can be had
+	@$(VENV)-audit/bin/python requirements/audit.py
+
+$(VENV)-audit/.set-up: requirements/audit.txt
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/audit.txt
+	@touch $@
+
+fuzz: $(VENV)/.fuzz  ## feed the parsers with what nobody wrote (TARGET=path for one of them, SECONDS=60 for each)
+	$(BIN)/python -m fuzz --seconds $(or $(SECONDS),60) $(TARGET)
+
+$(VENV)/.fuzz: $(SET_UP) requirements/fuzz.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/fuzz.txt
+	@touch $@
+
 bench: $(SET_UP)  ## throughput beside what one would use instead; needs Debian's postfix, nginx and nodejs
 	$(BIN)/python -m benchmarks
 
@@ -46,11 +61,13 @@ lock: $(SET_UP)  ## pin the newest releases that pyproject.toml admits, with the
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(LOCK) pyproject.toml --extra postgres --output-file requirements/image.txt
 	$(LOCK) requirements/build.in --output-file requirements/build.txt
+	$(LOCK) requirements/audit.in --output-file requirements/audit.txt
+	$(LOCK) requirements/fuzz.in --output-file requirements/fuzz.txt
 	$(LOCK) pyproject.toml requirements/dev.in --extra postgres --output-file requirements/dev.txt
 
 LOCK := $(BIN)/uv --quiet pip compile --universal --python-version 3.11 --generate-hashes --upgrade --no-annotate \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
 
 clean:  ## remove what the commands above made
-	rm -rf $(VENV) build dist sendmail.pyz .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-audit .fuzz build dist sendmail.pyz .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

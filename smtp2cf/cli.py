@@ -1,4 +1,4 @@
-"""The command line: smtp2cf serve, sandbox, check, send. Exit codes are sysexits.h's."""
+"""The command line: smtp2cf serve, sandbox, check, send, queue, user. Exit codes are sysexits.h's."""
 
 import asyncio
 import contextlib
@@ -17,6 +17,7 @@ import typer
 from smtp2cf import __version__, config
 from smtp2cf.cli_queue import EnvFile
 from smtp2cf.cli_queue import app as queue_app
+from smtp2cf.cli_user import app as user_app
 from smtp2cf.endpoint import Endpoint, bound, listen
 from smtp2cf.spool import SpoolError
 
@@ -33,6 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(queue_app, name="queue")
+app.add_typer(user_app, name="user")
 
 
 @app.command("install-sendmail")
@@ -80,12 +82,12 @@ def serve(
     ] = SANDBOX_ENDPOINT,
 ) -> None:
     """Take mail over SMTP and hand it to Cloudflare."""
-    from smtp2cf import logs
+    from smtp2cf import logs, policies
     from smtp2cf import serve as bridge
 
-    settings = config.load(env_file)
+    settings = policies.require_no_open_relay(config.load(env_file))
     if not sandbox:
-        bridge.require_account(settings)
+        policies.require_account(settings)
     logs.configure(settings.log_level, settings.log_format)
     for line in config.unknown_variables(env_file):
         bridge.log.warning("settings.unknown", setting=line)
@@ -101,10 +103,12 @@ def sandbox(
     """Run the stand-in for Cloudflare's API by itself."""
     from smtp2cf.sandbox import Sandbox
 
+    hosts = (socket.gethostname(), *config.load().admin_hosts)
+
     async def run() -> None:
         endpoint = _endpoint(sandbox_listen)
         sockets = listen(endpoint)
-        stand_in = Sandbox(token=None)
+        stand_in = Sandbox(token=None, hosts=hosts)
         await stand_in.start(sockets)
         url = f"http://{bound(sockets, endpoint)}"
         stop = asyncio.Event()
@@ -120,13 +124,19 @@ def sandbox(
 @app.command()
 def check(env_file: EnvFile = None) -> None:
     """Check the settings, the token, and that Cloudflare can be reached; exit 0 or 78."""
+    from smtp2cf import logs, policies
     from smtp2cf import serve as bridge
     from smtp2cf.reply import SendError
 
-    settings = bridge.require_account(config.load(env_file))
+    settings = policies.require_no_open_relay(policies.require_account(config.load(env_file)))
+    logs.configure("warning", settings.log_format)
+    bridge.make_access(settings).close()
+    certificate = bridge.load_certificate(settings)
     for line in config.unknown_variables(env_file):
         typer.echo(f"warning: {line}", err=True)
     typer.echo("settings: ok")
+    if certificate is not None:
+        typer.echo(f"certificate: {certificate}")
 
     async def verify() -> str:
         client = bridge.make_client(settings)
@@ -221,6 +231,8 @@ def _announce(listening: "Listening") -> None:
         return
     lines = [f"smtp2cf {__version__}"]
     lines += [f"  send mail to   {endpoint}" for endpoint in listening.smtp]
+    lines += [f"  with TLS       {endpoint}" for endpoint in listening.smtps]
+    lines += [f"  with LMTP      {endpoint}" for endpoint in listening.lmtp]
     if listening.sandbox is not None:
         lines.append(
             f"  what went out  http://{listening.sandbox}/messages  (a sandbox: nothing leaves this host)"

@@ -7,6 +7,7 @@ made of the descriptions here. Only serve.py and cli.py import this; everybody e
 import difflib
 import ipaddress
 import os
+import re
 import socket
 import sys
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from dotenv import dotenv_values
 from pydantic import AliasChoices, ByteSize, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from smtp2cf.access.senders import Senders
 from smtp2cf.endpoint import Endpoint
 
 PREFIX = "SMTP2CF_"
@@ -27,6 +29,9 @@ SECRETS = ("api_token", "spool_url")
 """Settings that may come from a file instead, named by the variable with _FILE behind it."""
 FORMS = {
     "account_id": "letters, digits, - and _",
+    "i_am_an_open_relay": "yes or no",
+    "auth_without_tls": "yes or no",
+    "check_header_from": "yes or no",
     "api_base_url": "a URL such as https://api.cloudflare.com/client/v4",
     "hostname": "a name in printable ASCII, without blanks",
     "null_sender_address": "an address such as bounces@example.com",
@@ -36,7 +41,7 @@ FORMS = {
     "socket_mode": "permissions in octal, such as 0660",
 }
 """What a setting may be, where pydantic's own words would be a pattern or none that help."""
-UNCLEAR = ("string_pattern_mismatch", "byte_size", "byte_size_unit")
+UNCLEAR = ("string_pattern_mismatch", "byte_size", "byte_size_unit", "bool_parsing")
 """Kinds of error with such words."""
 SPOOLS = ("sqlite", "postgresql", "postgres")
 
@@ -143,6 +148,31 @@ class Settings(BaseSettings):
         "1.2",
         description="The oldest TLS a client may speak; 1.0 and 1.1 are broken, and for old devices that know"
         " nothing newer.",
+    )
+    i_am_an_open_relay: bool = Field(
+        False,
+        description="Networks that hold every address there is stop the start unless this is yes.",
+    )
+    users_file: Path | None = Field(
+        None,
+        description="Who may relay from anywhere after AUTH: a file of users with their passwords' hashes, as"
+        " written by `smtp2cf user add`. Read anew when it changes. See docs/access.md.",
+        examples=["/etc/smtp2cf/users"],
+    )
+    auth_without_tls: bool = Field(
+        False,
+        description="Whether AUTH is offered without TLS, where everybody on the way can read passwords.",
+    )
+    allowed_sender_domains: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="The domains of senders that anybody may use, several with commas; example.com does not"
+        " mean its subdomains, *.example.com means them alone. any, the default, is any.",
+        examples=["example.com,*.example.com"],
+    )
+    check_header_from: bool = Field(
+        False,
+        description="Whether From and Sender in a message's header are held against a user's allowed senders"
+        " and SMTP2CF_ALLOWED_SENDER_DOMAINS too, and not just MAIL FROM.",
     )
     null_sender_address: str = Field(
         "",
@@ -285,6 +315,13 @@ class Settings(BaseSettings):
         (Endpoint("127.0.0.1", 8025),),
         description="Where /livez, /readyz, /metrics and the status page are; none for nowhere.",
     )
+    admin_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Names by which the status page, /metrics and /queue may be asked for, several with"
+        " commas; localhost, literal addresses, this host's name and SMTP2CF_HOSTNAME may be used anyway."
+        " Other names are refused: a web page could have them point here.",
+        examples=["smtp2cf.internal,smtp2cf"],
+    )
     drain_timeout: float = Field(
         30, ge=0, le=3600, description="Seconds that transactions under way have to finish after SIGTERM."
     )
@@ -339,9 +376,18 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         try:
-            return tuple(ipaddress.ip_network(part, strict=False) for part in _listed(value))
+            return tuple(_unmapped(ipaddress.ip_network(part, strict=False)) for part in _listed(value))
         except ValueError as error:
             raise ValueError(f"{error}: networks such as 10.0.0.0/8 or fd00::/8 are meant") from None
+
+    @field_validator("allowed_sender_domains", mode="before")
+    @classmethod
+    def _senders(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        patterns = () if value.lower() == "any" else tuple(_listed(value))
+        Senders.parse(patterns)
+        return patterns
 
     @field_validator("drop_headers", mode="before")
     @classmethod
@@ -353,12 +399,33 @@ class Settings(BaseSettings):
             raise ValueError(f"{wrong[0]!r} is no header field's name")
         return names
 
+    @field_validator("admin_hosts", mode="before")
+    @classmethod
+    def _host_names(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        names = tuple(_listed(value))
+        if wrong := [name for name in names if not re.fullmatch(r"[\w.-]+", name)]:
+            raise ValueError(f"{wrong[0]!r} is no host's name: names without a port are meant")
+        return names
+
     @field_validator(
         "log_level", "log_format", "mode", "partial_bounce", "non_utf8", "bare_newline", mode="before"
     )
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
+
+
+def _unmapped(network: Network) -> Network:
+    """IPv4 written as IPv6 (RFC 4291 §2.5.5.2) is IPv4: that is how clients are compared."""
+    first = network.network_address
+    mapped = first.ipv4_mapped if isinstance(first, ipaddress.IPv6Address) else None
+    return (
+        ipaddress.IPv4Network((mapped, network.prefixlen - 96))
+        if mapped and network.prefixlen >= 96
+        else network
+    )
 
 
 def load(env_file: Path | None = None) -> Settings:
@@ -369,6 +436,12 @@ def load(env_file: Path | None = None) -> Settings:
         return Settings(_env_file=env_file, **secrets)  # type: ignore[arg-type, call-arg]
     except ValidationError as error:
         raise SettingsError("\n".join(_line(problem, given) for problem in error.errors())) from None
+
+
+def users_file(env_file: Path | None = None) -> Path | None:
+    """SMTP2CF_USERS_FILE alone, whatever the other settings are. Raises SettingsError for the env file."""
+    given = _given(env_file).get(f"{PREFIX}USERS_FILE", "").strip()
+    return Path(given) if given else None
 
 
 def unknown_variables(env_file: Path | None = None) -> list[str]:
@@ -451,6 +524,8 @@ def _line(problem: Mapping[str, Any], given: Mapping[str, str]) -> str:
 def _shown(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(str(item) for item in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, ByteSize):
         return value.human_readable(separator="").replace(".0", "")
     return f"{value:g}" if isinstance(value, float) else str(value)

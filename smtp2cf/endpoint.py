@@ -5,6 +5,7 @@ Knows nothing of what is spoken there.
 
 import contextlib
 import errno
+import grp
 import os
 import re
 import socket
@@ -14,6 +15,10 @@ from typing import NamedTuple
 
 BACKLOG = 2048
 """Connections the kernel may hold before we accept them; it caps this at net.core.somaxconn."""
+SOCKET_MODE = 0o660
+"""Permissions of a unix socket: its owner and its group may connect."""
+UNIX_PATH_LIMIT = 107
+"""Octets of a unix socket's path (sun_path without its NUL, unix(7))."""
 
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 _HOST_PORT = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^:\[\]/]*)):(?P<port>\d{1,5})")
@@ -43,24 +48,50 @@ class Endpoint(NamedTuple):
         if text.startswith("unix:"):
             if not text.startswith("unix:/"):
                 raise ValueError(f"{text!r}: a unix socket needs an absolute path, unix:/path")
-            return cls(path=text.removeprefix("unix:"))
+            path = text.removeprefix("unix:")
+            if (length := len(os.fsencode(path))) > UNIX_PATH_LIMIT:
+                raise ValueError(
+                    f"the path of a unix socket has {UNIX_PATH_LIMIT} octets at most, {path} has {length}"
+                )
+            return cls(path=path)
         match = _HOST_PORT.fullmatch(text)
         if match is None or int(match["port"]) > 65535:
             raise ValueError(f"{text!r} is not host:port, [v6]:port or unix:/path")
         return cls(host=match["v6"] or match["host"] or "0.0.0.0", port=int(match["port"]))  # noqa: S104 - ":25"
 
+    @classmethod
+    def of(cls, sock: socket.socket) -> "Endpoint":
+        """Where a listening socket is; an abstract unix socket's name begins with @."""
+        name = sock.getsockname()
+        if isinstance(name, tuple):
+            return cls(host=name[0], port=name[1])
+        return cls(path=name if isinstance(name, str) else f"@{os.fsdecode(name[1:])}")
 
-def listen(endpoint: Endpoint) -> list[socket.socket]:
+
+def listen(endpoint: Endpoint, *, mode: int = SOCKET_MODE, group: int | None = None) -> list[socket.socket]:
     """Open listening sockets for an endpoint: one for each address its host has.
 
-    Raises OSError, whose text names the endpoint.
+    mode, group: permissions and group id of a unix socket. Its file goes away when the socket is closed,
+    even by an event loop (uvloop detaches it) before. Raises OSError, whose text names the endpoint.
     """
     try:
         if endpoint.path:
-            return [_listen_unix(endpoint.path)]
+            return [_listen_unix(endpoint.path, mode, group)]
         return _listen_tcp(endpoint.host, endpoint.port)
     except OSError as error:
         raise OSError(error.errno, f"cannot listen on {endpoint}: {error.strerror or error}") from error
+
+
+def group_id(name: str) -> int | None:
+    """The id of a group given by name or number, None for ""; raises ValueError where there is none."""
+    if not name:
+        return None
+    if re.fullmatch("[0-9]{1,9}", name):
+        return int(name)
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise ValueError(f"there is no group {name!r} on this host") from None
 
 
 def bound(sockets: list[socket.socket], endpoint: Endpoint) -> Endpoint:
@@ -96,18 +127,62 @@ def _listen_tcp(host: str, port: int) -> list[socket.socket]:
     return sockets
 
 
-def _listen_unix(path: str) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+class _UnixListener(socket.socket):
+    """A unix socket that takes its file away when it is closed, unless another has taken its place."""
+
+    _path = ""
+    _file: tuple[int, int, int] | None = None
+
+    def claim(self, path: str) -> None:
+        """This file is the socket's."""
+        self._path, self._file = path, _identity(path)
+
+    def close(self) -> None:
+        super().close()
+        file, self._file = self._file, None
+        # OSError: it is gone already, or its directory is no longer ours to change.
+        with contextlib.suppress(OSError):
+            if file is not None and _identity(self._path) == file:
+                Path(self._path).unlink()
+
+
+def _identity(path: str) -> tuple[int, int, int]:
+    """What tells a file from one that took its place: a file system may give it the same inode."""
+    found = os.lstat(path)
+    return found.st_dev, found.st_ino, found.st_mtime_ns
+
+
+def _listen_unix(path: str, mode: int, group: int | None) -> socket.socket:
+    """A socket that nobody can connect to before its permissions are what they are to be.
+
+    The file is made with the mode, not given it later, and nobody listens until it has its group.
+    """
+    sock = _UnixListener(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if _is_stale(path):
             Path(path).unlink()
-        sock.bind(path)
+        before = os.umask(~mode & 0o777)
+        try:
+            sock.bind(path)
+        finally:
+            os.umask(before)
+        sock.claim(path)
+        if group is not None:
+            _give_to(path, group)
         sock.listen(BACKLOG)
         sock.setblocking(False)
     except OSError:
         sock.close()
         raise
     return sock
+
+
+def _give_to(path: str, group: int) -> None:
+    try:
+        os.chown(path, -1, group, follow_symlinks=False)
+    except PermissionError as error:
+        text = f"its group can't be {group} (SMTP2CF_SOCKET_GROUP): only root, or a member, may give it that"
+        raise OSError(error.errno, text) from None
 
 
 def _is_stale(path: str) -> bool:

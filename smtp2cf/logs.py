@@ -4,12 +4,15 @@ JSON lines for machines, colours for a terminal; to standard error. Tracebacks n
 of variables: a token or a message could be among them.
 """
 
+import asyncio
+import atexit
 import io
 import logging
 import re
 import sys
 import time
-from typing import Any, Literal, TextIO
+from collections.abc import Sequence
+from typing import Any, BinaryIO, Literal, TextIO
 
 import orjson
 import structlog
@@ -35,14 +38,15 @@ def configure(
             colors=stream.isatty(), sort_keys=False, exception_formatter=_escaped_traceback
         )
         renderers: list[Processor] = [render]
-        factory: Any = structlog.WriteLoggerFactory(file=stream)
+        sink: Any = structlog.WriteLogger(stream)
     else:
         renderers = [structlog.processors.format_exc_info, _render_json]
-        factory = structlog.BytesLoggerFactory(file=stream.buffer)
+        sink = _Lines(stream.buffer)
+        atexit.register(sink.flush)
     structlog.configure(
         processors=[*shared, *renderers],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=factory,
+        logger_factory=lambda *_: sink,
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(stream)
@@ -57,6 +61,38 @@ def configure(
     # What it thinks of a PROXY header is in our own line about it.
     logging.getLogger("mail.debug").setLevel(logging.ERROR)
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
+
+
+class _Lines:
+    """Writes lines to a file: those of one turn of the event loop together, which is a moment later, for
+    to write one costs more than all else about it. Where no loop runs, as in a thread, at once."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._lines: list[bytes] = []
+
+    def write(self, line: bytes) -> None:
+        """Write `line` and a line end."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._write((line, b""))
+            return
+        if not self._lines:
+            loop.call_soon(self.flush)
+        self._lines.append(line)
+
+    debug = info = warning = error = critical = write
+
+    def flush(self) -> None:
+        """Write what has not been written yet."""
+        if self._lines:
+            lines, self._lines = [*self._lines, b""], []
+            self._write(lines)
+
+    def _write(self, lines: Sequence[bytes]) -> None:
+        self._file.write(b"\n".join(lines))
+        self._file.flush()
 
 
 class _Timestamp:

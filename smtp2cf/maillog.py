@@ -7,7 +7,7 @@ Knows no SMTP session and no HTTP.
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import structlog
 from prometheus_client import Counter, Histogram
@@ -19,6 +19,8 @@ RECENT = 50
 """Lines kept for the status page."""
 NAMED_LIMIT = 50
 """Recipients a log line names; the rest are counted."""
+USER_LIMIT = 100
+"""Characters of a user name that a log line shows: a stranger may give any."""
 
 MESSAGES = Counter("smtp2cf_messages_total", "Messages by the class of the answer the client got", ["answer"])
 RECIPIENTS = Counter("smtp2cf_recipients_total", "Recipients by what became of them", ["status"])
@@ -29,6 +31,7 @@ DSNS = Counter("smtp2cf_dsns_total", "Delivery reports sent")
 REPEATED = Counter(
     "smtp2cf_answers_repeated_total", "Messages that came again after their answer was lost, not sent again"
 )
+LOGINS = Counter("smtp2cf_logins_total", "Logins by what came of them", ["result"])
 DELAY = Histogram(
     "smtp2cf_delivery_delay_seconds",
     "Seconds from taking a message to Cloudflare's answer",
@@ -45,6 +48,8 @@ _BOUNCED = RECIPIENTS.labels("bounced")
 _EXPIRED = RECIPIENTS.labels("expired")
 _COUNTERS = {"sent": _SENT, "queued": _QUEUED, "deferred": _DEFERRED, "bounced": _BOUNCED}
 _recent: "deque[tuple[Envelope, str, Reply, Sequence[str], float]]" = deque(maxlen=RECENT)
+_LOGINS = {result: LOGINS.labels(result) for result in ("success", "failure", "refused", "unavailable")}
+_LOGIN_EVENTS = {"failure": "auth.failed", "refused": "auth.refused", "unavailable": "auth.unavailable"}
 _ANSWERS = {kind: MESSAGES.labels(kind) for kind in ("2xx", "4xx", "5xx")}
 
 log = structlog.stdlib.get_logger("smtp2cf.mail")
@@ -102,9 +107,22 @@ def attempted(
             "client": envelope.client,
             "attempts": attempts,
         }
+        if envelope.auth_user:
+            fields["user"] = envelope.auth_user
         if message_ids:
             fields["message_id"] = message_ids[0] if len(message_ids) == 1 else list(message_ids)
         log.info("mail.attempt", **fields)
+
+
+def login(
+    client: str, user: str, result: Literal["success", "failure", "refused", "unavailable"], reason: str
+) -> None:
+    """Somebody tried to authenticate. client: the peer's address. user: the name as it was given."""
+    _LOGINS[result].inc()
+    if result == "success":
+        log.debug("auth.success", client=client, user=user)
+    else:
+        log.warning(_LOGIN_EVENTS[result], client=client, user=user[:USER_LIMIT], reason=reason)
 
 
 def answered(reply: Reply) -> None:

@@ -1757,6 +1757,8 @@ def bridge_queue(settings: Settings) -> Iterator[tuple[str, int, float, str, lis
             raise Away(f"{settings.admin} speaks no HTTP")
         if status[1] == b"404":
             return
+        if status[1] == b"421":
+            raise Away(f"the bridge is not known by that name: {settings.admin} (its SMTP2CF_ADMIN_HOSTS)")
         if status[1] != b"200":
             raise Away(f"{settings.admin}: HTTP {b' '.join(status[1:]).decode('ascii', 'replace')}")
         while next(lines, b"").strip():

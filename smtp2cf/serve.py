@@ -10,24 +10,27 @@ import socket
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 from prometheus_client import REGISTRY, Gauge, Info
 from pydantic import SecretStr
 
-from smtp2cf import __version__, config, logs, maillog, spool
+from smtp2cf import __version__, config, exposure, logs, maillog, policies, spool
+from smtp2cf.access.access import Access, open_access
 from smtp2cf.admin import Admin, Readiness
 from smtp2cf.cloudflare import Client
-from smtp2cf.endpoint import Endpoint, bound, listen
+from smtp2cf.doors import Doors
+from smtp2cf.endpoint import Endpoint, group_id
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.listing import listed
-from smtp2cf.relay import BouncePolicy, DropDirectory, DropPolicy, MessagePolicy, Relay, RetryPolicy
+from smtp2cf.relay import DropDirectory, Relay
 from smtp2cf.reply import SendError
-from smtp2cf.smtpd import Policy, Server
+from smtp2cf.smtpd import LMTP_DOOR, SMTP_DOOR, SMTPS_DOOR, Door, Server
 from smtp2cf.spool import Spool
+from smtp2cf.systemd import HandedOverError, handed_over
+from smtp2cf.tls import Certificate, CertificateError, self_signed
 from smtp2cf.waiting import Waiting
 
 if TYPE_CHECKING:
@@ -40,11 +43,12 @@ SANDBOX_TOKEN = "sandbox"  # noqa: S105 - the sandbox takes any
 log = structlog.stdlib.get_logger("smtp2cf.serve")
 
 
-@dataclass(frozen=True)
-class Listening:
+class Listening(NamedTuple):
     """Where the bridge can be reached, for those who start it."""
 
     smtp: tuple[Endpoint, ...]
+    smtps: tuple[Endpoint, ...]
+    lmtp: tuple[Endpoint, ...]
     admin: tuple[Endpoint, ...]
     sandbox: Endpoint | None
 
@@ -53,28 +57,47 @@ class Bridge:
     """Everything that runs in one `smtp2cf serve`."""
 
     def __init__(
-        self, settings: config.Settings, store: Spool | None, sandbox: "Sandbox | None" = None
+        self,
+        settings: config.Settings,
+        store: Spool | None,
+        sandbox: "Sandbox | None" = None,
+        certificate: Certificate | None = None,
     ) -> None:
         self._settings = settings
         self._sandbox = sandbox
+        self.certificate = certificate
         self._started = time.time()
         self.spool = store
         self.waiting = Waiting(store, settings.warn_after) if store is not None else None
+        self.access = make_access(settings)
         self.client = make_client(settings)
         self.relay = Relay(
             self.client.send,
-            message_policy(settings),
+            policies.message_policy(settings),
             spool=store,
-            retry=_retry_policy(settings),
-            bounce=_bounce_policy(settings),
+            retry=policies.retry_policy(settings),
+            bounce=policies.bounce_policy(settings),
             pace=self.client.pacer,
+            sender_refusal=self.access.sender_refusal,
         )
+        quotas = policies.quotas(settings)
         self.server = Server(
-            self.relay.accept, _smtp_policy(settings), self.relay.answered if store is not None else None
+            self.relay.accept,
+            policies.smtp_policy(settings),
+            self.relay.answered if store is not None else None,
+            authenticate=self.access.authenticate,
+            sender_refusal=self.access.sender_refusal,
+            quotas=quotas if quotas.active else None,
+            tls=(lambda: certificate.context) if certificate is not None else None,
         )
-        self.admin = Admin(self.readiness, self.status, self._queue_items if store is not None else None)
+        self.admin = Admin(
+            self.readiness,
+            self.status,
+            self._queue_items if store is not None else None,
+            hosts=policies.own_names(settings),
+        )
         self.drop = DropDirectory(
-            _drop_policy(settings), self.relay.accept, self.relay.bounce, self.relay.answered
+            policies.drop_policy(settings), self.relay.accept, self.relay.bounce, self.relay.answered
         )
         self._drop_run: asyncio.Task[None] | None = None
         self._watches: list[asyncio.Task[None]] = []
@@ -95,6 +118,11 @@ class Bridge:
             "version": __version__,
             "running since": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._started)),
             "takes mail on": ", ".join(map(str, settings.smtp_listen)),
+            **{
+                f"takes mail on, over {name}": ", ".join(map(str, endpoints))
+                for name, endpoints in (("SMTPS", settings.smtps_listen), ("LMTP", settings.lmtp_listen))
+                if endpoints
+            },
             "sends to": f"{settings.api_base_url}, account {settings.account_id}",
             "relays for": ", ".join(map(str, settings.allow_networks)),
             "sessions": f"{len(self.server.sessions)} of {settings.max_sessions}",
@@ -111,14 +139,18 @@ class Bridge:
         async for item in self.spool.items():
             yield listed(item)
 
-    async def start(self, smtp: list[socket.socket], admin: list[socket.socket]) -> None:
+    async def start(self, mail: Mapping[Door, list[socket.socket]], admin: list[socket.socket]) -> None:
         """Take mail and answer probes on listening sockets."""
         await self.admin.start(admin)
-        await self.server.start(smtp)
+        for door, sockets in mail.items():
+            if sockets:
+                await self.server.start(sockets, door)
         _gauges(self)
         self._watches.append(asyncio.create_task(self._watch_token()))
         if self.waiting is not None:
             self._watches.append(asyncio.create_task(self.waiting.watch()))
+        if self.certificate is not None:
+            self._watches.append(asyncio.create_task(self.certificate.watch()))
         if self.relay.queue is not None:
             self.relay.queue.start()
         self._drop_run = asyncio.create_task(self.drop.run())
@@ -139,10 +171,16 @@ class Bridge:
         await asyncio.gather(*self._watches, return_exceptions=True)
         await self.admin.stop()
         await self.client.aclose()
+        self.access.close()
         if self.spool is not None:
             await self.spool.close()
         if self._sandbox is not None:
             await self._sandbox.stop()
+
+    def reload(self) -> None:
+        """Read anew what is in files of its own: the certificate."""
+        if self.certificate is not None:
+            self.certificate.reload()
 
     async def _watch_token(self) -> None:
         """Find out at the start whether the token is good, and keep looking while it isn't."""
@@ -175,17 +213,28 @@ def make_client(settings: config.Settings) -> Client:
         raise config.SettingsError(str(error)) from None
 
 
-def message_policy(settings: config.Settings) -> MessagePolicy:
-    """What the settings say about messages."""
-    return MessagePolicy(
-        null_sender_address=settings.null_sender_address,
-        partial_bounce=settings.partial_bounce,
-        non_utf8=settings.non_utf8,
-        bare_newline=settings.bare_newline,
-        drop_headers=frozenset(settings.drop_headers),
-        mode=settings.mode,
-        reply_timeout=settings.reply_timeout,
-    )
+def make_access(settings: config.Settings) -> Access:
+    """Who may send; raises config.SettingsError for a users file that can't be used."""
+    try:
+        return open_access(settings.users_file, settings.allowed_sender_domains, maillog.login)
+    except ValueError as error:
+        raise config.SettingsError(f"SMTP2CF_USERS_FILE: {error}") from None
+
+
+def load_certificate(settings: config.Settings) -> Certificate | None:
+    """The certificate of the settings; raises config.SettingsError for one that can't be used."""
+    if settings.tls_cert_file is None:
+        if settings.tls_key_file is not None:
+            raise config.SettingsError("SMTP2CF_TLS_KEY_FILE is set, but SMTP2CF_TLS_CERT_FILE is not")
+        if settings.smtps_listen:
+            raise config.SettingsError(
+                "SMTP2CF_SMTPS_LISTEN needs a certificate: SMTP2CF_TLS_CERT_FILE is not set"
+            )
+        return None
+    try:
+        return Certificate(settings.tls_cert_file, settings.tls_key_file, settings.tls_min_version)
+    except CertificateError as error:
+        raise config.SettingsError(str(error)) from None
 
 
 async def open_spool(settings: config.Settings, *, serve: bool = True) -> Spool | None:
@@ -196,45 +245,25 @@ async def open_spool(settings: config.Settings, *, serve: bool = True) -> Spool 
     return await spool.open_spool(url, state_dir=settings.state_dir, serve=serve)
 
 
-def _retry_policy(settings: config.Settings) -> RetryPolicy:
-    return RetryPolicy(
-        minimum=settings.retry_min,
-        maximum=settings.retry_max,
-        expire_after=settings.expire_after,
-        # The other half of the calls is for new mail, which must not wait behind the old.
-        parallel=max(1, settings.api_concurrency // 2),
-    )
-
-
-def _bounce_policy(settings: config.Settings) -> BouncePolicy:
-    return BouncePolicy(
-        hostname=settings.hostname, postmaster=settings.postmaster, expire_after=settings.expire_after
-    )
-
-
-def _drop_policy(settings: config.Settings) -> DropPolicy:
-    return DropPolicy(
-        directory=settings.sendmail_drop_dir,
-        aside=settings.sendmail_drop_dir.parent / "refused",
-        max_message_size=settings.max_message_size,
-        retry_min=settings.retry_min,
-        retry_max=settings.retry_max,
-        expire_after=settings.expire_after,
-    )
-
-
 def relay_once(envelope: Envelope, message: bytes) -> Verdict:
     """Relay one message without a bridge, with the settings of the environment.
 
     For sendmail in a container that runs once. Raises config.SettingsError.
     """
-    settings = require_account(config.load())
+    settings = policies.require_account(config.load())
     logs.configure("error", settings.log_format)
 
     async def once() -> Verdict:
         client = make_client(settings)
         try:
-            relay = Relay(client.send, message_policy(settings), bounce=_bounce_policy(settings))
+            relay = Relay(
+                client.send,
+                policies.message_policy(settings),
+                bounce=policies.bounce_policy(settings),
+                sender_refusal=open_access(
+                    None, settings.allowed_sender_domains, maillog.login
+                ).sender_refusal,
+            )
             verdict = await relay.accept(envelope, message)
             await relay.drain(settings.api_timeout)
             return verdict
@@ -244,15 +273,26 @@ def relay_once(envelope: Envelope, message: bytes) -> Verdict:
     return asyncio.run(once())
 
 
-def require_account(settings: config.Settings) -> config.Settings:
-    """The settings, if they name an account and a token; raises config.SettingsError."""
-    if not settings.account_id:
-        raise config.SettingsError("SMTP2CF_ACCOUNT_ID is not set: whose account is to send?")
-    if not settings.api_token.get_secret_value():
-        raise config.SettingsError(
-            "SMTP2CF_API_TOKEN is not set: an API token with the permission Email Sending: Edit is needed"
+def warn_of_exposure(settings: config.Settings, sockets: list[socket.socket]) -> None:
+    """Say loudly that everybody may send, or that nobody can who is meant to.
+
+    sockets: all that take mail, listening.
+    """
+    reachable = exposure.reachable(sockets)
+    if (everybody := exposure.everybody_in(settings.allow_networks)) is not None:
+        log.warning(
+            "serve.open_relay",
+            listens=reachable,
+            note=f"SMTP2CF_ALLOW_NETWORKS holds {everybody}: everybody who reaches this bridge sends mail"
+            " with your account, and spammers will (SMTP2CF_I_AM_AN_OPEN_RELAY=yes)",
         )
-    return settings
+    if reachable and settings.users_file is None and not exposure.beyond_loopback(settings.allow_networks):
+        log.warning(
+            "serve.nobody_may_relay",
+            listens=reachable,
+            note="other hosts reach this bridge and every one of them is refused: name their networks in"
+            " SMTP2CF_ALLOW_NETWORKS, or their users in SMTP2CF_USERS_FILE",
+        )
 
 
 async def run(
@@ -263,32 +303,51 @@ async def run(
     sandbox_at: where to put a stand-in for Cloudflare. announce: told once mail can be sent.
     """
     _raise_file_limit()
+    _leave_no_core()
     with contextlib.ExitStack() as opened:
-        smtp, smtp_at = _open(settings.smtp_listen, opened)
-        admin, admin_at = _open(settings.admin_listen, opened)
+        doors = _doors(settings, opened)
+        smtp, smtp_at = doors.open("smtp", settings.smtp_listen)
+        smtps, smtps_at = doors.open("smtps", settings.smtps_listen)
+        lmtp, lmtp_at = doors.open("lmtp", settings.lmtp_listen)
+        admin, admin_at = doors.open("admin", settings.admin_listen)
         sandbox, found_at = None, None
         if sandbox_at is not None:
-            sockets, (found_at,) = _open((sandbox_at,), opened)
-            sandbox = await _start_sandbox(sockets)
+            sockets, (found_at,) = doors.open("sandbox", (sandbox_at,))
+            sandbox = await _start_sandbox(sockets, policies.own_names(settings))
             settings = sandboxed(settings, found_at)
-            settings = _apart_from_real_mail(settings)
-        settings = settings.model_copy(update={"smtp_listen": smtp_at, "admin_listen": admin_at})
-        bridge = Bridge(settings, await open_spool(settings), sandbox)
-        stop = _stop_signal()
-        await bridge.start(smtp, admin)
-        opened.pop_all()
-    announce(Listening(smtp_at, admin_at, found_at))
-    log.info(
-        "serve.ready",
-        version=__version__,
-        smtp=[str(endpoint) for endpoint in smtp_at],
-        admin=[str(endpoint) for endpoint in admin_at],
-        **({"sandbox": str(found_at)} if found_at else {}),
-    )
-    await stop.wait()
-    log.info("serve.stopping", sessions=len(bridge.server.sessions))
-    await bridge.stop()
-    log.info("serve.stopped")
+            settings = _with_certificate(_apart_from_real_mail(settings))
+        listening = Listening(smtp_at, smtps_at, lmtp_at, admin_at, found_at)
+        settings = settings.model_copy(
+            update={
+                "smtp_listen": smtp_at,
+                "smtps_listen": smtps_at,
+                "lmtp_listen": lmtp_at,
+                "admin_listen": admin_at,
+            }
+        )
+        certificate = load_certificate(settings)
+        if smtps and certificate is None:
+            raise config.SettingsError("SMTPS needs a certificate: SMTP2CF_TLS_CERT_FILE is not set")
+        bridge = Bridge(settings, await open_spool(settings), sandbox, certificate)
+        warn_of_exposure(settings, smtp + smtps + lmtp)
+        stop = _signals(bridge.reload)
+        await bridge.start({SMTP_DOOR: smtp, SMTPS_DOOR: smtps, LMTP_DOOR: lmtp}, admin)
+        announce(listening)
+        log.info("serve.ready", version=__version__, **_where(listening))
+        await stop.wait()
+        log.info("serve.stopping", sessions=len(bridge.server.sessions))
+        await bridge.stop()
+        log.info("serve.stopped")
+
+
+def _where(listening: Listening) -> dict[str, object]:
+    """Every place that is listened on, for the log; of what is seldom set up only where it is."""
+    places = listening._asdict()
+    sandbox = places.pop("sandbox")
+    named: dict[str, object] = {
+        name: [str(place) for place in at] for name, at in places.items() if at or name in ("smtp", "admin")
+    }
+    return {**named, "sandbox": str(sandbox)} if sandbox else named
 
 
 def sandboxed(settings: config.Settings, sandbox_at: Endpoint) -> config.Settings:
@@ -305,53 +364,59 @@ def _apart_from_real_mail(settings: config.Settings) -> config.Settings:
     """Mail for a sandbox waits in a spool of its own, unless one is named: no real mail may go there."""
     if {"spool_url", "state_dir"} & settings.model_fields_set:
         return settings
+    return settings.model_copy(update={"state_dir": _temporary_directory()})
+
+
+def _with_certificate(settings: config.Settings) -> config.Settings:
+    """A sandbox offers TLS too: with a certificate made now, unless one is named."""
+    if settings.tls_cert_file is not None or settings.tls_key_file is not None:
+        return settings
+    directory = _temporary_directory()
+    cert_file, key_file = directory / "certificate.pem", directory / "key.pem"
+    for file, pem in zip((cert_file, key_file), self_signed(settings.hostname), strict=True):
+        file.touch(0o600)
+        file.write_bytes(pem)
+    return settings.model_copy(update={"tls_cert_file": cert_file, "tls_key_file": key_file})
+
+
+def _temporary_directory() -> Path:
+    """A directory for nobody else, which is there until the process ends."""
     directory = tempfile.mkdtemp(prefix="smtp2cf-sandbox-")
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    return settings.model_copy(update={"state_dir": Path(directory)})
+    return Path(directory)
 
 
-async def _start_sandbox(sockets: list[socket.socket]) -> "Sandbox":
+async def _start_sandbox(sockets: list[socket.socket], hosts: tuple[str, ...]) -> "Sandbox":
     from smtp2cf.sandbox import Sandbox
 
-    sandbox = Sandbox(token=None)
+    sandbox = Sandbox(token=None, hosts=hosts)
     await sandbox.start(sockets)
     return sandbox
 
 
-def _smtp_policy(settings: config.Settings) -> Policy:
-    return Policy(
-        hostname=settings.hostname,
-        allow_networks=settings.allow_networks,
-        max_message_size=settings.max_message_size,
-        max_message_memory=settings.max_message_memory,
-        max_recipients=settings.max_recipients,
-        max_sessions=settings.max_sessions,
-        session_timeout=settings.session_timeout,
-        crlf_only=settings.bare_newline == "reject",
-    )
+def _doors(settings: config.Settings, opened: contextlib.ExitStack) -> Doors:
+    """What opens the sockets to listen on; raises config.SettingsError for those that can't be used."""
+    try:
+        group = group_id(settings.socket_group)
+        return Doors(handed_over(), opened, mode=int(settings.socket_mode, 8), group=group)
+    except ValueError as error:
+        raise config.SettingsError(f"SMTP2CF_SOCKET_GROUP: {error}") from None
+    except HandedOverError as error:
+        raise config.SettingsError(str(error)) from None
 
 
-def _open(
-    endpoints: tuple[Endpoint, ...], opened: contextlib.ExitStack
-) -> tuple[list[socket.socket], tuple[Endpoint, ...]]:
-    sockets: list[socket.socket] = []
-    found = []
-    for endpoint in endpoints:
-        new = listen(endpoint)
-        for sock in new:
-            opened.enter_context(sock)
-        sockets += new
-        found.append(bound(new, endpoint))
-    return sockets, tuple(found)
-
-
-def _stop_signal() -> asyncio.Event:
-    """Set at SIGTERM and SIGINT. SIGHUP has nothing to reopen, and must not kill."""
+def _signals(reload: Callable[[], None]) -> asyncio.Event:
+    """Set at SIGTERM and SIGINT; at SIGHUP what can be read anew is."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, lambda: log.info("serve.sighup", note="nothing to reload"))
+
+    def hang_up() -> None:
+        log.info("serve.sighup")
+        reload()
+
+    loop.add_signal_handler(signal.SIGHUP, hang_up)
     return stop
 
 
@@ -362,6 +427,11 @@ def _raise_file_limit() -> None:
     if soft < wanted:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _leave_no_core() -> None:
+    """A core would hold the token and the mail under way; who needs one may raise the limit again."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 def _gauges(bridge: Bridge) -> None:
@@ -375,6 +445,11 @@ def _gauges(bridge: Bridge) -> None:
         ),
         "smtp2cf_ready": ("1 when mail can be taken and sent", lambda: float(bridge.readiness().ready)),
     }
+    if (certificate := bridge.certificate) is not None:
+        gauges["smtp2cf_tls_certificate_expires_timestamp"] = (
+            "When the certificate expires, in seconds since the epoch",
+            lambda: certificate.expires,
+        )
     for name, (text, value) in gauges.items():
         Gauge(name, text, registry=REGISTRY).set_function(value)
     Info("smtp2cf_build", "What runs").info({"version": __version__})

@@ -6,11 +6,17 @@ from pathlib import Path
 import pytest
 
 from tests.support.bridge import Bridge, running_bridge
+from tests.support.leaks import Leaks
 from tests.support.skips import (  # noqa: F401 - hooks of every run
     pytest_make_collect_report,
     pytest_runtest_makereport,
     pytest_terminal_summary,
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """No secret may be read in anything the run prints or leaves."""
+    config.pluginmanager.register(Leaks(), "leaks")
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ import pytest
 
 from tests.support.bridge import running_bridge
 from tests.support.sandbox import running_sandbox
+from tests.support.secret import TOKEN, shown_in
 
 HOSTILE = "a\r\n250 OK\x00\x07\x1b[2J\x7f\x85\x9b31m\u2028\u2029\u202e\ufeff\u0130"
 
@@ -275,14 +276,14 @@ def test_the_token_is_in_no_traceback_of_a_failed_call_and_in_no_line_of_an_orph
         asyncio.run(main())
     """
     for log_format in ("json", "console"):
-        text = run(code, log_format=log_format, level="debug", TOKEN="s3cret-token")
+        text = run(code, log_format=log_format, level="debug", TOKEN=TOKEN)
         assert "SendError" in text
         assert "never retrieved" in text
-        assert "s3cret" not in text
+        assert not shown_in(text)
 
 
 def test_a_bridge_whose_token_is_refused_does_not_log_it_at_any_level(tmp_path: Path) -> None:
-    env = {"ACCOUNT_ID": "1", "API_TOKEN": "s3cret-token", "LOG_LEVEL": "debug", "SPOOL_URL": "none"}
+    env = {"ACCOUNT_ID": "1", "API_TOKEN": TOKEN, "LOG_LEVEL": "debug", "SPOOL_URL": "none"}
     with (
         running_sandbox(token="another") as (_, url),
         running_bridge(tmp_path, sandbox=False, API_BASE_URL=url, **env) as bridge,
@@ -294,4 +295,87 @@ def test_a_bridge_whose_token_is_refused_does_not_log_it_at_any_level(tmp_path: 
         bridge.stop()
         log = bridge.log_path.read_text()
     assert "SMTP2CF_API_TOKEN" in log
-    assert "s3cret" not in log + str(refused.value)
+    assert not shown_in(log + str(refused.value))
+
+
+# ---- when lines are written
+
+COUNTED = """
+    class Counted(logs.io.BytesIO):
+        writes = []
+        def write(self, octets):
+            self.writes.append(bytes(octets).decode())
+            return len(octets)
+
+    class Stream:
+        buffer = Counted()
+        isatty = lambda self: False
+        write = lambda self, text: None
+        flush = lambda self: None
+
+    real, stream = __import__('sys').stderr, Stream()
+    logs.configure('info', 'json', stream)
+    log = structlog.stdlib.get_logger('counted')
+"""
+
+
+def writes_of(code: str) -> list[list[str]]:
+    """The events of each write that a process makes."""
+    text = run(
+        textwrap.dedent(COUNTED) + textwrap.dedent(code) + "\nprint(*Counted.writes, sep='--\\n', file=real)"
+    )
+    return [[json.loads(line)["event"] for line in write.split("\n") if line] for write in text.split("--\n")]
+
+
+def test_the_lines_of_one_turn_of_the_event_loop_are_one_write_in_their_order() -> None:
+    assert writes_of(
+        """
+        other = structlog.stdlib.get_logger('other')
+
+        async def main():
+            log.info('first')
+            other.warning('second')
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            log.info('third')
+
+        asyncio.run(main())
+        """
+    ) == [["first", "second"], ["third"]]
+
+
+def test_outside_the_event_loop_a_line_is_written_at_once() -> None:
+    assert writes_of("log.info('first'); log.info('second')") == [["first"], ["second"]]
+    assert writes_of(
+        """
+        async def main():
+            log.info('first')
+            await asyncio.sleep(0)
+            await asyncio.to_thread(log.info, 'thread')
+            log.info('last')
+
+        asyncio.run(main())
+        """
+    ) == [["first"], ["thread"], ["last"]]
+
+
+def test_the_last_lines_before_the_end_are_written() -> None:
+    (line,) = lines_of(
+        """
+        async def main():
+            log.info('last')
+            raise SystemExit(0)
+
+        asyncio.run(main())
+        """
+    )
+    assert line["event"] == "last"
+    (line,) = lines_of(
+        """
+        async def main():
+            log.info('last')
+
+        asyncio.get_event_loop_policy().new_event_loop().run_until_complete(main())
+        """
+    )
+    assert line["event"] == "last"

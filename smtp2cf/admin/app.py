@@ -1,14 +1,24 @@
-"""The admin application, on aiohttp's server."""
+"""The admin application, on aiohttp's server: read only, one request a connection."""
 
+import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import orjson
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from smtp2cf.admin.page import render
+from smtp2cf.admin.connections import Connections
+from smtp2cf.admin.page import STYLE_SOURCE, render
+from smtp2cf.origin import HEADERS, Hosts, add_headers, guard
+
+PROBES = ("/livez", "/readyz")
+"""Asked by whatever name the prober has for us; they tell nothing a stranger should not know."""
+STOP_GRACE = 1.0
+"""Seconds that answers under way have at the stop."""
+_PAGE_POLICY = f"{HEADERS['Content-Security-Policy']}; style-src {STYLE_SOURCE}"
 
 
 class Readiness(NamedTuple):
@@ -22,7 +32,8 @@ class Admin:
     """Serves probes, metrics and the status page on the sockets it is given.
 
     readiness, status: asked at every request; status is what the page shows, in its order. queue:
-    the mail that waits, None where there is no spool.
+    the mail that waits, None where there is no spool. hosts: names we may be asked for by, beside
+    localhost and literal addresses.
     """
 
     def __init__(
@@ -30,28 +41,54 @@ class Admin:
         readiness: Callable[[], Readiness],
         status: Callable[[], Mapping[str, object]],
         queue: Callable[[], AsyncIterator[Mapping[str, object]]] | None = None,
+        *,
+        hosts: Iterable[str] = (),
     ) -> None:
         self._readiness = readiness
         self._status = status
         self._queue = queue
-        app = web.Application()
+        app = web.Application(middlewares=[self._begin, guard(Hosts(hosts), open_to_all=PROBES.__contains__)])
+        app.on_response_prepare.append(add_headers)
         app.router.add_get("/", self._page)
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics)
         if queue is not None:
             app.router.add_get("/queue", self._waiting_mail)
-        self._runner = web.AppRunner(app, access_log=None)
+        self._runner = web.AppRunner(
+            app, access_log=None, lingering_time=STOP_GRACE, shutdown_timeout=STOP_GRACE
+        )
+        self._connections: Connections | None = None
+        self._servers: list[asyncio.Server] = []
 
     async def start(self, sockets: list[socket.socket]) -> None:
         """Serve on listening sockets."""
         await self._runner.setup()
-        for sock in sockets:
-            await web.SockSite(self._runner, sock).start()
+        assert self._runner.server is not None  # noqa: S101 - set up just now
+        self._connections = Connections(self._runner.server)
+        loop = asyncio.get_running_loop()
+        self._servers = [await loop.create_server(self._connections, sock=sock) for sock in sockets]
 
     async def stop(self) -> None:
         """Stop serving."""
+        for server in self._servers:
+            server.close()
         await self._runner.cleanup()
+
+    @web.middleware
+    async def _begin(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """A connection has asked for one thing, and is closed behind the answer."""
+        if self._connections is not None:
+            self._connections.asked(request.transport)
+        try:
+            if request.body_exists:
+                raise web.HTTPRequestEntityTooLarge(max_size=0, actual_size=1, text="no body is taken here\n")
+            response = await handler(request)
+        except web.HTTPException as error:
+            error.force_close()
+            raise
+        response.force_close()
+        return response
 
     async def _livez(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -69,6 +106,7 @@ class Admin:
         """The mail that waits, one JSON object a line, oldest first: what mailq shows."""
         assert self._queue is not None  # noqa: S101 - the route is there only with a queue
         response = web.StreamResponse(headers={"Content-Type": "application/jsonl"})
+        response.force_close()
         await response.prepare(request)
         async for mail in self._queue():
             await response.write(orjson.dumps(mail) + b"\n")
@@ -77,5 +115,5 @@ class Admin:
 
     async def _page(self, _: web.Request) -> web.Response:
         html = render(self._readiness(), self._status())
-        policy = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+        policy = {"Content-Security-Policy": _PAGE_POLICY}
         return web.Response(text=html, content_type="text/html", headers=policy)

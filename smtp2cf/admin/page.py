@@ -1,5 +1,7 @@
 """The status page: one HTML page without scripts, for a person who wonders whether mail goes out."""
 
+import base64
+import hashlib
 from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING
@@ -9,14 +11,7 @@ from jinja2 import Environment, Template
 if TYPE_CHECKING:
     from smtp2cf.admin.app import Readiness
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="refresh" content="10">
-<title>smtp2cf{{ '' if readiness.ready else ': not ready' }}</title>
-<style>
+_STYLE = """
   :root { color-scheme: light dark; }
   body { font: 15px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; }
   h1 { font-size: 1.3rem; } h2 { font-size: 1.05rem; margin-top: 2rem; }
@@ -26,7 +21,15 @@ _PAGE = """<!doctype html>
   tr + tr > * { border-top: 1px solid color-mix(in srgb, currentColor 15%, transparent); }
   th { font-weight: 600; white-space: nowrap; }
   .sent, .queued { color: #15803d; } .deferred { color: #b45309; } .bounced { color: #b91c1c; }
-</style>
+"""
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="refresh" content="10">
+<title>smtp2cf{{ '' if readiness.ready else ': not ready' }}</title>
+<style>{{ style | safe }}</style>
 </head>
 <body>
 <h1>smtp2cf <span class="{{ 'ready' if readiness.ready else 'not-ready' }}">
@@ -53,6 +56,9 @@ _PAGE = """<!doctype html>
 </html>
 """
 
+STYLE_SOURCE = f"'sha256-{base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()}'"
+"""What a Content-Security-Policy calls the page's style sheet: this one and no other."""
+
 
 @cache
 def _template() -> Template:
@@ -61,4 +67,4 @@ def _template() -> Template:
 
 def render(readiness: "Readiness", status: Mapping[str, object]) -> str:
     """The page as HTML; every value is escaped."""
-    return _template().render(readiness=readiness, status=status)
+    return _template().render(readiness=readiness, status=status, style=_STYLE)

@@ -1,4 +1,4 @@
-"""Client: the calls to Cloudflare's API (httpx, over aiohttp's transport: see `transport`).
+"""Client: the calls to Cloudflare's API (httpx, over a transport of its own: see `transport`).
 
 `POST /accounts/{account_id}/email/sending/send_raw` and the token check. One call at a time for up
 to 50 recipients: cutting a message's recipients into calls is the relay's work, the table in
@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import aiohttp
 import httpx
 import orjson
 
@@ -37,6 +36,14 @@ MAX_RECIPIENTS_PER_CALL = 50
 """Recipients send_raw takes (Cloudflare's limits page)."""
 MESSAGE_ID_LIMIT = 998
 """Characters of a message id (RFC 5322 §2.1.1: it has to fit on a line)."""
+NEVER_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+)
+"""Errors of a transport that happen before a request goes out."""
 REASON_LIMIT = 300
 """Characters of the reason why there is no answer."""
 
@@ -71,9 +78,9 @@ class _Answer(NamedTuple):
 
     status: int
     body: bytes
-    retry_after: str
-    ratelimit: str
-    policy: str
+    retry_after: str = ""
+    ratelimit: str = ""
+    policy: str = ""
 
     def error(self) -> SendError:
         """What it means where it is no success."""
@@ -100,18 +107,25 @@ class Client:
     ) -> None:
         self.pacer = Pacer(concurrency)
         self.token_state = TokenState(None, "")
-        self._base = httpx.URL(base_url.rstrip("/"))
-        self._account_url = f"{base_url.rstrip('/')}/accounts/{account_id}"
-        self._send_url = httpx.URL(f"{self._account_url}/email/sending/send_raw")
-        self._timeout = timeout
-        self._transport = transport or Transport(self._base, timeout, concurrency)
-        self._headers = [
-            (b"Host", self._base.netloc),
-            (b"User-Agent", f"smtp2cf/{__version__}".encode()),
-            (b"Authorization", f"Bearer {token}".encode()),
-            (b"Accept", b"application/json"),
-            (b"Content-Type", b"application/json"),
+        base = httpx.URL(base_url.rstrip("/"))
+        self._host = base.host
+        self._account_url = f"{base}/accounts/{account_id}"
+        self._send_raw = httpx.URL(f"{self._account_url}/email/sending/send_raw")
+        self._verify = [
+            httpx.URL(f"{self._account_url}/tokens/verify"),
+            httpx.URL(f"{base}/user/tokens/verify"),
         ]
+        self._timeout = timeout
+        self._headers = httpx.Headers(
+            {
+                "Host": base.netloc.decode("ascii"),
+                "User-Agent": f"smtp2cf/{__version__}",
+                "Authorization": f"Bearer {token}",
+                "Accept": "application/json",
+                "Content-Type": "application/json",
+            }
+        )
+        self._transport = transport or Transport(base, timeout)
 
     def __repr__(self) -> str:
         return f"<Client {self._account_url}>"
@@ -129,7 +143,7 @@ class Client:
         call that was throttled is repeated by then. Raises SendError.
         """
         answer = await self._call(
-            "POST", self._send_url, deadline, lambda: _submission(reverse_path, recipients, message)
+            "POST", self._send_raw, deadline, lambda: _submission(reverse_path, recipients, message)
         )
         sent = _read_sent(answer, recipients)
         if sent is None:
@@ -146,8 +160,8 @@ class Client:
         Raises SendError when there is no answer to tell from.
         """
         deadline = time.monotonic() + self._timeout
-        for url in (f"{self._account_url}/tokens/verify", f"{self._base}/user/tokens/verify"):
-            answer = await self._call("GET", httpx.URL(url), deadline)
+        for url in self._verify:
+            answer = await self._call("GET", url, deadline)
             status = _result_of(answer.body).get("status") if answer.status == 200 else None
             if isinstance(status, str):
                 reason = "" if status == "active" else f"Cloudflare says the token is {one_line(status, 40)}"
@@ -171,11 +185,8 @@ class Client:
             turn = await self.pacer.admit(deadline)
             try:
                 answer = await self._exchange(method, url, body())
-                if answer.status < 300:
-                    self.pacer.observe(turn, answer.ratelimit, answer.policy)
-                    return answer
-                error = answer.error()
-                if error.reply.status != "4.7.1":
+                error = None if answer.status < 300 else answer.error()
+                if error is None or error.reply.status != "4.7.1":
                     if answer.status < 500:
                         self.pacer.observe(turn, answer.ratelimit, answer.policy)
                     return answer
@@ -186,27 +197,37 @@ class Client:
                 raise error
 
     async def _exchange(self, method: str, url: httpx.URL, body: bytes) -> _Answer:
-        """One HTTP exchange; raises SendError when there is no whole answer."""
+        """One HTTP exchange; raises SendError where there is no whole answer, telling whether the mail may
+        have gone through nevertheless."""
         # With a stream of its own a request skips what httpx guesses about its content.
         request = httpx.Request(method, url, headers=self._headers, stream=httpx.ByteStream(body))
-        request.read()
         try:
             response = await self._transport.handle_async_request(request)
-            stream = response.stream
-            content = b"".join(stream) if isinstance(stream, httpx.ByteStream) else await response.aread()
-        except (httpx.HTTPError, aiohttp.ClientError, OSError, TimeoutError, UnicodeError) as error:
-            raise _no_answer(error, self._base.host, self._timeout) from error
-        retry_after = ratelimit = policy = ""
-        # httpx.Headers guesses at the encoding of all of them first, which takes several times as long.
-        for key, value in response.headers.raw:
-            name = key.lower()
-            if name == b"ratelimit":
-                ratelimit = value.decode("latin-1")
-            elif name == b"ratelimit-policy":
-                policy = value.decode("latin-1")
-            elif name == b"retry-after":
-                retry_after = value.decode("latin-1")
-        return _Answer(response.status_code, content, retry_after, ratelimit, policy)
+            return await _read_answer(response)
+        except NEVER_SENT as error:
+            reply = Reply(451, "4.4.1", f"cannot reach {self._host}: {one_line(str(error), REASON_LIMIT)}")
+            raise SendError(reply, Scope.ACCOUNT) from error
+        except httpx.HTTPError as error:
+            why = f"the connection to {self._host} broke: {one_line(str(error), REASON_LIMIT)}"
+            if isinstance(error, httpx.TimeoutException):
+                why = f"no answer from {self._host} within {self._timeout:g} s (SMTP2CF_API_TIMEOUT)"
+            raise SendError(Reply(451, "4.3.0", why), Scope.ACCOUNT, unanswered=True) from error
+
+
+async def _read_answer(response: httpx.Response) -> _Answer:
+    stream = response.stream
+    body = b"".join(stream) if isinstance(stream, httpx.ByteStream) else await response.aread()
+    retry_after = ratelimit = policy = ""
+    # httpx.Headers guesses at the encoding of all of them first, which takes several times as long.
+    for key, value in response.headers.raw:
+        name = key.lower()
+        if name == b"ratelimit":
+            ratelimit = value.decode("latin-1")
+        elif name == b"ratelimit-policy":
+            policy = value.decode("latin-1")
+        elif name == b"retry-after":
+            retry_after = value.decode("latin-1")
+    return _Answer(response.status_code, body, retry_after, ratelimit, policy)
 
 
 def _submission(reverse_path: str, recipients: Sequence[str], message: bytes) -> bytes:
@@ -218,38 +239,6 @@ def _submission(reverse_path: str, recipients: Sequence[str], message: bytes) ->
     except TypeError as error:
         reply = Reply(553, "5.1.3", "the address is not UTF-8")
         raise SendError(reply, Scope.RECIPIENT) from error
-
-
-def _no_answer(error: Exception, host: str, timeout: float) -> SendError:
-    """What a call without an answer means: whether the mail may have gone through nevertheless."""
-    cause = (error.__cause__ if isinstance(error, httpx.HTTPError) else None) or error
-    never_sent = isinstance(
-        cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError
-    ) or isinstance(error, httpx.ConnectError | httpx.ProxyError | httpx.UnsupportedProtocol | UnicodeError)
-    if never_sent:
-        reply = Reply(451, "4.4.1", f"cannot reach {host}: {_reason(cause)}")
-    elif isinstance(cause, TimeoutError):
-        reply = Reply(451, "4.3.0", f"no answer from {host} within {timeout:g} s (SMTP2CF_API_TIMEOUT)")
-    else:
-        reply = Reply(451, "4.3.0", f"the connection to {host} broke: {_reason(cause)}")
-    return SendError(reply, Scope.ACCOUNT, unanswered=not never_sent)
-
-
-def _reason(cause: BaseException) -> str:
-    """Why, for a person."""
-    if isinstance(cause, aiohttp.ClientConnectorCertificateError):
-        why = f"its certificate is not trusted: {cause.certificate_error} (a CA of your own: SSL_CERT_FILE)"
-    elif isinstance(cause, aiohttp.ClientProxyConnectionError):
-        why = f"the proxy {cause.host}:{cause.port} does not answer: {cause.os_error} (HTTPS_PROXY)"
-    elif isinstance(cause, aiohttp.ClientConnectorError):
-        why = str(cause.os_error)
-    elif isinstance(cause, httpx.ProxyError):
-        why = f"{cause} (HTTPS_PROXY)"
-    elif isinstance(cause, aiohttp.ConnectionTimeoutError):
-        why = "no connection in time"
-    else:
-        why = str(cause) or type(cause).__name__
-    return one_line(why, REASON_LIMIT)
 
 
 def _read_sent(answer: _Answer, recipients: Sequence[str]) -> Sent | None:
@@ -274,7 +263,12 @@ def _read_sent(answer: _Answer, recipients: Sequence[str]) -> Sent | None:
 
 def _outcomes_of(result: dict[str, Any], recipients: Sequence[str]) -> Outcomes:
     """Each recipient's outcome: by the address as it was sent, then in other letter case."""
-    named = [(address, reply) for name, reply in reversed(LISTS) for address in _strings(result.get(name))]
+    named = [
+        (address, reply)
+        for name, reply in reversed(LISTS)
+        if (addresses := result.get(name))
+        for address in _strings(addresses)
+    ]
     exactly = dict(named)
     outcomes = {recipient: exactly.get(recipient, ACCEPTED) for recipient in recipients}
     if ACCEPTED in outcomes.values():

@@ -1,21 +1,33 @@
-"""The way to the API: httpx's transport interface, over aiohttp (httpx-aiohttp), for one host.
+"""The way to the API: httpx's transport interface, over aiohttp's connections, for HTTP/1.1 with one host.
 
-httpx-aiohttp builds each answer for any kind of client; here a request is one small exchange with
-one host, so it is read whole at once, within a limit, under one timeout. Never chunked, never
-redirected, never repeated: a call that was sent may have sent mail. Knows no Cloudflare.
+aiohttp's connector makes the connections (names, proxies, TLS), and its parser reads what comes back. What is
+in between is written here, to keep connections and to exchange one whole request for one whole answer:
+aiohttp's own is for any kind of them, and costs as much as all the rest of relaying a message.
+Never chunked, never redirected, never repeated: a call that was sent may have sent mail.
+
+What is used of aiohttp is public by its name, but not all of it is documented;
+tests/cloudflare/test_aiohttp.py holds it against the aiohttp that is installed. Knows no Cloudflare.
 """
 
+import asyncio
+import base64
 import urllib.request
+from collections import deque
+from typing import TYPE_CHECKING
 
 import aiohttp
 import httpx
-from aiohttp.payload import BytesPayload, Payload
-from httpx_aiohttp import AiohttpTransport
-from httpx_aiohttp.transport import map_aiohttp_exceptions
-from multidict import CIMultiDict
+from aiohttp.http_exceptions import HttpProcessingError
+from yarl import URL
+
+if TYPE_CHECKING:
+    from aiohttp.client_proto import ResponseHandler
+    from aiohttp.connector import Connection
 
 ANSWER_LIMIT = 1024 * 1024
 """Octets of an answer that are read; one that is longer is none of the API's."""
+INTERIM_LIMIT = 10
+"""Interim answers (1xx) before the one that counts."""
 CONNECT_TIMEOUT = 10.0
 """Seconds until a connection must stand: name, TCP, proxy and TLS."""
 CONNECT_SHARE = 0.8
@@ -25,100 +37,243 @@ KEEP_ALIVE = 30.0
 which closes one at the moment we use it."""
 
 
-class Transport(AiohttpTransport):
-    """Exchanges requests with the host of `base_url`, through the proxy the environment names.
+class Transport(httpx.AsyncBaseTransport):
+    """Exchanges requests with the host of `base_url`, through the proxy that the environment names.
 
-    timeout: seconds of one exchange. connections: open at most. Raises ValueError for a proxy that is
-    none.
+    timeout: seconds of one exchange. There are as many connections as there are exchanges at once. Raises
+    ValueError for a proxy that is none.
     """
 
-    def __init__(self, base_url: httpx.URL, timeout: float, connections: int) -> None:
-        super().__init__()
-        self._proxy_url = proxy_of(base_url)
-        self._timeout = aiohttp.ClientTimeout(
-            total=timeout, connect=min(CONNECT_TIMEOUT, timeout * CONNECT_SHARE)
-        )
-        self._connections = connections
-        self._session: aiohttp.ClientSession | None = None
+    def __init__(self, base_url: httpx.URL, timeout: float) -> None:
+        self._base_url = base_url
+        self._proxy = proxy_of(base_url)
+        self._timeout = timeout
+        self._connecting = aiohttp.ClientTimeout(connect=min(CONNECT_TIMEOUT, timeout * CONNECT_SHARE))
+        self._ssl_context = httpx.create_ssl_context()
+        self._connector: aiohttp.TCPConnector | None = None
+        self._idle: deque[tuple[Connection, float]] = deque()
+        self._sweep_timer: asyncio.TimerHandle | None = None
+        self._origin = self._proxy_field = b""
+        if self._proxy is not None and base_url.scheme == "http":
+            # A proxy that is to make the call itself is told all of the URL (RFC 9112 §3.2.2).
+            self._origin = b"http://" + base_url.netloc
+            self._proxy_field = _proxy_authorization(self._proxy)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """One exchange; raises httpx.TransportError, aiohttp.ClientError, TimeoutError or OSError.
+        """One exchange, with an answer that was read whole.
 
-        What aiohttp raised is the `__cause__` of what httpx has a name for.
+        Raises httpx.ConnectError where there is no connection, so that nothing was sent; httpx.ReadTimeout
+        and httpx.ReadError where the request was sent and no whole answer came back. Their texts are for a
+        person.
         """
-        session = self._session or self._open_session()
-        body = request.content
+        body = await request.aread()
+        head = self._head(request, len(body))
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._timeout
         try:
-            response = await session.request(
-                request.method,
-                str(request.url),
-                headers=CIMultiDict((name.decode(), value.decode()) for name, value in request.headers.raw),
-                data=_Body(body) if body else None,
-                allow_redirects=False,
-            )
-            try:
-                content = await _read(response)
-            except BaseException:
-                response.close()
-                raise
-        except aiohttp.ClientResponseError as error:
-            raise _without_headers(error) from None
-        except aiohttp.ClientError as error:
-            with map_aiohttp_exceptions():
-                raise error from None
-        return httpx.Response(
-            response.status,
-            headers=response.raw_headers,
-            stream=httpx.ByteStream(content),
-        )
+            connection = self._take_idle(loop.time()) or await self._connect()
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            # It is no cause to show: aiohttp's may hold what was sent to the proxy, with the password.
+            raise httpx.ConnectError(_why_unreachable(error)) from None
+        try:
+            with _Deadline(loop, deadline, connection):
+                response = await _converse(connection, (head, body))
+        except TimeoutError:
+            _abort(connection)
+            raise httpx.ReadTimeout("no answer in time") from None
+        except _NO_ANSWER as error:
+            _abort(connection)
+            raise httpx.ReadError(_why_broken(error)) from error
+        except BaseException:
+            _abort(connection)
+            raise
+        self._keep(connection, loop)
+        return response
+
+    def _head(self, request: httpx.Request, size: int) -> bytes:
+        """The request line and the fields (RFC 9112 §3)."""
+        line = b"%b %b%b HTTP/1.1" % (request.method.encode(), self._origin, request.url.raw_path)
+        fields = [b"%b: %b" % field for field in request.headers.raw]
+        if size:
+            fields.append(b"Content-Length: %d" % size)
+        return b"\r\n".join((line, *fields, self._proxy_field + b"\r\n"))
 
     async def aclose(self) -> None:
         """Close the connections."""
-        if self._session is not None:
-            await self._session.close()
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+        while self._idle:
+            self._idle.popleft()[0].close()
+        if self._connector is not None:
+            await self._connector.close()
 
-    def _open_session(self) -> aiohttp.ClientSession:
-        """aiohttp wants a running loop for this, so it waits for the first request."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=self._connections, keepalive_timeout=KEEP_ALIVE, ssl=self.ssl_context, ttl_dns_cache=60
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("Accept-Encoding",),
-            timeout=self._timeout,
-            proxy=self._proxy_url,
+    def _take_idle(self, now: float) -> "Connection | None":
+        """The connection that was used last and can be used again, None where there is none."""
+        while self._idle:
+            connection, since = self._idle.pop()
+            if now - since < KEEP_ALIVE and _is_reusable(connection):
+                return connection
+            _abort(connection)
+        return None
+
+    def _keep(self, connection: "Connection", loop: asyncio.AbstractEventLoop) -> None:
+        """Keep a connection for the next request, if it can be used once more."""
+        if not _is_reusable(connection):
+            return _abort(connection)
+        self._idle.append((connection, loop.time()))
+        if self._sweep_timer is None:
+            self._sweep_timer = loop.call_later(KEEP_ALIVE, self._sweep, loop)
+        return None
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Close what has been idle for too long, and come back for the rest."""
+        self._sweep_timer = None
+        now = loop.time()
+        while self._idle and now - self._idle[0][1] >= KEEP_ALIVE:
+            self._idle.popleft()[0].close()
+        if self._idle:
+            self._sweep_timer = loop.call_at(self._idle[0][1] + KEEP_ALIVE, self._sweep, loop)
+
+    async def _connect(self) -> "Connection":
+        connector = self._connector or self._open_connector()
+        return await connector.connect(self._target, [], self._connecting)
+
+    def _open_connector(self) -> aiohttp.TCPConnector:
+        """aiohttp wants a running loop for this, so it waits for the first request. Raises ValueError."""
+        if self._base_url.scheme not in ("http", "https"):
+            raise ValueError(f"{self._base_url.scheme}: is neither http: nor https:")
+        # To aiohttp it is a request that says whom to connect to; it is never sent.
+        self._target = aiohttp.ClientRequest(
+            "POST",
+            URL(str(self._base_url)),
+            proxy=URL(str(self._proxy)) if self._proxy is not None else None,
+            loop=asyncio.get_running_loop(),
         )
-        return self._session
+        self._connector = aiohttp.TCPConnector(limit=0, ssl=self._ssl_context, ttl_dns_cache=60)
+        return self._connector
 
 
-class _Body(BytesPayload):
-    """A request's body, written in one piece. aiohttp's own payload of bytes warns above a megabyte,
-    and reads one from a file in small pieces; this one is in memory whatever we do."""
+class _Deadline:
+    """Breaks off what is being said on a connection at a time of the loop's clock, with TimeoutError.
 
-    def __init__(self, content: bytes) -> None:
-        Payload.__init__(self, content)
-        self._size = len(content)
+    asyncio.timeout would do as well, for five times the price.
+    """
+
+    __slots__ = ("_passed", "_timer", "_transport")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, when: float, connection: "Connection") -> None:
+        self._transport = connection.transport
+        self._passed = False
+        self._timer = loop.call_at(when, self._pass)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: object) -> None:
+        self._timer.cancel()
+        if self._passed and not isinstance(error, asyncio.CancelledError):
+            raise TimeoutError
+
+    def _pass(self) -> None:
+        self._passed = True
+        if self._transport is not None:
+            self._transport.abort()
 
 
-def _without_headers(error: aiohttp.ClientResponseError) -> httpx.TransportError:
-    """The error in httpx's words: aiohttp's shows the request's headers, with the token, in its repr."""
-    if isinstance(error, aiohttp.ClientHttpProxyError):
-        return httpx.ProxyError(f"the proxy answers {error.status} {error.message}")
-    return httpx.RemoteProtocolError(f"what came back is not HTTP: {error.message}")
+_NO_ANSWER = (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeError)
+"""What a connection that breaks, and an answer that is none, raise. RuntimeError: a connection that was lost
+while more of a compressed answer had come than was read."""
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
+async def _converse(connection: "Connection", request: tuple[bytes, bytes]) -> httpx.Response:
+    """Write a request, read its answer. Raises _NO_ANSWER."""
+    protocol = _protocol(connection)
+    transport = connection.transport
+    if transport is None:
+        raise aiohttp.ServerDisconnectedError
+    protocol.set_response_params(read_until_eof=True)
+    # In one packet where it fits, without another copy where it is large.
+    transport.writelines(request)
+    for _ in range(INTERIM_LIMIT):
+        message, content = await protocol.read()
+        status = message.code
+        if not 100 <= status < 200 or status == 101:
+            break
+    else:
+        raise aiohttp.ClientPayloadError("it says to wait again and again, and does not answer")
     blocks: list[bytes] = []
     size = 0
-    while block := await response.content.readany():
+    while not content.at_eof():
+        block = await content.readany()
         size += len(block)
         if size > ANSWER_LIMIT:
-            raise httpx.ReadError(f"the answer is longer than {ANSWER_LIMIT} octets")
+            raise aiohttp.ClientPayloadError(f"the answer is longer than {ANSWER_LIMIT} octets")
         blocks.append(block)
-    return b"".join(blocks)
+    return httpx.Response(status, headers=message.raw_headers, stream=httpx.ByteStream(b"".join(blocks)))
 
 
-def proxy_of(base_url: httpx.URL) -> str | None:
+def _protocol(connection: "Connection") -> "ResponseHandler":
+    protocol = connection.protocol
+    assert protocol is not None  # noqa: S101 - it has one until it is released
+    return protocol
+
+
+def _is_reusable(connection: "Connection") -> bool:
+    """Nobody has hung up, all of the last request was sent (an answer may come early), all of its answer was
+    read, and nothing has come since: it would be taken for the answer to the next one."""
+    protocol = connection.protocol
+    transport = connection.transport
+    return (
+        protocol is not None
+        and transport is not None
+        and not protocol.should_close
+        and not transport.is_closing()
+        and not transport.get_write_buffer_size()
+    )
+
+
+def _abort(connection: "Connection") -> None:
+    """Close it now, whatever has not been sent or read."""
+    if connection.transport is not None:
+        connection.transport.abort()
+    connection.close()
+
+
+def _why_unreachable(error: Exception) -> str:
+    """Why there is no connection, for a person."""
+    match error:
+        case aiohttp.ClientConnectorCertificateError():
+            why = error.certificate_error
+            return f"its certificate is not trusted: {why} (a CA of your own: SSL_CERT_FILE)"
+        case aiohttp.ClientProxyConnectionError():
+            return f"the proxy {error.host}:{error.port} does not answer: {error.os_error} (HTTPS_PROXY)"
+        case aiohttp.ClientHttpProxyError():
+            return f"the proxy answers {error.status} {error.message} (HTTPS_PROXY)"
+        case aiohttp.ClientResponseError():
+            return f"what the proxy answers is not HTTP: {error.message} (HTTPS_PROXY)"
+        case aiohttp.ClientConnectorError():
+            return str(error.os_error)
+        case TimeoutError():
+            return "no connection in time"
+    return str(error) or type(error).__name__
+
+
+def _why_broken(error: Exception) -> str:
+    """Why there is no whole answer, for a person."""
+    if isinstance(error, HttpProcessingError):
+        return f"what came back is not HTTP: {error.message}"
+    return str(error) or type(error).__name__
+
+
+def _proxy_authorization(proxy: httpx.URL) -> bytes:
+    """The field with the credentials of a proxy's URL (RFC 7617), empty where it has none."""
+    if not proxy.userinfo:
+        return b""
+    credentials = base64.b64encode(f"{proxy.username}:{proxy.password}".encode())
+    return b"Proxy-Authorization: Basic %b\r\n" % credentials
+
+
+def proxy_of(base_url: httpx.URL) -> httpx.URL | None:
     """The proxy that the environment names for this host, with its credentials; None for none.
 
     HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, in small letters too. Raises ValueError.
@@ -136,4 +291,4 @@ def proxy_of(base_url: httpx.URL) -> str | None:
         raise ValueError(f"the proxy that the environment names can't be used: {error}") from None
     if proxy.scheme not in ("http", "https") or not proxy.host:
         raise ValueError(f"the proxy that the environment names is no http://host:port but {proxy.scheme}:")
-    return str(proxy)
+    return proxy

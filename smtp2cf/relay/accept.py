@@ -15,6 +15,7 @@ import structlog
 from smtp2cf import maillog
 from smtp2cf.cloudflare import Sent
 from smtp2cf.envelope import Envelope, Outcomes, Verdict, address_key, unique_addresses
+from smtp2cf.message.authors import authors
 from smtp2cf.message.eightbit import to_utf8
 from smtp2cf.message.header import drop_headers, received_count
 from smtp2cf.message.newlines import has_bare_newlines, normalize_newlines
@@ -33,10 +34,19 @@ QUEUE_PATIENCE = 60.0
 
 SendRaw = Callable[[str, Sequence[str], bytes, float], Awaitable[Sent]]
 """(reverse path, at most 50 recipients, message, deadline in time.monotonic() seconds) → Sent."""
+SenderRefusal = Callable[[str, str], Reply | None]
+"""(user name, "" for nobody; reverse path or address of the header) → None if it may be used, or why not."""
 
 LOOP = Reply(554, "5.4.6", f"more than {MAX_RECEIVED} Received fields: a mail loop")
 BARE_NEWLINE = Reply(550, "5.6.11", "a bare CR or LF is in the message (SMTP2CF_BARE_NEWLINE=reject)")
 NOT_UTF8 = Reply(554, "5.6.3", "the message is not UTF-8 (SMTP2CF_NON_UTF8=reject)")
+HEADER_FROM = Reply(
+    550,
+    "5.7.1",
+    "the header has no From, or a From or Sender that readers may not agree on (SMTP2CF_CHECK_HEADER_FROM)",
+)
+NOBODYS = "@"
+"""No pattern of allowed senders means it: only who may send as anybody may send as this."""
 NULL_SENDER = Reply(
     550, "5.1.7", "Cloudflare takes no mail from the null sender <>: see SMTP2CF_NULL_SENDER_ADDRESS"
 )
@@ -49,7 +59,8 @@ class MessagePolicy:
     """What is done with a message before it goes out, and when its client is answered.
 
     null_sender_address: who stands in for `<>`, "" for nobody. drop_headers: field names in lower
-    case. mode: answer after Cloudflare has, or as soon as the message is in the spool.
+    case. check_header_from: hold From and Sender against who may send as whom, too. mode: answer after
+    Cloudflare has, or as soon as the message is in the spool.
     reply_timeout: seconds a client waits for Cloudflare's answer, or for the account's limits.
     """
 
@@ -58,6 +69,7 @@ class MessagePolicy:
     non_utf8: Literal["convert", "reject"] = "convert"
     bare_newline: Literal["normalize", "reject"] = "normalize"
     drop_headers: frozenset[str] = frozenset()
+    check_header_from: bool = False
     mode: Literal["direct", "queue"] = "direct"
     reply_timeout: float = 30.0
 
@@ -66,7 +78,8 @@ class Relay:
     """Takes messages and answers what became of them.
 
     spool: where mail waits that can't go out now; without one it stays with its client. pace: what the
-    account's limits leave for the mail that waits.
+    account's limits leave for the mail that waits. sender_refusal: who may send as whom, None for
+    everybody as anybody.
     """
 
     def __init__(
@@ -78,7 +91,9 @@ class Relay:
         retry: RetryPolicy | None = None,
         bounce: BouncePolicy | None = None,
         pace: Pace | None = None,
+        sender_refusal: SenderRefusal | None = None,
     ) -> None:
+        self._sender_refusal = sender_refusal
         self._send_raw = send_raw
         self._policy = policy
         self._bounce = bounce or BouncePolicy(hostname="localhost")
@@ -151,6 +166,8 @@ class Relay:
     async def _accept(self, envelope: Envelope, message: bytes) -> Verdict:
         sender = envelope.reverse_path or self._policy.null_sender_address
         fit = self._fit(message) if sender else NULL_SENDER
+        if self._sender_refusal is not None and not isinstance(fit, Reply):
+            fit = self._refusal_of_sender(self._sender_refusal, envelope, fit) or fit
         if isinstance(fit, Reply):
             maillog.refused(envelope, fit)
             return _same_for_all(envelope, fit)
@@ -233,9 +250,9 @@ class Relay:
             own = settle_each(outcomes, queue_id, ids, kept=kept)
             return Verdict(settle(outcomes, queue_id, ids, kept=kept), own)
         reply = settle(outcomes, queue_id, ids, kept=kept, partial_bounce=self._policy.partial_bounce)
-        return Verdict(
-            reply, {who: reply if kept and out.transient else out for who, out in outcomes.items()}
-        )
+        if kept:
+            outcomes = {who: reply if out.transient else out for who, out in outcomes.items()}
+        return Verdict(reply, outcomes)
 
     def _not_kept(self, envelope: Envelope, attempt: Attempt, error: SendError) -> Verdict:
         """The answer when those who have to wait can't be kept: no success, for it would lose their mail."""
@@ -315,6 +332,26 @@ class Relay:
         """A DSN that is not in the spool has one attempt."""
         attempt = await self.attempt(mail.envelope, mail.envelope.forward_paths, mail.message, is_dsn=True)
         maillog.attempted(mail.envelope, attempt.outcomes, attempt.message_ids, size=len(mail.message))
+
+    def _refusal_of_sender(
+        self, sender_refusal: SenderRefusal, envelope: Envelope, message: bytes
+    ) -> Reply | None:
+        """Why the client may not send as whom the envelope and the header name; None if it may.
+
+        message: as it would go out.
+        """
+        user = envelope.auth_user
+        refusal = sender_refusal(user, envelope.reverse_path)
+        if refusal is not None or not self._policy.check_header_from:
+            return refusal
+        if sender_refusal(user, NOBODYS) is None:
+            return None  # who may send as anybody may write what they like
+        named = authors(message)
+        if named is None:
+            return HEADER_FROM
+        refusals = (sender_refusal(user, address) for address in named)
+        refusal = next((found for found in refusals if found is not None), None)
+        return refusal and refusal._replace(text=f"in the header: {refusal.text} (SMTP2CF_CHECK_HEADER_FROM)")
 
     def _fit(self, message: bytes) -> bytes | Reply:
         """The message as send_raw can take it, the very same bytes where they are fit; or why not."""

@@ -11,7 +11,7 @@ import secrets
 import socket
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -21,6 +21,7 @@ import orjson
 from aiohttp import web
 
 from smtp2cf.endpoint import BACKLOG
+from smtp2cf.origin import Hosts, add_headers, guard
 from smtp2cf.sandbox import api, send_raw
 from smtp2cf.sandbox.api import MIB, ApiError
 from smtp2cf.sandbox.limits import Limiter, RateLimit
@@ -86,7 +87,8 @@ class Sandbox:
 
     token: the API token that is accepted; None accepts any. account_id: the one account there is;
     None accepts any id. rate_limit: None for no limit. delay: seconds each send_raw takes.
-    keep, keep_bytes: how many messages, and octets of them, are kept to be looked at.
+    keep, keep_bytes: how many messages, and octets of them, are kept to be looked at. hosts: names that
+    the pages for people may be asked for by, beside localhost and literal addresses.
 
     token, token_status and delay may be changed while it runs. messages: what was accepted, oldest
     first. calls: the last 10,000 calls of send_raw. suppressions: the suppression list, to be filled
@@ -102,6 +104,7 @@ class Sandbox:
         keep_bytes: int = 256 * MIB,
         *,
         account_id: str | None = None,
+        hosts: Iterable[str] = (),
     ) -> None:
         self.token = token
         self.token_status: TokenStatus = "active"  # noqa: S105 - its state, not the token
@@ -109,6 +112,7 @@ class Sandbox:
         self.calls: deque[Call] = deque(maxlen=CALLS_KEPT)
         self.suppressions = Suppressions()
         self._account_id = account_id
+        self._hosts = Hosts(hosts)
         self._limiter = Limiter(rate_limit) if rate_limit else None
         self._mailbox = Mailbox(keep, keep_bytes)
         self._subdomains = Subdomains()
@@ -154,7 +158,8 @@ class Sandbox:
             ("PATCH", _SUBDOMAIN, self._subdomains.edit),
             ("*", _API + "/{path:.*}", _no_route),
         ]
-        app = web.Application()
+        app = web.Application(middlewares=[guard(self._hosts, open_to_all=_is_api)])
+        app.on_response_prepare.append(_add_headers)
         app.router.add_route("POST", _SENDING + "/send_raw", self._send_raw)
         app.router.add_route("GET", _ACCOUNT + "/tokens/verify", self._verify)
         app.router.add_route("GET", _API + "/user/tokens/verify", self._verify)
@@ -188,7 +193,7 @@ class Sandbox:
         if not token or self.token not in (None, token):
             raise ApiError(unauthorized)
         verifying = unauthorized is api.INVALID_API_TOKEN
-        if self.token_status != "active" and not verifying:  # noqa: S105
+        if self.token_status != "active" and not verifying:  # noqa: S105 - as above
             raise ApiError(unauthorized, f"the token is {self.token_status}")
         account = request.match_info.get("account_id")
         if account is not None and not self._knows(account):
@@ -246,15 +251,21 @@ class Sandbox:
         message = self._mailbox.get(request.match_info["id"])
         if message is None:
             raise web.HTTPNotFound(text="no such message, or it is forgotten\n")
-        return web.Response(
-            body=message.mime_message,
-            content_type="message/rfc822",
-            headers={"X-Content-Type-Options": "nosniff"},
-        )
+        return web.Response(body=message.mime_message, content_type="message/rfc822")
 
     async def _forget_messages(self, _request: web.Request) -> web.Response:
         self.messages.clear()
         return web.Response(status=204)
+
+
+def _is_api(path: str) -> bool:
+    """The API's, which wants a token and shows no mail: programs may call it by any name."""
+    return path.startswith(_API)
+
+
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    if not _is_api(request.path):
+        await add_headers(request, response)
 
 
 async def _no_route(_request: web.Request) -> web.StreamResponse:

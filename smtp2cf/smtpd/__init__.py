@@ -3,6 +3,17 @@
 Knows no relay and no Cloudflare: `Server(accept, policy)` is its whole surface.
 """
 
+from smtp2cf.smtpd.quotas import Quota, Quotas
 from smtp2cf.smtpd.server import LMTP_DOOR, SMTP_DOOR, SMTPS_DOOR, Accept, Door, Policy, Server
 
-__all__ = ["LMTP_DOOR", "SMTPS_DOOR", "SMTP_DOOR", "Accept", "Door", "Policy", "Server"]
+__all__ = [
+    "LMTP_DOOR",
+    "SMTPS_DOOR",
+    "SMTP_DOOR",
+    "Accept",
+    "Door",
+    "Policy",
+    "Quota",
+    "Quotas",
+    "Server",
+]

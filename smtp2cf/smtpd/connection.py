@@ -173,8 +173,8 @@ class Connection(aiosmtpd.SMTP):
             self._receipts.confirm(received=True)
         if self._data is not None:
             self._heard_at = self.loop.time()
-            self._take(data)
-            self._serve()
+            if self._take(data):
+                self._serve()
         elif (
             self._task is None
             and not self._unanswered
@@ -197,8 +197,8 @@ class Connection(aiosmtpd.SMTP):
         self._room_until = min(self._room_until, reader.held + ROOM_STEP)
         self._take(early)
 
-    def _take(self, block: bytes) -> None:
-        """Octets of the message; behind them come commands again."""
+    def _take(self, block: bytes) -> bool:
+        """Octets of the message; True when that was the last of them, and commands come again."""
         reader = cast("Reader", self._data)
         done = reader.feed(block)
         if reader.held > self._room_until:
@@ -211,6 +211,7 @@ class Connection(aiosmtpd.SMTP):
             if reader.rest:
                 self._unanswered, self._answered = reader.rest, 0
             self._taken(reader)
+        return done
 
     def pause_writing(self) -> None:
         """The client does not read its replies: no more of its commands until it does."""

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import socket
 import ssl
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -35,6 +36,8 @@ SenderRefusal = Callable[[str, str], Reply | None]
 """(user name, "" for nobody; reverse path) → the reply where it may not send so."""
 
 BACKLOG = 2048
+KEEP_FILE: Mapping[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+"""A unix socket's file is removed by whoever made it, which may be systemd."""
 ABORT_WAIT = 1.0
 """Seconds that sessions which are hung up on have to end."""
 
@@ -124,15 +127,20 @@ class Server:
         self._draining = False
 
     async def start(self, sockets: list[socket.socket], door: Door = SMTP_DOOR) -> None:
-        """Take sessions on listening sockets."""
+        """Take sessions on listening sockets. Raises ValueError at a door with TLS where there is none."""
+        if door.tls and self.tls is None:
+            raise ValueError("a door with TLS needs a certificate")
         loop = asyncio.get_running_loop()
         for sock in sockets:
             is_unix = sock.family == socket.AF_UNIX
             if door.tls or (self.policy.proxy_networks and not is_unix):
                 self._arrivals.append(Arrivals(self, sock, door))
                 continue
-            create = loop.create_unix_server if is_unix else loop.create_server
-            listener = await create(functools.partial(Session, self, door), sock=sock, backlog=BACKLOG)
+            session = functools.partial(Session, self, door)
+            if is_unix:
+                listener = await loop.create_unix_server(session, sock=sock, backlog=BACKLOG, **KEEP_FILE)
+            else:
+                listener = await loop.create_server(session, sock=sock, backlog=BACKLOG)
             self._listeners.append(listener)
 
     # ---- what sessions ask

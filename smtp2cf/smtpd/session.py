@@ -12,6 +12,7 @@ Knows no relay and no users: what becomes of a message is `accept`'s answer, who
 `authenticate`'s and `sender_refusal`'s.
 """
 
+import unicodedata
 from collections.abc import Callable, Coroutine
 from typing import Any, Literal, cast
 
@@ -196,9 +197,11 @@ class Session(Connection):
     async def _check(self, credentials: Credentials) -> None:
         """Ask who knows the users; at most one question a session."""
         assert self._server.authenticate is not None  # noqa: S101 - AUTH is refused without
-        refusal = await self._server.authenticate(self.client, credentials.name, credentials.password)
+        # One user, however a client composes the letters of the name.
+        name = unicodedata.normalize("NFC", credentials.name)
+        refusal = await self._server.authenticate(self.client, name, credentials.password)
         if refusal is None:
-            refusal = self._server.enter_user(self, credentials.name)
+            refusal = self._server.enter_user(self, name)
         self._heard_at = self.loop.time()
         if refusal is None:
             self._answer(replies.AUTHENTICATED)

@@ -128,13 +128,19 @@ def printable(text: str) -> str:
     return text if text.isprintable() else _UNPRINTABLE.sub("?", text)
 
 
-def lookup_pattern(pattern: str) -> str:
-    """A regular expression, for Python and PostgreSQL alike, that finds an address in `lookup` text.
+def lookup_pattern(pattern: str, *, atomic: bool = False) -> str:
+    """A regular expression that finds an address in `lookup` text; * stands for anything within one address.
 
-    * stands for anything within one address.
+    atomic: in Python's own form, which never goes back behind a piece it has found: with a dozen of *
+    the other takes Python, though not PostgreSQL, longer than anybody lives.
     """
-    parts = (re.escape(printable(part).lower()) for part in pattern.split("*"))
-    return r"(^|\n)" + r"[^\n]*".join(parts) + r"(\n|$)"
+    first, *others = (re.escape(printable(part).lower()) for part in pattern.split("*"))
+    if atomic and others:
+        between = "".join(rf"(?>[^\n]*?{part})" for part in others[:-1] if part)
+        body = rf"{first}{between}[^\n]*{others[-1]}"
+    else:
+        body = r"[^\n]*".join((first, *others))
+    return rf"(^|\n){body}(\n|$)"
 
 
 def _dumps(value: object) -> str:

@@ -156,7 +156,7 @@ class PostgresSpool:
         """See protocol.Spool."""
         values: list[object] = []
         where = postgres_sql.conditions(which, values)
-        rows = await self._database.fetch(f"SELECT count(*) FROM smtp2cf_mail WHERE {where}", *values)  # noqa: S608
+        rows = await self._database.fetch(f"SELECT count(*) FROM smtp2cf_mail WHERE {where}", *values)  # noqa: S608 - constants
         count: int = rows[0][0]
         return count
 

@@ -205,7 +205,7 @@ def apply_page(action: Action, which: Filter, reason: str, after: str) -> tuple[
     where = conditions(which, values)
     able, change = _ACTIONS[action]
     statement = (
-        f"{change} WHERE id IN (SELECT id FROM smtp2cf_mail WHERE queue_id > $1 AND {able} AND {where} "  # noqa: S608
+        f"{change} WHERE id IN (SELECT id FROM smtp2cf_mail WHERE queue_id > $1 AND {able} AND {where} "  # noqa: S608 - constants
         f"ORDER BY queue_id LIMIT {PAGE} FOR UPDATE) RETURNING queue_id"
     )
     return statement, values

@@ -176,7 +176,7 @@ class Store:
         """None: whatever this process claims."""
         for queue_ids in jobs:
             if queue_ids is None:
-                connection.execute(f"UPDATE mail SET {GIVEN_BACK} WHERE owner = ?", (self._owner,))  # noqa: S608
+                connection.execute(f"UPDATE mail SET {GIVEN_BACK} WHERE owner = ?", (self._owner,))  # noqa: S608 - constants
             else:
                 connection.execute(
                     f"UPDATE mail SET {GIVEN_BACK} "  # noqa: S608 - a constant
@@ -212,7 +212,7 @@ class Store:
             "page": PAGE,
         }
         rows = connection.execute(
-            f"{change} WHERE id IN (SELECT id FROM mail WHERE queue_id > :after AND {able} AND {where} "  # noqa: S608
+            f"{change} WHERE id IN (SELECT id FROM mail WHERE queue_id > :after AND {able} AND {where} "  # noqa: S608 - constants
             "ORDER BY queue_id LIMIT :page) RETURNING queue_id",
             values,
         )
@@ -241,7 +241,7 @@ class Store:
         now = time.time()
         new, tried = (
             connection.execute(
-                f"SELECT id FROM mail WHERE {lane} AND due <= ? ORDER BY due, queue_id LIMIT ?",  # noqa: S608
+                f"SELECT id FROM mail WHERE {lane} AND due <= ? ORDER BY due, queue_id LIMIT ?",  # noqa: S608 - constants
                 (now, limit),
             ).fetchall()
             for lane in ("attempts = 0", "attempts > 0")
@@ -288,10 +288,10 @@ def conditions(which: Filter) -> tuple[str, dict[str, object]]:
         values["queue_ids"] = json.dumps(which.queue_ids)
     if which.sender is not None:
         terms.append("sender REGEXP :sender")
-        values["sender"] = codec.lookup_pattern(which.sender)
+        values["sender"] = codec.lookup_pattern(which.sender, atomic=True)
     if which.recipient is not None:
         terms.append("recipients REGEXP :recipient")
-        values["recipient"] = codec.lookup_pattern(which.recipient)
+        values["recipient"] = codec.lookup_pattern(which.recipient, atomic=True)
     if which.older_than is not None:
         terms.append("received_at < :received_before")
         values["received_before"] = time.time() - which.older_than

@@ -14,9 +14,9 @@ import pytest
 from smtp2cf.cloudflare import Client
 from smtp2cf.cloudflare.client import Sent
 from smtp2cf.reply import SendError
+from tests.support.secret import TOKEN
 
 ACCOUNT = "0123456789abcdef0123456789abcdef"
-TOKEN = "a-token-that-is-secret"
 SENDER = "a@example.com"
 RECIPIENT = "b@example.net"
 MESSAGE = b"From: a@example.com\r\nTo: b@example.net\r\n\r\nhello\r\n"

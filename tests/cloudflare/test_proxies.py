@@ -10,7 +10,7 @@ import pytest
 
 from smtp2cf.cloudflare.transport import proxy_of
 from smtp2cf.reply import DELIVERED
-from tests.cloudflare.assertions import assert_never_sent
+from tests.cloudflare.assertions import assert_maybe_sent, assert_never_sent
 from tests.cloudflare.conftest import (
     RECIPIENT,
     TOKEN,
@@ -110,6 +110,22 @@ async def test_https_goes_through_the_proxy_in_a_tunnel_that_does_not_show_the_t
         assert TOKEN not in str(connect)
         assert server.requests[0].header("Proxy-Authorization") is None
         assert server.requests[0].header("Authorization") == f"Bearer {TOKEN}"
+
+
+@needs("openssl")
+async def test_half_an_answer_through_a_tunnel_ends_at_the_timeout(
+    make_client: MakeClient, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def respond(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(ok(RECIPIENT)[:-5])
+        await asyncio.Event().wait()
+
+    async with serving(respond, certificates.server) as server, tunnelling() as (proxy_port, _):
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy_port}")
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca_file))
+        error = await asyncio.wait_for(failed_send(make_client(server.base_url, timeout=0.5)), 5)
+        assert_maybe_sent(error)
+        assert "0.5 s (SMTP2CF_API_TIMEOUT)" in error.reply.text
 
 
 async def test_a_proxy_that_does_not_answer_is_named(

@@ -3,11 +3,10 @@
 import asyncio
 import json
 
-import httpx
 import pytest
 
 from smtp2cf import __version__
-from smtp2cf.cloudflare.transport import Transport
+from smtp2cf.cloudflare import transport
 from smtp2cf.reply import DELIVERED
 from tests.cloudflare.assertions import assert_maybe_sent
 from tests.cloudflare.conftest import (
@@ -16,11 +15,13 @@ from tests.cloudflare.conftest import (
     RECIPIENT,
     SENDER,
     TOKEN,
+    Certificates,
     MakeClient,
     failed_send,
     send,
 )
-from tests.cloudflare.raw_server import Request, always, http, ok, serving
+from tests.cloudflare.raw_server import Request, always, http, ok, read_request, serving
+from tests.support.needs import needs
 
 # ---- what goes out
 
@@ -52,6 +53,20 @@ async def test_a_body_of_any_size_has_its_length_and_is_never_chunked(
         assert request.header("Expect") is None
         assert request.header("Content-Encoding") is None
         assert request.json["mime_message"].encode() == message
+
+
+@needs("openssl")
+async def test_a_big_body_goes_over_tls_and_keeps_its_connection(
+    make_client: MakeClient, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca_file))
+    message = MESSAGE + b"x" * 6_000_000
+    async with serving(always(ok(RECIPIENT)), certificates.server) as server:
+        client = make_client(server.base_url)
+        for _ in range(3):
+            await send(client, message=message)
+            assert server.requests[-1].json["mime_message"].encode() == message
+        assert server.connections == 1
 
 
 async def test_the_message_arrives_octet_for_octet(make_client: MakeClient) -> None:
@@ -139,25 +154,37 @@ async def test_there_are_no_more_connections_than_calls_may_be_in_flight(make_cl
         assert (client.pacer.in_flight, client.pacer.waiting) == (0, 0)
 
 
-async def test_the_transport_opens_no_more_connections_whoever_asks() -> None:
-    two_there = asyncio.Event()
+async def test_a_connection_that_has_been_idle_for_too_long_is_closed_and_not_used_again(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "KEEP_ALIVE", 0.1)
+    closed = asyncio.Event()
 
-    async def respond(_: Request, writer: asyncio.StreamWriter) -> None:
-        if len(server.requests) == 2:
-            two_there.set()
-        await two_there.wait()
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader, 0)
         writer.write(ok(RECIPIENT))
+        assert await reader.read() == b""
+        writer.close()
+        closed.set()
 
-    async with serving(respond) as server:
-        url = httpx.URL(server.base_url)
-        transport = Transport(url, timeout=10.0, connections=2)
-        calls = [
-            asyncio.create_task(transport.handle_async_request(httpx.Request("GET", url))) for _ in range(6)
-        ]
-        for call in calls:
-            assert (await call).status_code == 200
-        await transport.aclose()
-        assert (server.most_open, len(server.requests)) == (2, 6)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        client = make_client(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/client/v4")
+        for _ in range(2):
+            closed.clear()
+            await send(client)
+            await asyncio.wait_for(closed.wait(), 5)
+
+
+async def test_a_connection_whose_time_is_up_is_not_used_even_where_nobody_has_closed_it(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(always(ok(RECIPIENT))) as server:
+        client = make_client(server.base_url)
+        await send(client)
+        monkeypatch.setattr(transport, "KEEP_ALIVE", 0.0)  # its timer waits for half a minute
+        await send(client)
+        assert server.connections == 2
 
 
 async def test_a_connection_that_the_server_closed_is_not_used_again(make_client: MakeClient) -> None:
@@ -194,3 +221,55 @@ async def test_a_connection_closed_at_the_moment_of_a_call_may_have_sent_it_and_
         await send(client)
         assert_maybe_sent(await failed_send(client))
         assert len(server.requests) == 2
+
+
+async def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next_calls(
+    make_client: MakeClient,
+) -> None:
+    """Whoever can make the edge say more than it was asked must not settle somebody else's mail."""
+
+    async def respond(_: Request, writer: asyncio.StreamWriter) -> None:
+        if len(server.requests) > 1:
+            writer.write(ok(RECIPIENT, message_id="<2@x>"))
+            return
+        writer.write(ok(RECIPIENT, message_id="<1@x>"))
+        await writer.drain()
+        await first_answered.wait()
+        writer.write(ok(RECIPIENT, message_id="<unasked@x>"))
+
+    first_answered = asyncio.Event()
+    async with serving(respond) as server:
+        client = make_client(server.base_url)
+        assert (await send(client)).message_id == "<1@x>"
+        first_answered.set()
+        await asyncio.sleep(0.05)  # until loopback has delivered it, which nobody is told of
+        assert (await send(client)).message_id == "<2@x>"
+        assert (len(server.requests), server.connections) == (2, 2)
+
+
+async def test_interim_answers_are_passed_over(make_client: MakeClient) -> None:
+    interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+    async with serving(always(interim + ok(RECIPIENT))) as server:
+        client = make_client(server.base_url)
+        for _ in range(3):
+            assert (await send(client)).outcomes == {RECIPIENT: DELIVERED}
+        assert server.connections == 1
+
+
+async def test_a_cancelled_call_closes_its_connection(make_client: MakeClient) -> None:
+    asked = asyncio.Event()
+
+    async def respond(_: Request, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        if len(server.requests) > 1:
+            writer.write(ok(RECIPIENT))
+
+    async with serving(respond) as server:
+        client = make_client(server.base_url, concurrency=1)
+        call = asyncio.create_task(send(client))
+        await asked.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert (await send(client)).outcomes == {RECIPIENT: DELIVERED}
+        assert server.connections == 2

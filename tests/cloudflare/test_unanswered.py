@@ -9,6 +9,7 @@ import time
 import zlib
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from smtp2cf.cloudflare.transport import ANSWER_LIMIT
@@ -280,6 +281,47 @@ async def test_a_compressed_answer_that_unfolds_without_end_is_not_held(make_cli
     bomb = b"".join(packer.compress(b" " * 1_000_000) for _ in range(300)) + packer.flush()
     async with serving(always(http("200 OK", bomb, Content_Encoding="gzip"))) as server:
         assert_maybe_sent(await failed_send(make_client(server.base_url)))
+
+
+async def test_a_compressed_answer_that_is_cut_off_while_it_unfolds(make_client: MakeClient) -> None:
+    packer = zlib.compressobj(wbits=31)
+    half = b"".join(packer.compress(b" " * 1_000_000) for _ in range(3)) + packer.flush(zlib.Z_SYNC_FLUSH)
+
+    async def respond(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 90000\r\n\r\n" + half)
+        await writer.drain()
+        writer.close()
+
+    async with serving(respond) as server:
+        client = make_client(server.base_url)
+        assert_maybe_sent(await failed_send(client))
+        assert client.pacer.in_flight == 0
+
+
+async def test_a_connection_that_aiohttp_finds_closed_while_reading(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says so with RuntimeError, where more of an answer had come than it had unfolded."""
+
+    async def closed(_: object) -> bytes:
+        raise RuntimeError("Connection closed.")
+
+    monkeypatch.setattr(aiohttp.StreamReader, "readany", closed)
+    async with serving(always(WHOLE[:-1])) as server:
+        assert_maybe_sent(await failed_send(make_client(server.base_url)))
+
+
+async def test_an_answer_without_a_length_that_does_not_end_in_time_is_none(make_client: MakeClient) -> None:
+    """What was cut off by us must not be read as all of it: a 400 would bounce the mail."""
+
+    async def respond(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n{")
+        await asyncio.Event().wait()
+
+    async with serving(respond) as server:
+        error = await failed_send(make_client(server.base_url, timeout=0.3))
+        assert_maybe_sent(error)
+        assert "SMTP2CF_API_TIMEOUT" in error.reply.text
 
 
 async def test_a_refusal_in_the_middle_of_a_big_body_is_heard(make_client: MakeClient) -> None:

@@ -14,8 +14,8 @@ from smtp2cf import __version__
 from tests.process.metrics import metric
 from tests.support.bridge import Bridge, running_bridge
 from tests.support.sandbox import running_sandbox
+from tests.support.secret import TOKEN
 
-TOKEN = "a-token-to-be-seen-nowhere"
 MESSAGE = b"From: app@example.com\r\nSubject: seen\r\n\r\nHello\r\n"
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 HOSTILE = '"<script>alert(1)</script>&amp;\\""@example.com'

@@ -16,9 +16,9 @@ from tests.process.command import running, smtp2cf
 from tests.support.bridge import Bridge, running_bridge
 from tests.support.needs import needs
 from tests.support.sandbox import running_sandbox
+from tests.support.secret import TOKEN
 
 ROOT = Path(__file__).parents[2]
-TOKEN = "a-token-to-be-seen-nowhere"
 
 
 @pytest.fixture
@@ -75,6 +75,14 @@ def test_check_wants_an_account() -> None:
     done = smtp2cf("check")
     assert done.status == os.EX_CONFIG
     assert done.err.startswith("smtp2cf: SMTP2CF_ACCOUNT_ID is not set")
+
+
+def test_check_names_a_users_file_that_can_not_be_used(tmp_path: Path) -> None:
+    done = smtp2cf("check", ACCOUNT_ID="a1", API_TOKEN=TOKEN, USERS_FILE=str(tmp_path / "users"))
+    assert done.status == os.EX_CONFIG
+    assert done.err == (
+        f"smtp2cf: SMTP2CF_USERS_FILE: {tmp_path / 'users'} can't be read: No such file or directory\n"
+    )
 
 
 def test_check_warns_of_a_variable_nobody_knows() -> None:
@@ -165,11 +173,11 @@ def test_tells_its_version() -> None:
 def test_lists_its_commands(arguments: tuple[str, ...]) -> None:
     done = smtp2cf(*arguments)
     assert done.status == 0
-    for command in ("serve", "sandbox", "check", "send", "queue"):
+    for command in ("serve", "sandbox", "check", "send", "queue", "user"):
         assert re.search(rf"^\W*{command} ", done.out, re.MULTILINE), command
 
 
-@pytest.mark.parametrize("command", ["serve", "sandbox", "check", "send", "queue"])
+@pytest.mark.parametrize("command", ["serve", "sandbox", "check", "send", "queue", "user"])
 def test_explains_each_command(command: str) -> None:
     done = smtp2cf(command, "--help")
     assert done.status == 0

@@ -8,11 +8,13 @@ import pytest
 from pydantic import ByteSize
 
 from smtp2cf import cli, config
+from smtp2cf.serve import make_access
 from tests.process.command import smtp2cf
 from tests.support.bridge import running_bridge
 
 NETWORK = "does not appear to be an IPv4 or IPv6 network: networks such as 10.0.0.0/8 or fd00::/8 are meant"
 ENDPOINT = "is not host:port, [v6]:port or unix:/path"
+SENDER = "is no sender: anna@example.com, example.com or *.example.com is meant"
 NUMBER, INTEGER = "it must be a valid number", "it must be a valid integer"
 
 BROKEN = [
@@ -34,6 +36,11 @@ BROKEN = [
     ("SMTP2CF_HOSTNAME", "a b", "it must be a name in printable ASCII, without blanks"),
     ("SMTP2CF_ALLOW_NETWORKS", "10.0.0.0/40", f"'10.0.0.0/40' {NETWORK}"),
     ("SMTP2CF_PROXY_NETWORKS", "balancer", f"'balancer' {NETWORK}"),
+    ("SMTP2CF_I_AM_AN_OPEN_RELAY", "maybe", "it must be yes or no"),
+    ("SMTP2CF_AUTH_WITHOUT_TLS", "2", "it must be yes or no"),
+    ("SMTP2CF_ALLOWED_SENDER_DOMAINS", "example.com,*", f"'*' {SENDER}"),
+    ("SMTP2CF_ALLOWED_SENDER_DOMAINS", "<a@example.com>", f"'<a@example.com>' {SENDER}"),
+    ("SMTP2CF_CHECK_HEADER_FROM", "always", "it must be yes or no"),
     ("SMTP2CF_NULL_SENDER_ADDRESS", "me", "it must be an address such as bounces@example.com"),
     ("SMTP2CF_MAX_MESSAGE_SIZE", "big", "it must be a number of bytes, or a size such as 5MiB"),
     ("SMTP2CF_MAX_MESSAGE_SIZE", "10", "it must be greater than or equal to 1024"),
@@ -105,7 +112,8 @@ def test_what_pydantic_has_no_words_for_has_ours() -> None:
     unclear = {
         name
         for name, field in config.Settings.model_fields.items()
-        if field.annotation is ByteSize or any(getattr(how, "pattern", None) for how in field.metadata)
+        if field.annotation in (ByteSize, bool)
+        or any(getattr(how, "pattern", None) for how in field.metadata)
     }
     assert unclear == set(config.FORMS)
 
@@ -195,3 +203,60 @@ def test_a_variable_nobody_knows_is_named_with_the_nearest(tmp_path: Path) -> No
         "SMTP2CF_COLOUR is no setting",
         "SMTP2CF_SMTP_LISTN is no setting: is SMTP2CF_SMTP_LISTEN meant?",
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "means"),
+    [("yes", True), ("TRUE", True), ("1", True), ("no", False), ("False", False), ("0", False), ("", False)],
+)
+def test_what_yes_and_no_may_be(environment: pytest.MonkeyPatch, value: str, means: bool) -> None:
+    environment.setenv("SMTP2CF_CHECK_HEADER_FROM", value)
+    assert config.load().check_header_from is means
+
+
+@pytest.mark.parametrize(
+    ("value", "means"),
+    [("any", ()), ("Any", ()), ("", ()), ("example.com, *.example.org", ("example.com", "*.example.org"))],
+)
+def test_what_sender_domains_may_be(
+    environment: pytest.MonkeyPatch, value: str, means: tuple[str, ...]
+) -> None:
+    environment.setenv("SMTP2CF_ALLOWED_SENDER_DOMAINS", value)
+    assert config.load().allowed_sender_domains == means
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (None, "can't be read: No such file or directory"),
+        ("anna:secret\n", "line 1: no argon2id hash"),
+        ("# users\nanna\n", "line 2: no colon"),
+    ],
+    ids=["missing", "no hash", "no colon"],
+)
+def test_a_users_file_that_can_not_be_used_is_named(tmp_path: Path, content: str | None, why: str) -> None:
+    users = tmp_path / "users"
+    if content is not None:
+        users.write_text(content)
+    with pytest.raises(config.SettingsError) as error:
+        make_access(config.Settings(users_file=users))
+    assert str(error.value).startswith(f"SMTP2CF_USERS_FILE: {users}")
+    assert why in str(error.value)
+    assert "secret" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_process_with_a_wrong_users_file_ends_with_78_and_one_line(tmp_path: Path) -> None:
+    users = tmp_path / "users"
+    users.write_text("anna:secret\n")
+    done = smtp2cf(
+        "serve", "--sandbox", SMTP_LISTEN="127.0.0.1:0", ADMIN_LISTEN="none", USERS_FILE=str(users)
+    )
+    assert done.status == os.EX_CONFIG
+    assert done.err.startswith(f"smtp2cf: SMTP2CF_USERS_FILE: {users}, line 1: no argon2id hash")
+    assert done.err.count("\n") == 1
+
+
+def test_ipv4_networks_written_as_ipv6_are_ipv4() -> None:
+    networks = config.Settings(allow_networks="::ffff:10.0.0.0/104,::ffff:0:0/96,fd00::/8").allow_networks  # type: ignore[arg-type]
+    assert list(map(str, networks)) == ["10.0.0.0/8", "0.0.0.0/0", "fd00::/8"]

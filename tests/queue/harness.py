@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from smtp2cf.sandbox import Sandbox
+from tests.support.secret import TOKEN
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0
@@ -82,7 +83,7 @@ class Harness:
         self._settings = {
             "API_BASE_URL": api,
             "ACCOUNT_ID": "test",
-            "API_TOKEN": "test",
+            "API_TOKEN": TOKEN,
             "ADMIN_LISTEN": "none",
             "LOG_FORMAT": "json",
             "STATE_DIR": str(directory),

@@ -22,11 +22,11 @@ async def send(here: World, message: bytes = MESSAGE) -> str:
     return answer
 
 
-async def vanish(here: World, gate: Gate, how: str, calls: int = 1) -> None:
+async def vanish(here: World, gate: Gate, how: str, *recipients: str, parameters: str = "") -> None:
     """Send the message, hang up while it is being relayed, and let that end."""
     client = await here.connect()
-    await client.data()
-    await here.api.wait_for(calls)
+    await client.data(*recipients, parameters=parameters)
+    await here.api.wait_for(1)
     getattr(client, how)()
     (session,) = here.server.sessions
     async with asyncio.timeout(10):

@@ -17,8 +17,9 @@ from aiohttp import web
 from smtp2cf.cloudflare import Client
 from smtp2cf.envelope import Envelope
 from smtp2cf.relay import BouncePolicy, MessagePolicy, Relay, RetryPolicy
-from smtp2cf.smtpd import Policy, Server
+from smtp2cf.smtpd import LMTP_DOOR, SMTP_DOOR, Policy, Server
 from smtp2cf.spool import Spool, SpoolItem
+from tests.support.secret import TOKEN
 
 MESSAGE = b"Subject: hello\r\nMessage-ID: <1@example.com>\r\n\r\nhello\r\n"
 
@@ -126,14 +127,24 @@ def first(answer: Answer, times: int = 1, then: Answer = delivered) -> Answer:
 
 
 class World:
-    """A relay with its queue and its SMTP server, on a spool and an API that a test hands it."""
+    """A relay with its queue and its SMTP server, on a spool and an API that a test hands it.
+
+    lmtp: the server speaks LMTP.
+    """
 
     def __init__(
-        self, api: Api, spool: Spool, retry: RetryPolicy, policy: MessagePolicy, bounce: BouncePolicy
+        self,
+        api: Api,
+        spool: Spool,
+        retry: RetryPolicy,
+        policy: MessagePolicy,
+        bounce: BouncePolicy,
+        lmtp: bool = False,
     ) -> None:
+        self.lmtp = lmtp
         self.api = api
         self.spool = spool
-        self.client = Client(base_url=api.url, account_id="test", token="test", timeout=20, concurrency=20)
+        self.client = Client(base_url=api.url, account_id="test", token=TOKEN, timeout=20, concurrency=20)
         self.relay = Relay(
             self.client.send, policy, spool=spool, retry=retry, bounce=bounce, pace=self.client.pacer
         )
@@ -178,17 +189,17 @@ class World:
                 await asyncio.sleep(0.01)
 
     async def connect(self) -> "Smtp":
-        """A client that has said EHLO."""
+        """A client that has said EHLO, or LHLO."""
         client = Smtp(*await asyncio.open_connection("127.0.0.1", self.port))
         await client.reply()
-        await client.say("EHLO client")
+        await client.say("LHLO client" if self.lmtp else "EHLO client")
         return client
 
     async def start(self) -> None:
         listener = socket.create_server(("127.0.0.1", 0))
         listener.setblocking(False)
         self.port = listener.getsockname()[1]
-        await self.server.start([listener])
+        await self.server.start([listener], LMTP_DOOR if self.lmtp else SMTP_DOOR)
         if self.relay.queue is not None:
             self.relay.queue.start()
 
@@ -220,9 +231,9 @@ class Smtp:
         self.writer.write(line.encode() + b"\r\n")
         return await self.reply()
 
-    async def data(self, *recipients: str, message: bytes = MESSAGE) -> None:
+    async def data(self, *recipients: str, message: bytes = MESSAGE, parameters: str = "") -> None:
         """A message up to its final dot; the answer is not waited for."""
-        await self.say("MAIL FROM:<anna@example.com>")
+        await self.say(f"MAIL FROM:<anna@example.com>{parameters}")
         for recipient in recipients or ("ben@example.org",):
             await self.say(f"RCPT TO:<{recipient}>")
         await self.say("DATA")
@@ -248,6 +259,7 @@ async def world(
     *,
     retry: RetryPolicy | None = None,
     postmaster: str = "",
+    lmtp: bool = False,
     **policy: Any,
 ) -> AsyncIterator[World]:
     """A world that is up; it is stopped after, and its spool closed."""
@@ -258,6 +270,7 @@ async def world(
         retry,
         MessagePolicy(**policy),
         BouncePolicy(hostname="bridge.example.com", postmaster=postmaster, expire_after=3600),
+        lmtp,
     )
     await one.start()
     try:

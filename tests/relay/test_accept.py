@@ -241,6 +241,45 @@ async def test_without_a_spool_the_sender_is_told_of_who_could_not_get_it_now_to
     assert b"4.7.1" in api.calls[1][2]
 
 
+@pytest.mark.parametrize("partial_bounce", ["accept", "reject"])
+async def test_who_takes_an_answer_for_each_is_told_everything_and_nobody_else_anything(
+    partial_bounce: str,
+) -> None:
+    """Each recipient's own answer says it all, so no DSN has to, whatever PARTIAL_BOUNCE says."""
+    api = Api(each_its_own(ann=DELIVERED, bob=BOUNCED, cy=THROTTLED, a=DELIVERED))
+    relay = Relay(api, MessagePolicy(partial_bounce=partial_bounce))
+    mail = envelope("ann@x", "bob@x", "cy@x", "bob@x", per_recipient=True)
+    verdict = await relay.accept(mail, MESSAGE)
+    await relay.drain(5)
+    assert [str(verdict.outcomes[who]) for who in mail.forward_paths] == [
+        f"250 2.0.0 {mail.queue_id} delivered, message-id <1@cf>",
+        f"550 5.1.1 {mail.queue_id} {BOUNCED.text}",
+        f"451 4.7.1 {mail.queue_id} later",
+        f"550 5.1.1 {mail.queue_id} {BOUNCED.text}",
+    ]
+    assert verdict.reply.code == 250, "PRDR's last answer: somebody has got it"
+    assert len(api.calls) == 1
+
+
+async def test_a_refused_message_is_refused_for_each() -> None:
+    mail = envelope("ann@x", "bob@x", sender="", per_recipient=True)
+    verdict = await accept(Api(), mail=mail)
+    assert verdict.outcomes == dict.fromkeys(mail.forward_paths, verdict.reply)
+    assert verdict.reply.code == 550
+
+
+async def test_success_is_reported_to_who_asked_though_each_was_answered() -> None:
+    api = Api(each_its_own(ann=DELIVERED, bob=BOUNCED, a=DELIVERED))
+    relay = Relay(api, MessagePolicy())
+    notify = dict.fromkeys(("ann@x", "bob@x"), "SUCCESS,FAILURE")
+    await relay.accept(envelope("ann@x", "bob@x", per_recipient=True, notify=notify), MESSAGE)
+    await relay.drain(5)
+    _, (_, recipients, report, _) = api.calls
+    assert recipients == ["a@example.com"]
+    assert b"ann@x" in report
+    assert b"bob@x" not in report
+
+
 async def test_a_call_without_an_answer_is_logged_as_a_possible_duplicate_of_its_recipients(
     lines: Lines,
 ) -> None:

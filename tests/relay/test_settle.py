@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtp2cf.relay.settle import NAMED_LIMIT, settle
+from smtp2cf.relay.settle import NAMED_LIMIT, settle, settle_each
 from smtp2cf.reply import ACCEPTED, BOUNCED, DELIVERED, QUEUED, SUPPRESSED, WIRE_LINE_LIMIT, Reply
 
 THROTTLED = Reply(451, "4.7.1", "Cloudflare's rate limit is reached, try again later")
@@ -126,6 +126,23 @@ def test_recipients_with_the_same_fate_share_its_words_and_many_are_counted() ->
     assert f"<r{NAMED_LIMIT - 1}@x>" in reply.text
     assert f"<r{NAMED_LIMIT}@x>" not in reply.text
     assert "and 5 more" in reply.text
+
+
+# ---- one answer for each
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["no spool", "kept"])
+def test_each_recipient_has_the_answer_that_is_its_own(kept: bool) -> None:
+    outcomes = {"a@x": DELIVERED, "b@x": BOUNCED, "c@x": THROTTLED, "d@x": QUEUED}
+    own = settle_each(outcomes, ID, ["<1@cf>"], kept=kept)
+    assert own == {
+        "a@x": Reply(250, "2.0.0", f"{ID} delivered, message-id <1@cf>"),
+        "b@x": BOUNCED._replace(text=f"{ID} {BOUNCED.text}"),
+        "c@x": Reply(250, "2.0.0", f"{ID} kept for another attempt ({THROTTLED})")
+        if kept
+        else THROTTLED._replace(text=f"{ID} {THROTTLED.text}"),
+        "d@x": Reply(250, "2.0.0", f"{ID} queued by Cloudflare, message-id <1@cf>"),
+    }
 
 
 replies = st.sampled_from([DELIVERED, QUEUED, ACCEPTED, BOUNCED, SUPPRESSED, TOO_BIG, THROTTLED, NO_TOKEN])

@@ -22,6 +22,7 @@ from smtp2cf.reply import SUPPRESSED
 from smtp2cf.sandbox import RateLimit, Sandbox
 from smtp2cf.smtpd import Policy, Server
 from tests.cloudflare.raw_server import Request, http, ok, serving
+from tests.support.secret import TOKEN
 
 LOOPBACK = Endpoint("127.0.0.1", 0)
 MESSAGE = b"Subject: number %d\r\n\r\nhello\r\n"
@@ -69,7 +70,7 @@ class Bridge(NamedTuple):
 
 @contextlib.asynccontextmanager
 async def bridge_to(base_url: str, *, wait: float = 100.0) -> AsyncIterator[Bridge]:
-    client = Client(base_url=base_url, account_id="1", token="t", timeout=30.0, concurrency=100)
+    client = Client(base_url=base_url, account_id="1", token=TOKEN, timeout=30.0, concurrency=100)
     relay = Relay(client.send, MessagePolicy(reply_timeout=wait))
     policy = Policy(
         hostname="bridge.example.com",

@@ -9,9 +9,9 @@ from cloudflare import AsyncCloudflare
 
 from smtp2cf.endpoint import Endpoint, listen
 from smtp2cf.sandbox import Sandbox
+from tests.support.secret import TOKEN
 
 ACCOUNT = "0123456789abcdef0123456789abcdef"
-TOKEN = "sandbox-token"
 MESSAGE = "From: a@example.com\r\nSubject: hello\r\n\r\nbody\r\n"
 SENDING = f"/client/v4/accounts/{ACCOUNT}/email/sending"
 
@@ -54,7 +54,7 @@ async def start() -> AsyncIterator[Start]:
     async def start_one(**arguments: Any) -> Running:
         sockets = listen(Endpoint("127.0.0.1", 0))
         port = sockets[0].getsockname()[1]
-        sandbox = Sandbox(**arguments)
+        sandbox = Sandbox(**{"token": TOKEN} | arguments)
         await sandbox.start(sockets)
         base = f"http://127.0.0.1:{port}"
         cloudflare = AsyncCloudflare(api_token=TOKEN, base_url=f"{base}/client/v4", max_retries=0)

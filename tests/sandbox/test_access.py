@@ -57,6 +57,7 @@ async def test_a_wrong_token_is_refused_everywhere(running: Running) -> None:
         ("Basic YTpi", 10103),
         (TOKEN, 10103),
     ],
+    ids=["none", "no token", "the token", "another", "basic", "no scheme"],
 )
 async def test_only_a_bearer_token_opens(running: Running, authorization: str, code: int) -> None:
     headers = {"Authorization": authorization.encode("latin-1")}

@@ -16,6 +16,7 @@ from smtp2cf.install_sendmail import write_single_file
 from tests.sendmail.conftest import SOURCE, Sendmail, links_to
 from tests.support.bridge import Bridge
 from tests.support.needs import needs
+from tests.support.secret import TOKEN
 
 MAIL = b"Subject: s\n\nhi\n"
 MAIL_4K = b"To: b@y.example\nSubject: s\n\n" + (b"x" * 76 + b"\n") * 52
@@ -149,7 +150,7 @@ def direct(bridge: Bridge, away: Sendmail) -> Sendmail:
         "SMTP2CF_SENDMAIL_DIRECT": "1",
         "SMTP2CF_API_BASE_URL": f"{bridge.sandbox_url}/client/v4",
         "SMTP2CF_ACCOUNT_ID": "sandbox",
-        "SMTP2CF_API_TOKEN": "sandbox",
+        "SMTP2CF_API_TOKEN": TOKEN,
     }
     return Sendmail(away.directory, away.env | account)
 

@@ -94,8 +94,8 @@ class Client:
 
     def reset(self) -> None:
         """Vanish, so that the server gets a reset."""
-        sock = self.writer.get_extra_info("socket")
-        if sock is not None and not self.writer.transport.is_closing():
+        if not self.writer.transport.is_closing():
+            sock = self.writer.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 

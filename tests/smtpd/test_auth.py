@@ -6,9 +6,12 @@ from collections.abc import MutableMapping
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from smtp2cf.reply import Reply
 from smtp2cf.smtpd import LMTP_DOOR
+from smtp2cf.smtpd.sasl import Credentials, parse_auth
 from tests.smtpd.conftest import LOOPBACK, Service, Start
 from tests.smtpd.dialog import Client, dotted, until
 from tests.support.certificates import Certificates
@@ -185,6 +188,35 @@ async def test_what_is_wrong_ends_the_exchange_and_not_the_session(
         assert (await client.ask(line)).startswith(answer)
     assert await client.ask("NOOP") == "250 2.0.0 OK", "the next line is a command again"
     assert (await client.ask(f"AUTH PLAIN {PLAIN}")).startswith("235")
+
+
+responses = st.one_of(
+    st.binary(max_size=60),
+    st.binary(max_size=60).map(base64.b64encode),
+    st.tuples(st.text(), st.text(), st.text()).map(
+        lambda parts: base64.b64encode("\0".join(parts).encode("utf-8", "replace"))
+    ),
+)
+
+
+@given(
+    mechanism=st.sampled_from(["PLAIN", "login", "Plain ", "LOGIN  ", "X", ""]),
+    said=st.lists(responses, min_size=1, max_size=4),
+)
+def test_whatever_is_said_comes_to_credentials_or_a_refusal(mechanism: str, said: list[bytes]) -> None:
+    step: Any = parse_auth(f"{mechanism} {said[0].decode('utf-8', 'surrogateescape')}")
+    if not isinstance(step, Reply):
+        exchange, step = step, step.begin()
+        for line in said[1:]:
+            if isinstance(step, bytes):
+                assert step.startswith(b"334 ")
+                step = exchange.answer(line)
+    if isinstance(step, Reply):
+        assert step.permanent
+    elif isinstance(step, Credentials):
+        step.name.encode()
+        step.password.encode()
+        assert not step.password or repr(step) == f"Credentials(name={step.name!r})"
 
 
 @pytest.mark.parametrize("response", [b"GETx", b"PUTx", b"HEADHEAD", b"POSTPOST", b"PRIx"])

@@ -256,3 +256,28 @@ async def test_nothing_behind_quit_is_done(start: Start) -> None:
     replies = (await client.everything()).splitlines()
     assert [reply[:3] for reply in replies] == ["220", "250", "250", "250", "221"]
     assert service.taken == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["XCLIENT ADDR=192.0.2.1", "XFORWARD ADDR=192.0.2.1", "ETRN x", "TURN", "BURL imap://x LAST", "SEND x"],
+)
+async def test_what_is_not_offered_is_not_there(start: Start, command: str) -> None:
+    client = await (await start()).greeted()
+    assert await client.ask(command) == "500 5.5.1 unknown command"
+
+
+async def test_help_names_what_is_there(start: Start) -> None:
+    client = await (await start()).greeted()
+    everything = "EHLO HELO MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP"
+    assert await client.ask("HELP") == f"214 2.0.0 commands: {everything}"
+    for command in everything.split():
+        assert (await client.ask(f"HELP {command.lower()}")).startswith(f"214 2.0.0 syntax: {command}")
+    assert await client.ask("HELP AUTH") == "504 5.5.4 AUTH: no such command"
+    assert await client.ask("HELP STARTTLS") == "504 5.5.4 STARTTLS: no such command"
+
+
+async def test_limits_tell_how_many_recipients_a_message_may_have(start: Start) -> None:
+    client = await (await start(max_recipients=7)).connect()
+    await client.reply()
+    assert "250-LIMITS RCPTMAX=7\n" in await client.ask("EHLO a")

@@ -12,6 +12,9 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support.activation import Handing, handing_over
+from tests.support.secret import TOKEN
+
 START_TIMEOUT = 60.0
 
 
@@ -92,9 +95,20 @@ class Bridge:
 
 
 @contextlib.contextmanager
-def running_bridge(directory: Path, *arguments: str, sandbox: bool = True, **env: str) -> Iterator[Bridge]:
-    """Start a bridge with settings given as SMTP2CF_ variables without their prefix; stop it after."""
-    settings = {"SMTP_LISTEN": "127.0.0.1:0", "ADMIN_LISTEN": "127.0.0.1:0", "LOG_FORMAT": "json", **env}
+def running_bridge(
+    directory: Path, *arguments: str, sandbox: bool = True, handing: Handing = (), **env: str
+) -> Iterator[Bridge]:
+    """Start a bridge with settings given as SMTP2CF_ variables without their prefix; stop it after.
+
+    handing: sockets to hand over to it as systemd does, by name.
+    """
+    settings = {
+        "SMTP_LISTEN": "127.0.0.1:0",
+        "ADMIN_LISTEN": "127.0.0.1:0",
+        "LOG_FORMAT": "json",
+        "API_TOKEN": TOKEN,
+    }
+    settings |= env
     environ = {
         name: value for name, value in os.environ.items() if not name.startswith(("SMTP2CF_", "CLOUDFLARE_"))
     }
@@ -102,10 +116,17 @@ def running_bridge(directory: Path, *arguments: str, sandbox: bool = True, **env
     command = [sys.executable, "-m", "smtp2cf", "serve", *arguments]
     if sandbox:
         command += ["--sandbox", "--sandbox-listen", "127.0.0.1:0"]
+    if handing:
+        command = handing_over(handing, command)
     log = directory / "bridge.log"
     with log.open("ab") as log_file:
         process = subprocess.Popen(
-            command, env=environ, stderr=log_file, stdout=subprocess.DEVNULL, cwd=directory
+            command,
+            env=environ,
+            stderr=log_file,
+            stdout=subprocess.DEVNULL,
+            cwd=directory,
+            pass_fds=[sock.fileno() for _, sock in handing],
         )
     try:
         yield Bridge(process, log)

@@ -1,0 +1,45 @@
+"""Targets: what sendmail reads from its caller: addresses, the message with its header."""
+
+from fuzz.octets import split, text
+from smtp2cf import sendmail
+from smtp2cf.message.newlines import has_bare_newlines
+
+
+def addresses(octets: bytes) -> None:
+    """Mailboxes hold no line end and no control character that could get into a command of SMTP."""
+    for parse in (sendmail.parse_addresses, sendmail.parse_argument):
+        try:
+            found = parse(text(octets))
+        except sendmail.Failure:
+            continue
+        for mailbox in found:
+            assert mailbox.address is None or mailbox.address.isprintable()
+
+
+def message(octets: bytes) -> None:
+    """However the input is cut, the message is lines with CRLF, no dot ends it before its end, and its
+    header is fields."""
+    size, body = split(octets, 2)
+    step = size[0] or 1 if size else 7
+    blocks = [body[at : at + step] for at in range(0, len(body), step)]
+    made = _made(blocks)
+    assert made == _made([body])
+    assert not has_bare_newlines(made)
+    assert not made or made.endswith(b"\r\n")
+    stuffed = b"".join(sendmail.dot_stuffed([made[at : at + step] for at in range(0, len(made), step)]))
+    assert b"\r\n.\r\n" not in b"\r\n" + stuffed
+    assert (b"\n" + stuffed).replace(b"\n..", b"\n.")[1:] == made
+    dotted = b"".join(sendmail.until_lone_dot(sendmail.unix_lines(blocks)))
+    assert b"\n.\n" not in b"\n" + dotted
+    fields = sendmail.read_header(sendmail.Input(sendmail.unix_lines(blocks)))
+    assert all(sendmail.is_field(field.split(b"\n")[0] + b"\n") for field in fields)
+    assert all(line[:1] in (b" ", b"\t") for field in fields for line in field.split(b"\n")[1:] if line)
+
+
+def _made(blocks: list[bytes]) -> bytes:
+    made = sendmail.Message()
+    try:
+        made.write_lines(sendmail.unix_lines(blocks))
+        return b"".join(made.blocks())
+    finally:
+        made.close()

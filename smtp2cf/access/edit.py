@@ -1,0 +1,127 @@
+"""Changing the users file: a line more, another, or less; the rest stays as it is, comments and order.
+
+Whoever reads it meanwhile sees the old file or the new one, whole. Two changes at once wait for one
+another. Knows no terminal and no settings.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from smtp2cf.access.users import UsersFileError, parse_line, parse_users
+
+NEW_MODE = 0o600
+"""The mode of a file that was not there."""
+
+
+class NoSuchUserError(Exception):
+    """The file has no user of this name."""
+
+
+class UserExistsError(Exception):
+    """The file has a user of this name already."""
+
+
+def put_user(path: Path, name: str, hashed: str, senders: Sequence[str] | None, *, replace: bool) -> bool:
+    """Write a user's line, with a new password's hash; makes the file where there is none.
+
+    senders: patterns, () for any, None for those the user has. Returns whether there was a user of this
+    name; raises UserExistsError if so, unless `replace`. Raises UsersFileError.
+    """
+    existed = False
+
+    def change(content: bytes) -> bytes:
+        nonlocal existed
+        user = parse_users(content).get(name)
+        existed = user is not None
+        if existed and not replace:
+            raise UserExistsError
+        allowed = user.senders.written if user is not None and senders is None else senders
+        line = f"{name}:{hashed}:{','.join(allowed)}" if allowed else f"{name}:{hashed}"
+        lines = content.split(b"\n")
+        if existed:
+            end = b"\r" if lines[place := _place(lines, name)].endswith(b"\r") else b""
+            lines[place] = line.encode() + end
+            return b"\n".join(lines)
+        return content + (b"\n" if content and not content.endswith(b"\n") else b"") + line.encode() + b"\n"
+
+    _change(path, change)
+    return existed
+
+
+def delete_user(path: Path, name: str) -> None:
+    """Take a user's line out. Raises NoSuchUserError, UsersFileError."""
+
+    def change(content: bytes) -> bytes:
+        if name not in parse_users(content):
+            raise NoSuchUserError
+        lines = content.split(b"\n")
+        del lines[_place(lines, name)]
+        return b"\n".join(lines)
+
+    _change(path, change)
+
+
+def _place(lines: Sequence[bytes], name: str) -> int:
+    """The number of the line of a user who has one. A mark in front of the file belongs to the first."""
+    for number, line in enumerate(lines):
+        user = parse_line(line.removeprefix(b"\xef\xbb\xbf"))
+        if user is not None and user.name == name:
+            return number
+    raise NoSuchUserError
+
+
+def _change(path: Path, change: Callable[[bytes], bytes]) -> None:
+    """Put what `change` makes of the file in its place: written aside, fsynced, renamed."""
+    path = Path(os.path.realpath(path))  # a link stays one
+    try:
+        with _locked(path.parent):
+            try:
+                found: os.stat_result | None = path.stat()
+                content = path.read_bytes()
+            except FileNotFoundError:
+                found, content = None, b""
+            try:
+                changed = change(content)
+            except ValueError as error:
+                raise UsersFileError(f"{path}, {error}") from None
+            _replace(path, changed, found)
+    except OSError as error:
+        hint = ": mount its directory, not the file" if error.errno == errno.EBUSY else ""
+        raise UsersFileError(f"{path} can't be changed: {error.strerror or error}{hint}") from None
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Nobody else changes a users file in this directory. The file itself will not do: it is replaced."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _replace(path: Path, content: bytes, found: os.stat_result | None) -> None:
+    """Write the file anew, with the owner and the mode that it had."""
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, NEW_MODE)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            if found is not None:
+                made = os.fstat(descriptor)
+                if (found.st_uid, found.st_gid) != (made.st_uid, made.st_gid):
+                    os.fchown(descriptor, found.st_uid, found.st_gid)
+                os.fchmod(descriptor, found.st_mode & 0o7777)
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        aside.rename(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise

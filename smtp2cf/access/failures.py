@@ -1,0 +1,129 @@
+"""Failed logins: which client has had how many, and what comes of it. No I/O.
+
+An address is slowed with each failure, then refused for a while, then hung up on if it goes on knocking. It
+is the exact address that is meant, so whoever guesses from one locks out nobody beside it. A success
+resets. Clients on a unix socket have no address in common with an attacker and none of their own: they are
+slowed and never refused.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from smtp2cf.reply import Reply
+
+DELAYS = (0.25, 4.0)
+"""Seconds before a failure is answered: the first one, doubling, at most."""
+REFUSED_AFTER = 8
+"""Failures in a row after which an address is refused."""
+REFUSED_FOR = 300.0
+"""Seconds it is refused from its last failure on."""
+KNOCKS = 5
+"""Tries in that time that get 454; more get 421, and the session closes."""
+FORGOTTEN_AFTER = 3600.0
+"""Seconds after the last failure at which nothing is known of it any more. Until then, one more failure of
+an address that was refused has it refused again."""
+AT_ONCE = 16
+"""Logins of one address that may be verified at once, so that it does not take the whole line."""
+ADDRESSES = 10_000
+"""Addresses that are remembered; those whose last failure is longest ago go first."""
+
+
+@dataclass(slots=True)
+class _Address:
+    """What is known of one."""
+
+    failures: int = 0
+    under_way: int = 0
+    last: float = 0.0
+    knocks: int = 0
+
+
+class Failures:
+    """The failures of every address. clock: seconds, time.monotonic but for tests.
+
+    `refusal` first, then `begin` a verification, `end` it, and tell whether it `succeeded` or `failed`.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._addresses: OrderedDict[str, _Address] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._addresses)
+
+    def refusal(self, client: str) -> Reply | None:
+        """The answer to an address that may not even try, None for any other."""
+        known = self._known(client)
+        if known is None or known.failures < REFUSED_AFTER:
+            return None
+        left = known.last + REFUSED_FOR - self._clock()
+        if left <= 0:
+            return None
+        known.knocks += 1
+        text = f"too many failed logins from {client}: try again in {max(1, round(left))} s"
+        return Reply(421 if known.knocks > KNOCKS else 454, "4.7.0", text)
+
+    def begin(self, client: str) -> Reply | None:
+        """Count a verification that begins; the answer where there are too many of this address already.
+
+        Of one that has failed, no more at once than it has tries left: nobody gets around being refused
+        by guessing in parallel.
+        """
+        if not client:
+            return None
+        known = self._known(client)
+        if known is None:
+            known = self._addresses[client] = _Address(last=self._clock())
+            self._bound()
+        room = AT_ONCE if not known.failures else max(1, REFUSED_AFTER - known.failures)
+        if known.under_way >= room:
+            return Reply(454, "4.7.0", f"too many logins at once from {client}: try again")
+        known.under_way += 1
+        return None
+
+    def end(self, client: str) -> None:
+        """A verification has ended, however it did."""
+        known = self._addresses.get(client)
+        if known is not None and known.under_way:
+            known.under_way -= 1
+            if not known.under_way and not known.failures:
+                del self._addresses[client]
+
+    def succeeded(self, client: str) -> None:
+        """A login was good: the failures before it are forgotten."""
+        known = self._addresses.get(client)
+        if known is not None:
+            known.failures = known.knocks = 0
+            if not known.under_way:
+                del self._addresses[client]
+
+    def failed(self, client: str) -> float:
+        """A login was not good; returns the seconds to wait before that is answered."""
+        if not client:
+            return DELAYS[1] / 2
+        known = self._known(client)
+        if known is None:
+            known = self._addresses[client] = _Address()
+        known.failures += 1
+        known.knocks = 0
+        known.last = self._clock()
+        self._addresses.move_to_end(client)
+        self._bound()
+        return min(DELAYS[1], DELAYS[0] * 2.0 ** min(known.failures - 1, 30))
+
+    def _known(self, client: str) -> _Address | None:
+        if not self._addresses:
+            return None
+        known = self._addresses.get(client)
+        if known is not None and known.failures and self._clock() - known.last > FORGOTTEN_AFTER:
+            known.failures = known.knocks = 0
+            if not known.under_way:
+                del self._addresses[client]
+                return None
+        return known
+
+    def _bound(self) -> None:
+        while len(self._addresses) > ADDRESSES:
+            self._addresses.popitem(last=False)

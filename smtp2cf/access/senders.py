@@ -1,0 +1,138 @@
+"""Allowed senders: the patterns, and who may send as whom (RFC 6409 §6.1). No I/O.
+
+A pattern is an address, a domain (`example.com`, or `*@example.com`, which means the same), or the
+subdomains of one (`*.example.com`, which does not mean example.com itself). Letter case means nothing, in
+local parts either: Postfix compares that way too, and nobody has two mailboxes that differ in nothing else.
+Only what is the same text is taken for the same, so an internationalized domain is allowed in the form it
+is written in. Knows no users file and no settings.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from smtp2cf.reply import Reply, one_line
+
+NAMED_LIMIT = 5
+"""Patterns that a refusal names; the rest are counted."""
+SHOWN_LIMIT = 100
+"""Characters of a name or an address that a refusal shows."""
+
+SenderRefusal = Callable[[str, str], Reply | None]
+"""(user name, "" for nobody; reverse path or an address of the header) → None if it may be used, else why
+not."""
+SendersOf = Callable[[str], "Senders | None"]
+"""What a user may send as; None where there is no such user."""
+
+_PATTERN = re.compile(
+    r"""(?:(?P<local>\*|[^\s@*<>()\[\]\\,;:"]+)@)?
+        (?P<subdomains>\*\.)?
+        (?P<domain>[^\s@*<>()\[\]\\,;:".]+(?:\.[^\s@*<>()\[\]\\,;:".]+)*)\.?""",
+    re.VERBOSE,
+)
+_QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Senders:
+    """A list of patterns; an empty one allows every address.
+
+    written: as somebody wrote them. addresses, domains: in the form of `_key`. parents: domains whose
+    subdomains are meant.
+    """
+
+    written: tuple[str, ...] = ()
+    addresses: frozenset[tuple[str, str]] = field(default=frozenset(), repr=False)
+    domains: frozenset[str] = field(default=frozenset(), repr=False)
+    parents: frozenset[str] = field(default=frozenset(), repr=False)
+
+    @classmethod
+    def parse(cls, patterns: Iterable[str]) -> "Senders":
+        """Read patterns; raises ValueError that names the one which is none."""
+        written, addresses, domains, parents = [], set(), set(), set()
+        for pattern in patterns:
+            found = _PATTERN.fullmatch(pattern)
+            local = found["local"] if found is not None else None
+            if found is None or (found["subdomains"] and local not in (None, "*")):
+                raise ValueError(
+                    f"{pattern!r} is no sender: anna@example.com, example.com or *.example.com is meant"
+                )
+            written.append(pattern)
+            key = _key(f"{local or ''}@{found['domain']}")
+            if found["subdomains"]:
+                parents.add(key[1])
+            elif local in (None, "*"):
+                domains.add(key[1])
+            else:
+                addresses.add(key)
+        return cls(tuple(written), frozenset(addresses), frozenset(domains), frozenset(parents))
+
+    def allow(self, address: str) -> bool:
+        """Is this address one of them? One without a local part or a domain is not."""
+        if not self.written:
+            return True
+        key = _key(address)
+        local, domain = key
+        if not local or not domain:
+            return False
+        return domain in self.domains or key in self.addresses or self._is_subdomain(domain)
+
+    def _is_subdomain(self, domain: str) -> bool:
+        if not self.parents:
+            return False
+        label, _, parent = domain.partition(".")
+        while label and parent:
+            if parent in self.parents:
+                return True
+            label, _, parent = parent.partition(".")
+        return False
+
+    def __str__(self) -> str:
+        more = len(self.written) - NAMED_LIMIT
+        named = ", ".join(one_line(pattern, SHOWN_LIMIT) for pattern in self.written[:NAMED_LIMIT])
+        return f"{named} and {more} more" if more > 0 else named
+
+
+ANY = Senders()
+"""Every address."""
+
+
+class SenderRules:
+    """Who may send as whom: what holds for everybody (SMTP2CF_ALLOWED_SENDER_DOMAINS), and for each user.
+
+    senders_of: where there are users.
+    """
+
+    def __init__(self, everybody: Senders = ANY, senders_of: SendersOf | None = None) -> None:
+        self._everybody = everybody
+        self._senders_of = senders_of
+
+    def refusal(self, user: str, address: str) -> Reply | None:
+        """None if `user` ("" for nobody) may send as `address`, else 550 5.7.1.
+
+        The null reverse path may be used by everybody who may send at all: NULL_SENDER_ADDRESS stands
+        in for it. A user who is no longer there may not send at all.
+        """
+        if user:
+            senders = self._senders_of(user) if self._senders_of is not None else None
+            if senders is None:
+                text = f"user {one_line(user, SHOWN_LIMIT)} is no longer in SMTP2CF_USERS_FILE"
+                return Reply(550, "5.7.1", text)
+            if address and not senders.allow(address):
+                who = f"user {one_line(user, SHOWN_LIMIT)} may not send as <{one_line(address, SHOWN_LIMIT)}>"
+                return Reply(550, "5.7.1", f"{who}: SMTP2CF_USERS_FILE allows {senders}")
+        if address and not self._everybody.allow(address):
+            text = f"nobody may send as <{one_line(address, SHOWN_LIMIT)}> here"
+            return Reply(550, "5.7.1", f"{text}: SMTP2CF_ALLOWED_SENDER_DOMAINS allows {self._everybody}")
+        return None
+
+
+def _key(address: str) -> tuple[str, str]:
+    """Local part and domain, as they are compared."""
+    if not address.isascii():
+        address = unicodedata.normalize("NFC", address)
+    local, _, domain = address.lower().rpartition("@")
+    if len(local) >= 2 and local[0] == local[-1] == '"':
+        local = _QUOTED_PAIR.sub(r"\1", local[1:-1])
+    return local, domain.removesuffix(".")

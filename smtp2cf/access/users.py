@@ -1,0 +1,221 @@
+"""The users file: `name:hash[:allowed senders]`, a line for each user, reread when it changes.
+
+The hash is argon2id's (RFC 9106) in its usual form, which has no colon; `smtp2cf user add` writes it. Blank
+lines and lines that begin with # are comments. Names are compared as they are, in NFC (RFC 8265 §3.4). A
+hash is in no error and no repr. Knows no session and no settings.
+"""
+
+import base64
+import os
+import re
+import stat
+import time
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+from argon2 import Parameters, extract_parameters
+
+from smtp2cf.access.senders import ANY, Senders
+from smtp2cf.reply import UNPRINTABLE
+
+NAME_LIMIT = 255
+"""Characters of a user's name."""
+FILE_LIMIT = 16 * 1024 * 1024
+"""Octets of a users file: more is none."""
+LOOK_INTERVAL = 1.0
+"""Seconds between two looks at whether the file has changed."""
+COST_LIMITS = {"memory_cost": 256 * 1024, "time_cost": 50, "parallelism": 16}
+"""What one hash may cost at most: KiB, passes, threads. A line with more would let every login, even one
+of a stranger who knows a name, take that much."""
+
+_HASH = re.compile(
+    r"\$argon2id\$v=(?:16|19)\$m=[0-9]{1,9},t=[0-9]{1,9},p=[0-9]{1,9}"
+    r"\$(?P<salt>(?:[A-Za-z0-9+/]{4}){2,16}(?:[A-Za-z0-9+/]{2,3})?)"
+    r"\$(?P<hash>(?:[A-Za-z0-9+/]{4}){5,21}(?:[A-Za-z0-9+/]{2,3})?)"
+)
+
+log = structlog.stdlib.get_logger("smtp2cf.access")
+
+
+class UsersFileError(ValueError):
+    """The users file can't be used; the text is for the operator and names the line."""
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """One line of the file."""
+
+    name: str
+    hash: str = field(repr=False)
+    senders: Senders = ANY
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a file looked like; another one looks different."""
+
+    device: int
+    inode: int
+    size: int
+    modified: int
+    changed: int
+    mode: int
+
+
+class UsersFile:
+    """The users of a file, as of at most LOOK_INTERVAL ago.
+
+    Raises UsersFileError at first when the file can't be used. Should it become so later, the last good one
+    goes on to hold. clock: seconds, time.monotonic but for tests.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._clock = clock
+        self._looked_at = clock()
+        self._seen: _Seen | None
+        self._users, self._seen = read_users(path)
+        self._order: Sequence[User] = tuple(self._users.values())
+        self._warn_of_readers(self._seen)
+
+    @property
+    def users(self) -> Sequence[User]:
+        """All users, in the order of the file."""
+        self._look()
+        return self._order
+
+    def find(self, name: str) -> User | None:
+        """The user of this name in NFC, None where there is none."""
+        self._look()
+        return self._users.get(name)
+
+    def senders_of(self, name: str) -> Senders | None:
+        """What a user may send as, None where there is no such user."""
+        user = self.find(name)
+        return None if user is None else user.senders
+
+    def _look(self) -> None:
+        now = self._clock()
+        if now - self._looked_at < LOOK_INTERVAL:
+            return
+        self._looked_at = now
+        try:
+            seen: _Seen | None = _seen(self._path.stat())
+        except OSError:
+            seen = None
+        if seen == self._seen:
+            return
+        # Whatever comes of it, nothing more is said until it changes once more.
+        self._seen = seen
+        try:
+            self._users, seen = read_users(self._path)
+        except UsersFileError as error:
+            log.error("users.not_reread", reason=str(error), note="the users of before go on to hold")  # noqa: TRY400 - the reason is enough
+            return
+        self._seen, self._order = seen, tuple(self._users.values())
+        self._warn_of_readers(seen)
+        log.info("users.reread", file=str(self._path), users=len(self._order))
+
+    def _warn_of_readers(self, seen: _Seen) -> None:
+        if seen.mode & stat.S_IROTH:
+            log.warning(
+                "users.readable_by_all",
+                file=str(self._path),
+                note="everybody on this host may read the hashes: chmod o-r",
+            )
+
+
+def read_users(path: Path) -> tuple[Mapping[str, User], _Seen]:
+    """The users of a file by name, and what it looked like. Raises UsersFileError."""
+    try:
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise UsersFileError(f"{path} is no regular file")
+            content = file.read(FILE_LIMIT + 1)
+    except OSError as error:
+        raise UsersFileError(f"{path} can't be read: {error.strerror or error}") from None
+    if len(content) > FILE_LIMIT:
+        raise UsersFileError(f"{path} has more than {FILE_LIMIT} octets")
+    try:
+        users = parse_users(content)
+    except ValueError as error:
+        raise UsersFileError(f"{path}, {error}") from None
+    return users, _seen(found)
+
+
+def parse_users(content: bytes) -> Mapping[str, User]:
+    """The users by name. Raises ValueError that names the line, and never the hash."""
+    users: dict[str, User] = {}
+    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        try:
+            user = parse_line(line)
+            if user is not None and user.name in users:
+                raise ValueError(f"{user.name!r} has a line already")  # noqa: TRY301 - gets its number below
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from None
+        if user is not None:
+            users[user.name] = user
+    return users
+
+
+def parse_line(line: bytes) -> User | None:
+    """The user of a line without its end, None for a comment. Raises ValueError without the hash in it."""
+    try:
+        text = line.decode().strip()
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    if not text or text.startswith("#"):
+        return None
+    name, *rest = (part.strip() for part in text.split(":", 2))
+    if not rest:
+        raise ValueError("no colon: name:hash or name:hash:allowed senders is meant")
+    name = checked_name(name)
+    check_hash(rest[0])
+    if len(rest) == 1:
+        return User(name, rest[0])
+    senders = Senders.parse(pattern.strip() for pattern in rest[1].split(","))
+    return User(name, rest[0], senders)
+
+
+def checked_name(name: str) -> str:
+    """The name in NFC; raises ValueError where it can be nobody's."""
+    if not name:
+        raise ValueError("the name is missing")
+    if ":" in name or UNPRINTABLE.search(name) or name != name.strip() or name.startswith("#"):
+        shown = ascii(name if len(name) <= 100 else name[:100] + "...")
+        raise ValueError(
+            f"{shown} is no user name: no colon, no control character, no blank at its ends, no # in front"
+        )
+    if len(name) > NAME_LIMIT:
+        raise ValueError(f"the name has more than {NAME_LIMIT} characters")
+    return unicodedata.normalize("NFC", name)
+
+
+def check_hash(written: str) -> Parameters:
+    """What a hash costs. Raises ValueError for one that argon2 can't verify, or that costs too much."""
+    found = _HASH.fullmatch(written)
+    if found is None or not (_is_base64(found["salt"]) and _is_base64(found["hash"])):
+        raise ValueError("no argon2id hash ($argon2id$v=19$…) behind the name; `smtp2cf user add` writes one")
+    parameters = extract_parameters(written)
+    for what, most in COST_LIMITS.items():
+        if not 1 <= getattr(parameters, what) <= most:
+            raise ValueError(f"the hash has a {what} that is not from 1 to {most}")
+    if parameters.memory_cost < 8 * parameters.parallelism:
+        raise ValueError("the hash has a memory_cost below eight times its parallelism")
+    return parameters
+
+
+def _is_base64(text: str) -> bool:
+    """Base64 without padding, in the one form that its octets have."""
+    octets = base64.b64decode(text + "=" * (-len(text) % 4))
+    return base64.b64encode(octets).decode().rstrip("=") == text
+
+
+def _seen(found: os.stat_result) -> _Seen:
+    return _Seen(
+        found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_mode
+    )

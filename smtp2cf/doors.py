@@ -1,0 +1,56 @@
+"""Doors: the sockets for each protocol, handed over by systemd or else opened where the settings say.
+
+Knows nothing of what is spoken but its name.
+"""
+
+import contextlib
+import socket
+from collections.abc import Mapping
+
+from smtp2cf.endpoint import Endpoint, bound, listen
+
+
+class Doors:
+    """Opens listening sockets, and closes them all at the end.
+
+    handed_over: sockets that listen already, by protocol. opened: what closes them. mode, group: of the
+    unix sockets that are opened here.
+    """
+
+    def __init__(
+        self,
+        handed_over: Mapping[str, list[socket.socket]],
+        opened: contextlib.ExitStack,
+        *,
+        mode: int,
+        group: int | None,
+    ) -> None:
+        self._handed_over = handed_over
+        self._opened = opened
+        self._mode = mode
+        self._group = group
+        for sockets in handed_over.values():
+            self._close_at_the_end(sockets)
+
+    def open(
+        self, protocol: str, endpoints: tuple[Endpoint, ...]
+    ) -> tuple[list[socket.socket], tuple[Endpoint, ...]]:
+        """The sockets for a protocol, and where they are: these endpoints, where none was handed over.
+
+        Raises OSError, whose text names the endpoint.
+        """
+        if given := self._handed_over.get(protocol):
+            return given, tuple(map(Endpoint.of, given))
+        sockets: list[socket.socket] = []
+        found = []
+        for endpoint in endpoints:
+            new = listen(endpoint, mode=self._mode, group=self._group)
+            self._close_at_the_end(new)
+            sockets += new
+            found.append(bound(new, endpoint))
+        return sockets, tuple(found)
+
+    def _close_at_the_end(self, sockets: list[socket.socket]) -> None:
+        for sock in sockets:
+            # Not as a context: uvloop has detached it by then, and its file would stay.
+            self._opened.callback(sock.close)

@@ -1,0 +1,68 @@
+"""Exposure: who can reach the bridge, and whom it relays for. The rule behind it: never an open relay.
+
+Knows sockets and networks, no settings and no session.
+"""
+
+import ipaddress
+import socket
+from collections.abc import Iterable, Sequence
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+"""IPv4 addresses as IPv6 sockets show them (RFC 4291 §2.5.5.2)."""
+_LOOPBACK = (
+    ipaddress.IPv4Network("127.0.0.0/8"),
+    ipaddress.IPv6Network("::1/128"),
+    ipaddress.IPv6Network("::ffff:127.0.0.0/104"),
+)
+_EVERYBODY = (
+    ipaddress.IPv4Network("0.0.0.0/0"),
+    # All that is given out of IPv6 (RFC 4291 §2.4); ::/0 holds it.
+    ipaddress.IPv6Network("2000::/3"),
+)
+
+
+def everybody_in(networks: Iterable[Network]) -> Network | None:
+    """The whole of IPv4 or IPv6, if these networks hold it together; None if they don't."""
+    v4, v6 = set(), set()
+    for network in networks:
+        if isinstance(network, ipaddress.IPv4Network):
+            v4.add(network)
+            continue
+        v6.add(network)
+        if network.supernet_of(_MAPPED):
+            v4.add(_EVERYBODY[0])
+        elif network.subnet_of(_MAPPED):
+            mapped = int(network.network_address) & 0xFFFFFFFF
+            v4.add(ipaddress.IPv4Network((mapped, network.prefixlen - 96)))
+    for found in ipaddress.collapse_addresses(v4):
+        if found.prefixlen == 0:
+            return found
+    for wide in ipaddress.collapse_addresses(v6):
+        if wide.supernet_of(_EVERYBODY[1]):
+            return wide
+    return None
+
+
+def beyond_loopback(networks: Iterable[Network]) -> bool:
+    """Does any of these networks hold an address that is not this host's own?"""
+    return not all(_is_loopback(network) for network in networks)
+
+
+def reachable(sockets: Sequence[socket.socket]) -> list[str]:
+    """The addresses of these listening sockets that another host may reach: no loopback, no unix socket."""
+    found = []
+    for sock in sockets:
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            host, port = sock.getsockname()[:2]
+            if not _is_loopback(ipaddress.ip_network(host.partition("%")[0])):
+                found.append(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    return found
+
+
+def _is_loopback(network: Network) -> bool:
+    return any(
+        network.version == loopback.version and network.subnet_of(loopback)  # type: ignore[arg-type]
+        for loopback in _LOOPBACK
+    )

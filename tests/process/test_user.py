@@ -1,0 +1,204 @@
+"""smtp2cf user: by hand, by script, on a terminal; what it writes is what a bridge reads."""
+
+import json
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from smtp2cf.access.logins import verify
+from smtp2cf.access.users import read_users
+from smtp2cf.cli_user import app
+from tests.access.hashes import line
+from tests.process.command import clean_environment
+
+
+def user(*arguments: str, stdin: str | bytes = "", **env: str) -> Result:
+    return CliRunner().invoke(app, list(arguments), input=stdin, env=env)
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The users file, as the environment names it; there is none yet."""
+    monkeypatch.setenv("SMTP2CF_USERS_FILE", str(tmp_path / "users"))
+    return tmp_path / "users"
+
+
+def accepts(path: Path, name: str, password: str) -> bool:
+    return verify(read_users(path)[0][name].hash, password.encode())
+
+
+def test_a_password_is_read_from_standard_input(path: Path) -> None:
+    done = user("add", "anna", "--sender", "anna@example.com,*@example.org", stdin="größe 1\r\nmore\n")
+    assert done.exit_code == 0, done.output
+    assert done.stdout == "anna: added\n"
+    assert (
+        done.stderr
+        == f"{path} is new, and only user id {os.geteuid()} may read it: that must be the bridge's\n"
+    )
+    assert accepts(path, "anna", "größe 1")
+    assert user("add", "bert", "--password-stdin", stdin="b").stderr == ""
+    assert accepts(path, "bert", "b")
+
+
+def test_an_existing_user_needs_to_be_meant(path: Path) -> None:
+    path.write_text(line("anna", "old", "example.com"))
+    done = user("add", "anna", stdin="new\n")
+    assert done.exit_code == 1
+    assert done.stderr == f"smtp2cf: {path} has a user anna already: --replace gives them a new password\n"
+    assert accepts(path, "anna", "old")
+    done = user("add", "anna", "--replace", stdin="new\n")
+    assert (done.exit_code, done.stdout) == (0, "anna: has a new password\n")
+    assert accepts(path, "anna", "new")
+    assert read_users(path)[0]["anna"].senders.written == ("example.com",)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "why"),
+    [
+        (["a:b"], "x\n", "'a:b' is no user name"),
+        ([" anna"], "x\n", "' anna' is no user name"),
+        (["#anna"], "x\n", "'#anna' is no user name"),
+        (["an\x1bna"], "x\n", "'an\\x1bna' is no user name"),
+        ([""], "x\n", "the name is missing"),
+        (["a" * 256], "x\n", "the name has more than 255 characters"),
+        (["anna", "--sender", "*"], "x\n", "'*' is no sender"),
+        (["anna"], "", "the password is empty"),
+        (["anna"], "\n", "the password is empty"),
+        (["anna"], b"\xff\n", "the password is not UTF-8"),
+        (["anna"], "x\0y\n", "the password has a control character in it"),
+        (["anna"], "x" * 1025, "the password has more than 1024 octets"),
+    ],
+)
+def test_what_can_not_be_is_said_in_one_line(
+    path: Path, arguments: list[str], stdin: str | bytes, why: str
+) -> None:
+    done = user("add", *arguments, stdin=stdin)
+    assert done.exit_code == os.EX_DATAERR
+    assert done.stderr.startswith(f"smtp2cf: {why}")
+    assert done.stderr.count("\n") == 1
+    assert not path.exists()
+
+
+def test_users_are_listed_without_their_hashes(path: Path) -> None:
+    path.write_text(line("anna", "secret", "a@example.com,*.example.org") + "# x\n" + line("zoë", "secret"))
+    done = user("list")
+    assert done.exit_code == 0
+    assert [row.split() for row in done.stdout.splitlines()] == [
+        ["anna", "a@example.com,", "*.example.org"],
+        ["zoë", "any", "sender"],
+    ]
+    assert "argon2" not in done.output
+    assert [json.loads(row) for row in user("list", "--json").stdout.splitlines()] == [
+        {"name": "anna", "senders": ["a@example.com", "*.example.org"]},
+        {"name": "zoë", "senders": []},
+    ]
+
+
+def test_a_user_is_deleted(path: Path) -> None:
+    path.write_text(line("anna", "secret") + line("bert", "secret"))
+    done = user("delete", "anna")
+    assert (done.exit_code, done.stdout) == (0, "anna: deleted\n")
+    done = user("delete", "anna")
+    assert (done.exit_code, done.stderr) == (1, f"smtp2cf: {path} has no user anna\n")
+    assert list(read_users(path)[0]) == ["bert"]
+
+
+@pytest.mark.parametrize("command", [["add", "anna"], ["list"], ["delete", "anna"]])
+def test_a_broken_file_is_named_with_its_line_and_left_alone(path: Path, command: list[str]) -> None:
+    path.write_text("anna:secret\n")
+    done = user(*command, stdin="x\n")
+    assert done.exit_code == os.EX_CONFIG
+    assert done.stderr.startswith(f"smtp2cf: {path}, line 1: no argon2id hash")
+    assert path.read_text() == "anna:secret\n"
+
+
+def test_the_file_is_named_by_option_by_environment_or_by_env_file(path: Path, tmp_path: Path) -> None:
+    option, env_file = tmp_path / "option", tmp_path / "env"
+    env_file.write_text(f"SMTP2CF_USERS_FILE={tmp_path / 'other'}\nSMTP2CF_MODE=nonsense\n")
+    user("add", "anna", "--users-file", str(option), stdin="x\n")
+    assert accepts(option, "anna", "x")
+    user("add", "anna", "--env-file", str(env_file), stdin="x\n", SMTP2CF_USERS_FILE="")
+    assert not path.exists()
+    user("add", "anna", stdin="x\n")
+    assert accepts(path, "anna", "x")
+
+
+# ---- as its own process
+
+
+def run(*arguments: str, stdin: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "smtp2cf", "user", *arguments],
+        env=clean_environment({f"SMTP2CF_{name}": value for name, value in settings.items()}),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_without_a_file_it_says_how_to_name_one() -> None:
+    done = run("add", "anna", stdin="x\n")
+    assert done.returncode == os.EX_CONFIG
+    assert done.stderr == "smtp2cf: no users file is named: set SMTP2CF_USERS_FILE, or use --users-file\n"
+
+
+class Terminal:
+    """`smtp2cf user …` on a terminal of its own."""
+
+    def __init__(self, *arguments: str, **settings: str) -> None:
+        self.shown = ""
+        environ = clean_environment({f"SMTP2CF_{name}": value for name, value in settings.items()})
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.execve(sys.executable, [sys.executable, "-m", "smtp2cf", "user", *arguments], environ)
+
+    def type(self, prompt: str, text: str) -> None:
+        """Wait for a prompt and answer it."""
+        self._read_until(lambda: self.shown.endswith(prompt))
+        os.write(self.fd, f"{text}\n".encode())
+
+    def end(self) -> int:
+        """Its exit status, once it has ended."""
+        self._read_until(lambda: False)
+        os.close(self.fd)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    def _read_until(self, done: Any) -> None:
+        deadline = time.monotonic() + 60
+        while not done():
+            assert select.select([self.fd], [], [], deadline - time.monotonic())[0], self.shown
+            try:
+                read = os.read(self.fd, 4096)
+            except OSError:  # how a terminal says that nobody is at its other end
+                read = b""
+            if not read:
+                return
+            self.shown += read.decode()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_on_a_terminal_the_password_is_asked_for_twice_and_not_shown(tmp_path: Path) -> None:
+    path = tmp_path / "users"
+    terminal = Terminal("add", "anna", USERS_FILE=str(path))
+    terminal.type("Password for anna: ", "geheim")
+    terminal.type("The same again: ", "geheim")
+    assert terminal.end() == 0, terminal.shown
+    assert "geheim" not in terminal.shown
+    assert accepts(path, "anna", "geheim")
+
+    terminal = Terminal("add", "bert", USERS_FILE=str(path))
+    terminal.type("Password for bert: ", "geheim")
+    terminal.type("The same again: ", "anders")
+    assert terminal.end() == os.EX_DATAERR
+    assert "smtp2cf: the two passwords are not the same" in terminal.shown
+    assert list(read_users(path)[0]) == ["anna"]
