@@ -8,6 +8,7 @@ The transport is called directly, below httpx.AsyncClient: no redirects, cookies
 here, and they cost as much as the rest of the call.
 """
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ import orjson
 from smtp2cf import __version__
 from smtp2cf.cloudflare.errors import TokenRefusedError, error_of
 from smtp2cf.cloudflare.pacing import Pacer, retry_after_of
-from smtp2cf.cloudflare.transport import Transport
+from smtp2cf.cloudflare.transport import Answer, Transport
 from smtp2cf.envelope import Outcomes, address_key
 from smtp2cf.reply import (
     ACCEPTED,
@@ -73,20 +74,6 @@ class TokenState(NamedTuple):
 _ACCEPTED_TOKEN = TokenState(True, "")
 
 
-class _Answer(NamedTuple):
-    """What came back: the HTTP status, the body, and the headers that matter, "" where absent."""
-
-    status: int
-    body: bytes
-    retry_after: str = ""
-    ratelimit: str = ""
-    policy: str = ""
-
-    def error(self) -> SendError:
-        """What it means where it is no success."""
-        return error_of(self.status, self.body, retry_after_of(self.retry_after, self.ratelimit))
-
-
 class Client:
     """Calls Cloudflare's API for one account.
 
@@ -110,22 +97,19 @@ class Client:
         base = httpx.URL(base_url.rstrip("/"))
         self._host = base.host
         self._account_url = f"{base}/accounts/{account_id}"
-        self._send_raw = httpx.URL(f"{self._account_url}/email/sending/send_raw")
-        self._verify = [
-            httpx.URL(f"{self._account_url}/tokens/verify"),
-            httpx.URL(f"{base}/user/tokens/verify"),
-        ]
+        self._send_raw = _target(f"{self._account_url}/email/sending/send_raw")
+        self._verify = [_target(f"{self._account_url}/tokens/verify"), _target(f"{base}/user/tokens/verify")]
         self._timeout = timeout
-        self._headers = httpx.Headers(
-            {
-                "Host": base.netloc.decode("ascii"),
-                "User-Agent": f"smtp2cf/{__version__}",
-                "Authorization": f"Bearer {token}",
-                "Accept": "application/json",
-                "Content-Type": "application/json",
-            }
-        )
+        self._fields = (
+            b"Host: %b\r\nUser-Agent: smtp2cf/%b\r\nAuthorization: Bearer %b\r\n"
+            b"Accept: application/json\r\nContent-Type: application/json\r\n"
+        ) % (base.netloc, __version__.encode(), token.encode())
         self._transport = transport or Transport(base, timeout)
+        self._exchange_with = (
+            self._transport.exchange
+            if isinstance(self._transport, Transport)
+            else functools.partial(_exchange_through, self._transport, base)
+        )
 
     def __repr__(self) -> str:
         return f"<Client {self._account_url}>"
@@ -147,7 +131,7 @@ class Client:
         )
         sent = _read_sent(answer, recipients)
         if sent is None:
-            error = answer.error()
+            error = _error_in(answer)
             if isinstance(error, TokenRefusedError):
                 self.token_state = TokenState(False, error.reply.text)
             raise error
@@ -160,22 +144,22 @@ class Client:
         Raises SendError when there is no answer to tell from.
         """
         deadline = time.monotonic() + self._timeout
-        for url in self._verify:
-            answer = await self._call("GET", url, deadline)
+        for target in self._verify:
+            answer = await self._call("GET", target, deadline)
             status = _result_of(answer.body).get("status") if answer.status == 200 else None
             if isinstance(status, str):
                 reason = "" if status == "active" else f"Cloudflare says the token is {one_line(status, 40)}"
                 self.token_state = TokenState(status == "active", reason)
                 return self.token_state
-        error = answer.error()
+        error = _error_in(answer)
         if not isinstance(error, TokenRefusedError):
             raise error
         self.token_state = TokenState(False, error.reply.text)
         return self.token_state
 
     async def _call(
-        self, method: str, url: httpx.URL, deadline: float, body: Callable[[], bytes] = bytes
-    ) -> _Answer:
+        self, method: str, target: bytes, deadline: float, body: Callable[[], bytes] = bytes
+    ) -> Answer:
         """One call when the account's limits allow it, repeated while they turn out not to.
 
         body: asked for when the call may go out, so that a message waits in memory once and not twice.
@@ -184,11 +168,12 @@ class Client:
         while True:
             turn = await self.pacer.admit(deadline)
             try:
-                answer = await self._exchange(method, url, body())
-                error = None if answer.status < 300 else answer.error()
+                answer = await self._exchange(method, target, body())
+                error = None if answer.status < 300 else _error_in(answer)
                 if error is None or error.reply.status != "4.7.1":
                     if answer.status < 500:
-                        self.pacer.observe(turn, answer.ratelimit, answer.policy)
+                        header = answer.headers.get
+                        self.pacer.observe(turn, header("Ratelimit", ""), header("Ratelimit-Policy", ""))
                     return answer
                 self.pacer.block(turn, error.retry_after)
             finally:
@@ -196,14 +181,11 @@ class Client:
             if time.monotonic() + self.pacer.blocked_for > deadline:
                 raise error
 
-    async def _exchange(self, method: str, url: httpx.URL, body: bytes) -> _Answer:
+    async def _exchange(self, method: str, target: bytes, body: bytes) -> Answer:
         """One HTTP exchange; raises SendError where there is no whole answer, telling whether the mail may
         have gone through nevertheless."""
-        # With a stream of its own a request skips what httpx guesses about its content.
-        request = httpx.Request(method, url, headers=self._headers, stream=httpx.ByteStream(body))
         try:
-            response = await self._transport.handle_async_request(request)
-            return await _read_answer(response)
+            return await self._exchange_with(method, target, self._fields, body)
         except NEVER_SENT as error:
             reply = Reply(451, "4.4.1", f"cannot reach {self._host}: {one_line(str(error), REASON_LIMIT)}")
             raise SendError(reply, Scope.ACCOUNT) from error
@@ -214,20 +196,31 @@ class Client:
             raise SendError(Reply(451, "4.3.0", why), Scope.ACCOUNT, unanswered=True) from error
 
 
-async def _read_answer(response: httpx.Response) -> _Answer:
-    stream = response.stream
-    body = b"".join(stream) if isinstance(stream, httpx.ByteStream) else await response.aread()
-    retry_after = ratelimit = policy = ""
-    # httpx.Headers guesses at the encoding of all of them first, which takes several times as long.
-    for key, value in response.headers.raw:
-        name = key.lower()
-        if name == b"ratelimit":
-            ratelimit = value.decode("latin-1")
-        elif name == b"ratelimit-policy":
-            policy = value.decode("latin-1")
-        elif name == b"retry-after":
-            retry_after = value.decode("latin-1")
-    return _Answer(response.status_code, body, retry_after, ratelimit, policy)
+async def _exchange_through(
+    transport: httpx.AsyncBaseTransport,
+    base: httpx.URL,
+    method: str,
+    target: bytes,
+    fields: bytes,
+    body: bytes,
+) -> Answer:
+    """An exchange through any other of httpx's transports."""
+    headers = dict(line.split(b": ", 1) for line in fields.splitlines())
+    request = httpx.Request(method, base.copy_with(raw_path=target), headers=headers, content=body)
+    response = await transport.handle_async_request(request)
+    return Answer(response.status_code, response.headers, await response.aread())
+
+
+def _target(url: str) -> bytes:
+    """What a request line names: path and query. Raises httpx.InvalidURL."""
+    return httpx.URL(url).raw_path
+
+
+def _error_in(answer: Answer) -> SendError:
+    """What an answer that is no success means."""
+    header = answer.headers.get
+    retry_after = retry_after_of(header("Retry-After", ""), header("Ratelimit", ""))
+    return error_of(answer.status, answer.body, retry_after)
 
 
 def _submission(reverse_path: str, recipients: Sequence[str], message: bytes) -> bytes:
@@ -241,7 +234,7 @@ def _submission(reverse_path: str, recipients: Sequence[str], message: bytes) ->
         raise SendError(reply, Scope.RECIPIENT) from error
 
 
-def _read_sent(answer: _Answer, recipients: Sequence[str]) -> Sent | None:
+def _read_sent(answer: Answer, recipients: Sequence[str]) -> Sent | None:
     """The outcomes of a success; None where the answer is anything else.
 
     A recipient in no list was accepted: that is what Cloudflare does with some, and a failure here

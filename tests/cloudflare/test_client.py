@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtp2cf.cloudflare import Client
-from smtp2cf.cloudflare.client import _Answer, _read_sent
+from smtp2cf.cloudflare.client import _read_sent
+from smtp2cf.cloudflare.transport import Answer
 from smtp2cf.reply import ACCEPTED, BOUNCED, DELIVERED, QUEUED, SUPPRESSED, Reply, Scope, SendError
 from tests.cloudflare.conftest import ACCOUNT, RECIPIENT, TOKEN, failed_send, send
 from tests.cloudflare.test_errors import body_of
@@ -158,7 +159,7 @@ def test_every_recipient_has_one_outcome_and_an_exact_match_decides(
     recipients: list[str], result: dict
 ) -> None:
     body = json.dumps({"success": True, "result": result}).encode()
-    sent = _read_sent(_Answer(200, body), recipients)
+    sent = _read_sent(Answer(200, {}, body), recipients)
     assert sent is not None
     assert list(sent.outcomes) == recipients
     worst_first = [
