@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import structlog
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter
 
 from smtp2cf.envelope import Envelope, Outcomes
+from smtp2cf.metrics import Counters, Histogram
 from smtp2cf.reply import QUEUED, Reply
 
 RECENT = 50
@@ -22,8 +23,18 @@ NAMED_LIMIT = 50
 USER_LIMIT = 100
 """Characters of a user name that a log line shows: a stranger may give any."""
 
-MESSAGES = Counter("smtp2cf_messages_total", "Messages by the class of the answer the client got", ["answer"])
-RECIPIENTS = Counter("smtp2cf_recipients_total", "Recipients by what became of them", ["status"])
+MESSAGES = Counters(
+    "smtp2cf_messages_total",
+    "Messages by the class of the answer the client got",
+    "answer",
+    ("2xx", "4xx", "5xx"),
+)
+RECIPIENTS = Counters(
+    "smtp2cf_recipients_total",
+    "Recipients by what became of them",
+    "status",
+    ("sent", "queued", "deferred", "bounced", "expired"),
+)
 POSSIBLE_DUPLICATES = Counter(
     "smtp2cf_possible_duplicates_total", "Messages whose call had no answer: they may have been sent"
 )
@@ -41,16 +52,9 @@ SIZE = Histogram(
     "smtp2cf_message_size_bytes", "Size of messages sent", buckets=(1e3, 1e4, 1e5, 1e6, 5e6, 25e6)
 )
 
-_SENT = RECIPIENTS.labels("sent")
-_QUEUED = RECIPIENTS.labels("queued")
-_DEFERRED = RECIPIENTS.labels("deferred")
-_BOUNCED = RECIPIENTS.labels("bounced")
-_EXPIRED = RECIPIENTS.labels("expired")
-_COUNTERS = {"sent": _SENT, "queued": _QUEUED, "deferred": _DEFERRED, "bounced": _BOUNCED}
 _recent: "deque[tuple[Envelope, str, Reply, Sequence[str], float]]" = deque(maxlen=RECENT)
 _LOGINS = {result: LOGINS.labels(result) for result in ("success", "failure", "refused", "unavailable")}
 _LOGIN_EVENTS = {"failure": "auth.failed", "refused": "auth.refused", "unavailable": "auth.unavailable"}
-_ANSWERS = {kind: MESSAGES.labels(kind) for kind in ("2xx", "4xx", "5xx")}
 
 log = structlog.stdlib.get_logger("smtp2cf.mail")
 
@@ -94,7 +98,7 @@ def attempted(
         groups.setdefault(reply, []).append(recipient)
     for reply, recipients in groups.items():
         status = _status(reply)
-        _COUNTERS[status].inc(len(recipients))
+        RECIPIENTS.counted[status] += len(recipients)
         _recent.append((envelope, status, reply, recipients, now))
         fields: dict[str, object] = {
             "queue_id": envelope.queue_id,
@@ -127,13 +131,13 @@ def login(
 
 def answered(reply: Reply) -> None:
     """The client was told what became of its message."""
-    _ANSWERS[f"{reply.code // 100}xx"].inc()
+    MESSAGES.counted[f"{reply.code // 100}xx"] += 1
 
 
 def refused(envelope: Envelope, reply: Reply) -> None:
     """A message was refused before anything was sent."""
     status = _status(reply)
-    _COUNTERS[status].inc(len(envelope.forward_paths))
+    RECIPIENTS.counted[status] += len(envelope.forward_paths)
     _recent.append((envelope, status, reply, envelope.forward_paths, time.time()))
     log.warning(
         "mail.refused",
@@ -160,7 +164,7 @@ def kept(envelope: Envelope, why: str, *, size: int) -> None:
 
 def expired(envelope: Envelope, outcomes: Outcomes, *, size: int, attempts: int) -> None:
     """Mail was given up after EXPIRE_AFTER."""
-    _EXPIRED.inc(len(outcomes))
+    RECIPIENTS.counted["expired"] += len(outcomes)
     reply = next(iter(outcomes.values()))
     _recent.append((envelope, "expired", reply, list(outcomes), time.time()))
     log.warning(
