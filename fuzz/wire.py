@@ -166,7 +166,7 @@ class House:
         reply = fate._replace(text=f"{fate.text} #{number}")
         return Verdict(reply, dict.fromkeys(envelope.forward_paths, reply))
 
-    async def _check(self, client: str, name: str, password: str) -> Reply | None:
+    async def _check(self, _: str, name: str, password: str) -> Reply | None:
         await asyncio.sleep(1)
         return None if (name, password) == (USER, PASSWORD) else Reply(535, "5.7.8", "wrong")
 
