@@ -5,71 +5,15 @@ ordinary client was not taken, a session stayed, a traceback is in the log, the 
 """
 
 import argparse
-import asyncio
 import resource
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import NamedTuple
 
-import uvloop
-
-from benchmarks.attacks.attacks import ATTACKS, Planned
-from benchmarks.attacks.target import OrdinaryClient, started
+from benchmarks.attacks.attacks import ATTACKS
+from benchmarks.attacks.measure import measure
+from benchmarks.attacks.target import started
 from benchmarks.processes import BrokenError
-
-SETTLING = 1.0
-"""Seconds after the last session is over until memory is read."""
-
-
-class Cost(NamedTuple):
-    """What an attack cost. before, peak, after: MB. p50, p99: milliseconds of an ordinary message meanwhile.
-
-    seconds: how long it took. emptied: seconds until its last session was over. lines: log lines.
-    """
-
-    before: float
-    peak: float
-    after: float
-    p50: float
-    p99: float
-    messages: int
-    seconds: float
-    emptied: float
-    lines: int
-
-
-def measure(attack: Planned, size: int, directory: Path) -> Cost:
-    """Attack a new bridge. Raises BrokenError."""
-    with started(directory, attack.settings) as target:
-        ordinary = OrdinaryClient(target.smtp)
-        try:
-            before = target.process.memory("VmRSS")
-            begin = time.monotonic()
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(attack.run(target, size))
-            seconds = time.monotonic() - begin
-            took = sorted(ordinary.stop())
-        finally:
-            ordinary.kill()
-        target.process.check()
-        emptied = target.wait_until_empty()
-        time.sleep(SETTLING)
-        logged = target.logged()
-        if broken := {event for event in logged if event in ("raw", "session.error")}:
-            raise target.process.broken(f"{', '.join(broken)} in its log")
-        return Cost(
-            before=before,
-            peak=target.process.memory("VmHWM"),
-            after=target.process.memory("VmRSS"),
-            p50=1000 * took[len(took) // 2],
-            p99=1000 * took[min(len(took) - 1, len(took) * 99 // 100)],
-            messages=len(took),
-            seconds=seconds,
-            emptied=emptied,
-            lines=logged.total(),
-        )
 
 
 def main() -> int:
@@ -94,7 +38,8 @@ def main() -> int:
             size = attack.quick if arguments.quick else attack.full
             row = f"| {attack.name} | {size:,} {attack.unit} |"
             try:
-                cost = measure(attack, size, Path(directory) / str(number))
+                with started(Path(directory) / str(number), attack.settings) as target:
+                    cost = measure(attack, size, target)
             except BrokenError as error:
                 print(f"{row} broken | | | |\n{error}", flush=True)
                 broken = True

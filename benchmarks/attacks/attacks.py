@@ -461,6 +461,6 @@ ATTACKS = (
     Planned("PROXY headers that are none", proxy_headers, 60, 2_000, "",
             {"PROXY_NETWORKS": f"{PROXY_ADDRESS}/32"}),
     Planned("STARTTLS again and again", handshakes, 50, 2_000, "handshakes"),
-    Planned("wrong passwords", wrong_passwords, 20, 500, ""),
+    Planned("wrong passwords", wrong_passwords, 10, 500, ""),
     Planned("an octet now and then, at 6 stages", slow, 5, 100, "sessions each", SHORT),
 )  # fmt: skip

@@ -234,7 +234,8 @@ class Connection(aiosmtpd.SMTP):
             self._heard_at = self.loop.time()
             self._run_command(self._unanswered[start:end])
         else:
-            self._wait_for(asyncio.sleep(0), "")
+            if self._task is None and self._data is None:
+                self._wait_for(asyncio.sleep(0), "")
         if self._answered:
             self._unanswered = self._unanswered[self._answered :]
             self._answered = 0
