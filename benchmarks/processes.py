@@ -119,6 +119,10 @@ class Process:
                 return int(value.split()[0]) * 1024 / 1_000_000
         raise self.broken(f"its /proc status has no {field}")
 
+    def forget_peak(self) -> None:
+        """Count VmHWM from now on (proc(5), clear_refs)."""
+        Path(f"/proc/{self._process.pid}/clear_refs").write_text("5")
+
     def wait_for_greeting(self, port: int) -> float:
         """Seconds from the process's start until its SMTP port said 220. Raises BrokenError if
         it never does."""

@@ -75,6 +75,7 @@ class Reckoning:
         self._secured_at = deque(secured_at)
         self._paths: list[str | None] = []
         self._chunks = b""
+        self._responds = False
         self.messages: list[Message] = []
         self.unanswered: list[bytes] = []
         """Messages that were whole and have no answer: their session ended first."""
@@ -99,8 +100,9 @@ class Reckoning:
             assert answer.code in (221, 421, 554, 501, 500), answer
             return False
         self._look_at(verb, answer)
-        if answer.code == 334:
-            return True
+        responds, self._responds = self._responds, answer.code == 334
+        if responds:
+            return True  # the line was no command, whatever it looks like
         if verb in (b"MAIL", b"RCPT") and answer.code == 250:
             match = _SIMPLE_PATH.fullmatch(line.strip())
             self._paths.append(match[1].decode() if match else None)

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
+from fuzz.octets import SEPARATOR
 from fuzz.reckoning import Reckoning
 from fuzz.wire import ABANDONED, DOORS, Call, House
 from smtp2cf.reply import Reply
 
-SEPARATOR = b"\x1e"
 EVENT = b"\x1f"
 EVENTS: Mapping[bytes, Callable[[Call], object]] = {
     b"E": Call.end,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from fuzz import api, messages, sendmail, smtp, spool
+from fuzz import api, messages, sendmail, session, smtp, spool
 
 CORPUS = Path(__file__).parent / "corpus"
 """Seeds and findings, a directory for each target."""
@@ -13,6 +13,7 @@ TARGETS: Mapping[str, Callable[[bytes], None]] = {
     "parameters": smtp.parameters,
     "data": smtp.data,
     "reply": smtp.reply,
+    "session": session.session,
     "header": messages.header,
     "eightbit": messages.eightbit,
     "dsn": messages.dsn,

@@ -17,7 +17,7 @@ import structlog
 from prometheus_client import REGISTRY, Gauge, Info
 from pydantic import SecretStr
 
-from smtp2cf import __version__, config, exposure, logs, maillog, policies, spool
+from smtp2cf import __version__, allocator, config, exposure, logs, maillog, policies, spool
 from smtp2cf.access.access import Access, open_access
 from smtp2cf.admin import Admin, Readiness
 from smtp2cf.cloudflare import Client
@@ -147,6 +147,7 @@ class Bridge:
                 await self.server.start(sockets, door)
         _gauges(self)
         self._watches.append(asyncio.create_task(self._watch_token()))
+        self._watches.append(asyncio.create_task(allocator.give_back()))
         if self.waiting is not None:
             self._watches.append(asyncio.create_task(self.waiting.watch()))
         if self.certificate is not None:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 PIPELINE_LIMIT = 65536
 """Octets of commands that may wait for an answer to an earlier one; more are left in the kernel."""
-PIPELINE_TURN = 500
+PIPELINE_TURN = 50
 """Commands that are answered in one go before other sessions have their turn."""
 ERROR_BUDGET = 20
 """Nonsense a session may send without delivering mail (Postfix's smtpd_hard_error_limit)."""
@@ -234,7 +234,8 @@ class Connection(aiosmtpd.SMTP):
             self._heard_at = self.loop.time()
             self._run_command(self._unanswered[start:end])
         else:
-            self._wait_for(asyncio.sleep(0), "")
+            if self._task is None and self._data is None:
+                self._wait_for(asyncio.sleep(0), "")
         if self._answered:
             self._unanswered = self._unanswered[self._answered :]
             self._answered = 0

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from smtp2cf.smtpd.connection import PIPELINE_TURN
 from tests.smtpd.conftest import Start
 from tests.smtpd.dialog import Client, dotted, until
 from tests.smtpd.test_data_reader import ENDINGS_THAT_ARE_NONE
@@ -140,6 +141,24 @@ async def test_a_thousand_messages_in_one_stream(start: Start) -> None:
     await sending
     assert codes == ["250", "250", "354", "250"] * len(messages)
     assert [message for _, message in service.taken] == messages
+
+
+@pytest.mark.parametrize("ahead", range(PIPELINE_TURN - 4, PIPELINE_TURN))
+@pytest.mark.asyncio(loop_factories=["uvloop"])
+async def test_commands_wait_for_a_message_that_ends_where_others_have_their_turn(
+    start: Start, ahead: int
+) -> None:
+    async def accept(envelope: object, message: bytes) -> object:
+        await asyncio.sleep(0.01)
+        return await service.take(envelope, message)
+
+    service = await start(accept)
+    client = await service.greeted()
+    await client.send(b"NOOP\r\n" * ahead + TO_DATA + dotted(MESSAGE) + TO_DATA + dotted(b"two\r\n"))
+    codes = [(await client.reply())[:3] for _ in range(ahead + 8)]
+    assert codes == ["250"] * ahead + ["250", "250", "354", "250"] * 2
+    assert [message for _, message in service.taken] == [MESSAGE, b"two\r\n"]
+    assert {len(envelope.forward_paths) for envelope, _ in service.taken} == {1}
 
 
 async def test_an_answer_counts_as_received_once_the_client_goes_on(start: Start) -> None:
