@@ -368,6 +368,9 @@ class Connection(aiosmtpd.SMTP):
     def _send(self, wire: bytes, code: int) -> None:
         if self._hung_up or self.transport is None:
             return
+        if self.transport.is_closing():  # reset, as we shall be told
+            self._drop_unanswered()
+            return
         self.transport.write(wire)
         if code in _NONSENSE:
             self._errors_left -= 1
