@@ -2,8 +2,9 @@
 
 from fuzz.octets import number, split
 from smtp2cf.cloudflare import pacing
-from smtp2cf.cloudflare.client import MESSAGE_ID_LIMIT, _Answer, _read_sent
+from smtp2cf.cloudflare.client import MESSAGE_ID_LIMIT, _read_sent
 from smtp2cf.cloudflare.errors import error_of
+from smtp2cf.cloudflare.transport import Answer
 from smtp2cf.reply import UNPRINTABLE
 
 RECIPIENTS = ("b@example.net", "C@EXAMPLE.net", "ü@example.net")
@@ -13,7 +14,7 @@ def answer(octets: bytes) -> None:
     """A body is outcomes of the recipients that were asked about, or an error in words."""
     http, body = split(octets, 2)
     status = 100 + number(http) % 900
-    sent = _read_sent(_Answer(status, body, "", "", ""), RECIPIENTS)
+    sent = _read_sent(Answer(status, {}, body), RECIPIENTS)
     if sent is None:
         error = error_of(status, body, None)
         assert not error.reply.success
