@@ -236,14 +236,15 @@ class Connection(aiosmtpd.SMTP):
         else:
             if self._task is None and self._data is None:
                 self._wait_for(asyncio.sleep(0), "")
-        if self._answered:
+        waits = self._task is not None or self._unread
+        # To cut off what is answered copies the rest: not at every turn of a long pipeline.
+        if self._answered and (not waits or self._answered >= PIPELINE_LIMIT):
             self._unanswered = self._unanswered[self._answered :]
             self._answered = 0
         if self.transport is not None and not self._hung_up:
-            waits = self._task is not None or self._unread
             if self._unanswered and not waits and self._data is None:
                 self._look_at_unfinished()
-            if waits and len(self._unanswered) > PIPELINE_LIMIT:
+            if waits and len(self._unanswered) - self._answered > PIPELINE_LIMIT:
                 self.transport.pause_reading()
             elif not self._ended:
                 self.transport.resume_reading()

@@ -38,6 +38,8 @@ SenderRefusal = Callable[[str, str], Reply | None]
 BACKLOG = 2048
 KEEP_FILE: Mapping[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 """A unix socket's file is removed by whoever made it, which may be systemd."""
+SEND_BUFFER = 65536
+"""Octets of replies that the kernel holds for a client that reads none; left alone it holds megabytes."""
 ABORT_WAIT = 1.0
 """Seconds that sessions which are hung up on have to end."""
 
@@ -133,6 +135,8 @@ class Server:
         loop = asyncio.get_running_loop()
         for sock in sockets:
             is_unix = sock.family == socket.AF_UNIX
+            if sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) >= 16384:  # nobody has made it small
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # the accepted inherit it
             if door.tls or (self.policy.proxy_networks and not is_unix):
                 self._arrivals.append(Arrivals(self, sock, door))
                 continue
