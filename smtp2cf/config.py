@@ -124,7 +124,8 @@ class Settings(BaseSettings):
     )
     allow_networks: Annotated[tuple[Network, ...], NoDecode] = Field(
         (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128")),
-        description="Networks whose clients may relay, several with commas.",
+        description="Networks whose clients may relay without a password, several with commas; none for"
+        " nobody.",
     )
     proxy_networks: Annotated[tuple[Network, ...], NoDecode] = Field(
         (),
@@ -375,6 +376,8 @@ class Settings(BaseSettings):
     def _networks(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
+        if value.lower() == "none":
+            return ()
         try:
             return tuple(_unmapped(ipaddress.ip_network(part, strict=False)) for part in _listed(value))
         except ValueError as error:

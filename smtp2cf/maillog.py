@@ -146,6 +146,7 @@ def refused(envelope: Envelope, reply: Reply) -> None:
         status=status,
         reply=str(reply),
         client=envelope.client,
+        **({"user": envelope.auth_user} if envelope.auth_user else {}),
     )
 
 

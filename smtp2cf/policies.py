@@ -112,4 +112,23 @@ def require_no_open_relay(settings: config.Settings) -> config.Settings:
             " account. Name your clients' networks, or use SMTP2CF_USERS_FILE; if this is what you want, set"
             " SMTP2CF_I_AM_AN_OPEN_RELAY=yes"
         )
+    everybody = exposure.everybody_in(settings.proxy_networks)
+    if everybody is not None and not settings.i_am_an_open_relay:
+        raise config.SettingsError(
+            f"SMTP2CF_PROXY_NETWORKS holds {everybody}: everybody who reaches the bridge could say to be in"
+            " SMTP2CF_ALLOW_NETWORKS. Name your load balancers; if this is what you want, set"
+            " SMTP2CF_I_AM_AN_OPEN_RELAY=yes"
+        )
+    return settings
+
+
+def require_sense(settings: config.Settings) -> config.Settings:
+    """The settings, unless one of them can't work with another; raises config.SettingsError."""
+    if settings.mode == "queue" and settings.spool_url.get_secret_value().lower() == "none":
+        raise config.SettingsError("SMTP2CF_MODE=queue needs a spool, and SMTP2CF_SPOOL_URL is none")
+    if settings.users_file is not None and settings.tls_cert_file is None and not settings.auth_without_tls:
+        raise config.SettingsError(
+            "SMTP2CF_USERS_FILE is set, but nobody could log in: AUTH is offered over TLS only. Set"
+            " SMTP2CF_TLS_CERT_FILE, or SMTP2CF_AUTH_WITHOUT_TLS=yes"
+        )
     return settings

@@ -317,6 +317,7 @@ async def run(
             sandbox = await _start_sandbox(sockets, policies.own_names(settings))
             settings = sandboxed(settings, found_at)
             settings = _with_certificate(_apart_from_real_mail(settings))
+        policies.require_sense(settings)
         listening = Listening(smtp_at, smtps_at, lmtp_at, admin_at, found_at)
         settings = settings.model_copy(
             update={

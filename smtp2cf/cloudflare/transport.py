@@ -29,6 +29,9 @@ ANSWER_LIMIT = 1024 * 1024
 """Octets of an answer that are read; one that is longer is none of the API's."""
 INTERIM_LIMIT = 10
 """Interim answers (1xx) before the one that counts."""
+EARLY_ANSWER = 65536
+"""Octets of a body after which a refusal may come before all of it was sent. What is left waits in TLS, which
+tells nobody, and would be in the way of the next request."""
 CONNECT_TIMEOUT = 10.0
 """Seconds until a connection must stand: name, TCP, proxy and TLS."""
 CONNECT_SHARE = 0.8
@@ -108,7 +111,10 @@ class Transport(httpx.AsyncBaseTransport):
         except BaseException:
             _abort(connection)
             raise
-        self._keep(connection, loop)
+        if answer.status >= 300 and len(body) > EARLY_ANSWER:
+            _abort(connection)
+        else:
+            self._keep(connection, loop)
         return answer
 
     async def aclose(self) -> None:

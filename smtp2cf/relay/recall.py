@@ -138,6 +138,10 @@ class Recall:
                 known = await self._spool.recall(digest, begin=False)
                 if known is not None and known.reply is not None:
                     outcomes[who] = known.reply
+            if any(not outcome.success for outcome in outcomes.values()):
+                # The joint answer's words are about all of them.
+                taken = reply._replace(text=f"{reply.text.partition(' ')[0]} taken before")
+                outcomes = {who: taken if out is reply else out for who, out in outcomes.items()}
             transaction.exceptions = tuple(digests.values())
         return Verdict(reply, outcomes)
 

@@ -39,7 +39,7 @@ class Arrivals:
         self._notices = server.notices
         self._listener = listener
         self._door = door
-        self._arriving: set[asyncio.Task[None]] = set()
+        self._arriving: dict[asyncio.Task[None], str] = {}
         self._accepting = asyncio.get_running_loop().create_task(self._accept())
 
     def close(self) -> None:
@@ -57,18 +57,24 @@ class Arrivals:
                 self._notices.warning("session.not_accepted", client="", reason=error.strerror or str(error))
                 await asyncio.sleep(OUT_OF_FILES_WAIT)
                 continue
-            if len(self._arriving) >= self._server.policy.max_sessions:
-                client = peer[0] if isinstance(peer, tuple) else ""
+            client = peer[0] if isinstance(peer, tuple) else ""
+            if len(self._arriving) >= self._server.policy.max_sessions or self._has_enough(client):
                 self._notices.warning("session.refused", client=client, arriving=len(self._arriving))
                 sock.close()
                 continue
-            task = loop.create_task(self._arrive(sock, peer))
-            self._arriving.add(task)
-            task.add_done_callback(self._arriving.discard)
+            task = loop.create_task(self._arrive(sock, client))
+            self._arriving[task] = client
+            task.add_done_callback(self._arriving.pop)
 
-    async def _arrive(self, sock: socket.socket, peer: Peer | str) -> None:
+    def _has_enough(self, client: str) -> bool:
+        """A client has as many connections arriving as it may have sessions; a proxy speaks for many."""
+        limit = self._server.sessions_of_one_client
+        if not limit or not client or is_in(client, self._server.policy.proxy_networks):
+            return False
+        return sum(other == client for other in self._arriving.values()) >= limit
+
+    async def _arrive(self, sock: socket.socket, client: str) -> None:
         """What comes before the session, and then the session."""
-        client = peer[0] if isinstance(peer, tuple) else ""
         timeout = min(HANDSHAKE_TIMEOUT, self._server.policy.session_timeout)
         spoken_for = None
         try:

@@ -13,8 +13,10 @@ Knows no command: session.py does.
 """
 
 import asyncio
+import os
 import socket
 import ssl
+import sys
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -46,12 +48,24 @@ SLOWEST_MESSAGE = 500
 """Octets a second that a message must bring, SESSION_TIMEOUT aside (Postfix's smtpd_min_data_rate)."""
 ROOM_STEP = 262144
 """Octets after which a message in the making asks anew whether there is room for it."""
+REFUSED_LINGER = 1.0
+"""The same for a client that was turned away."""
+ACKNOWLEDGED_WAIT = 1.0
+"""Seconds after which a client that is there still is not about to vanish without its answer."""
 RESET_WAIT = 0.5
 """Seconds in which a client that is gone, and not just silent, answers a reply with a reset."""
 
 _NONSENSE = frozenset({500, 501, 502, 503, 504, 535, 555})
 
 log = structlog.stdlib.get_logger("smtp2cf.smtpd")
+
+
+def unacknowledged(sock: socket.socket) -> int:
+    """Packets that the peer has not acknowledged (tcp(7), TCP_INFO); where none is told, as if there were."""
+    if not hasattr(socket, "TCP_INFO") or sys.platform != "linux":
+        return 1
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
+    return int.from_bytes(info[24:28], sys.byteorder)  # tcpi_unacked
 
 
 def tls_failed(notices: Notices, client: str, error: BaseException) -> None:
@@ -98,6 +112,7 @@ class Connection(aiosmtpd.SMTP):
         self._door = door
         self._peer = peer
         self._secure = door.tls
+        self._below: socket.socket | None = None
         self._handshaking = False
         self.client = ""
         self.user = ""
@@ -132,9 +147,13 @@ class Connection(aiosmtpd.SMTP):
             return
         if (refusal := self._server.admit(self)) is not None:
             self.close(refusal)
+            # No limit counts it any more, and TLS would wait for the client's goodbye.
+            self.loop.call_later(REFUSED_LINGER, self.transport.abort)
             return
         self.session = self._create_session()
         self.session.peer = peer
+        if self._secure:
+            self._keep_socket()
         self._timeout_handle = self.loop.call_later(self._timeout_duration, self._timeout_cb)
         self.transport.write(self._server.greeting(self._door))
 
@@ -152,9 +171,8 @@ class Connection(aiosmtpd.SMTP):
         self._closing = self._hung_up = True
         self._drop_unanswered()
         self._receipts.client_left()
-        self._receipts.confirm(received=error is None)
-        if self._task is None:
-            self._server.forget(self)
+        self._settle_receipts(error)
+        self._forget_when_done()
         log.debug("session.ended", client=self.client, error=repr(error) if error else None)
 
     def eof_received(self) -> bool:
@@ -169,6 +187,8 @@ class Connection(aiosmtpd.SMTP):
 
     def data_received(self, data: bytes) -> None:
         """Octets of a message go to where it is kept; commands are answered as they come."""
+        if self._hung_up:
+            return  # TLS hands on what it had even while it is being closed
         if self._receipts.unconfirmed:
             self._receipts.confirm(received=True)
         if self._data is not None:
@@ -328,10 +348,45 @@ class Connection(aiosmtpd.SMTP):
     def _hang_up(self) -> None:
         self._closing = self._hung_up = True
         self._drop_unanswered()
-        if self._ended and self._receipts.unconfirmed:
+        if self._receipts.unconfirmed and self._ended:
             self.loop.call_later(RESET_WAIT, self._look_for_reset)
         else:
             self._leave()
+
+    def _keep_socket(self) -> None:
+        """TLS closes its connection at once, and only the socket below tells of a reset that comes then."""
+        transport = cast("asyncio.Transport", self.transport)
+        self._below = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+
+    def _settle_receipts(self, error: Exception | None) -> None:
+        """The connection is gone: did the last answers come through? As in `_look_for_reset`."""
+        if self._below is None or isinstance(error, ConnectionError) or not self._receipts.unconfirmed:
+            self._receipts.confirm(received=error is None)
+            self._forget_socket()
+        else:
+            self.loop.call_later(RESET_WAIT, self._look_below, self._below)
+
+    def _look_below(self, sock: socket.socket) -> None:
+        self._receipts.confirm(received=not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+        self._forget_socket()
+        self._forget_when_done()
+
+    def _forget_socket(self) -> None:
+        if self._below is not None:
+            self._below.close()
+            self._below = None
+
+    def _forget_when_done(self) -> None:
+        if self.transport is None and self._task is None and self._below is None:
+            self._server.forget(self)
+
+    def confirm_if_acknowledged(self) -> None:
+        """A client that stays and says nothing has its answers, if its kernel took them a while ago."""
+        waited = self.loop.time() - self._heard_at > ACKNOWLEDGED_WAIT
+        if self._receipts.unconfirmed and waited and self.transport is not None and not self._ended:
+            sock = self.transport.get_extra_info("socket")
+            if sock.family == socket.AF_UNIX or not unacknowledged(sock):
+                self._receipts.confirm(received=True)
 
     def _look_for_reset(self) -> None:
         """A client that is gone has answered our reply with a reset; one that only listens has not."""
@@ -417,8 +472,7 @@ class Connection(aiosmtpd.SMTP):
             self._internal_error(verb)
         finally:
             self._task = None
-            if self.transport is None:
-                self._server.forget(self)
+            self._forget_when_done()
         self._serve()
 
     async def _start_tls(self, context: ssl.SSLContext, invitation: bytes) -> None:
@@ -445,6 +499,7 @@ class Connection(aiosmtpd.SMTP):
             if secured is not None and self.transport is plain:
                 self.transport = secured
                 self._secure = True
+                self._keep_socket()
             else:
                 plain.abort()
                 self.connection_lost(None)

@@ -39,6 +39,7 @@ class Quotas:
 
     def __init__(self, client: Quota, user: Quota, clock: Callable[[], float] = time.monotonic) -> None:
         self.active = any((*client, *user))
+        self.client_sessions = client.sessions
         self._clients = _Side("SMTP2CF_CLIENT", client)
         self._users = _Side("SMTP2CF_USER", user)
         self._clock = clock

@@ -40,6 +40,8 @@ KEEP_FILE: Mapping[str, Any] = {"cleanup_socket": False} if sys.version_info >= 
 """A unix socket's file is removed by whoever made it, which may be systemd."""
 SEND_BUFFER = 65536
 """Octets of replies that the kernel holds for a client that reads none; left alone it holds megabytes."""
+ACKNOWLEDGED_EVERY = 2.0
+"""Seconds between two looks at whether idle clients got their answers."""
 ABORT_WAIT = 1.0
 """Seconds that sessions which are hung up on have to end."""
 
@@ -125,6 +127,7 @@ class Server:
         }
         self._arrivals: list[Arrivals] = []
         self._listeners: list[asyncio.Server] = []
+        self._watch: asyncio.Task[None] | None = None
         self._emptied = asyncio.Event()
         self._draining = False
 
@@ -133,6 +136,8 @@ class Server:
         if door.tls and self.tls is None:
             raise ValueError("a door with TLS needs a certificate")
         loop = asyncio.get_running_loop()
+        if self._watch is None and self.answered is not None:
+            self._watch = loop.create_task(self._watch_idle())
         for sock in sockets:
             is_unix = sock.family == socket.AF_UNIX
             if sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) >= 16384:  # nobody has made it small
@@ -148,6 +153,11 @@ class Server:
             self._listeners.append(listener)
 
     # ---- what sessions ask
+
+    @property
+    def sessions_of_one_client(self) -> int:
+        """How many a client may have at once; 0 for any number."""
+        return self._quotas.client_sessions if self._quotas is not None else 0
 
     def greeting(self, door: Door) -> bytes:
         """The first words."""
@@ -208,6 +218,8 @@ class Server:
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - sessions outlive it and are told
         """Take no new sessions, let transactions finish for `timeout` seconds, then hang up."""
         self._draining = True
+        if self._watch is not None:
+            self._watch.cancel()
         for listener in self._listeners:
             listener.close()
         for arrivals in self._arrivals:
@@ -222,6 +234,13 @@ class Server:
                 session.abort()
             with contextlib.suppress(TimeoutError):
                 await self._until_empty(ABORT_WAIT)
+
+    async def _watch_idle(self) -> None:
+        """Whoever sends the same mail on purpose, while another connection is idle, sends it twice."""
+        while True:
+            await asyncio.sleep(ACKNOWLEDGED_EVERY)
+            for session in tuple(self.sessions):
+                session.confirm_if_acknowledged()
 
     async def _until_empty(self, timeout: float) -> None:  # noqa: ASYNC109 - as above
         if self.sessions:

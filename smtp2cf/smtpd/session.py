@@ -200,8 +200,8 @@ class Session(Connection):
         # One user, however a client composes the letters of the name.
         name = unicodedata.normalize("NFC", credentials.name)
         refusal = await self._server.authenticate(self.client, name, credentials.password)
-        if refusal is None:
-            refusal = self._server.enter_user(self, name)
+        if refusal is None and (refusal := self._server.enter_user(self, name)) is not None:
+            self._server.notices.warning("session.refused", client=self.client, reply=str(refusal))
         self._heard_at = self.loop.time()
         if refusal is None:
             self._answer(replies.AUTHENTICATED)
@@ -237,9 +237,10 @@ class Session(Connection):
             return self._answer(replies.NO_MAIL if self.session.host_name else replies.NO_HELLO)
         if self.envelope.chunks is not None:
             return self._answer(replies.BDAT_BEGUN)
-        refusal = self._server.recipient_refusal(self)
-        if refusal is None:
-            refusal = self.envelope.rcpt(argument, limit=self._server.policy.max_recipients)
+        refusal = self.envelope.rcpt(argument, limit=self._server.policy.max_recipients)
+        if refusal is None and (refusal := self._server.recipient_refusal(self)) is not None:
+            self._server.notices.warning("session.recipient_refused", client=self.client, reply=str(refusal))
+            self.envelope.take_back()
         return self._send(_RECIPIENT_OK, 250) if refusal is None else self._answer(refusal)
 
     def smtp_DATA(self, argument: str) -> None:

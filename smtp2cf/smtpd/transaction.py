@@ -67,6 +67,12 @@ class Transaction(aiosmtpd.Envelope):
         self.rcpt_tos.append(address)
         return None
 
+    def take_back(self) -> None:
+        """Forget the last recipient."""
+        address = self.rcpt_tos.pop()
+        if address not in self.rcpt_tos:
+            self.recipient_parameters.pop(address, None)
+
     @property
     def wants_prdr(self) -> bool:
         """Its client asked for an answer for each of several recipients."""

@@ -16,7 +16,7 @@ import uvloop
 
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.reply import Reply
-from smtp2cf.smtpd import SMTP_DOOR, Door, Policy, Server
+from smtp2cf.smtpd import SMTP_DOOR, Door, Policy, Quotas, Server
 from tests.smtpd.dialog import Client
 from tests.support.certificates import Certificates, make_certificates
 
@@ -153,6 +153,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             tls: ssl.SSLContext | None = None,
             authenticate: Any = None,
             sender_refusal: Any = None,
+            quotas: Quotas | None = None,
             **policy: Any,
         ) -> Service:
             defaults: dict[str, Any] = {
@@ -169,6 +170,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
                 door,
                 authenticate=authenticate,
                 sender_refusal=sender_refusal,
+                quotas=quotas,
                 tls=(lambda: tls) if tls is not None else None,
             )
             if unix:
