@@ -6,7 +6,7 @@ SET_UP := $(VENV)/.set-up
 TESTS  ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check audit fuzz bench lock config clean
+.PHONY: help run test check audit fuzz bench attack lock config clean
 
 help:  ## this list
 	@grep -hE '^[a-z.]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -56,6 +56,9 @@ sendmail.pyz: smtp2cf/sendmail.py smtp2cf/install_sendmail.py  ## sendmail in on
 
 config: $(SET_UP)  ## write config.example.env from the settings
 	$(BIN)/python -m smtp2cf.config > config.example.env
+
+attack: $(SET_UP)  ## what attacks cost a bridge and its other clients; needs openssl
+	$(BIN)/python -m benchmarks.attacks
 
 lock: $(SET_UP)  ## pin the newest releases that pyproject.toml admits, with their hashes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv

@@ -272,7 +272,9 @@ class Connection(aiosmtpd.SMTP):
 
     def _look_at_unfinished(self) -> None:
         """A line without end is not kept: its beginning is enough to know that it is too long."""
-        if not self._is_foreign(self._unanswered) and len(self._unanswered) > AUTH_LINE_LIMIT:
+        if not self._overlong and self._is_foreign(self._unanswered[: AUTH_LINE_LIMIT + 1]):
+            return
+        if self._overlong or len(self._unanswered) > AUTH_LINE_LIMIT:
             self._overlong = True
             self._unanswered = self._unanswered[-1:]
 

@@ -230,3 +230,27 @@ async def test_the_end_of_the_server(start: Start, certificates: Certificates) -
     assert await arriving.reader.read() == b""
     with pytest.raises(OSError):
         await service.connect()
+
+
+@pytest.mark.asyncio(loop_factories=["uvloop"])
+async def test_no_client_makes_it_negotiate_anew(start: Start, certificates: Certificates) -> None:
+    service = await start(door=SMTPS_DOOR, tls=certificates.server)
+    client = await asyncio.create_subprocess_exec(
+        *("openssl", "s_client", "-connect", f"127.0.0.1:{service.port}", "-tls1_2", "-crlf"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    assert client.stdin is not None
+    assert client.stdout is not None
+    async with asyncio.timeout(20):
+        await client.stdout.readuntil(b"220 bridge.example ESMTP smtp2cf\r\n")
+        client.stdin.write(b"EHLO a\n")
+        await client.stdout.readuntil(b"250 HELP\r\n")
+        client.stdin.write(b"R\n")  # s_client's own command for it
+        await client.stdout.readuntil(b"RENEGOTIATING\n")
+        said = await client.stdout.read()
+        await client.wait()
+    assert b"no renegotiation" in said
+    await until(lambda: not service.server.sessions)
+    await service.greeted(tls=certificates.client)
