@@ -1,13 +1,14 @@
 """Calls over real sockets: what goes out, and on which connections."""
 
 import asyncio
+import contextlib
 import json
 
 import pytest
 
 from smtp2cf import __version__
 from smtp2cf.cloudflare import transport
-from smtp2cf.reply import DELIVERED
+from smtp2cf.reply import DELIVERED, SendError
 from tests.cloudflare.assertions import assert_maybe_sent
 from tests.cloudflare.conftest import (
     ACCOUNT,
@@ -273,3 +274,22 @@ async def test_a_cancelled_call_closes_its_connection(make_client: MakeClient) -
             await call
         assert (await send(client)).outcomes == {RECIPIENT: DELIVERED}
         assert server.connections == 2
+
+
+@pytest.mark.parametrize("secure", [False, True])
+async def test_a_connection_on_which_a_large_message_was_refused_is_not_used_again(
+    make_client: MakeClient, certificates: Certificates, monkeypatch: pytest.MonkeyPatch, secure: bool
+) -> None:
+    """An answer may come before all of the message was sent; over TLS nobody can tell whether it was."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca_file))
+
+    async def respond(request: Request, writer: asyncio.StreamWriter) -> None:
+        large = len(request.body) > 65536
+        writer.write(http("413 Content Too Large") if large else ok(RECIPIENT))
+
+    async with serving(respond, certificates.server if secure else None) as server:
+        client = make_client(server.base_url)
+        for message in (b"small\r\n", b"x" * 200_000, b"small\r\n", b"small\r\n"):
+            with contextlib.suppress(SendError):
+                await send(client, message=message)
+        assert [request.connection for request in server.requests] == [0, 0, 1, 1]

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from smtp2cf import config
 from smtp2cf.endpoint import Endpoint, listen
 from smtp2cf.exposure import beyond_loopback, everybody_in, reachable
-from smtp2cf.policies import require_no_open_relay
+from smtp2cf.policies import require_no_open_relay, require_sense
 from smtp2cf.serve import warn_of_exposure
 from tests.process.command import smtp2cf
 from tests.support.bridge import running_bridge
@@ -150,3 +150,31 @@ def test_the_start_says_it(tmp_path: Path) -> None:
     assert done.err.count("\n") == 1
     with running_bridge(tmp_path, SMTP_LISTEN="0.0.0.0:0") as bridge:
         assert bridge.wait_for_log(NOBODY)["level"] == "warning"
+
+
+def test_proxies_everywhere_are_an_open_relay_too() -> None:
+    settings = config.Settings(proxy_networks="0.0.0.0/0")  # type: ignore[arg-type]
+    with pytest.raises(config.SettingsError, match=r"SMTP2CF_PROXY_NETWORKS holds 0\.0\.0\.0/0"):
+        require_no_open_relay(settings)
+    require_no_open_relay(settings.model_copy(update={"i_am_an_open_relay": True}))
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong"),
+    [
+        ({"mode": "queue", "spool_url": "none"}, "SMTP2CF_MODE=queue needs a spool"),
+        ({"users_file": "/etc/users"}, "nobody could log in"),
+    ],
+)
+def test_settings_that_cannot_work_together_stop_the_start(given: dict[str, Any], wrong: str) -> None:
+    with pytest.raises(config.SettingsError, match=wrong):
+        require_sense(config.Settings(**given))
+
+
+def test_who_has_a_certificate_or_does_without_may_have_users() -> None:
+    require_sense(config.Settings(users_file="/u", tls_cert_file="/c"))  # type: ignore[arg-type]
+    require_sense(config.Settings(users_file="/u", auth_without_tls=True))  # type: ignore[arg-type]
+
+
+def test_none_is_no_network() -> None:
+    assert config.Settings(allow_networks="none").allow_networks == ()  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from smtp2cf.envelope import Envelope, Verdict
+from smtp2cf.smtpd import Quota, Quotas
 from tests.smtpd.conftest import TAKEN, Service, Start
 from tests.smtpd.dialog import Client, dotted, until
 
@@ -316,3 +317,15 @@ async def test_a_client_that_never_reads_is_hung_up_on(start: Start, monkeypatch
     deaf.writer.write(b"VRFY x\r\n" * 100_000)
     await until(lambda: any(session._unread for session in service.server.sessions))
     await until(lambda: not service.server.sessions)
+
+
+async def test_a_recipient_that_is_refused_does_not_count_against_the_minute(start: Start) -> None:
+    quotas = Quotas(Quota(recipients=3), Quota())
+    client = await (await start(max_recipients=2, quotas=quotas)).greeted()
+    for recipients in (("a", "b", "c", "d"), ("e", "f")):
+        await client.ask("RSET")
+        await client.ask("MAIL FROM:<anna@example.com>")
+        replies = [(await client.ask(f"RCPT TO:<{who}@example.net>"))[:9] for who in recipients]
+        expected = ["250 2.1.5", "250 2.1.5", "452 4.5.3", "452 4.5.3"]
+        assert replies == (expected if recipients[0] == "a" else ["250 2.1.5", "450 4.7.1"])
+    assert (await client.ask("DATA")).startswith("354"), "the one that was taken is still there"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from smtp2cf.smtpd import SMTPS_DOOR
+from smtp2cf.smtpd import SMTPS_DOOR, Quota, Quotas
 from tests.smtpd.conftest import Start
 from tests.smtpd.dialog import until
 from tests.smtpd.rude_tls import RudeTls
@@ -254,3 +254,26 @@ async def test_no_client_makes_it_negotiate_anew(start: Start, certificates: Cer
     assert b"no renegotiation" in said
     await until(lambda: not service.server.sessions)
     await service.greeted(tls=certificates.client)
+
+
+async def test_what_a_refused_client_sent_along_is_nobodys(
+    start: Start, certificates: Certificates, logged: list[Any]
+) -> None:
+    service = await start(door=SMTPS_DOOR, tls=certificates.server, max_sessions=1)
+    await service.greeted(tls=certificates.client)
+    late = await service.connect(tls=certificates.client)
+    await late.send(b"MAIL FROM:<anna@example.com>\r\n")
+    assert (await late.everything()).startswith("421 4.3.2")
+    assert "session.error" not in [line["event"] for line in logged]
+
+
+async def test_handshakes_count_against_what_one_client_may_have(
+    start: Start, certificates: Certificates
+) -> None:
+    quotas = Quotas(Quota(sessions=2), Quota())
+    service = await start(door=SMTPS_DOOR, tls=certificates.server, quotas=quotas)
+    for _ in range(2):
+        await service.connect()
+    with pytest.raises(OSError):
+        await service.connect(tls=certificates.client)
+    await service.greeted(source="127.0.0.9", tls=certificates.client)
