@@ -358,7 +358,8 @@ class Connection(aiosmtpd.SMTP):
     def _keep_socket(self) -> None:
         """TLS closes its connection at once, and only the socket below tells of a reset that comes then."""
         transport = cast("asyncio.Transport", self.transport)
-        self._below = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+        if not transport.is_closing():
+            self._below = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
 
     def _settle_receipts(self, error: Exception | None) -> None:
         """The connection is gone: did the last answers come through? As in `_look_for_reset`."""
