@@ -74,11 +74,8 @@ class Loop(asyncio.SelectorEventLoop):
         self.settle()
 
 
-class _Socket:
-    family = socket.AF_INET
-
-    def getsockopt(self, *_: int) -> int:
-        return 0
+# What a session looks at below its transport: a real socket, on which nothing ever happens.
+_SOCKET, _OTHER_END = socket.socketpair(socket.AF_UNIX)
 
 
 class Transport(asyncio.Transport):
@@ -91,7 +88,7 @@ class Transport(asyncio.Transport):
         self.reading = True
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return {"peername": (self._call.client, 12345), "socket": _Socket()}.get(name, default)
+        return {"peername": (self._call.client, 12345), "socket": _SOCKET}.get(name, default)
 
     def write(self, octets: bytes) -> None:
         if not self.closing:

@@ -129,9 +129,9 @@ def check(env_file: EnvFile = None) -> None:
     from smtp2cf.reply import SendError
 
     settings = policies.require_no_open_relay(policies.require_account(config.load(env_file)))
-    policies.require_sense(settings)
     logs.configure("warning", settings.log_format)
     bridge.make_access(settings).close()
+    policies.require_sense(settings)
     certificate = bridge.load_certificate(settings)
     for line in config.unknown_variables(env_file):
         typer.echo(f"warning: {line}", err=True)

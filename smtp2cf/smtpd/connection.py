@@ -146,9 +146,9 @@ class Connection(aiosmtpd.SMTP):
             self.transport.abort()
             return
         if (refusal := self._server.admit(self)) is not None:
-            self.close(refusal)
             # No limit counts it any more, and TLS would wait for the client's goodbye.
-            self.loop.call_later(REFUSED_LINGER, self.transport.abort)
+            self._timeout_handle = self.loop.call_later(REFUSED_LINGER, self._timeout_cb)
+            self.close(refusal)
             return
         self.session = self._create_session()
         self.session.peer = peer

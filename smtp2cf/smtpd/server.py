@@ -239,8 +239,11 @@ class Server:
         """Whoever sends the same mail on purpose, while another connection is idle, sends it twice."""
         while True:
             await asyncio.sleep(ACKNOWLEDGED_EVERY)
-            for session in tuple(self.sessions):
-                session.confirm_if_acknowledged()
+            self._look_at_idle()
+
+    def _look_at_idle(self) -> None:
+        for session in tuple(self.sessions):
+            session.confirm_if_acknowledged()
 
     async def _until_empty(self, timeout: float) -> None:  # noqa: ASYNC109 - as above
         if self.sessions:
