@@ -1,6 +1,7 @@
 """SMTPS (RFC 8314): TLS from the first octet on."""
 
 import asyncio
+import os
 import ssl
 import time
 from collections.abc import MutableMapping
@@ -277,3 +278,17 @@ async def test_handshakes_count_against_what_one_client_may_have(
     with pytest.raises(OSError):
         await service.connect(tls=certificates.client)
     await service.greeted(source="127.0.0.9", tls=certificates.client)
+
+
+@pytest.mark.asyncio(loop_factories=["asyncio"])  # uvloop's client, paused, does not end its handshake
+async def test_a_refused_client_that_does_not_say_goodbye_is_not_waited_for(
+    start: Start, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No limit counts it, so it must not hold a file of the process."""
+    monkeypatch.setattr("smtp2cf.smtpd.connection.REFUSED_LINGER", 0.3)
+    service = await start(door=SMTPS_DOOR, tls=certificates.server, max_sessions=1)
+    await service.greeted(tls=certificates.client)
+    late = await service.connect(tls=certificates.client)
+    late.writer.transport.pause_reading()
+    opened = len(os.listdir("/proc/self/fd"))
+    await until(lambda: len(os.listdir("/proc/self/fd")) < opened)
