@@ -1,11 +1,12 @@
-"""The project's own messages, and those of ../shared/corpus where it is there.
+"""The project's own messages, and those of the folder that SMTP2CF_TEST_CORPUS names, if it is set.
 
-Every message ends with CRLF or is empty, so that SMTP can carry it as it is. Big ones are built in
-memory.
+Every message of our own ends with CRLF or is empty, so that SMTP can carry it as it is. Big ones are
+built in memory.
 
-    from tests.corpus import CORPUS, corpus, shared_corpus, is_verbatim
+    from tests.corpus import CORPUS, corpus, more_messages, is_verbatim
 """
 
+import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -13,9 +14,10 @@ from pathlib import Path
 from tests.corpus import attachments, charsets, edges, fields
 from tests.corpus.sample import Sample
 
-__all__ = ["CORPUS", "Sample", "corpus", "is_verbatim", "samples", "shared_corpus"]
+__all__ = ["CORPUS", "Sample", "corpus", "is_verbatim", "more_messages", "samples"]
 
-_SHARED = Path(__file__).parents[2].parent / "shared" / "corpus"
+MORE = os.environ.get("SMTP2CF_TEST_CORPUS", "")
+"""A folder of further messages, in files named *.eml."""
 
 
 @cache
@@ -32,10 +34,15 @@ def corpus() -> list[tuple[str, bytes]]:
     return [(sample.name, sample.message) for sample in samples()]
 
 
-def shared_corpus() -> Iterator[tuple[str, bytes]]:
-    """(name, message) of the real messages beside the repository; nothing where they are not there."""
-    for path in sorted(_SHARED.rglob("*.eml")):
-        yield path.relative_to(_SHARED).as_posix(), path.read_bytes()
+def more_messages() -> Iterator[tuple[str, bytes]]:
+    """(name, message) of the further messages; none where SMTP2CF_TEST_CORPUS isn't set."""
+    if not MORE:
+        return
+    folder = Path(MORE)
+    files = sorted(folder.rglob("*.eml"))
+    assert files, f"SMTP2CF_TEST_CORPUS={MORE} holds no *.eml file"
+    for path in files:
+        yield path.relative_to(folder).as_posix(), path.read_bytes()
 
 
 def is_verbatim(message: bytes) -> bool:

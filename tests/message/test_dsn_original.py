@@ -13,7 +13,7 @@ from smtp2cf.message.dsn import FULL_LIMIT, NAMED_LIMIT, Event, Report, build
 from smtp2cf.message.header import split_header
 from smtp2cf.message.newlines import normalize_newlines
 from smtp2cf.reply import Reply
-from tests.corpus import CORPUS, shared_corpus
+from tests.corpus import CORPUS, more_messages
 from tests.message.dsn_reading import (
     HEADER,
     MESSAGE,
@@ -132,7 +132,7 @@ def test_a_large_header_is_cut_between_fields() -> None:
 
 @pytest.mark.parametrize("ret", ["FULL", "HDRS"])
 def test_whatever_was_sent_comes_back_as_it_was(ret: str) -> None:
-    for name, message in [*CORPUS, *shared_corpus()]:
+    for name, message in [*CORPUS, *more_messages()]:
         report = dsn(about=envelope(ret=ret), message=message)
         assert_sound(report)
         if len(opaque_parts(report)) == 2:

@@ -6,7 +6,7 @@ import pytest
 
 from smtp2cf.message.eightbit import is_utf8, to_utf8
 from smtp2cf.message.newlines import has_bare_newlines
-from tests.corpus import Sample, samples, shared_corpus
+from tests.corpus import Sample, more_messages, samples
 from tests.message.reading import (
     POLICIES,
     charsets,
@@ -18,7 +18,7 @@ from tests.message.reading import (
     untouched_lines,
 )
 
-EVERYTHING = [*samples(), *(Sample(name, message) for name, message in shared_corpus())]
+EVERYTHING = [*samples(), *(Sample(name, message) for name, message in more_messages())]
 UTF8 = [sample for sample in EVERYTHING if is_utf8(sample.message)]
 RAW = [sample for sample in EVERYTHING if not is_utf8(sample.message)]
 READABLE = [sample for sample in RAW if not sample.salvaged]

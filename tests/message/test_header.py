@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtp2cf.message.header import drop_headers, parse_header, received_count, split_header
-from tests.corpus import CORPUS, shared_corpus
+from tests.corpus import CORPUS, more_messages
 
 SPLITS = [
     (b"", b""),
@@ -111,7 +111,7 @@ def test_a_message_without_a_header_has_nothing_to_drop(message: bytes) -> None:
     assert drop_headers(message, frozenset({"bcc"})) is message
 
 
-EVERYTHING = dict((*CORPUS, *shared_corpus()))
+EVERYTHING = dict((*CORPUS, *more_messages()))
 
 
 @pytest.mark.parametrize("message", EVERYTHING.values(), ids=EVERYTHING)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.corpus import corpus, shared_corpus
+from tests.corpus import corpus, more_messages
 from tests.smtpd.conftest import Start
 from tests.smtpd.dialog import dotted
 
@@ -16,7 +16,7 @@ PACKETS = 3000
 
 def _messages() -> Iterator[tuple[str, bytes]]:
     yield from corpus()
-    for name, message in shared_corpus():
+    for name, message in more_messages():
         # SMTP carries whole lines.
         yield name, message if message.endswith(b"\r\n") else message + b"\r\n"
 
