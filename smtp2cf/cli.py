@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from smtp2cf.serve import Listening
 
 SANDBOX_ENDPOINT = "127.0.0.1:8787"
+SANDBOX_TLS_ENDPOINT = "127.0.0.1:2587"
 
 app = typer.Typer(
     help="An SMTP relay that hands mail to Cloudflare's Email Sending API.",
@@ -80,9 +81,16 @@ def serve(
     sandbox_listen: Annotated[
         str, typer.Option(help="Where that stand-in listens.", metavar="HOST:PORT")
     ] = SANDBOX_ENDPOINT,
+    sandbox_tls_listen: Annotated[
+        str,
+        typer.Option(
+            help="Where a sandbox takes mail with STARTTLS, with a certificate of its own; none for nowhere.",
+            metavar="HOST:PORT",
+        ),
+    ] = SANDBOX_TLS_ENDPOINT,
 ) -> None:
     """Take mail over SMTP and hand it to Cloudflare."""
-    from smtp2cf import logs, policies
+    from smtp2cf import logs, policies, trial
     from smtp2cf import serve as bridge
 
     settings = policies.require_no_open_relay(config.load(env_file))
@@ -91,7 +99,11 @@ def serve(
     logs.configure(settings.log_level, settings.log_format)
     for line in config.unknown_variables(env_file):
         bridge.log.warning("settings.unknown", setting=line)
-    _run(bridge.run(settings, _endpoint(sandbox_listen) if sandbox else None, _announce))
+    on_trial = None
+    if sandbox:
+        starttls = None if sandbox_tls_listen.lower() == "none" else _endpoint(sandbox_tls_listen)
+        on_trial = trial.Trial(_endpoint(sandbox_listen), starttls)
+    _run(bridge.run(settings, on_trial, _announce))
 
 
 @app.command()
@@ -133,7 +145,7 @@ def check(env_file: EnvFile = None) -> None:
     bridge.make_access(settings).close()
     policies.require_sense(settings)
     certificate = bridge.load_certificate(settings)
-    for line in config.unknown_variables(env_file):
+    for line in (*config.unknown_variables(env_file), *bridge.clients_will_refuse(settings, certificate)):
         typer.echo(f"warning: {line}", err=True)
     typer.echo("settings: ok")
     if certificate is not None:
@@ -231,7 +243,9 @@ def _announce(listening: "Listening") -> None:
     if listening.sandbox is None and not sys.stderr.isatty():
         return
     lines = [f"smtp2cf {__version__}"]
-    lines += [f"  send mail to   {endpoint}" for endpoint in listening.smtp]
+    plain = "  (no TLS)" if listening.ca_file is not None else ""
+    lines += [f"  send mail to   {endpoint}{plain}" for endpoint in listening.smtp]
+    lines += [f"  with STARTTLS  {endpoint}  (trust {listening.ca_file})" for endpoint in listening.starttls]
     lines += [f"  with TLS       {endpoint}" for endpoint in listening.smtps]
     lines += [f"  with LMTP      {endpoint}" for endpoint in listening.lmtp]
     if listening.sandbox is not None:

@@ -145,6 +145,12 @@ class Settings(BaseSettings):
         " default.",
         examples=["/etc/smtp2cf/tls/privkey.pem"],
     )
+    tls_ca_file: Path | None = Field(
+        None,
+        description="The CA that your clients trust, in PEM, if it is not a public one. Only looked at: the"
+        " start warns of a certificate that clients will refuse.",
+        examples=["/etc/smtp2cf/tls/ca.pem"],
+    )
     tls_min_version: Literal["1.0", "1.1", "1.2", "1.3"] = Field(
         "1.2",
         description="The oldest TLS a client may speak; 1.0 and 1.1 are broken, and for old devices that know"

@@ -1,23 +1,20 @@
 """Serve: the one place where everything is built and wired, drained and stopped."""
 
 import asyncio
-import atexit
 import contextlib
 import resource
-import shutil
 import signal
 import socket
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 from prometheus_client import REGISTRY, Gauge, Info
-from pydantic import SecretStr
 
-from smtp2cf import __version__, allocator, config, exposure, logs, maillog, policies, spool
+from smtp2cf import __version__, allocator, config, exposure, logs, maillog, policies, spool, trial, trust
 from smtp2cf.access.access import Access, open_access
 from smtp2cf.admin import Admin, Readiness
 from smtp2cf.cloudflare import Client
@@ -30,7 +27,7 @@ from smtp2cf.reply import SendError
 from smtp2cf.smtpd import LMTP_DOOR, SMTP_DOOR, SMTPS_DOOR, Door, Server
 from smtp2cf.spool import Spool
 from smtp2cf.systemd import HandedOverError, handed_over
-from smtp2cf.tls import Certificate, CertificateError, self_signed
+from smtp2cf.tls import Certificate, CertificateError
 from smtp2cf.waiting import Waiting
 
 if TYPE_CHECKING:
@@ -38,19 +35,23 @@ if TYPE_CHECKING:
 
 TOKEN_CHECK_INTERVAL = 60.0
 """Seconds between looks at a token that was refused."""
-SANDBOX_TOKEN = "sandbox"  # noqa: S105 - the sandbox takes any
 
 log = structlog.stdlib.get_logger("smtp2cf.serve")
 
 
 class Listening(NamedTuple):
-    """Where the bridge can be reached, for those who start it."""
+    """Where the bridge can be reached, for those who start it.
+
+    starttls: where a sandbox takes mail with TLS, for clients that trust ca_file; its `smtp` is without.
+    """
 
     smtp: tuple[Endpoint, ...]
+    starttls: tuple[Endpoint, ...]
     smtps: tuple[Endpoint, ...]
     lmtp: tuple[Endpoint, ...]
     admin: tuple[Endpoint, ...]
     sandbox: Endpoint | None
+    ca_file: Path | None = None
 
 
 class Bridge:
@@ -238,6 +239,17 @@ def load_certificate(settings: config.Settings) -> Certificate | None:
         raise config.SettingsError(str(error)) from None
 
 
+def clients_will_refuse(settings: config.Settings, certificate: Certificate | None) -> list[str]:
+    """What clients will not put up with in the certificate; raises config.SettingsError."""
+    if certificate is None:
+        return []
+    places = (*settings.smtp_listen, *settings.smtps_listen, *settings.lmtp_listen)
+    try:
+        return list(trust.complaints(certificate, places, settings.hostname, settings.tls_ca_file))
+    except CertificateError as error:
+        raise config.SettingsError(str(error)) from None
+
+
 async def open_spool(settings: config.Settings, *, serve: bool = True) -> Spool | None:
     """The spool of the settings; None where there is to be none. Raises smtp2cf.spool.SpoolError."""
     url = settings.spool_url.get_secret_value()
@@ -297,43 +309,40 @@ def warn_of_exposure(settings: config.Settings, sockets: list[socket.socket]) ->
 
 
 async def run(
-    settings: config.Settings, sandbox_at: Endpoint | None, announce: Callable[[Listening], None]
+    settings: config.Settings, on_trial: trial.Trial | None, announce: Callable[[Listening], None]
 ) -> None:
     """Run the bridge until SIGTERM or SIGINT. Raises OSError where it cannot listen.
 
-    sandbox_at: where to put a stand-in for Cloudflare. announce: told once mail can be sent.
+    on_trial: with a stand-in for Cloudflare. announce: told once mail can be sent.
     """
     _raise_file_limit()
     _leave_no_core()
     with contextlib.ExitStack() as opened:
-        doors = _doors(settings, opened)
-        smtp, smtp_at = doors.open("smtp", settings.smtp_listen)
-        smtps, smtps_at = doors.open("smtps", settings.smtps_listen)
-        lmtp, lmtp_at = doors.open("lmtp", settings.lmtp_listen)
-        admin, admin_at = doors.open("admin", settings.admin_listen)
-        sandbox, found_at = None, None
-        if sandbox_at is not None:
-            sockets, (found_at,) = doors.open("sandbox", (sandbox_at,))
-            sandbox = await _start_sandbox(sockets, policies.own_names(settings))
-            settings = sandboxed(settings, found_at)
-            settings = _with_certificate(_apart_from_real_mail(settings))
+        places = _listen(_doors(settings, opened), settings, on_trial)
+        listening, sandbox = places.at, None
+        if listening.sandbox is not None:
+            sandbox = await trial.start_sandbox(places.sandbox, policies.own_names(settings))
+            had_one = trial.has_certificate(settings)
+            settings = trial.settings_for(settings, listening.sandbox)
+            listening = listening._replace(ca_file=None if had_one else settings.tls_ca_file)
         policies.require_sense(settings)
-        listening = Listening(smtp_at, smtps_at, lmtp_at, admin_at, found_at)
         settings = settings.model_copy(
             update={
-                "smtp_listen": smtp_at,
-                "smtps_listen": smtps_at,
-                "lmtp_listen": lmtp_at,
-                "admin_listen": admin_at,
+                "smtp_listen": listening.smtp,
+                "smtps_listen": listening.smtps,
+                "lmtp_listen": listening.lmtp,
+                "admin_listen": listening.admin,
             }
         )
         certificate = load_certificate(settings)
-        if smtps and certificate is None:
+        if listening.smtps and certificate is None:
             raise config.SettingsError("SMTPS needs a certificate: SMTP2CF_TLS_CERT_FILE is not set")
         bridge = Bridge(settings, await open_spool(settings), sandbox, certificate)
-        warn_of_exposure(settings, smtp + smtps + lmtp)
+        warn_of_exposure(settings, [sock for sockets in places.mail.values() for sock in sockets])
+        for line in clients_will_refuse(settings, certificate):
+            log.warning("tls.clients_will_refuse", note=line)
         stop = _signals(bridge.reload)
-        await bridge.start({SMTP_DOOR: smtp, SMTPS_DOOR: smtps, LMTP_DOOR: lmtp}, admin)
+        await bridge.start(places.mail, places.admin)
         announce(listening)
         log.info("serve.ready", version=__version__, **_where(listening))
         await stop.wait()
@@ -342,58 +351,44 @@ async def run(
         log.info("serve.stopped")
 
 
+class _Places(NamedTuple):
+    """Listening sockets, by what is spoken on them, and where they are."""
+
+    mail: Mapping[Door, list[socket.socket]]
+    admin: list[socket.socket]
+    sandbox: list[socket.socket]
+    at: Listening
+
+
+def _listen(doors: Doors, settings: config.Settings, on_trial: trial.Trial | None) -> _Places:
+    """Open every place to listen on. A sandbox that makes its certificate has TLS in a place of its own."""
+    apart = on_trial is not None and not trial.has_certificate(settings)
+    smtp, smtp_at = doors.open("smtp", settings.smtp_listen)
+    smtps, smtps_at = doors.open("smtps", settings.smtps_listen)
+    lmtp, lmtp_at = doors.open("lmtp", settings.lmtp_listen)
+    admin, admin_at = doors.open("admin", settings.admin_listen)
+    sandbox, sandbox_at = doors.open("sandbox", (on_trial.listen,) if on_trial is not None else ())
+    starttls, starttls_at = doors.open(
+        "starttls", (on_trial.starttls,) if on_trial is not None and apart and on_trial.starttls else ()
+    )
+    mail = {
+        replace(SMTP_DOOR, starttls=not apart): smtp,
+        replace(LMTP_DOOR, starttls=not apart): lmtp,
+        SMTPS_DOOR: smtps,
+        SMTP_DOOR: starttls,
+    }
+    at = Listening(smtp_at, starttls_at, smtps_at, lmtp_at, admin_at, sandbox_at[0] if sandbox_at else None)
+    return _Places(mail, admin, sandbox, at)
+
+
 def _where(listening: Listening) -> dict[str, object]:
     """Every place that is listened on, for the log; of what is seldom set up only where it is."""
     places = listening._asdict()
-    sandbox = places.pop("sandbox")
-    named: dict[str, object] = {
+    single = {name: str(place) for name in ("sandbox", "ca_file") if (place := places.pop(name))}
+    named = {
         name: [str(place) for place in at] for name, at in places.items() if at or name in ("smtp", "admin")
     }
-    return {**named, "sandbox": str(sandbox)} if sandbox else named
-
-
-def sandboxed(settings: config.Settings, sandbox_at: Endpoint) -> config.Settings:
-    """The settings, with the sandbox in Cloudflare's place."""
-    update = {
-        "api_base_url": f"http://{sandbox_at}/client/v4",
-        "account_id": settings.account_id or "sandbox",
-        "api_token": SecretStr(SANDBOX_TOKEN),
-    }
-    return settings.model_copy(update=update)
-
-
-def _apart_from_real_mail(settings: config.Settings) -> config.Settings:
-    """Mail for a sandbox waits in a spool of its own, unless one is named: no real mail may go there."""
-    if {"spool_url", "state_dir"} & settings.model_fields_set:
-        return settings
-    return settings.model_copy(update={"state_dir": _temporary_directory()})
-
-
-def _with_certificate(settings: config.Settings) -> config.Settings:
-    """A sandbox offers TLS too: with a certificate made now, unless one is named."""
-    if settings.tls_cert_file is not None or settings.tls_key_file is not None:
-        return settings
-    directory = _temporary_directory()
-    cert_file, key_file = directory / "certificate.pem", directory / "key.pem"
-    for file, pem in zip((cert_file, key_file), self_signed(settings.hostname), strict=True):
-        file.touch(0o600)
-        file.write_bytes(pem)
-    return settings.model_copy(update={"tls_cert_file": cert_file, "tls_key_file": key_file})
-
-
-def _temporary_directory() -> Path:
-    """A directory for nobody else, which is there until the process ends."""
-    directory = tempfile.mkdtemp(prefix="smtp2cf-sandbox-")
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    return Path(directory)
-
-
-async def _start_sandbox(sockets: list[socket.socket], hosts: tuple[str, ...]) -> "Sandbox":
-    from smtp2cf.sandbox import Sandbox
-
-    sandbox = Sandbox(token=None, hosts=hosts)
-    await sandbox.start(sockets)
-    return sandbox
+    return {**named, **single}
 
 
 def _doors(settings: config.Settings, opened: contextlib.ExitStack) -> Doors:

@@ -7,20 +7,15 @@ SMTP or of the settings but their names, which are in what it tells the operator
 
 import asyncio
 import contextlib
-import datetime
-import ipaddress
 import re
 import ssl
 import time
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
-
-if TYPE_CHECKING:
-    from cryptography import x509
 
 CERT_SETTING, KEY_SETTING = "SMTP2CF_TLS_CERT_FILE", "SMTP2CF_TLS_KEY_FILE"
 
@@ -31,7 +26,6 @@ PATIENCE = 30.0
 replaced one after the other."""
 WARN_DAYS = 14
 """Days before a certificate expires in which the log says so, each day."""
-SELF_SIGNED_DAYS = 30
 
 _VERSIONS = {
     "1.0": ssl.TLSVersion.TLSv1,
@@ -44,7 +38,8 @@ _VERSIONS = {
 _OLD_CIPHERS = "DEFAULT:!aNULL:!eNULL:!PSK:!SRP:!RC4:!MD5:@SECLEVEL=0"
 _MISMATCHES = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 """What OpenSSL calls a key that is not the certificate's: the same kind, or another."""
-_NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which the ssl module has no name for
+NO_CHECK_TIME = ssl.VerifyFlags(0x200000)
+"""X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which the ssl module has no name for."""
 _DAY = 86400.0
 
 log = structlog.stdlib.get_logger("smtp2cf.tls")
@@ -82,6 +77,11 @@ class Certificate:
     def __str__(self) -> str:
         ends = "has expired" if self.expires <= time.time() else "expires"
         return f"{self.subject}, {ends} {_date(self.expires)}"
+
+    @property
+    def file(self) -> Path:
+        """Where it is."""
+        return self._cert_file
 
     @property
     def context(self) -> ssl.SSLContext:
@@ -213,50 +213,6 @@ class Certificate:
             raise CertificateError(f"{CERT_SETTING}: {cert}: {error.strerror}") from None
 
 
-def self_signed(hostname: str) -> tuple[bytes, bytes]:
-    """A certificate for this host that nobody has signed, and its key; both PEM.
-
-    For trying things out: good for `hostname` and this host's loopback, for 30 days.
-    """
-    # 11 MB that no bridge with a certificate of its own needs.
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hostname[:64])])
-    names: dict[str, x509.GeneralName] = {
-        text: _general_name(text) for text in (hostname, "localhost", "127.0.0.1", "::1")
-    }
-    public_key = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=SELF_SIGNED_DAYS))
-        .add_extension(x509.SubjectAlternativeName(names.values()), critical=False)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(public_key, critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    return certificate.public_bytes(serialization.Encoding.PEM), key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-
-
-def _general_name(text: str) -> "x509.GeneralName":
-    from cryptography import x509
-
-    try:
-        return x509.IPAddress(ipaddress.ip_address(text.strip("[]")))
-    except ValueError:
-        return x509.DNSName(text)
-
-
 def _server_context(minimum: ssl.TLSVersion) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
@@ -275,24 +231,34 @@ def _what_clients_see(server: ssl.SSLContext, cert_file: Path) -> tuple[str, flo
     The client knows the certificate already, and looks at no clock. Raises ssl.SSLError where no client
     could shake hands, such as for a certificate that is not for servers.
     """
+    seen: Mapping[str, Any] = shake_hands(trusting(cert_file), server).getpeercert() or {}
+    names = [value for kind, value in seen.get("subjectAltName", ()) if kind == "DNS"]
+    names += [value for part in seen["subject"] for kind, value in part if kind == "commonName"]
+    starts, expires = (float(ssl.cert_time_to_seconds(seen[end])) for end in ("notBefore", "notAfter"))
+    return (names or ["(no name)"])[0], starts, expires
+
+
+def trusting(cert_file: Path) -> ssl.SSLContext:
+    """A client that trusts the certificates of this file, whoever signed them and whenever they end."""
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
     client.set_ciphers(_OLD_CIPHERS)
     client.load_verify_locations(cert_file)
-    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VerifyFlags(_NO_CHECK_TIME)
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | NO_CHECK_TIME
+    return client
+
+
+def shake_hands(client: ssl.SSLContext, server: ssl.SSLContext, name: str | None = None) -> ssl.SSLObject:
+    """The client's side of a handshake in memory. name: what it connects to. Raises ssl.SSLError."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     sides = (
-        client.wrap_bio(to_client, to_server),
+        client.wrap_bio(to_client, to_server, server_hostname=name),
         server.wrap_bio(to_server, to_client, server_side=True),
     )
     for side in sides * 3:
         with contextlib.suppress(ssl.SSLWantReadError):
             side.do_handshake()
-    seen: Mapping[str, Any] = sides[0].getpeercert() or {}
-    names = [value for kind, value in seen.get("subjectAltName", ()) if kind == "DNS"]
-    names += [value for part in seen["subject"] for kind, value in part if kind == "commonName"]
-    starts, expires = (float(ssl.cert_time_to_seconds(seen[end])) for end in ("notBefore", "notAfter"))
-    return (names or ["(no name)"])[0], starts, expires
+    return sides[0]
 
 
 def _is_readable(cert_file: Path) -> bool:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import structlog
 
-from smtp2cf.tls import PATIENCE, POLL_INTERVAL, Certificate, CertificateError, self_signed
+from smtp2cf.throwaway_ca import issue
+from smtp2cf.tls import PATIENCE, POLL_INTERVAL, Certificate, CertificateError
 from tests.cloudflare.virtual_time import run_in_virtual_time
 from tests.support.certificates import Pair, make_pair, shake_hands, write_pair
 from tests.support.needs import needs
@@ -430,13 +431,14 @@ def test_a_certificate_that_is_not_good_for_long_is_warned_of(
 
 @pytest.mark.parametrize("name", ["bridge.example", "localhost", "127.0.0.1", "::1"])
 def test_a_certificate_made_at_start_is_good_for_this_host(tmp_path: Path, name: str) -> None:
-    pair = Pair(*self_signed("bridge.example"))
-    certificate = Certificate(*write_pair(tmp_path, pair))
-    client, _ = shake_hands(certificate.context, pair.certificate, name)
+    issued = issue("bridge.example")
+    certificate = Certificate(*write_pair(tmp_path, Pair(issued.certificate, issued.key)))
+    client, _ = shake_hands(certificate.context, issued.ca, name)
     assert client.version() == "TLSv1.3"
     assert certificate.subject == "bridge.example"
 
 
 @pytest.mark.parametrize("hostname", ["localhost", "192.0.2.1", "[2001:db8::1]", "a" * 255, "under_score!"])
 def test_any_hostname_has_one(tmp_path: Path, hostname: str) -> None:
-    Certificate(*write_pair(tmp_path, Pair(*self_signed(hostname))))
+    issued = issue(hostname)
+    Certificate(*write_pair(tmp_path, Pair(issued.certificate, issued.key)))

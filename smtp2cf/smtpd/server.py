@@ -7,6 +7,7 @@ a verdict, and what decides who may send.
 import asyncio
 import contextlib
 import functools
+import itertools
 import socket
 import ssl
 import sys
@@ -50,11 +51,15 @@ log = structlog.stdlib.get_logger("smtp2cf.smtpd")
 
 @dataclass(frozen=True, eq=False)
 class Door:
-    """What is spoken at a listening socket. tls: from the first octet on."""
+    """What is spoken at a listening socket.
+
+    tls: from the first octet on. starttls: offered where there is a certificate.
+    """
 
     commands: Mapping[str, Command]
     lmtp: bool = False
     tls: bool = False
+    starttls: bool = True
 
 
 SMTP_DOOR = Door(SMTP_COMMANDS)
@@ -121,9 +126,8 @@ class Server:
         self._may_relay = functools.lru_cache(maxsize=4096)(policy.may_relay)
         self.helo_reply = f"250 {policy.hostname}\r\n".encode()
         self._offers = {
-            (lmtp, secure): self._offer(lmtp=lmtp, secure=secure)
-            for lmtp in (False, True)
-            for secure in (False, True)
+            (lmtp, starttls, secure): self._offer(lmtp=lmtp, starttls=starttls and not secure, secure=secure)
+            for lmtp, starttls, secure in itertools.product((False, True), repeat=3)
         }
         self._arrivals: list[Arrivals] = []
         self._listeners: list[asyncio.Server] = []
@@ -165,14 +169,18 @@ class Server:
 
     def offer(self, door: Door, *, secure: bool) -> bytes:
         """The answer to EHLO and LHLO."""
-        return self._offers[door.lmtp, secure]
+        return self._offers[door.lmtp, door.starttls, secure]
 
     def commands(self, door: Door) -> list[str]:
         """The commands that there are at this door, with what is set up."""
-        absent = {"STARTTLS"} if self.tls is None else set()
+        absent = {"STARTTLS"} if self.tls is None or not door.starttls else set[str]()
         if self.authenticate is None:
             absent.add("AUTH")
         return [verb for verb in door.commands if verb not in absent]
+
+    def starttls_context(self, door: Door) -> ssl.SSLContext | None:
+        """What to shake hands with after STARTTLS; None where it is not offered."""
+        return self.tls() if self.tls is not None and door.starttls else None
 
     def may_authenticate(self, *, secure: bool) -> bool:
         """A password may come over this connection."""
@@ -278,7 +286,7 @@ class Server:
         if not self.sessions:
             self._emptied.set()
 
-    def _offer(self, *, lmtp: bool, secure: bool) -> bytes:
+    def _offer(self, *, lmtp: bool, starttls: bool, secure: bool) -> bytes:
         words = [
             self.policy.hostname,
             "PIPELINING",
@@ -289,7 +297,7 @@ class Server:
         words += ["ENHANCEDSTATUSCODES", "DSN", "CHUNKING", f"LIMITS RCPTMAX={self.policy.max_recipients}"]
         if not lmtp:
             words.append("PRDR")
-        if self.tls is not None and not secure:
+        if self.tls is not None and starttls:
             words.append("STARTTLS")
         if self.may_authenticate(secure=secure):
             words.append("AUTH PLAIN LOGIN")

@@ -150,7 +150,7 @@ class Session(Connection):
 
     def smtp_STARTTLS(self, argument: str) -> None:
         """STARTTLS: everything from here on is in TLS, and nothing said before counts."""
-        context = self._server.tls() if self._server.tls is not None else None
+        context = self._server.starttls_context(self._door)
         if argument:
             return self._answer(replies.syntax("STARTTLS"))
         if self._secure or context is None:

@@ -77,10 +77,23 @@ def test_check_looks_at_the_certificate(tmp_path: Path) -> None:
         done = smtp2cf("check", **account, **settings_for(files))
         assert done.status == 0, done.err
         assert "\ncertificate: one.example, expires 20" in done.out
+        assert done.err.startswith(f"warning: SMTP2CF_TLS_CERT_FILE: {files[0]} (one.example): ")
+        assert done.err.count("\n") == 1
+        trusted = smtp2cf("check", **account, **settings_for(files), TLS_CA_FILE=str(files[0]))
+        assert (trusted.status, trusted.err) == (0, "")
         files[1].write_bytes(OTHER.key)
         done = smtp2cf("check", **account, **settings_for(files))
     assert done.status == os.EX_CONFIG
     assert done.err.startswith(f"smtp2cf: SMTP2CF_TLS_KEY_FILE: {files[1]} is not the key of ")
+
+
+def test_the_start_says_what_clients_will_do_with_it(tmp_path: Path) -> None:
+    files = write_pair(tmp_path, GOOD)
+    with running_bridge(tmp_path, **settings_for(files), SMTP_LISTEN="127.0.0.2:0") as bridge:
+        bridge.wait_for_log("serve.ready")
+        notes = [line["note"] for line in bridge.log() if line["event"] == "tls.clients_will_refuse"]
+    assert ["it is signed by itself only" in note for note in notes] == [True, False]
+    assert "is for one.example, not for 127.0.0.2. " in notes[1]
 
 
 def test_a_sandbox_makes_its_own_and_leaves_nothing_behind(
@@ -91,7 +104,7 @@ def test_a_sandbox_makes_its_own_and_leaves_nothing_behind(
         assert bridge.wait_for_log("tls.loaded")["subject"] == "bridge.example"
         (key,) = tmp_path.glob("smtp2cf-sandbox-*/key.pem")
         assert stat.S_IMODE(key.stat().st_mode) == 0o600
-        assert stat.S_IMODE(key.parent.stat().st_mode) == 0o700
+        assert stat.S_IMODE(key.parent.stat().st_mode) == 0o711, "clients that are other users read the CA"
         assert bridge.stop() == 0
     assert not list(tmp_path.glob("smtp2cf-sandbox-*"))
 

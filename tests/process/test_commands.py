@@ -207,9 +207,9 @@ def test_make_run_starts_the_bridge_with_its_sandbox() -> None:
 def test_a_sandbox_run_shows_where_to_send_and_where_to_look() -> None:
     """What `make run` prints: places that work, and a line for each message with what became of it."""
     places = {"SMTP_LISTEN": "127.0.0.1:0", "ADMIN_LISTEN": "127.0.0.1:0"}
-    sandbox = ("--sandbox", "--sandbox-listen", "127.0.0.1:0")
+    sandbox = ("--sandbox", "--sandbox-listen", "127.0.0.1:0", "--sandbox-tls-listen", "127.0.0.1:0")
     with running("serve", *sandbox, **places, LOG_FORMAT="console") as process:
-        shown = "".join(process.stdout.readline() for _ in range(4))
+        shown = "".join(process.stdout.readline() for _ in range(5))
         named = dict(re.findall(r"^  (send mail to|what went out|status) +(\S+)", shown, re.MULTILINE))
         host, _, port = named["send mail to"].partition(":")
         with smtplib.SMTP(host, int(port)) as client:

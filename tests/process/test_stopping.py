@@ -101,7 +101,8 @@ def test_sighup_does_not_stop_it(own: Bridge) -> None:
 def test_a_place_that_is_taken_is_named(bridge: Bridge, tmp_path: Path, setting: str) -> None:
     places = {"SMTP_LISTEN": "127.0.0.1:0", "ADMIN_LISTEN": "127.0.0.1:0", "STATE_DIR": str(tmp_path)}
     taken = bridge.env["SMTP2CF_SMTP_LISTEN"]
-    done = smtp2cf("serve", "--sandbox", "--sandbox-listen", "127.0.0.1:0", **{**places, setting: taken})
+    sandbox = ("--sandbox", "--sandbox-listen", "127.0.0.1:0", "--sandbox-tls-listen", "127.0.0.1:0")
+    done = smtp2cf("serve", *sandbox, **{**places, setting: taken})
     assert done.status == os.EX_OSERR
     assert done.err == f"smtp2cf: cannot listen on {taken}: Address already in use\n"
 

@@ -115,7 +115,7 @@ def running_bridge(
     environ |= {f"SMTP2CF_{name}": value for name, value in settings.items()}
     command = [sys.executable, "-m", "smtp2cf", "serve", *arguments]
     if sandbox:
-        command += ["--sandbox", "--sandbox-listen", "127.0.0.1:0"]
+        command += ["--sandbox", "--sandbox-listen", "127.0.0.1:0", "--sandbox-tls-listen", "127.0.0.1:0"]
     if handing:
         command = handing_over(handing, command)
     log = directory / "bridge.log"
