@@ -219,7 +219,7 @@ def _target(url: str) -> bytes:
 def _error_in(answer: Answer) -> SendError:
     """What an answer that is no success means."""
     header = answer.headers.get
-    retry_after = retry_after_of(header("Retry-After", ""), header("Ratelimit", ""))
+    retry_after = retry_after_of(header("Retry-After", ""), header("Ratelimit", ""), header("Date", ""))
     return error_of(answer.status, answer.body, retry_after)
 
 

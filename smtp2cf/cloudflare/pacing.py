@@ -7,11 +7,12 @@ has every call refused for five minutes, so a call too few is the better mistake
 """
 
 import asyncio
+import calendar
 import re
 import time
 from collections import deque
 from collections.abc import Callable
-from email.utils import parsedate_to_datetime
+from email.utils import parsedate_tz
 from typing import NamedTuple
 
 from smtp2cf.reply import Reply, Scope, SendError
@@ -20,8 +21,10 @@ RESERVE = 0.2
 """Share of a window's calls that are spread over what is left of it."""
 RESERVE_UNKNOWN = 10
 """The same in calls, where the size of the window is not known."""
-RETRY_AFTER_LIMITS = (1.0, 3600.0)
-"""Seconds we believe of a Retry-After or a window: at least, at most."""
+RETRY_AFTER_LIMITS = (1.0, 2.0**31)
+"""Seconds of a Retry-After: at least, and what stands for any number that is too large (RFC 9111 §1.2.2)."""
+WINDOW_LIMIT = 3600.0
+"""Seconds we believe of a window of `Ratelimit` at most."""
 BACKOFF = (5.0, 300.0)
 """Seconds to stay away after a 429 without Retry-After: at first, doubling, at most."""
 LATENESS = 0.05
@@ -140,7 +143,7 @@ class Pacer:
             self._quota, self._span = _size_of(policy)
         now = self._clock()
         # The seconds are whole ones, and nobody says which way they were rounded.
-        self._end = _End(now + min(reset, RETRY_AFTER_LIMITS[1]) + 1.0, turn.before)
+        self._end = _End(now + min(reset, WINDOW_LIMIT) + 1.0, turn.before)
         # The others in flight may not be in its number. Those that ended since this one began may not be
         # either, but they are in what was known before.
         left -= self.in_flight - 1
@@ -249,24 +252,40 @@ def _size_of(policy: str) -> tuple[int | None, float]:
     spans = [float(found) for found in _SPAN.findall(f";{policy}")]
     if not quotas or not spans:
         return None, 0.0
-    return min(quotas), min(max(spans), RETRY_AFTER_LIMITS[1])
+    return min(quotas), min(max(spans), WINDOW_LIMIT)
 
 
-def retry_after_of(value: str, ratelimit: str = "") -> float | None:
+def retry_after_of(value: str, ratelimit: str = "", date: str = "") -> float | None:
     """Seconds of a Retry-After header, a number or a date (RFC 9110 §10.2.3); where there is none, of
-    `ratelimit` when it says that no call is left, else None."""
+    `ratelimit` when it says that no call is left, else None.
+
+    date: the answer's Date header, from which a date counts: whatever our own clock shows, it is the
+    server's that the date was made by.
+    """
     value = value.strip()
     seconds: float | None = None
     if value.isascii() and value.isdigit():
         seconds = float(value)
-    elif value:
-        try:
-            seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, OverflowError):
-            seconds = None
+    elif (until := _http_date(value)) is not None:
+        since = _http_date(date)
+        seconds = until - (time.time() if since is None else since)
     if seconds is None and (window := _tightest(ratelimit)) is not None and window[0] == 0:
-        seconds = window[1]
+        seconds = min(window[1], WINDOW_LIMIT)
     if seconds is None:
         return None
     least, most = RETRY_AFTER_LIMITS
     return min(max(least, seconds), most)
+
+
+def _http_date(value: str) -> float | None:
+    """Epoch seconds of a date in any of the three forms of RFC 9110 §5.6.7; None where it is none.
+
+    All of them are in GMT, and one of them, asctime's, does not say so.
+    """
+    parsed = parsedate_tz(value) if value else None
+    if parsed is None or abs(offset := parsed[9] or 0) >= 86400:
+        return None
+    try:
+        return float(calendar.timegm(parsed[:6]) - offset)
+    except (ValueError, OverflowError):
+        return None
