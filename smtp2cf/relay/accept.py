@@ -19,6 +19,7 @@ from smtp2cf.message.authors import authors
 from smtp2cf.message.eightbit import to_utf8
 from smtp2cf.message.header import drop_headers, received_count
 from smtp2cf.message.newlines import has_bare_newlines, normalize_newlines
+from smtp2cf.relay import patience
 from smtp2cf.relay.bounce import BouncePolicy, dsns_for
 from smtp2cf.relay.deliver import Attempt, deliver
 from smtp2cf.relay.queue import Pace, Queue, RetryPolicy
@@ -159,7 +160,7 @@ class Relay:
         """Let what is under way end for `timeout` seconds; the rest stays in the spool."""
         started = time.monotonic()
         if self._reports:
-            await asyncio.wait(self._reports, timeout=timeout)
+            await patience.wait(self._reports, timeout)
         if self.queue is not None:
             await self.queue.drain(max(0.0, timeout - (time.monotonic() - started)))
 
@@ -210,8 +211,7 @@ class Relay:
             self.attempt(envelope, envelope.forward_paths, message)
         )
         try:
-            await asyncio.wait((attempt,), timeout=self._policy.reply_timeout)
-            if not attempt.done():
+            if await patience.wait((attempt,), self._policy.reply_timeout):
                 text = f"{envelope.queue_id} kept, Cloudflare has not answered yet"
                 verdict = _same_for_all(envelope, Reply(250, "2.0.0", text))
                 await queue.keep_in_flight(envelope, message, attempt, self._answer(envelope, verdict))

@@ -18,6 +18,7 @@ import structlog
 
 from smtp2cf import maillog
 from smtp2cf.envelope import Envelope, Outcomes
+from smtp2cf.relay import patience
 from smtp2cf.relay.bounce import BouncePolicy, dsns_for
 from smtp2cf.relay.deliver import Attempt
 from smtp2cf.reply import Reply, SendError
@@ -124,11 +125,10 @@ class Queue:
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - what is under way outlives it
         """Claim no more, let what is under way end for `timeout` seconds; the spool keeps the rest."""
         await self.stop_claiming()
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=timeout)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        late = await patience.wait(self._tasks, timeout)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
 
     # ---- keeping
 

@@ -1,0 +1,25 @@
+"""Patience: waiting for tasks up to a time limit, and for what had come by then though the loop was busy.
+
+asyncio.wait looks at its clock alone: after a stall of the loop it gives up on an answer that lies in the
+socket's buffer. Knows nothing of mail.
+"""
+
+import asyncio
+from collections.abc import Collection
+from typing import Any
+
+ROUNDS = 100
+"""Rounds of the loop after the limit in which what has arrived becomes an answer: about a millisecond."""
+
+
+async def wait(tasks: Collection[asyncio.Task[Any]], timeout: float) -> set[asyncio.Task[Any]]:  # noqa: ASYNC109 - what is under way outlives it
+    """Wait for all of `tasks`, `timeout` seconds at most; those that are not done."""
+    late: set[asyncio.Task[Any]] = set()
+    if tasks:
+        _, late = await asyncio.wait(tasks, timeout=timeout)
+    for _ in range(ROUNDS):
+        late = {task for task in late if not task.done()}
+        if not late:
+            break
+        await asyncio.sleep(0)
+    return late
