@@ -52,6 +52,8 @@ PIPELINE = 100
 """Commands sent before their replies are read: few enough for both to fit into socket buffers."""
 RECIPIENTS_AT_ONCE = 1000
 LONGEST_ADDRESS = 320
+LONGEST_ENVID = 100
+"""Characters, as xtext (RFC 3461 §4.4)."""
 MOST_REPLY_LINES = 1000
 NAMED_ON_STDERR = 20
 DROP_VERSION = 1
@@ -84,8 +86,12 @@ class Away(Exception):  # noqa: N818 - no error where there is a drop directory
 
 def complain(text: str) -> None:
     """Write one line to standard error, in this program's name and without control characters."""
-    printable = "".join(c if c.isprintable() else " " for c in text)
-    write_stderr(f"{program_name()}: {printable}\n")
+    write_stderr(f"{program_name()}: {printable(text)}\n")
+
+
+def printable(text: str) -> str:
+    """The text on one line, with nothing in it that a terminal or a protocol would obey."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
 
 
 def write_stderr(text: str) -> None:
@@ -109,7 +115,8 @@ class Settings:
         path = environ.get("SMTP2CF_SENDMAIL_CONF", CONFIG_FILE)
         self._values = {**DEFAULTS, **read_settings_file(path)}
         self._values.update((key, value) for key, value in environ.items() if key.startswith("SMTP2CF_"))
-        self._domain = self.get("DOMAIN")
+        self._domain = ""
+        self._domain_is_good = False
 
     def get(self, name: str) -> str:
         return self._values.get("SMTP2CF_SENDMAIL_" + name, "").strip()
@@ -135,9 +142,11 @@ class Settings:
 
     @property
     def domain(self) -> str:
-        """The domain for addresses that have none."""
-        if not self._domain:
-            self._domain = domain_of_host()
+        """The domain for addresses that have none; raises Failure where that is no domain."""
+        if not self._domain_is_good:
+            given = self.get("DOMAIN")
+            self._domain = good_domain(given, "SMTP2CF_SENDMAIL_DOMAIN=") if given else domain_of_host()
+            self._domain_is_good = True
         return self._domain
 
     def password(self) -> str:
@@ -187,15 +196,28 @@ def domain_of_host() -> str:
         with open("/etc/mailname", encoding="ascii") as file:
             name = file.readline().strip()
         if name:
-            return name
+            return good_domain(name, "/etc/mailname: ")
     except (OSError, ValueError):
         name = ""  # most hosts have none
     name = os.uname().nodename
     if "." not in name:
-        name = next((alias for alias in names_in_hosts(name) if "." in alias), name)
+        name = next((alias for alias in names_in_hosts(name) if "." in alias and is_domain(alias)), name)
     domain = name.partition(".")[2]
     # A host named example.com is its own domain; "com" never is anybody's.
-    return domain if "." in domain else name or "localhost"
+    return good_domain(domain if "." in domain else name or "localhost", "this host's name: ")
+
+
+def good_domain(domain: str, where: str) -> str:
+    """The domain, which will stand in addresses and header fields; raises Failure for what is none."""
+    if not is_domain(domain):
+        raise Failure(CONFIG, f"{where}{domain}: not a domain; set SMTP2CF_SENDMAIL_DOMAIN to yours")
+    return domain
+
+
+def name_of_host() -> str:
+    """What this host calls itself in SMTP."""
+    name = os.uname().nodename
+    return name if is_domain(name) else "localhost"
 
 
 def names_in_hosts(name: str) -> list[str]:
@@ -216,6 +238,8 @@ def parse_endpoint(text: str, setting: str) -> tuple[str, int, str]:
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
+        colon = ""
+    if set(host) & set(' <>"/\\') or not host.isprintable():
         colon = ""
     if not colon or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
         raise Failure(CONFIG, f"{setting}={text}: may be host:port, [v6]:port or unix:/path")
@@ -259,8 +283,8 @@ def _connect_to(family: int, address: Any, text: str) -> _socket.socket:
 
 # --------------------------------------------------------------------------- command line
 
-WITH_ARGUMENT = "ABCFLNORVXbfhopr"
-WITH_ATTACHED_ARGUMENT = "deq"
+WITH_ARGUMENT = "ABCFLNORVXbefhopr"
+WITH_ATTACHED_ARGUMENT = "dq"
 WITHOUT_ARGUMENT = "GUmnxEIcitv"
 MODES = {"m": "deliver", "s": "smtp", "p": "mailq", "i": "newaliases", "v": "verify"}
 REFUSED_MODES = {
@@ -357,6 +381,8 @@ def _set_option(options: Options, letter: str, value: str) -> None:
         options.ret = value.upper()
     elif letter == "V":
         options.envid = xtext(value)
+        if len(options.envid) > LONGEST_ENVID:
+            raise Failure(USAGE, f"option -V: longer than the {LONGEST_ENVID} characters of an envelope id")
 
 
 def _mode(letter: str) -> str:
@@ -371,7 +397,7 @@ def _notify(value: str) -> str:
     conditions = [condition.strip().lower() for condition in value.split(",")]
     if conditions != ["never"] and not all(condition in NOTIFY_CONDITIONS for condition in conditions):
         raise Failure(USAGE, f"option -N {value}: may be never, or a list of success, failure, delay")
-    return ",".join(conditions).upper()
+    return ",".join(dict.fromkeys(conditions)).upper()
 
 
 def xtext(text: str) -> str:
@@ -404,11 +430,14 @@ class Mailbox:
         return f"{self.address}@{settings.domain}" if self.insert_at is not None else str(self.address)
 
 
-def parse_addresses(text: str) -> list[Mailbox]:
-    """The mailboxes of an address list (RFC 5322 §3.4, obsolete forms and semicolons too)."""
+def parse_addresses(text: str, *, blanks_part: bool = True) -> list[Mailbox]:
+    """The mailboxes of an address list (RFC 5322 §3.4, obsolete forms and semicolons too).
+
+    blanks_part: addresses may stand side by side with blanks alone between them.
+    """
     found: list[Mailbox] = []
     words: list[tuple[str, int]] = []
-    start, bracket, in_angle = 0, 0, False
+    bracket, in_angle = 0, False
     for word, end in _tokens(text):
         # In a source route, <@a,@b:c@d>, commas part nothing.
         in_route = in_angle and [one for one, _ in words[bracket + 1 : bracket + 2]] == ["@"]
@@ -417,24 +446,62 @@ def parse_addresses(text: str) -> list[Mailbox]:
         elif word == ">":
             in_angle = False
         elif word in (",", ";") and not in_route:
-            if words:
-                found.append(_mailbox(words, text[start : end - 1]))
-            words, start, in_angle = [], end, False
+            found += _mailboxes(words, text, blanks_part)
+            words, in_angle = [], False
             continue
         elif word == ":" and not in_angle:
-            words, start = [], end  # what stood before it was the name of a group
+            words = []  # what stood before it was the name of a group
             continue
         words.append((word, end))
-    if words:
-        found.append(_mailbox(words, text[start:]))
-    return found
+    return found + _mailboxes(words, text, blanks_part)
 
 
 def parse_argument(text: str) -> list[Mailbox]:
     """The mailboxes of a command line argument: what folds a header field is an attack here."""
-    if not text.isprintable():
+    if UNSEEN.intersection(text.replace("\t", " ")) or not is_text(text):
         return [Mailbox(None, None, text)]
     return parse_addresses(text)
+
+
+def _mailboxes(words: list[tuple[str, int]], text: str, blanks_part: bool) -> list[Mailbox]:
+    """The mailboxes between two commas: one, or several with blanks between them."""
+    parts = [words]
+    if blanks_part and len(words) > 1:
+        parts = [part for behind in _parted_at_brackets(words) for part in _parted_at_blanks(behind)]
+    return [_mailbox(part, text[part[0][1] - len(part[0][0]) : part[-1][1]]) for part in parts if part]
+
+
+def _parted_at_brackets(words: list[tuple[str, int]]) -> list[list[tuple[str, int]]]:
+    """`A <a@x> B <b@x> c@x`: behind a > begins another mailbox where one more follows."""
+    places = list(enumerate(word for word, _ in words))
+    last = max((place for place, word in places if word in "<@"), default=-1)
+    ends = [place + 1 for place, word in places if word == ">" and place < last]
+    return [words[start:end] for start, end in zip([0, *ends], [*ends, len(words)])]
+
+
+def _parted_at_blanks(words: list[tuple[str, int]]) -> list[list[tuple[str, int]]]:
+    """`a@x b@x` is two addresses; words without any @ are a name, and in <> is one address."""
+    tokens = [word for word, _ in words]
+    if "<" in tokens or "@" not in tokens:
+        return [words]
+    parts = [[words[0]]]
+    has_at = tokens[0] == "@"
+    for place in range(1, len(words)):
+        word, end = words[place]
+        before, ended = words[place - 1]
+        joined = ended == end - len(word)  # nothing between them
+        dotted = before.endswith(".") or word.startswith(".")
+        if not joined and has_at and before != "@":
+            joined = dotted and tokens[place + 1 : place + 2] != ["@"]
+        elif not joined:
+            joined = dotted or "@" in (before, word)
+        if joined:
+            parts[-1].append(words[place])
+        else:
+            parts.append([words[place]])
+            has_at = False
+        has_at = has_at or word == "@"
+    return parts
 
 
 def _tokens(text: str) -> Iterator[tuple[str, int]]:
@@ -511,28 +578,77 @@ def _mailbox(words: list[tuple[str, int]], source: str) -> Mailbox:
         if not tokens:
             return Mailbox("", None, source)
     at = tokens.index("@") if "@" in tokens else len(tokens)
-    local, domain = tokens[:at], tokens[at + 1 :]
-    address = "".join(tokens)
-    good = _is_dotted(local) and (_is_dotted(domain) or at == len(tokens))
-    if not good or not address.isprintable() or len(address) > LONGEST_ADDRESS:
+    local, domain = "".join(tokens[:at]), "".join(tokens[at + 1 :])
+    if len(domain) > 1 and domain.endswith("."):
+        domain = domain[:-1]
+    has_domain = at < len(tokens)
+    address = f"{local}@{domain}" if has_domain else local
+    good = _are_dotted(tokens[:at]) and _are_dotted(tokens[at + 1 :])
+    good = good and is_local(local) and (is_domain(domain) or not has_domain)
+    if not good or len(address) > LONGEST_ADDRESS:
         return Mailbox(None, None, source)
-    return Mailbox(address, words[-1][1] if at == len(tokens) else None, source)
+    return Mailbox(address, None if has_domain else words[-1][1], source)
 
 
-def _is_dotted(tokens: list[str]) -> bool:
-    """Atoms, quoted strings and domain literals, with a dot wherever two of them meet."""
-    if not "".join(tokens).strip(".") or not all(map(_is_word, tokens)):
-        return False
+def _are_dotted(tokens: list[str]) -> bool:
+    """There is a dot wherever two of them meet."""
     return all(left.endswith(".") or right.startswith(".") for left, right in zip(tokens, tokens[1:]))  # noqa: RUF007
 
 
-def _is_word(token: str) -> bool:
-    if token[0] == '"':
-        inside = token[1:-1].replace("\\\\", "")
-        return len(token) > 1 and token[-1] == '"' and not inside.endswith("\\")
-    if token[0] == "[":
-        return token[-1] == "]"
-    return not any(special in token for special in "\\)]<>,;:@")
+# What is a local part and a domain is what the bridge takes for one (smtp2cf/smtpd/path.py): mail that
+# is kept while it is away is judged by it later.
+UNSEEN = frozenset(
+    chr(code)
+    for first, last in (
+        (0x00, 0x1F), (0x7F, 0xA0), (0x1680, 0x1680), (0x2000, 0x200B), (0x200E, 0x200F),
+        (0x2028, 0x202F), (0x205F, 0x206F), (0x3000, 0x3000), (0xFEFF, 0xFEFF),
+    )
+    for code in range(first, last + 1)
+)  # fmt: skip
+"""Control characters, line ends, blanks apart from the space, and marks that turn the direction of text."""
+NO_ATOM = UNSEEN | set(' <>()[]\\,;:@"')
+
+
+def is_local(text: str) -> bool:
+    """Is it a local part: characters that need no quotes, or one quoted string?"""
+    if not is_text(text):
+        return False
+    if len(text) < 2 or text[0] != '"' or text[-1] != '"':
+        return bool(text.strip(".")) and not NO_ATOM.intersection(text)
+    escaped = False
+    for c in text[1:-1]:
+        if escaped:
+            if not " " <= c <= "~":
+                return False
+            escaped = False
+        elif c == "\\":
+            escaped = True
+        elif c == '"' or c in UNSEEN:
+            return False
+    return not escaped
+
+
+def is_domain(text: str) -> bool:
+    """Is it a domain name, in any script, or an address literal?"""
+    if text[:1] == "[" and text[-1:] == "]":
+        inside = text[1:-1]
+        inside = inside[5:] if inside[:5].lower() == "ipv6:" else inside
+        return bool(inside) and set(inside) <= set("0123456789abcdefABCDEF:.")
+    if not text or UNSEEN.intersection(text) or not is_text(text):
+        return False
+    return all(
+        label and label[0] != "-" and label[-1] != "-" and all(map(_is_in_label, label))
+        for label in text.split(".")
+    )
+
+
+def _is_in_label(c: str) -> bool:
+    return c > "\x7f" or c.isalnum() or c in "_-"
+
+
+def is_text(text: str) -> bool:
+    """Was all of it UTF-8? What wasn't has become surrogates."""
+    return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 # --------------------------------------------------------------------------- aliases
@@ -556,7 +672,10 @@ class Aliases:
                 raise Failure(
                     CONFIG, f"{self._path}: {name}: {target.strip()}: only addresses can be sent to"
                 )
-        return parse_addresses(text)
+        targets = parse_addresses(text)
+        if any(target.source.startswith(("|", "/", '"|', '"/')) for target in targets):
+            raise Failure(CONFIG, f"{self._path}: {name}: only addresses can be sent to")
+        return targets
 
     def _read(self) -> dict[str, str]:
         lists: dict[str, str] = {}
@@ -634,15 +753,15 @@ class Message:
     def write_lines(self, blocks: Iterable[bytes]) -> None:
         """Write text with LF line ends; the last line gets one where it has none.
 
-        A bare CR would start a line at the next hop, one that nobody here has looked at: it does so here.
+        A bare CR stays: whether it ends a line or is in the header of a part, where it would start a
+        field, is the bridge's to tell, which does so for all mail alike.
         """
         last = b"\n"
         for block in blocks:
-            text = block.replace(b"\r", b"\n")
-            last = text[-1:]
-            self.write(text.replace(b"\n", b"\r\n"))
+            last = block[-1:]
+            self.write(block.replace(b"\n", b"\r\n"))
         if last != b"\n":
-            self.write(b"\r\n")
+            self.write(b"\n" if last == b"\r" else b"\r\n")
 
     def blocks(self) -> Iterator[bytes]:
         if self._file is None:
@@ -757,7 +876,7 @@ class Input:
 
 
 def read_header(text: Input) -> list[bytes]:
-    """The fields of the header with their LFs.
+    """The fields of the header with their LFs; a CR inside one is a space, and starts nothing.
 
     The first line that is neither a field nor its continuation ends the header; an empty one is no
     part of the body. One leading `From ` line, a mailbox's, is dropped.
@@ -766,7 +885,7 @@ def read_header(text: Input) -> list[bytes]:
     if text.line().startswith((b"From ", b">From ")):
         text.skip(text.line())
     while True:
-        line = text.line()
+        line = text.line().replace(b"\r", b" ")
         if fields and line[:1] in (b" ", b"\t"):
             fields[-1].append(line)
         elif is_field(line):
@@ -903,8 +1022,8 @@ def sender_of(options: Options, settings: Settings) -> str:
 
 
 def _field(line: bytes) -> tuple[str, str]:
-    """Name in lower case and the whole field; a CR inside would become the start of another one."""
-    text = line.replace(b"\r", b" ").decode("utf-8", "surrogateescape")
+    """Name in lower case and the whole field."""
+    text = line.decode("utf-8", "surrogateescape")
     return text.partition(":")[0].rstrip().lower(), text
 
 
@@ -914,7 +1033,7 @@ def _qualify(name: str, field: str, settings: Settings) -> str:
         return field
     colon = field.index(":") + 1
     pieces, copied = [], 0
-    for mailbox in parse_addresses(field[colon:]):
+    for mailbox in parse_addresses(field[colon:], blanks_part=name in RECIPIENT_FIELDS):
         if mailbox.insert_at is not None:
             pieces += [field[copied : colon + mailbox.insert_at], "@", settings.domain]
             copied = colon + mailbox.insert_at
@@ -923,7 +1042,10 @@ def _qualify(name: str, field: str, settings: Settings) -> str:
 
 def user_name() -> str:
     entry = password_entry()
-    return str(entry.pw_name) if entry else f"uid{os.getuid()}"
+    name = str(entry.pw_name) if entry else ""
+    # A directory service names users as it likes: `EXAMPLE\\anna`, `anna@example.com`, `anna smith`.
+    quoted = '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return next((local for local in (name, quoted) if name and is_local(local)), f"uid{os.getuid()}")
 
 
 def full_name() -> str:
@@ -1141,7 +1263,7 @@ class Client:
         return reply
 
     def _hello(self) -> None:
-        name = os.uname().nodename or "localhost"
+        name = name_of_host()
         reply = self.command(f"EHLO {name}")
         if reply.code >= 500:
             self._expect("connect", self.command(f"HELO {name}"))
@@ -1520,14 +1642,14 @@ def verify(options: Options, settings: Settings) -> int:
     codes = [NO_USER for box in expanded if not box.address]
     for box in expanded:
         if not box.address:
-            write_stdout(f"{box.source}... no address\n")
+            write_stdout(f"{printable(box.source)}... no address\n")
     if good:
         try:
             with Client(settings, options.verbose) as client:
                 client.start()
                 for outcome in client.check(Envelope(sender, good)):
                     fate = f"not deliverable: {outcome.reply}" if outcome.exit_code else "deliverable"
-                    write_stdout(f"{outcome.recipient}... {fate}\n")
+                    write_stdout(f"{outcome.recipient}... {printable(fate)}\n")
                     codes.append(outcome.exit_code)
                 client.quit()
         except Away as error:
@@ -1552,7 +1674,8 @@ def smtp_on_stdio(options: Options, settings: Settings) -> int:
                 return OK
         except Away as error:
             if not os.path.isdir(settings.get("DROP_DIR") or DEFAULTS["SMTP2CF_SENDMAIL_DROP_DIR"]):
-                write_stdout(f"421 4.3.2 {settings.bridge} is away, and there is no drop directory\r\n")
+                text = f"421 4.3.2 {settings.bridge} is away, and there is no drop directory"
+                write_stdout(f"{printable(text)}\r\n")
                 raise Failure(TEMPFAIL, str(error)) from error
     return OwnSession(options, settings).run()
 
@@ -1617,7 +1740,7 @@ class OwnSession:
         }
 
     def run(self) -> int:
-        self._say(f"220 {os.uname().nodename} ESMTP smtp2cf-sendmail")
+        self._say(f"220 {name_of_host()} ESMTP smtp2cf-sendmail")
         while True:
             line = self._line()
             if line is None:
@@ -1644,12 +1767,12 @@ class OwnSession:
 
     def _helo(self, _: str) -> str:
         self._envelope = None
-        return f"250 {os.uname().nodename}"
+        return f"250 {name_of_host()}"
 
     def _ehlo(self, _: str) -> str:
         self._envelope = None
         offered = ("PIPELINING", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES")
-        return "".join(f"250-{line}\r\n" for line in (os.uname().nodename, *offered)) + "250 DSN"
+        return "".join(f"250-{line}\r\n" for line in (name_of_host(), *offered)) + "250 DSN"
 
     def _mail(self, argument: str) -> str:
         if self._envelope is not None:
@@ -1683,7 +1806,8 @@ class OwnSession:
             return "503 5.5.1 RCPT first"
         self._say("354 end with <CRLF>.<CRLF>")
         message = Message()
-        message.write_lines(unix_lines(self._text()))
+        for block in self._text():
+            message.write(block)  # as it came: line ends are the bridge's to mend, as in its own session
         envelope, self._envelope = self._envelope, None
         try:
             if self._settings.yes("DIRECT"):
@@ -1738,7 +1862,7 @@ def smtp_path(argument: str, keyword: str) -> tuple[str | None, dict[str, str]]:
 # --------------------------------------------------------------------------- mailq and -q
 
 
-STATUS_MARKS = {"active": "*", "hold": "!"}
+STATUS_MARKS = {"active": "*", "held": "!"}
 
 
 def bridge_queue(settings: Settings) -> Iterator[tuple[str, int, float, str, list[tuple[str, str]]]]:
@@ -1802,13 +1926,13 @@ class QueueReport:
         local = time.localtime(arrived)
         clock = f"{local.tm_hour:02}:{local.tm_min:02}:{local.tm_sec:02}"
         date = f"{DAYS[local.tm_wday]} {MONTHS[local.tm_mon - 1]} {local.tm_mday:2} {clock}"
-        lines = [f"{queue_id:<17} {size:8} {date:<19} {sender or 'MAILER-DAEMON'}"]
+        lines = [f"{queue_id:<17} {size:8} {date:<19} {printable(sender) or 'MAILER-DAEMON'}"]
         last = ""
         for address, reply in recipients:
             if reply and reply != last:
-                lines.append(f"({reply})".rjust(78))
+                lines.append(f"({printable(reply)})".rjust(78))
             last = reply
-            lines.append(f"{'':<17} {'':>8} {'':<19} {address}")
+            lines.append(f"{'':<17} {'':>8} {'':<19} {printable(address)}")
         write_stdout("\n".join(lines) + "\n\n")
         self.messages += 1
         self.octets += size

@@ -230,7 +230,7 @@ OPTIONS = [
             ("-B", "8BITMIME"), ("-B7BIT",), ("-O", "DeliveryMode=b"), ("-OQueueDirectory=/tmp/x",), ("-odb",),
             ("-o", "em"), ("-Ac",), ("-A", "m"), ("-C", "/etc/mail/x.cf"), ("-L", "tag"), ("-h", "3"),
             ("-p", "SMTP:host"), ("-X", "/nonexistent/log"), ("-d",), ("-d0.1",), ("-G",), ("-U",), ("-n",),
-            ("-m",), ("-x",), ("-E",), ("-em",), ("-e",), ("-Gnim",),
+            ("-m",), ("-x",), ("-E",), ("-em",), ("-Gnim",),
         )
     ),
     Case("--", ("--", "-f@example.net"), MAIL, recipients=("-f@example.net",), message=MAIL_OUT),
@@ -241,6 +241,17 @@ OPTIONS = [
         MAIL,
         recipients=("a@example.net", "b@example.net", "c@example.net", "d@example.com", "B@EXAMPLE.NET"),
         message=MAIL_OUT,
+    ),
+    Case("recipients with blanks between them", ("a@example.net b@example.net", "c@example.net\td"), MAIL,
+         recipients=("a@example.net", "b@example.net", "c@example.net", "d@example.com"), message=MAIL_OUT),
+    Case(
+        "-t: recipients with blanks between them",
+        ("-t", "-i"),
+        b"From: a@example.org\nTo: b@example.net c@example.net\n d@example.net\nCc: root e@example.net\n"
+        b"Date: Mon, 1 Jan 2024 00:00:00 +0000\nMessage-ID: <1@x>\n\nhi\n",
+        recipients=("b@example.net", "c@example.net", "d@example.net", "root@example.com", "e@example.net"),
+        message="From: a@example.org\nTo: b@example.net c@example.net\n d@example.net\n"
+        "Cc: root@example.com e@example.net\nDate: Mon, 1 Jan 2024 00:00:00 +0000\nMessage-ID: <1@x>\n\nhi\n",
     ),
     Case("a From line is dropped", B, b"From root Mon Jan  1 00:00:00 2024\n" + MAIL, recipients=B, message=MAIL_OUT),
     Case("a >From line is dropped", B, b">From root Mon Jan  1 2024\n" + MAIL, recipients=B, message=MAIL_OUT),

@@ -173,9 +173,17 @@ def test_away_only_crlf_dot_crlf_ends_a_message(away: Sendmail, trick: bytes) ->
     away("-bs", input=SESSION.replace(MESSAGE, smuggled))
 
     [file] = away.drop_directory.iterdir()
-    message = read_drop(file, 10_000)[1]
-    assert b"MAIL FROM:<evil@x>\r\n" in message
-    assert message.count(b"\n") == message.count(b"\r") == message.count(b"\r\n")
+    assert read_drop(file, 10_000)[1] == smuggled.replace(b"\r\n.", b"\r\n")
+
+
+def test_away_line_ends_are_kept_for_the_bridge_to_judge(away: Sendmail) -> None:
+    """A field that a bare CR would start here could not be told from one that was there."""
+    away.with_drop_directory()
+    odd = b"Subject: ticket\rBcc: victim@x.example\r\r\nTo: b@y.example\r\n\r\na\rb\nc\r\n"
+    away("-bs", input=SESSION.replace(MESSAGE, odd))
+
+    [file] = away.drop_directory.iterdir()
+    assert read_drop(file, 10_000)[1] == odd
 
 
 def test_away_message_that_breaks_off_is_not_kept(away: Sendmail) -> None:

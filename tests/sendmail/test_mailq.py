@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from smtp2cf.spool import Status
 from tests.sendmail.conftest import Sendmail
 
 ITEMS = [
@@ -20,12 +21,13 @@ ITEMS = [
         ],
     },
     {
-        "queue_id": "HOF8F9A2YSBAT", "size": 1024, "received_at": 86399, "sender": "", "status": "active",
+        "queue_id": "HOF8F9A2YSBAT", "size": 1024, "received_at": 86399, "sender": "",
+        "status": str(Status.ACTIVE),
         "next_attempt": None, "recipients": [{"address": "e@y.example", "reply": ""}],
     },
     {
         "queue_id": "HOF8F9A2YSBAU", "size": 100, "received_at": 864000, "sender": "a@x.example",
-        "status": "hold",
+        "status": str(Status.HELD),
         "next_attempt": None,
         "recipients": [{"address": "ü@y.example", "reply": "451 4.3.0 " + "x" * 90}],
     },

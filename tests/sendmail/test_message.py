@@ -30,6 +30,13 @@ INPUTS = [
     ("bare CR before a dot", b"\na\r.\rb\n", b"\r\na\r\n.\r\nb\r\n"),
     ("bare CR at the end", b"\na\r", b"\r\na\r\n"),
     ("bare CR in a field", b"Subject: s\rBcc: evil@x\n\nhi\n", b"Subject: s Bcc: evil@x\r\n\r\nhi\r\n"),
+    (
+        "bare CRs in the header",
+        b"X: s\r\rBcc: e@x\n\rCc: e@x\r\r\n\r\nhi\n",
+        b"X: s  Bcc: e@x\r\n Cc: e@x\r\n\r\nhi\r\n",
+    ),
+    ("a bare CR ends no header", b"X: s\n\r\r\nhi\n", b"X: s\r\n\r\nhi\r\n"),
+    ("a CR too many in the header", b"X: s\r\r\nY: t\r\r\n\r\r\nhi\r\r\n", b"X: s\r\nY: t\r\n\r\nhi\r\n"),
     ("no body", b"", b"\r\n"),
     ("empty body", b"\n", b"\r\n"),
     ("dots", b"\n.\n..\n...\n.x\n", b"\r\n.\r\n..\r\n...\r\n.x\r\n"),
@@ -50,6 +57,15 @@ def test_bytes_that_reach_send_raw(
 
     [arrived] = bridge.messages()
     assert arrived["mime_message"] == FIXED.replace(b"\n", b"\r\n") + expected
+
+
+def test_bare_cr_behind_the_header_is_the_bridges_to_judge(away: Sendmail) -> None:
+    """In the header of a part it would start a field; only who reads MIME can tell."""
+    with scripted() as server:
+        env = {"SMTP2CF_SENDMAIL_HOST": server.endpoint}
+        away("-i", "b@x.example", input=FIXED + b"\n--b\nX: a\rBcc: c\r\r\n\n1%\r2%\n", env=env)
+
+    assert server.messages[0].endswith(b"\r\n\r\n--b\r\nX: a\rBcc: c\r\n\r\n1%\r2%\r\n")
 
 
 def test_bytes_on_the_wire_are_dot_stuffed(away: Sendmail) -> None:
