@@ -37,6 +37,7 @@ FORMS = {
     "null_sender_address": "an address such as bounces@example.com",
     "max_message_size": "a number of bytes, or a size such as 5MiB",
     "max_message_memory": "a number of bytes, or a size such as 512MiB",
+    "spool_min_free": "a number of bytes, or a size such as 64MiB",
     "postmaster": "an address such as mailer-daemon@example.com",
     "socket_mode": "permissions in octal, such as 0660",
 }
@@ -289,6 +290,12 @@ class Settings(BaseSettings):
         description="Where the bridge keeps its files: $STATE_DIRECTORY as systemd sets it, else"
         " /var/lib/smtp2cf for root and ~/.local/state/smtp2cf for others.",
         examples=["/var/lib/smtp2cf"],
+    )
+    spool_min_free: ByteSize = Field(
+        ByteSize(64 * 1024 * 1024),
+        ge=0,
+        description="New mail gets 452 while less than this is free on the disk of the SQLite spool; what is"
+        " in the spool goes out all the same. Never less than 1.5 times SMTP2CF_MAX_MESSAGE_SIZE.",
     )
     retry_min: float = Field(
         60, gt=0, le=86400, description="Seconds until the second attempt, doubling with each."

@@ -35,6 +35,11 @@ def retry_policy(settings: config.Settings) -> RetryPolicy:
     )
 
 
+def spool_min_free(settings: config.Settings) -> int:
+    """Octets that must be free on the spool's disk: a message needs more than its size, for a moment."""
+    return max(settings.spool_min_free, settings.max_message_size * 3 // 2)
+
+
 def bounce_policy(settings: config.Settings) -> BouncePolicy:
     """Who sends DSNs."""
     return BouncePolicy(

@@ -23,7 +23,7 @@ from smtp2cf.endpoint import Endpoint, group_id
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.listing import listed
 from smtp2cf.relay import DropDirectory, Relay
-from smtp2cf.reply import SendError
+from smtp2cf.reply import Reply, SendError
 from smtp2cf.smtpd import LMTP_DOOR, SMTP_DOOR, SMTPS_DOOR, Door, Server
 from smtp2cf.spool import Spool
 from smtp2cf.systemd import HandedOverError, handed_over
@@ -89,6 +89,7 @@ class Bridge:
             authenticate=self.access.authenticate,
             sender_refusal=self.access.sender_refusal,
             quotas=quotas if quotas.active else None,
+            closed=self._closed if store is not None else None,
             tls=(lambda: certificate.context) if certificate is not None else None,
         )
         self.admin = Admin(
@@ -98,7 +99,11 @@ class Bridge:
             hosts=policies.own_names(settings),
         )
         self.drop = DropDirectory(
-            policies.drop_policy(settings), self.relay.accept, self.relay.bounce, self.relay.answered
+            policies.drop_policy(settings),
+            self.relay.accept,
+            self.relay.bounce,
+            self.relay.answered,
+            closed=self._closed if store is not None else None,
         )
         self._drop_run: asyncio.Task[None] | None = None
         self._watches: list[asyncio.Task[None]] = []
@@ -134,6 +139,11 @@ class Bridge:
             **({"waiting mail": self.waiting.summary()} if self.waiting is not None else {}),
             "recent": maillog.recent(),
         }
+
+    def _closed(self) -> Reply | None:
+        """The reply to new mail while the spool takes none."""
+        refusal = self.spool.refusal() if self.spool is not None else None
+        return refusal.reply if refusal is not None else None
 
     async def _queue_items(self) -> AsyncIterator[Mapping[str, object]]:
         assert self.spool is not None  # noqa: S101 - the admin is handed this only where there is one
@@ -255,7 +265,9 @@ async def open_spool(settings: config.Settings, *, serve: bool = True) -> Spool 
     url = settings.spool_url.get_secret_value()
     if url.lower() == "none":
         return None
-    return await spool.open_spool(url, state_dir=settings.state_dir, serve=serve)
+    return await spool.open_spool(
+        url, state_dir=settings.state_dir, serve=serve, min_free=policies.spool_min_free(settings)
+    )
 
 
 def relay_once(envelope: Envelope, message: bytes) -> Verdict:

@@ -41,8 +41,9 @@ class Waiting:
     async def look(self) -> None:
         """Write to the spool, count what is in it."""
         try:
-            await self._spool.check()
+            # Counted first: what waits in a spool that takes no more mail goes out all the same.
             self._totals = await self._spool.totals()
+            await self._spool.check()
         except SendError as error:
             if not self._broken:
                 log.error("spool.broken", reply=str(error.reply))  # noqa: TRY400 - the cause is in the reply

@@ -96,7 +96,7 @@ class DropDirectory:
     A file is kept until accept has answered with success. A transient answer is tried again, with
     doubling delays, until expire_after. Whoever is refused for good is handed to `bounce`; where
     there is none, the file is set aside under a name that shows the reply. `answered` is told of every
-    message when its answer has been acted upon.
+    message when its answer has been acted upon. While `closed` gives a reply the files stay where they are.
     """
 
     def __init__(
@@ -105,11 +105,13 @@ class DropDirectory:
         accept: Accept,
         bounce: Bounce | None = None,
         answered: Answered | None = None,
+        closed: Callable[[], Reply | None] | None = None,
     ) -> None:
         self._policy = policy
         self._accept = accept
         self._bounce = bounce
         self._answered = answered
+        self._closed = closed
         self._ready: deque[str] = deque()
         self._waiting: dict[str, _Waiting] = {}
         self._immovable: set[str] = set()
@@ -180,6 +182,8 @@ class DropDirectory:
         return sorted(names)
 
     def _start_due(self) -> None:
+        if self._closed is not None and self._closed() is not None:
+            return  # it is looked at again after `interval`, and whoever closed says why
         now = time.monotonic()
         for name in [name for name, waiting in self._waiting.items() if waiting.next_attempt <= now]:
             if name not in self._in_flight and name not in self._ready:
@@ -410,7 +414,10 @@ def _move(path: Path, kept: Path, reason: str) -> None:
     if kept.exists() or kept.is_symlink():
         kept = kept.with_name(f"{new_queue_id()}.{kept.name}")
     path.rename(kept)
-    kept.with_name(kept.name + ".reason").write_text(reason + "\n")
+    try:
+        kept.with_name(kept.name + ".reason").write_text(reason + "\n")
+    except OSError as error:  # a full disk takes no reason, and the log has it
+        log.warning("drop.reason_not_written", file=kept.name, error=str(error))
 
 
 def _remove_if_old(path: Path) -> None:

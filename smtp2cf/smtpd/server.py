@@ -99,7 +99,8 @@ class Server:
     """Takes sessions on the sockets it is given and hands their messages to `accept`.
 
     authenticate: None where nobody may. sender_refusal: holds a reverse path against what its sender may
-    use. quotas: of an address and of a user. tls: the context of the next handshake, None without TLS.
+    use. quotas: of an address and of a user. closed: the reply to MAIL while no mail can be taken. tls: the
+    context of the next handshake, None without TLS.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Server:
         authenticate: Authenticate | None = None,
         sender_refusal: SenderRefusal | None = None,
         quotas: Quotas | None = None,
+        closed: Callable[[], Reply | None] | None = None,
         tls: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         self.accept = accept
@@ -120,6 +122,7 @@ class Server:
         self.tls = tls
         self._sender_refusal = sender_refusal
         self._quotas = quotas
+        self.closed = closed
         self.notices = Notices()
         self.sessions: set[Connection] = set()
         self.session_template = _session_template(policy)

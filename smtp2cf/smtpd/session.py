@@ -223,6 +223,8 @@ class Session(Connection):
                 "session.relaying_denied", client=self.client, helo=self.session.host_name
             )
             return self._answer(refusal)
+        if self._server.closed is not None and (refusal := self._server.closed()) is not None:
+            return self._answer(refusal)
         refusal = self.envelope.mail(argument, size_limit=self._server.policy.max_message_size)
         if refusal is None and (refusal := self._server.mail_refusal(self)) is not None:
             self._server.notices.warning(

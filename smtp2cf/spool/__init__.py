@@ -47,12 +47,15 @@ __all__ = [
 SQLITE_FILE = "spool.sqlite3"
 
 
-async def open_spool(url: str, *, state_dir: Path, serve: bool = True, lease: float = LEASE) -> Spool:
+async def open_spool(
+    url: str, *, state_dir: Path, serve: bool = True, lease: float = LEASE, min_free: int = 0
+) -> Spool:
     """Open the spool at `url`, and make it where there is none.
 
     url: `sqlite:///path`, `postgresql://…`, or "" for SQLite in `state_dir`. serve: this process
     sends mail, so it takes SQLite's lock; without it the spool can be listed and changed, beside
-    the one that serves. lease: seconds. Raises SpoolError.
+    the one that serves. lease: seconds. min_free: octets that must be free on SQLite's disk for new
+    mail to be taken. Raises SpoolError.
     """
     scheme, _, rest = url.partition("://")
     if not url or scheme == "sqlite":
@@ -60,7 +63,7 @@ async def open_spool(url: str, *, state_dir: Path, serve: bool = True, lease: fl
         path = Path("/" + rest.lstrip("/")) if rest else state_dir / SQLITE_FILE
         from smtp2cf.spool.sqlite import SqliteSpool
 
-        return await SqliteSpool.open(path, serve=serve, lease=lease)
+        return await SqliteSpool.open(path, serve=serve, lease=lease, min_free=min_free)
     if scheme in ("postgresql", "postgres"):
         try:
             from smtp2cf.spool.postgres import PostgresSpool

@@ -15,7 +15,7 @@ from functools import partial
 from typing import NamedTuple
 
 from smtp2cf.envelope import Outcomes
-from smtp2cf.reply import Reply
+from smtp2cf.reply import Reply, SendError
 from smtp2cf.spool import codec, postgres_sql
 from smtp2cf.spool.batcher import Batcher
 from smtp2cf.spool.fair import Lanes
@@ -182,6 +182,10 @@ class PostgresSpool:
     async def check(self) -> None:
         """See protocol.Spool."""
         await self._database.execute(postgres_sql.CHECK)
+
+    def refusal(self) -> SendError | None:
+        """See protocol.Spool."""
+        return None
 
     async def recall(self, digest: bytes, *, begin: bool = True) -> Memory | None:
         """See protocol.Spool. Shared, so a client that comes back to another replica is known there."""

@@ -261,7 +261,14 @@ class Spool(Protocol):
         """What waits, by status; a status without mail is left out."""
 
     async def check(self) -> None:
-        """Write something, to see that it can be done."""
+        """Write something, to see that it can be done; raises what `refusal` gives, too."""
+
+    def refusal(self) -> SendError | None:
+        """Why no new mail may come in; None while it may.
+
+        Asked at every MAIL, so it only looks, and not even that each time. What is in the spool
+        goes out all the same.
+        """
 
     async def recall(self, digest: bytes, *, begin: bool = True) -> Memory | None:
         """Look for an earlier transaction; where there is none and with `begin`, note that this one has

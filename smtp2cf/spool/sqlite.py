@@ -19,8 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from prometheus_client import Gauge
+
 from smtp2cf.envelope import Outcomes
-from smtp2cf.reply import Reply
+from smtp2cf.reply import Reply, SendError
 from smtp2cf.spool import codec, sqlite_file
 from smtp2cf.spool.lock import SpoolLock
 from smtp2cf.spool.protocol import (
@@ -38,11 +40,14 @@ from smtp2cf.spool.protocol import (
     Status,
     Total,
 )
+from smtp2cf.spool.space import Space
 from smtp2cf.spool.sqlite_store import GIVEN_BACK, Page, Settlement, Store, conditions
 from smtp2cf.spool.waiting import Claims, DueAlarm
 from smtp2cf.spool.writer import Writer, send_error
 
 T = TypeVar("T")
+
+FREE = Gauge("smtp2cf_spool_free_bytes", "Room for the spool: free on its disk, and inside its own file")
 
 POLL = 1.0
 """Seconds after which mail that `queue retry` or `release` made due, in another process, is seen."""
@@ -53,9 +58,12 @@ READERS = 2
 class SqliteSpool:
     """See protocol.Spool. Made by `open`."""
 
-    def __init__(self, path: Path, *, lock: SpoolLock | None, lease: float, memory: dict[bytes, str]) -> None:
+    def __init__(
+        self, path: Path, *, lock: SpoolLock | None, lease: float, memory: dict[bytes, str], min_free: int
+    ) -> None:
         self._path = path
         self._lock = lock
+        self._space = Space(path.parent, min_free)
         self._store = Store(f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}", lease)
         self._writer = Writer(path, lambda: sqlite_file.connect_writer(path))
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="spool-reader")
@@ -67,10 +75,15 @@ class SqliteSpool:
         }
 
     @classmethod
-    async def open(cls, path: Path, *, serve: bool = True, lease: float = LEASE) -> "SqliteSpool":
-        """Open the file at `path`, made where it is missing; lease in seconds. Raises SpoolError."""
+    async def open(
+        cls, path: Path, *, serve: bool = True, lease: float = LEASE, min_free: int = 0
+    ) -> "SqliteSpool":
+        """Open the file at `path`, made where it is missing; lease in seconds, min_free in octets.
+
+        Raises SpoolError.
+        """
         lock, memory = await asyncio.to_thread(_prepare, path, serve)
-        return cls(path, lock=lock, lease=lease, memory=memory)
+        return cls(path, lock=lock, lease=lease, memory=memory, min_free=min_free)
 
     async def put(self, *mail: NewMail) -> None:
         """See protocol.Spool."""
@@ -175,7 +188,15 @@ class SqliteSpool:
 
     async def check(self) -> None:
         """See protocol.Spool."""
-        await self._writer.do(self._store.check, None)
+        free_inside: int = await self._writer.do(self._store.check, None)
+        self._space.inside = free_inside
+        FREE.set(self._space.free)
+        if (refusal := self.refusal()) is not None:
+            raise refusal
+
+    def refusal(self) -> SendError | None:
+        """See protocol.Spool."""
+        return self._space.refusal()
 
     async def recall(self, digest: bytes, *, begin: bool = True) -> Memory | None:
         """See protocol.Spool. Kept in memory as well: only the unconfirmed are, so it is little."""

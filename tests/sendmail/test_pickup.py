@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import time
@@ -68,8 +69,10 @@ def put(policy: DropPolicy, name: str = "A.drop", message: bytes = MESSAGE, **he
 
 
 @contextlib.asynccontextmanager
-async def taking(policy: DropPolicy, accept: Accept, bounce: Any = None) -> AsyncIterator[DropDirectory]:
-    drops = DropDirectory(policy, accept, bounce)
+async def taking(
+    policy: DropPolicy, accept: Accept, bounce: Any = None, closed: Any = None
+) -> AsyncIterator[DropDirectory]:
+    drops = DropDirectory(policy, accept, bounce, closed=closed)
     task = asyncio.create_task(drops.run())
     try:
         yield drops
@@ -97,6 +100,38 @@ async def test_what_is_there_at_the_start_is_taken(policy: DropPolicy) -> None:
     [(envelope, message)] = accept.taken
     assert message == MESSAGE
     assert (envelope.reverse_path, envelope.forward_paths, envelope.body) == ("a@x", ("b@y",), "7BIT")
+
+
+async def test_what_is_there_waits_while_no_mail_is_taken(policy: DropPolicy) -> None:
+    put(policy)
+    accept = Accept(SENT)
+    asked = 0
+    full: Reply | None = Reply(452, "4.3.1", "full")
+
+    def closed() -> Reply | None:
+        nonlocal asked
+        asked += 1
+        return full
+
+    async with taking(policy, accept, closed=closed):
+        await until(lambda: asked > 3)
+        assert (accept.taken, files(policy.directory)) == ([], ["A.drop"])
+        full = None
+        await until(lambda: not files(policy.directory))
+    assert len(accept.taken) == 1
+
+
+async def test_a_reason_that_finds_no_room_is_no_reason_to_keep_the_file(
+    policy: DropPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    put(policy, version=99)
+    async with taking(policy, Accept(SENT)):
+        await until(lambda: not files(policy.directory))
+    assert files(policy.aside) == ["A.drop"]
 
 
 async def test_what_appears_later_is_taken_oldest_name_first(policy: DropPolicy) -> None:

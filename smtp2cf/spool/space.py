@@ -1,0 +1,90 @@
+"""Space: whether there is room for more mail, before there is none (Postfix's queue_minfree).
+
+What counts is what is free on the disk and, beside that, what is free inside the spool's own file.
+
+Knows no SQLite: whoever writes the file says how much of it is free.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from smtp2cf.spool.protocol import SpoolFull
+
+LOOK_EVERY = 0.25
+"""Seconds for which a look at the disk holds good."""
+
+ENOUGH = 17 / 16
+"""Times the least that must be free again before mail is taken again: it should not go to and fro."""
+
+
+class Space:
+    """The room there is, looked at no more often than every LOOK_EVERY seconds.
+
+    directory: where the spool is. min_free: octets below which no new mail is taken. on_disk: octets
+    that are free on the disk of a directory.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        min_free: int,
+        *,
+        on_disk: Callable[[Path], int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._directory = directory
+        self._min_free = min_free
+        self._on_disk = on_disk or free_on_disk
+        self._clock = clock
+        self._looked_at = float("-inf")
+        self._refusal: SpoolFull | None = None
+        self.inside = 0
+        """Octets that are free inside the spool's file."""
+        self.free = 0
+        """Octets that were free at the last look, inside and outside."""
+        self.exhausted = False
+        """What is set aside for a full disk had to be used: no mail is taken until it is there again."""
+
+    def refusal(self) -> SpoolFull | None:
+        """What refuses new mail while there is too little room; None while there is enough."""
+        now = self._clock()
+        if now - self._looked_at >= LOOK_EVERY:
+            self._looked_at = now
+            self._look()
+        return self._refusal
+
+    def has_enough(self) -> bool:
+        """There is enough room, seen now, apart from what is set aside."""
+        wanted = self._min_free * ENOUGH if self._refusal is not None else self._min_free
+        return self._measured() >= wanted
+
+    def _look(self) -> None:
+        try:
+            enough = self.has_enough()
+        except OSError:
+            return  # it is not there: whoever tries to write says so
+        if enough and not self.exhausted:
+            self._refusal = None
+            return
+        self._refusal = SpoolFull(
+            f"{_shown(self.free)} are free for it in {self._directory}, and less than"
+            f" {_shown(self._min_free)} (SMTP2CF_SPOOL_MIN_FREE) must not be"
+            if not enough
+            else f"the disk of {self._directory} was full, and its reserve is not there again yet"
+        )
+
+    def _measured(self) -> int:
+        self.free = self._on_disk(self._directory) + self.inside
+        return self.free
+
+
+def free_on_disk(directory: Path) -> int:
+    """Octets that a user other than root may still write. Raises OSError."""
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize
+
+
+def _shown(octets: int) -> str:
+    return f"{octets / 2**20:.1f} MiB" if octets >= 2**20 else f"{octets / 2**10:.0f} KiB"
