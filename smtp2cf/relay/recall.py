@@ -1,16 +1,17 @@
 """Recall: a client that vanished before our 250 sends its message again, and must not send it twice.
 
-Every transaction is noted before its call and its answer after it, until the client has shown that
-it got the answer. The same envelope and bytes within ten minutes then get the same answer without a
-call; while the first is still under way, they wait for it. Mail that goes into the spool is noted
-with it, in one go. A transaction that was begun and never answered, by a process that died, may
-have been sent: the second one is sent, and logged as a possible duplicate.
+Every transaction is noted before its call and its answer after it, until it is clear that the client got
+the answer. The same envelope and bytes within ten minutes then get the same answer without a call; while the
+first is still under way, or nobody knows yet whether its client got the answer, they wait for it. Mail that
+goes into the spool is noted with it, in one go. A transaction that was begun and never answered, by a process
+that died, may have been sent: the second one is sent, and logged as a possible duplicate.
 
 One answer is noted for a transaction. Where the client takes one for each recipient (LMTP, PRDR), those
 that failed behind a success are noted one by one beside it. Knows no SMTP session.
 """
 
 import asyncio
+import contextlib
 import hashlib
 from dataclasses import dataclass
 
@@ -19,14 +20,18 @@ from smtp2cf.envelope import Envelope, Outcomes, Verdict
 from smtp2cf.reply import Reply
 from smtp2cf.spool import Answer, Spool
 
+PATIENCE = 90.0
+"""Seconds that a message waits at most until it is clear whether the client of the same one before it got its
+answer; whoever looks after that knows long before."""
+
 
 @dataclass(slots=True, eq=False)
 class _Transaction:
     """One that is under way, or whose client has not shown that it got its answer.
 
-    left: where the client hung up before the answer, set once it is clear whether it got it. noted:
-    the answer that was handed to the spool together with the mail. exceptions: the digests under which
-    recipients' own answers are noted.
+    left: the client hung up before the answer. settled: where somebody waits for it, set once it is clear
+    whether it got it. noted: the answer that was handed to the spool together with the mail. exceptions:
+    the digests under which recipients' own answers are noted.
     """
 
     digest: bytes
@@ -34,12 +39,13 @@ class _Transaction:
     under_way: bool = False
     ended: bool = False
     noted: Reply | None = None
-    left: asyncio.Event | None = None
+    left: bool = False
+    settled: asyncio.Event | None = None
 
-    def let_go_on(self) -> None:
-        """Whoever waits for what becomes of this one finds it in the spool's memory now, or nothing."""
-        if self.left is not None:
-            self.left.set()
+    async def wait(self) -> None:
+        """Until whoever waits finds what became of this one in the spool's memory, or nothing there."""
+        self.settled = self.settled or asyncio.Event()
+        await self.settled.wait()
 
 
 class Recall:
@@ -48,7 +54,7 @@ class Recall:
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
         self._transactions: dict[str, _Transaction] = {}
-        self._under_way: dict[bytes, list[_Transaction]] = {}
+        self._same: dict[bytes, list[_Transaction]] = {}
 
     async def begin(self, envelope: Envelope, message: bytes, *, call: bool) -> Verdict | None:
         """Note a transaction; the answers of an earlier one whose client did not get it.
@@ -93,7 +99,7 @@ class Recall:
                 if envelope.per_recipient:
                     self._remember_exceptions(transaction, verdict.outcomes)
                 self._spool.remember(transaction.digest, reply)
-        elif transaction.noted is None and transaction.digest not in self._under_way:
+        elif transaction.noted is None and not self._is_under_way(transaction.digest):
             # Refused mail is the client's to send again. (The spool may have failed after it had kept it.)
             self._spool.forget(transaction.digest)
 
@@ -102,7 +108,7 @@ class Recall:
         transaction = self._transactions.pop(envelope.queue_id, None)
         if transaction is not None:
             self._end(transaction)
-            transaction.let_go_on()
+            self._settle(transaction)
 
     def answered(self, envelope: Envelope, *, received: bool) -> None:
         """The client has shown that it got its answer, or has gone without it.
@@ -113,13 +119,13 @@ class Recall:
         if transaction is None:
             return
         if not transaction.ended:
-            transaction.left = transaction.left or asyncio.Event()
+            transaction.left = True
             return
         del self._transactions[envelope.queue_id]
-        if received and transaction.digest not in self._under_way:
+        if received and not self._is_under_way(transaction.digest):
             for digest in (transaction.digest, *transaction.exceptions):
                 self._spool.forget(digest)
-        transaction.let_go_on()
+        self._settle(transaction)
 
     def _remember_exceptions(self, transaction: _Transaction, outcomes: Outcomes) -> None:
         failed = {
@@ -147,29 +153,42 @@ class Recall:
 
     async def _earlier(self, envelope: Envelope, transaction: _Transaction, call: bool) -> Reply | None:
         digest = transaction.digest
-        while (left := self._left(digest)) is not None:
-            await left.wait()
-        others = self._under_way.setdefault(digest, [])
+        await self._until_settled(digest)
+        twice = self._is_under_way(digest)
         transaction.under_way = True
-        others.append(transaction)
-        if len(others) > 1:
+        self._same.setdefault(digest, []).append(transaction)
+        if twice:
             return None  # somebody really sends the same mail twice
         known = await self._spool.recall(digest, begin=call)
         if known is not None and known.reply is None:
             maillog.possible_duplicate(envelope, envelope.forward_paths)
         return known.reply if known is not None else None
 
-    def _left(self, digest: bytes) -> asyncio.Event | None:
-        """Set once it is clear whether a client that hung up got its answer; None where none did."""
-        return next((other.left for other in self._under_way.get(digest, ()) if other.left is not None), None)
+    async def _until_settled(self, digest: bytes) -> None:
+        """Until it is clear whether the clients that are answered, or hung up, have got their answers."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                while (other := self._unsettled(digest)) is not None:
+                    await other.wait()
+
+    def _unsettled(self, digest: bytes) -> _Transaction | None:
+        return next((other for other in self._same.get(digest, ()) if other.left or other.ended), None)
+
+    def _is_under_way(self, digest: bytes) -> bool:
+        return any(other.under_way for other in self._same.get(digest, ()))
 
     def _end(self, transaction: _Transaction) -> None:
         transaction.ended = True
-        if transaction.under_way:
-            others = self._under_way[transaction.digest]
+        transaction.under_way = False
+
+    def _settle(self, transaction: _Transaction) -> None:
+        others = self._same.get(transaction.digest, [])
+        if transaction in others:
             others.remove(transaction)
             if not others:
-                del self._under_way[transaction.digest]
+                del self._same[transaction.digest]
+        if transaction.settled is not None:
+            transaction.settled.set()
 
 
 def _digest_of(transaction: bytes, recipient: str) -> bytes:

@@ -13,10 +13,8 @@ Knows no command: session.py does.
 """
 
 import asyncio
-import os
 import socket
 import ssl
-import sys
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -27,7 +25,6 @@ from smtp2cf.reply import Reply, one_line
 from smtp2cf.smtpd import replies
 from smtp2cf.smtpd.foreign import PROXY_V2, foreign_protocol
 from smtp2cf.smtpd.notices import Notices
-from smtp2cf.smtpd.receipts import Receipts
 from smtp2cf.smtpd.sasl import AUTH_LINE_LIMIT
 from smtp2cf.smtpd.transaction import Transaction
 
@@ -50,22 +47,10 @@ ROOM_STEP = 262144
 """Octets after which a message in the making asks anew whether there is room for it."""
 REFUSED_LINGER = 1.0
 """The same for a client that was turned away."""
-ACKNOWLEDGED_WAIT = 1.0
-"""Seconds after which a client that is there still is not about to vanish without its answer."""
-RESET_WAIT = 0.5
-"""Seconds in which a client that is gone, and not just silent, answers a reply with a reset."""
 
 _NONSENSE = frozenset({500, 501, 502, 503, 504, 535, 555})
 
 log = structlog.stdlib.get_logger("smtp2cf.smtpd")
-
-
-def unacknowledged(sock: socket.socket) -> int:
-    """Packets that the peer has not acknowledged (tcp(7), TCP_INFO); where none is told, as if there were."""
-    if not hasattr(socket, "TCP_INFO") or sys.platform != "linux":
-        return 1
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
-    return int.from_bytes(info[24:28], sys.byteorder)  # tcpi_unacked
 
 
 def tls_failed(notices: Notices, client: str, error: BaseException) -> None:
@@ -112,7 +97,6 @@ class Connection(aiosmtpd.SMTP):
         self._door = door
         self._peer = peer
         self._secure = door.tls
-        self._below: socket.socket | None = None
         self._handshaking = False
         self.client = ""
         self.user = ""
@@ -125,7 +109,7 @@ class Connection(aiosmtpd.SMTP):
         self._room_until = ROOM_STEP
         self._relaying = 0
         self._task: asyncio.Task[None] | None = None
-        self._receipts = Receipts(server.answered)
+        self._receipts = server.receipts.of_session()
         self._ended = False
         self._closing = False
         self._hung_up = False
@@ -152,8 +136,6 @@ class Connection(aiosmtpd.SMTP):
             return
         self.session = self._create_session()
         self.session.peer = peer
-        if self._secure:
-            self._keep_socket()
         self._timeout_handle = self.loop.call_later(self._timeout_duration, self._timeout_cb)
         self.transport.write(self._server.greeting(self._door))
 
@@ -170,15 +152,14 @@ class Connection(aiosmtpd.SMTP):
         self.transport = self._data = None
         self._closing = self._hung_up = True
         self._drop_unanswered()
-        self._receipts.client_left()
-        self._settle_receipts(error)
+        self._receipts.closed()
         self._forget_when_done()
         log.debug("session.ended", client=self.client, error=repr(error) if error else None)
 
     def eof_received(self) -> bool:
         """The client sends no more, but may still read: answer what it sent."""
         self._ended = True
-        self._receipts.client_left()
+        self._receipts.hung_up()
         half_closed = not (self._secure or self._handshaking)
         if not half_closed:
             self._drop_unanswered()  # TLS can't be closed by halves: no answer would get to the client
@@ -187,10 +168,9 @@ class Connection(aiosmtpd.SMTP):
 
     def data_received(self, data: bytes) -> None:
         """Octets of a message go to where it is kept; commands are answered as they come."""
+        self._receipts.heard()
         if self._hung_up:
             return  # TLS hands on what it had even while it is being closed
-        if self._receipts.unconfirmed:
-            self._receipts.confirm(received=True)
         if self._data is not None:
             self._heard_at = self.loop.time()
             if self._take(data):
@@ -350,64 +330,18 @@ class Connection(aiosmtpd.SMTP):
     def _hang_up(self) -> None:
         self._closing = self._hung_up = True
         self._drop_unanswered()
-        if self._receipts.unconfirmed and self._ended:
-            self.loop.call_later(RESET_WAIT, self._look_for_reset)
-        else:
-            self._leave()
-
-    def _keep_socket(self) -> None:
-        """TLS closes its connection at once, and only the socket below tells of a reset that comes then."""
-        transport = cast("asyncio.Transport", self.transport)
-        if not transport.is_closing():
-            self._below = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
-
-    def _settle_receipts(self, error: Exception | None) -> None:
-        """The connection is gone: did the last answers come through? As in `_look_for_reset`."""
-        if self._below is None or isinstance(error, ConnectionError) or not self._receipts.unconfirmed:
-            self._receipts.confirm(received=error is None)
-            self._forget_socket()
-        else:
-            self.loop.call_later(RESET_WAIT, self._look_below, self._below)
-
-    def _look_below(self, sock: socket.socket) -> None:
-        self._receipts.confirm(received=not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
-        self._forget_socket()
-        self._forget_when_done()
-
-    def _forget_socket(self) -> None:
-        if self._below is not None:
-            self._below.close()
-            self._below = None
-
-    def _forget_when_done(self) -> None:
-        if self.transport is None and self._task is None and self._below is None:
-            self._server.forget(self)
-
-    def confirm_if_acknowledged(self) -> None:
-        """A client that stays and says nothing has its answers, if its kernel took them a while ago."""
-        waited = self.loop.time() - self._heard_at > ACKNOWLEDGED_WAIT
-        if self._receipts.unconfirmed and waited and self.transport is not None and not self._ended:
-            sock = self.transport.get_extra_info("socket")
-            if sock.family == socket.AF_UNIX or not unacknowledged(sock):
-                self._receipts.confirm(received=True)
-
-    def _look_for_reset(self) -> None:
-        """A client that is gone has answered our reply with a reset; one that only listens has not."""
-        if self.transport is not None:
-            sock = self.transport.get_extra_info("socket")
-            self._receipts.confirm(received=not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
-            self._leave()
-
-    def _leave(self) -> None:
         if self.transport is not None:
             self.transport.close()
             if self._timeout_handle is None:
                 self._timeout_handle = self.loop.call_later(LINGER, self._timeout_cb)
 
+    def _forget_when_done(self) -> None:
+        if self.transport is None and self._task is None:
+            self._server.forget(self)
+
     def _give_up(self) -> None:
         """The client does not read what was written for it."""
         if self.transport is not None:
-            self._receipts.confirm(received=False)
             self.transport.abort()
 
     def _drop_unanswered(self) -> None:
@@ -420,6 +354,17 @@ class Connection(aiosmtpd.SMTP):
         text = status.decode("utf-8", "replace") if isinstance(status, bytes) else status
         line = replies.with_enhanced_code(text)
         self._send(line.encode("ascii", "backslashreplace") + b"\r\n", int(line[:3]))
+
+    def _send_answer(self, reply: Reply, wire: bytes) -> None:
+        """Send what became of a message: whoever relays has to know whether it gets there."""
+        transport = self.transport
+        # TLS can't be closed by halves, and drops what is written after the client's end.
+        if transport is not None and (
+            self._hung_up or transport.is_closing() or (self._ended and self._secure)
+        ):
+            transport = None
+        self._receipts.answer(reply, transport, len(wire))
+        self._send(wire, reply.code)
 
     def _answer(self, reply: Reply) -> None:
         self._send(reply.wire(utf8=self.envelope.smtp_utf8), reply.code)
@@ -502,7 +447,6 @@ class Connection(aiosmtpd.SMTP):
             if secured is not None and self.transport is plain:
                 self.transport = secured
                 self._secure = True
-                self._keep_socket()
             else:
                 plain.abort()
                 self.connection_lost(None)

@@ -27,7 +27,7 @@ from smtp2cf.smtpd.connection import Connection
 from smtp2cf.smtpd.networks import Network, is_in
 from smtp2cf.smtpd.notices import Notices
 from smtp2cf.smtpd.quotas import Quotas
-from smtp2cf.smtpd.receipts import Answered
+from smtp2cf.smtpd.receipts import Answered, Receipts
 from smtp2cf.smtpd.session import LMTP_COMMANDS, SMTP_COMMANDS, Command, Session
 
 Accept = Callable[[Envelope, bytes], Awaitable[Verdict]]
@@ -41,10 +41,11 @@ KEEP_FILE: Mapping[str, Any] = {"cleanup_socket": False} if sys.version_info >= 
 """A unix socket's file is removed by whoever made it, which may be systemd."""
 SEND_BUFFER = 65536
 """Octets of replies that the kernel holds for a client that reads none; left alone it holds megabytes."""
-ACKNOWLEDGED_EVERY = 2.0
-"""Seconds between two looks at whether idle clients got their answers."""
 ABORT_WAIT = 1.0
 """Seconds that sessions which are hung up on have to end."""
+
+SETTLE_WAIT = 1.0
+"""Seconds that clients which have hung up have to acknowledge their answers."""
 
 log = structlog.stdlib.get_logger("smtp2cf.smtpd")
 
@@ -116,7 +117,7 @@ class Server:
         tls: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         self.accept = accept
-        self.answered = answered
+        self.receipts = Receipts(answered)
         self.policy = policy
         self.authenticate = authenticate
         self.tls = tls
@@ -134,7 +135,6 @@ class Server:
         }
         self._arrivals: list[Arrivals] = []
         self._listeners: list[asyncio.Server] = []
-        self._watch: asyncio.Task[None] | None = None
         self._emptied = asyncio.Event()
         self._draining = False
 
@@ -143,8 +143,6 @@ class Server:
         if door.tls and self.tls is None:
             raise ValueError("a door with TLS needs a certificate")
         loop = asyncio.get_running_loop()
-        if self._watch is None and self.answered is not None:
-            self._watch = loop.create_task(self._watch_idle())
         for sock in sockets:
             is_unix = sock.family == socket.AF_UNIX
             if sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) >= 16384:  # nobody has made it small
@@ -229,8 +227,6 @@ class Server:
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - sessions outlive it and are told
         """Take no new sessions, let transactions finish for `timeout` seconds, then hang up."""
         self._draining = True
-        if self._watch is not None:
-            self._watch.cancel()
         for listener in self._listeners:
             listener.close()
         for arrivals in self._arrivals:
@@ -245,16 +241,7 @@ class Server:
                 session.abort()
             with contextlib.suppress(TimeoutError):
                 await self._until_empty(ABORT_WAIT)
-
-    async def _watch_idle(self) -> None:
-        """Whoever sends the same mail on purpose, while another connection is idle, sends it twice."""
-        while True:
-            await asyncio.sleep(ACKNOWLEDGED_EVERY)
-            self._look_at_idle()
-
-    def _look_at_idle(self) -> None:
-        for session in tuple(self.sessions):
-            session.confirm_if_acknowledged()
+        await self.receipts.settle(SETTLE_WAIT)
 
     async def _until_empty(self, timeout: float) -> None:  # noqa: ASYNC109 - as above
         if self.sessions:

@@ -308,7 +308,7 @@ class Session(Connection):
             verdict = await self._relay(message)
         wire = self._answers(verdict)
         self.envelope = Transaction()
-        self._send(wire, verdict.reply.code)
+        self._send_answer(verdict.reply, wire)
 
     async def _relay(self, message: bytes) -> Verdict:
         envelope = self.envelope.complete(
@@ -319,19 +319,18 @@ class Session(Connection):
         )
         self._receipts.begin(envelope)
         self._relaying = len(message)
-        verdict = None
         try:
             verdict = await self._server.accept(envelope, message)
-        except Exception:
+        except BaseException as error:
+            self._receipts.fail()
+            if not isinstance(error, Exception):
+                raise
             log.exception("session.error", client=self.client, command="DATA")
             return self._same_for_all(replies.INTERNAL_ERROR)
         finally:
             self._relaying = 0
-            self._receipts.end(verdict.reply if verdict is not None else None)
             self._heard_at = self.loop.time()
-        if self.transport is None:
-            self._receipts.confirm(received=False)
-        elif verdict.reply.success:
+        if verdict.reply.success:
             self._errors_left = ERROR_BUDGET
         return verdict
 

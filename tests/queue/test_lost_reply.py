@@ -130,6 +130,32 @@ async def test_who_comes_back_while_the_call_is_under_way_waits_for_its_answer(
         assert len(api.calls) == 1
 
 
+async def test_who_has_an_answer_may_send_the_same_over_another_connection_at_once(
+    backend: Backend, api: Api
+) -> None:
+    """Nobody knows yet that the answer has arrived: the second message waits until somebody does."""
+    async with world(await backend.open(), api) as here:
+        clients = [await here.connect() for _ in range(3)]
+        for client in clients:
+            await client.data()
+            assert "delivered" in await client.reply()
+        assert len(api.calls) == 3
+        for client in clients:
+            await client.quit()
+
+
+async def test_who_resets_the_connection_after_its_answer_may_send_the_same_at_once(
+    backend: Backend, api: Api
+) -> None:
+    async with world(await backend.open(), api) as here:
+        for _ in range(3):
+            client = await here.connect()
+            await client.data()
+            assert "delivered" in await client.reply()
+            client.reset()
+        assert len(api.calls) == 3
+
+
 async def test_two_who_send_the_same_at_once_are_two(sqlite: Backend, api: Api) -> None:
     gate = Gate(api)
     async with world(await sqlite.open(), api) as here:
@@ -176,7 +202,7 @@ async def test_nothing_is_remembered_for_ever(sqlite: Backend, api: Api) -> None
         for _ in range(3):
             await send(here)
         assert here.relay._recall._transactions == {}
-        assert here.relay._recall._under_way == {}
+        assert here.relay._recall._same == {}
         assert here.spool._memory == {}
 
 

@@ -194,8 +194,8 @@ def logged() -> Iterator[list[MutableMapping[str, Any]]]:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On loopback a reset is back at once."""
-    monkeypatch.setattr("smtp2cf.smtpd.connection.RESET_WAIT", 0.05)
+    """On loopback an acknowledgement is back at once."""
+    monkeypatch.setattr("smtp2cf.smtpd.receipts.LOOK_EVERY", 0.02)
 
 
 @pytest.fixture(scope="session")
