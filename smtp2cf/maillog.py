@@ -6,7 +6,7 @@ Knows no SMTP session and no HTTP.
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import structlog
@@ -86,9 +86,12 @@ def recent() -> list[Recent]:
 
 
 def attempted(
-    envelope: Envelope, outcomes: Outcomes, message_ids: Sequence[str], *, size: int, attempts: int = 1
+    envelope: Envelope, outcomes: Outcomes, message_ids: Mapping[str, str], *, size: int, attempts: int = 1
 ) -> None:
-    """An attempt to send has ended: one line for each status that recipients came out with."""
+    """An attempt to send has ended: one line for each status that recipients came out with.
+
+    message_ids: Cloudflare's, by recipient, of calls that took the message for somebody.
+    """
     now = time.time()
     delay = now - envelope.received_at
     DELAY.observe(delay)
@@ -113,8 +116,9 @@ def attempted(
         }
         if envelope.auth_user:
             fields["user"] = envelope.auth_user
-        if message_ids:
-            fields["message_id"] = message_ids[0] if len(message_ids) == 1 else list(message_ids)
+        ids = list(dict.fromkeys(message_ids[who] for who in recipients if who in message_ids))
+        if ids:
+            fields["message_id"] = ids[0] if len(ids) == 1 else ids
         log.info("mail.attempt", **fields)
 
 

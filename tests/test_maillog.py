@@ -64,7 +64,7 @@ def envelope(*recipients: str, **changes: Any) -> Envelope:
 def test_an_attempt_is_one_line_in_postfixs_words(lines: Lines, reply: Reply, status: str) -> None:
     counted = Counted()
     mail = envelope("b@x")
-    maillog.attempted(mail, {"b@x": reply}, ["<1@cf>"], size=1234, attempts=2)
+    maillog.attempted(mail, {"b@x": reply}, {"b@x": "<1@cf>"}, size=1234, attempts=2)
     (line,) = lines
     assert 0 <= line.pop("delay") < 5
     assert line == {
@@ -95,7 +95,7 @@ def test_recipients_with_the_same_answer_share_a_line(lines: Lines) -> None:
         "e@x": BOUNCED,
         "f@x": SUPPRESSED,
     }
-    maillog.attempted(envelope(*outcomes), outcomes, [], size=1)
+    maillog.attempted(envelope(*outcomes), outcomes, {}, size=1)
     assert [(line["status"], line["to"]) for line in lines] == [
         ("sent", ["a@x", "c@x"]),
         ("bounced", ["b@x", "e@x"]),
@@ -109,14 +109,21 @@ def test_recipients_with_the_same_answer_share_a_line(lines: Lines) -> None:
 
 
 def test_of_several_message_ids_all_are_logged(lines: Lines) -> None:
-    maillog.attempted(envelope(), {"b@x": DELIVERED}, ["<1@cf>", "<2@cf>"], size=1)
+    outcomes = dict.fromkeys(["b@x", "c@x", "d@x"], DELIVERED)
+    maillog.attempted(envelope(), outcomes, {"b@x": "<1@cf>", "c@x": "<1@cf>", "d@x": "<2@cf>"}, size=1)
     assert lines[0]["message_id"] == ["<1@cf>", "<2@cf>"]
+
+
+def test_a_line_names_the_message_ids_of_its_own_recipients(lines: Lines) -> None:
+    outcomes = {"b@x": DELIVERED, "c@x": SUPPRESSED, "d@x": BOUNCED}
+    maillog.attempted(envelope(*outcomes), outcomes, {"b@x": "<1@cf>", "d@x": "<1@cf>"}, size=1)
+    assert [line.get("message_id") for line in lines] == ["<1@cf>", None, "<1@cf>"]
 
 
 def test_a_line_names_so_many_recipients_and_counts_the_rest(lines: Lines) -> None:
     counted = Counted()
     many = [f"r{number}@x" for number in range(maillog.NAMED_LIMIT + 7)]
-    maillog.attempted(envelope(*many), dict.fromkeys(many, DELIVERED), [], size=1)
+    maillog.attempted(envelope(*many), dict.fromkeys(many, DELIVERED), {}, size=1)
     maillog.refused(envelope(*many), BOUNCED)
     maillog.possible_duplicate(envelope(*many), many)
     for line in lines:
@@ -151,8 +158,8 @@ def test_answers_are_counted_by_their_class(code: int, kind: str) -> None:
 
 def test_the_status_page_shows_the_latest_mail_newest_first(lines: Lines) -> None:
     for number in range(maillog.RECENT + 5):
-        maillog.attempted(envelope(f"r{number}@x"), {f"r{number}@x": DELIVERED}, [], size=1)
-    maillog.attempted(envelope(), dict.fromkeys(["a@x", "b@x", "c@x", "d@x", "e@x"], QUEUED), [], size=1)
+        maillog.attempted(envelope(f"r{number}@x"), {f"r{number}@x": DELIVERED}, {}, size=1)
+    maillog.attempted(envelope(), dict.fromkeys(["a@x", "b@x", "c@x", "d@x", "e@x"], QUEUED), {}, size=1)
     recent = maillog.recent()
     assert len(recent) == maillog.RECENT
     assert (recent[0].recipients, recent[0].status) == ("a@x, b@x, c@x and 2 more", "queued")

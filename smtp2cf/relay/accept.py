@@ -145,10 +145,17 @@ class Relay:
             sender = self._bounce.sender_of(recipients[0])
         deadline = time.monotonic() + (self._policy.reply_timeout if patience is None else patience)
         unique = unique_addresses(recipients)
-        attempt = await deliver(lambda part: self._send_raw(sender, part, message, deadline), unique)
+        attempt = await deliver(
+            lambda part: self._send_raw(sender, part, message, deadline),
+            unique,
+            whole=len(recipients) >= len(envelope.forward_paths),
+        )
         if len(unique) < len(recipients):
-            by_key = {address_key(who): reply for who, reply in attempt.outcomes.items()}
-            attempt.outcomes = {who: by_key[address_key(who)] for who in recipients}
+            first = {address_key(who): who for who in unique}
+            spellings = [(who, first[address_key(who)]) for who in recipients]
+            ids = attempt.message_ids
+            attempt.outcomes = {who: attempt.outcomes[sent] for who, sent in spellings}
+            attempt.message_ids = {who: ids[sent] for who, sent in spellings if sent in ids}
         return attempt
 
     async def _attempt_from_queue(

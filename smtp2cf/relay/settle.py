@@ -12,7 +12,7 @@
 Of those who bounced behind a 250 the sender gets a DSN.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from smtp2cf.envelope import Outcomes
@@ -20,23 +20,29 @@ from smtp2cf.reply import Reply
 
 NAMED_LIMIT = 10
 """Recipients a reply names; the rest are counted."""
+NAMED_IDS = 3
+"""Message ids a reply names."""
+NO_IDS: Mapping[str, str] = {}
 
 
 def settle(
     outcomes: Outcomes,
     queue_id: str,
-    message_ids: Sequence[str] = (),
+    message_ids: Mapping[str, str] = NO_IDS,
     *,
     kept: bool = False,
     partial_bounce: Literal["accept", "reject"] = "accept",
 ) -> Reply:
     """The reply for a message whose recipients came out as `outcomes` (not empty).
 
-    kept: the transient ones are in the spool and will be tried again.
+    message_ids: Cloudflare's, by recipient; those who got the message are asked for theirs. kept: the
+    transient ones are in the spool and will be tried again.
     """
     failed = {who: reply for who, reply in outcomes.items() if not reply.success}
     if not failed:
-        return Reply(250, "2.0.0", f"{queue_id} {_what_became(outcomes.values())}{_ids(message_ids)}")
+        return Reply(
+            250, "2.0.0", f"{queue_id} {_what_became(outcomes.values())}{_ids(outcomes, message_ids)}"
+        )
     sent = {who: reply for who, reply in outcomes.items() if reply.success}
     bounced = {who: reply for who, reply in failed.items() if reply.permanent}
     deferred = {who: reply for who, reply in failed.items() if reply.transient}
@@ -48,18 +54,19 @@ def settle(
     if sent:
         text = f"{queue_id} {len(sent)} of {len(outcomes)} recipients {_what_became(sent.values())}"
         lost = bounced if kept else failed
-        return Reply(250, "2.0.0", f"{text}{_ids(message_ids)}{_not_sent(lost)}{waits}")
+        return Reply(250, "2.0.0", f"{text}{_ids(sent, message_ids)}{_not_sent(lost)}{waits}")
     if kept:
         return Reply(250, "2.0.0", f"{queue_id}{waits.removeprefix(';')}{_not_sent(bounced)}")
     return _joined(deferred or bounced, queue_id, "")
 
 
 def settle_each(
-    outcomes: Outcomes, queue_id: str, message_ids: Sequence[str] = (), *, kept: bool = False
+    outcomes: Outcomes, queue_id: str, message_ids: Mapping[str, str] = NO_IDS, *, kept: bool = False
 ) -> Outcomes:
     """Each recipient's own reply, for a client that takes them one by one (LMTP, PRDR). As in `settle`."""
-    ids = _ids(message_ids)
-    return {who: _own(reply, queue_id, ids, kept=kept) for who, reply in outcomes.items()}
+    return {
+        who: _own(reply, queue_id, _ids((who,), message_ids), kept=kept) for who, reply in outcomes.items()
+    }
 
 
 def _own(reply: Reply, queue_id: str, ids: str, *, kept: bool) -> Reply:
@@ -95,5 +102,7 @@ def _what_became(replies: Iterable[Reply]) -> str:
     return ", ".join(dict.fromkeys(reply.text for reply in replies))
 
 
-def _ids(message_ids: Sequence[str]) -> str:
-    return f", message-id {' '.join(message_ids[:3])}" if message_ids else ""
+def _ids(recipients: Iterable[str], message_ids: Mapping[str, str]) -> str:
+    """Cloudflare's message ids of these recipients, a few of them."""
+    ids = dict.fromkeys(message_ids[who] for who in recipients if who in message_ids)
+    return f", message-id {' '.join(list(ids)[:NAMED_IDS])}" if ids else ""

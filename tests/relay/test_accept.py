@@ -311,6 +311,31 @@ async def test_the_log_tells_each_attempt_and_nothing_of_the_content(lines: Line
     assert "secret" not in str(line)
 
 
+async def test_only_who_was_in_a_call_that_was_taken_is_logged_and_answered_with_its_id(lines: Lines) -> None:
+    def fate(part: Sequence[str]) -> Sent:
+        if len(part) > 1 and "listed@x" in part:
+            raise SendError(SUPPRESSED, Scope.RECIPIENT)
+        outcomes = {who: BOUNCED if who in ("gone@x", "listed@x") else DELIVERED for who in part}
+        return Sent(outcomes, f"<{'+'.join(part)}>")
+
+    verdict = await accept(Api(fate), mail=envelope("listed@x", "gone@x", "b@x", "c@x"))
+    attempts = {
+        line["reply"][:9]: line
+        for line in lines
+        if line["event"] == "mail.attempt" and "@x" in str(line["to"])
+    }
+    assert attempts["250 2.0.0"]["message_id"] == "<b@x+c@x>"
+    assert attempts["550 5.1.1"]["to"] == ["listed@x", "gone@x"]
+    assert "message_id" not in attempts["550 5.1.1"]
+    assert "message-id <b@x+c@x>;" in verdict.reply.text
+
+
+async def test_each_spelling_of_a_recipient_is_logged_with_the_id_of_its_call(lines: Lines) -> None:
+    await accept(Api(), mail=envelope("b@x", "b@X", "c@x"))
+    (line,) = lines
+    assert (line["to"], line["message_id"]) == (["b@x", "b@X", "c@x"], "<1@cf>")
+
+
 @pytest.mark.parametrize(
     ("fate", "kind"), [(delivered, "2xx"), (refusing(THROTTLED), "4xx"), (refusing(BOUNCED), "5xx")]
 )

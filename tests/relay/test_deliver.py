@@ -11,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtp2cf.cloudflare import Sent
-from smtp2cf.relay.deliver import MALFORMED_LIMIT, PARALLEL_CALLS, Attempt, deliver
-from smtp2cf.reply import ACCEPTED, DELIVERED, SUPPRESSED, Reply, Scope, SendError
+from smtp2cf.relay.deliver import NOT_FOUND_OUT, PARALLEL_CALLS, SEARCH_LIMIT, Attempt, deliver
+from smtp2cf.reply import ACCEPTED, BOUNCED, DELIVERED, SUPPRESSED, Reply, Scope, SendError
 
 T = TypeVar("T")
 
 MALFORMED = Reply(554, "5.6.0", "Cloudflare finds an address or the message malformed")
+INVALID = Reply(554, "5.6.0", "Cloudflare finds the message invalid")
+REFUSED = Reply(554, "5.5.0", "Cloudflare refuses the message")
 TOO_BIG = Reply(552, "5.3.4", "too big")
 THROTTLED = Reply(451, "4.7.1", "later")
 NO_ANSWER = Reply(451, "4.3.0", "no answer")
@@ -73,7 +75,7 @@ async def test_up_to_50_recipients_are_one_call() -> None:
         attempt = await deliver(api, people(count))
         assert api.calls == [people(count)]
         assert attempt.outcomes == dict.fromkeys(people(count), DELIVERED)
-        assert attempt.message_ids == ["<1@cf>"]
+        assert attempt.message_ids == dict.fromkeys(people(count), "<1@cf>")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ async def test_more_recipients_are_calls_of_at_most_50(count: int, sizes: list[i
     assert sorted(map(len, api.calls), reverse=True) == sizes
     assert api.delivered == Counter(people(count))
     assert list(attempt.outcomes) == people(count), "in the order of RCPT"
-    assert len(attempt.message_ids) == len(sizes)
+    assert sorted(Counter(attempt.message_ids.values()).values(), reverse=True) == sizes
 
 
 async def test_the_first_call_goes_alone_and_then_a_few_at_a_time() -> None:
@@ -115,7 +117,19 @@ async def test_a_call_without_a_message_id_adds_none() -> None:
     async def send(recipients: Sequence[str]) -> Sent:
         return Sent(dict.fromkeys(recipients, ACCEPTED), "")
 
-    assert (await deliver(send, people(60))).message_ids == []
+    assert (await deliver(send, people(60))).message_ids == {}
+
+
+async def test_only_a_call_that_took_it_for_somebody_has_an_id_that_counts() -> None:
+    gone, first = people(120)[:50], people(120)[50]
+
+    async def send(recipients: Sequence[str]) -> Sent:
+        refused = {who: BOUNCED for who in recipients if who in gone or who == first}
+        return Sent(dict.fromkeys(recipients, DELIVERED) | refused, f"<{recipients[0]}>")
+
+    message_ids = (await deliver(send, people(120))).message_ids
+    assert message_ids.keys() == set(people(120)) - set(gone)
+    assert set(message_ids.values()) == {f"<{first}>", f"<{people(120)[100]}>"}
 
 
 # ---- who is to blame
@@ -175,14 +189,19 @@ async def test_a_single_recipient_is_not_asked_about_twice() -> None:
     assert len(api.calls) == 1
 
 
-async def test_a_malformed_address_among_several_is_refused_as_an_address() -> None:
+# ---- a recipient, or the message
+
+
+UNCLEAR = [MALFORMED, INVALID, REFUSED]
+
+
+@pytest.mark.parametrize("reply", UNCLEAR, ids=str)
+async def test_a_refused_address_among_several_is_refused_as_an_address(reply: Reply) -> None:
     recipients = people(20)
-    attempt = await deliver(suppressing(recipients[7:9], MALFORMED), recipients)
-    refused = {who: reply for who, reply in attempt.outcomes.items() if not reply.success}
+    attempt = await deliver(suppressing(recipients[7:9], reply), recipients)
+    refused = {who: out for who, out in attempt.outcomes.items() if not out.success}
     assert list(refused) == recipients[7:9]
-    assert {(reply.code, reply.status, reply.text) for reply in refused.values()} == {
-        (553, "5.1.3", MALFORMED.text)
-    }
+    assert set(refused.values()) == {Reply(553, "5.1.3", f"the address is refused: {reply.text}")}
 
 
 async def test_a_malformed_address_that_has_a_call_of_its_own_is_refused_as_an_address_too() -> None:
@@ -196,30 +215,155 @@ async def test_for_one_recipient_the_message_is_to_blame() -> None:
     assert attempt.outcomes == {people(1)[0]: MALFORMED}
 
 
-async def test_a_malformed_message_does_not_cost_two_calls_a_recipient() -> None:
-    recipients = people(1000)
-    api = suppressing(recipients, MALFORMED)
-    attempt = await deliver(api, recipients)
-    assert len(api.calls) < 30
-    assert attempt.outcomes == dict.fromkeys(recipients, MALFORMED), (
+async def test_the_last_one_left_of_several_is_refused_as_an_address() -> None:
+    attempt = await deliver(suppressing(people(1), MALFORMED), people(1), whole=False)
+    assert attempt.outcomes[people(1)[0]].status == "5.1.3"
+
+
+@pytest.mark.parametrize("reply", UNCLEAR, ids=str)
+@pytest.mark.parametrize(
+    ("count", "calls"),
+    [(1, 1), (2, 3), (3, 5), (10, 7), (50, 7), (51, 8), (60, 8), (100, 6), (500, 14), (1000, 24)],
+)
+async def test_an_invalid_message_costs_a_few_calls_however_many_its_recipients(
+    reply: Reply, count: int, calls: int
+) -> None:
+    """One for each group, its halves where there is one group, and a few recipients on their own."""
+    api = suppressing(people(count), reply)
+    attempt = await deliver(api, people(count))
+    assert attempt.outcomes == dict.fromkeys(people(count), reply), (
         "the message is to blame, not the addresses"
     )
+    assert len(api.calls) == calls
 
 
-async def test_many_malformed_addresses_cost_the_others_nothing_once_somebody_was_taken() -> None:
-    recipients = people(50)
-    bad = recipients[1:40]
-    api = suppressing(bad, MALFORMED)
+def spread(bad: int, count: int) -> list[int]:
+    return [number * count // bad for number in range(bad)]
+
+
+# Recipients, how many are refused, and where these are; the calls of each attempt until all are known about,
+# where the refusal names the recipient (suppressed), and where it may be about the message.
+SEARCHES = [
+    (50, 1, "ahead", [13], [13]),
+    (50, 1, "last", [11], [11]),
+    (50, 2, "ahead", [13], [13]),
+    (50, 2, "spread", [23], [17]),
+    (50, 10, "ahead", [25], [25]),
+    (50, 10, "spread", [67], [65]),
+    (50, 25, "ahead", [51], [51]),
+    (50, 25, "spread", [99], [93]),
+    (50, 50, "ahead", [99], None),
+    (500, 1, "ahead", [22], [22]),
+    (500, 1, "last", [20], [20]),
+    (500, 2, "ahead", [22], [22]),
+    (500, 2, "spread", [34], [34]),
+    (500, 10, "ahead", [34], [34]),
+    (500, 10, "spread", [110, 26], [110, 13]),
+    (500, 25, "ahead", [60], [60]),
+    (500, 25, "spread", [110, 106, 52], [110, 106, 40]),
+    (500, 50, "ahead", [108], [108]),
+    (500, 50, "spread", [110, 108, 106, 104, 33], [110, 108, 106, 103, 3]),
+]
+
+
+@pytest.mark.parametrize("reply", [SUPPRESSED, *UNCLEAR], ids=str)
+@pytest.mark.parametrize(("count", "bad", "where", "clear", "unclear"), SEARCHES)
+async def test_the_calls_it_takes_to_find_those_who_are_refused(
+    count: int, bad: int, where: str, clear: list[int], unclear: list[int] | None, reply: Reply
+) -> None:
+    """Everybody else gets it, once. Who is not known about when the calls are used up, waits."""
+    calls = clear if reply is SUPPRESSED else unclear
+    if calls is None:
+        return  # the message is to blame where all are refused, see above
+    recipients = people(count)
+    places = {"ahead": list(range(bad)), "last": [count - 1], "spread": spread(bad, count)}[where]
+    refused = {recipients[place] for place in places}
+    api = suppressing(refused, reply)
+    left, made = recipients, []
+    while left:
+        before = len(api.calls)
+        attempt = await deliver(api, left, whole=left is recipients)
+        made.append(len(api.calls) - before)
+        assert made[-1] <= -(-len(left) // 50) + SEARCH_LIMIT
+        assert list(attempt.outcomes) == left
+        permanent = {who for who, out in attempt.outcomes.items() if out.permanent}
+        assert permanent <= refused, "nobody is refused by guesswork"
+        assert all([who] in api.calls for who in permanent)
+        left = [who for who, out in attempt.outcomes.items() if out == NOT_FOUND_OUT]
+        assert {who for who, out in attempt.outcomes.items() if out.transient} == set(left)
+    assert api.delivered == Counter(set(recipients) - refused)
+    assert made == calls
+
+
+async def test_malformed_recipients_ahead_cost_the_others_nothing() -> None:
+    recipients = people(500)
+    api = suppressing(recipients[:10], MALFORMED)
     attempt = await deliver(api, recipients)
-    assert api.delivered == Counter(set(recipients) - set(bad))
-    assert {attempt.outcomes[who].status for who in bad} == {"5.1.3"}
+    assert api.delivered == Counter(recipients[10:])
+    assert {who for who, out in attempt.outcomes.items() if out.permanent} == set(recipients[:10])
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_where_one_plain_address_is_good_the_message_is_not_to_blame(data: st.DataObject) -> None:
+    """Whoever is refused for the form of the address: the others get the message, and it alone tells."""
+    count = data.draw(st.integers(2, 50), "count")
+    odd = [f"{number}..odd@example.net" for number in range(count - 1)]
+    recipients = list(odd)
+    recipients.insert(data.draw(st.integers(0, len(odd)), "where the good one is"), "good@example.net")
+    api = suppressing(odd, INVALID)
+    outcomes = at_once(deliver(api, recipients)).outcomes
+    permanent = {who for who, out in outcomes.items() if out.permanent}
+    assert "good@example.net" not in permanent or ["good@example.net"] in api.calls
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data())
+def test_nobody_is_refused_for_good_who_was_not_in_a_call_with_half_of_them_at_most(
+    data: st.DataObject,
+) -> None:
+    recipients = people(data.draw(st.integers(2, 50), "count"))
+    bad = data.draw(st.sets(st.sampled_from(recipients)), "refused")
+    suppressed = data.draw(st.sets(st.sampled_from(recipients)), "suppressed")
+
+    def fate(part: Sequence[str]) -> SendError | None:
+        if suppressed.intersection(part):
+            return recipient_error()
+        return recipient_error(INVALID) if bad.intersection(part) else None
+
+    api = Api(fate)
+    outcomes = at_once(deliver(api, recipients)).outcomes
+    half = (len(recipients) + 1) // 2
+    for who, out in outcomes.items():
+        assert not out.permanent or any(who in call and len(call) <= half for call in api.calls)
+        if api.delivered and out.permanent:
+            assert [who] in api.calls
+            assert who in bad | suppressed
+    assert set(api.delivered) <= set(recipients) - bad - suppressed
+    assert all(times == 1 for times in api.delivered.values())
 
 
 async def test_suppressed_recipients_never_blame_the_message() -> None:
-    recipients = people(MALFORMED_LIMIT * 3)
+    recipients = people(50)
     api = suppressing(recipients[:-1])
-    await deliver(api, recipients)
+    attempt = await deliver(api, recipients)
     assert api.delivered == Counter(recipients[-1:])
+    assert {attempt.outcomes[who] for who in recipients[:-1]} == {SUPPRESSED}
+
+
+async def test_the_account_may_fail_while_the_message_is_judged() -> None:
+    recipients = people(50)
+
+    def fate(_: Sequence[str]) -> SendError:
+        if len(api.calls) > 4:
+            return SendError(THROTTLED, Scope.ACCOUNT, 7.0)
+        return recipient_error(INVALID)
+
+    api = Api(fate)
+    attempt = await deliver(api, recipients)
+    assert len(api.calls) == 5
+    assert Counter(attempt.outcomes.values()) == {THROTTLED: 49, INVALID: 1}
+    assert attempt.retry_after == 7.0
 
 
 # ---- errors that end it
@@ -324,6 +468,7 @@ fates = st.sampled_from(
         None,
         recipient_error(),
         recipient_error(MALFORMED),
+        recipient_error(INVALID),
         SendError(TOO_BIG, Scope.MESSAGE),
         SendError(THROTTLED, Scope.ACCOUNT),
         SendError(NO_ANSWER, Scope.ACCOUNT, unanswered=True),

@@ -51,13 +51,15 @@ def cells() -> Iterator[Any]:
 def test_the_table(
     replies: list[Reply], kept: bool, partial_bounce: Literal["accept", "reject"], answer: tuple[int, str]
 ) -> None:
-    reply = settle(outcomes_of(replies), ID, ["<1@cf>"], kept=kept, partial_bounce=partial_bounce)
+    outcomes = outcomes_of(replies)
+    ids = dict.fromkeys(outcomes, "<1@cf>")
+    reply = settle(outcomes, ID, ids, kept=kept, partial_bounce=partial_bounce)
     assert (reply.code, reply.status) == answer
     assert reply.text.startswith(f"{ID} ")
 
 
 def test_a_success_names_the_queue_id_and_cloudflares_message_id() -> None:
-    assert settle({"a@x": DELIVERED}, ID, ["<1@cf>"]) == Reply(
+    assert settle({"a@x": DELIVERED}, ID, {"a@x": "<1@cf>"}) == Reply(
         250, "2.0.0", f"{ID} delivered, message-id <1@cf>"
     )
     assert settle({"a@x": DELIVERED}, ID).text == f"{ID} delivered"
@@ -69,12 +71,22 @@ def test_a_success_of_several_kinds_names_each_once() -> None:
 
 
 def test_of_many_message_ids_a_few_are_named() -> None:
-    reply = settle({"a@x": DELIVERED}, ID, [f"<{n}@cf>" for n in range(20)])
+    recipients = [f"r{n}@x" for n in range(40)]
+    ids = {who: f"<{n // 2}@cf>" for n, who in enumerate(recipients)}
+    reply = settle(dict.fromkeys(recipients, DELIVERED), ID, ids)
     assert reply.text == f"{ID} delivered, message-id <0@cf> <1@cf> <2@cf>"
 
 
+def test_a_mixed_answer_names_the_ids_of_those_who_got_it_and_of_nobody_else() -> None:
+    outcomes = {"a@x": BOUNCED, "b@x": DELIVERED, "c@x": SUPPRESSED}
+    reply = settle(outcomes, ID, {"a@x": "<1@cf>", "b@x": "<2@cf>"})
+    assert "message-id <2@cf>;" in reply.text
+    assert "<1@cf>" not in reply.text
+
+
 def test_a_partial_success_names_who_did_not_get_it_and_why() -> None:
-    reply = settle({"a@x": DELIVERED, "b@x": BOUNCED, "c@x": SUPPRESSED, "d@x": THROTTLED}, ID, ["<1@cf>"])
+    outcomes = {"a@x": DELIVERED, "b@x": BOUNCED, "c@x": SUPPRESSED, "d@x": THROTTLED}
+    reply = settle(outcomes, ID, dict.fromkeys(outcomes, "<1@cf>"))
     assert reply.text.startswith(f"{ID} 1 of 4 recipients delivered, message-id <1@cf>; not sent to ")
     for who, why in {"b@x": BOUNCED, "c@x": SUPPRESSED, "d@x": THROTTLED}.items():
         assert f"<{who}> ({why})" in reply.text
@@ -134,14 +146,14 @@ def test_recipients_with_the_same_fate_share_its_words_and_many_are_counted() ->
 @pytest.mark.parametrize("kept", [False, True], ids=["no spool", "kept"])
 def test_each_recipient_has_the_answer_that_is_its_own(kept: bool) -> None:
     outcomes = {"a@x": DELIVERED, "b@x": BOUNCED, "c@x": THROTTLED, "d@x": QUEUED}
-    own = settle_each(outcomes, ID, ["<1@cf>"], kept=kept)
+    own = settle_each(outcomes, ID, {"a@x": "<1@cf>", "b@x": "<1@cf>", "d@x": "<2@cf>"}, kept=kept)
     assert own == {
         "a@x": Reply(250, "2.0.0", f"{ID} delivered, message-id <1@cf>"),
         "b@x": BOUNCED._replace(text=f"{ID} {BOUNCED.text}"),
         "c@x": Reply(250, "2.0.0", f"{ID} kept for another attempt ({THROTTLED})")
         if kept
         else THROTTLED._replace(text=f"{ID} {THROTTLED.text}"),
-        "d@x": Reply(250, "2.0.0", f"{ID} queued by Cloudflare, message-id <1@cf>"),
+        "d@x": Reply(250, "2.0.0", f"{ID} queued by Cloudflare, message-id <2@cf>"),
     }
 
 

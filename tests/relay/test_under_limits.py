@@ -205,6 +205,20 @@ async def test_three_suppressed_of_50_cost_the_others_nothing(positions: tuple[i
     assert "suppressed" in verdict.reply.text
 
 
+async def test_ten_malformed_recipients_ahead_cost_the_490_others_nothing() -> None:
+    bad = [f"r{number} x@example.net" for number in range(10)]
+    good = [f"r{number}@example.net" for number in range(490)]
+    async with running_sandbox() as (sandbox, url), bridge_to(url) as bridge:
+        verdict = await accept(bridge, *bad, *good)
+        reached = Counter(
+            who for message in sandbox.messages for who in message.recipients if who != "a@example.com"
+        )
+    assert reached == Counter(good)
+    assert verdict.reply.code == 250
+    assert {verdict.outcomes[who][:2] for who in bad} == {(553, "5.1.3")}
+    assert {verdict.outcomes[who].code for who in good} == {250}
+
+
 async def test_a_single_suppressed_recipient_is_told_so() -> None:
     async with running_sandbox() as (_, url), bridge_to(url) as bridge:
         verdict = await accept(bridge, "suppressed@example.net")
