@@ -5,21 +5,22 @@ import contextlib
 import gc
 import os
 import signal
-import smtplib
 import socket
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from smtp2cf import __version__, config
 from smtp2cf.cli_queue import EnvFile
 from smtp2cf.cli_queue import app as queue_app
+from smtp2cf.cli_send import send
 from smtp2cf.cli_user import app as user_app
 from smtp2cf.endpoint import Endpoint, bound, listen
 from smtp2cf.spool import SpoolError
+from smtp2cf.terminal import fail
 
 if TYPE_CHECKING:
     from smtp2cf.serve import Listening
@@ -34,6 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(send)
 app.add_typer(queue_app, name="queue")
 app.add_typer(user_app, name="user")
 
@@ -49,7 +51,7 @@ def install_sendmail(
     try:
         done = links.install(prefix, undo=undo)
     except links.InstallError as error:
-        _fail(str(error), os.EX_CANTCREAT)
+        fail(str(error), os.EX_CANTCREAT)
     typer.echo("\n".join(done))
 
 
@@ -58,9 +60,9 @@ def main() -> None:
     try:
         app()
     except (config.SettingsError, SpoolError) as error:
-        _fail(str(error), os.EX_CONFIG)
+        fail(str(error), os.EX_CONFIG)
     except OSError as error:
-        _fail(error.strerror or str(error), os.EX_OSERR)
+        fail(error.strerror or str(error), os.EX_OSERR)
 
 
 @app.callback(invoke_without_command=True)
@@ -162,80 +164,12 @@ def check(env_file: EnvFile = None) -> None:
     try:
         refused = asyncio.run(verify())
     except SendError as error:
-        _fail(
+        fail(
             f"Cloudflare: {error.reply.text} (SMTP2CF_API_BASE_URL is {settings.api_base_url})", os.EX_CONFIG
         )
     if refused:
-        _fail(f"token: {refused}", os.EX_CONFIG)
+        fail(f"token: {refused}", os.EX_CONFIG)
     typer.echo(f"Cloudflare: {settings.api_base_url} answers\ntoken: active")
-
-
-@app.command()
-def send(
-    to: Annotated[str, typer.Option(help="The recipient.", metavar="ADDRESS")],
-    sender: Annotated[
-        str,
-        typer.Option(
-            "--from", help="The sender, in a domain that is set up at Cloudflare.", metavar="ADDRESS"
-        ),
-    ] = "",
-    env_file: EnvFile = None,
-) -> None:
-    """Send one test message through the running bridge and print its answer."""
-    settings = config.load(env_file)
-    if not settings.smtp_listen:
-        _fail("SMTP2CF_SMTP_LISTEN is none: the bridge takes no mail over SMTP", os.EX_CONFIG)
-    endpoint = settings.smtp_listen[0]
-    sender = sender or f"smtp2cf@{settings.hostname if '.' in settings.hostname else to.rpartition('@')[2]}"
-    try:
-        with _LocalSMTP(endpoint) as client:
-            code, answer = _send_test_message(client, sender, to)
-    except (OSError, smtplib.SMTPException) as error:
-        _fail(f"no bridge answers on {endpoint}: {error} (is `smtp2cf serve` running?)", os.EX_UNAVAILABLE)
-    typer.echo(f"{code} {answer}")
-    if code >= 500:
-        raise typer.Exit(os.EX_NOUSER if code in (550, 553) else os.EX_DATAERR)
-    if code >= 400:
-        raise typer.Exit(os.EX_TEMPFAIL)
-
-
-class _LocalSMTP(smtplib.SMTP):
-    """smtplib, to an endpoint that may be a unix socket or every address of this host."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
-        # Asked for its name, smtplib would look it up in the DNS: a host may have to wait long for that.
-        super().__init__(
-            endpoint.from_here.host or "localhost", endpoint.port or 25, socket.gethostname(), timeout=120
-        )
-
-    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
-        if not self._endpoint.path:
-            return socket.create_connection((host, port), timeout)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(timeout)
-        sock.connect(self._endpoint.path)
-        return sock
-
-
-def _send_test_message(client: smtplib.SMTP, sender: str, to: str) -> tuple[int, str]:
-    from email.message import EmailMessage
-    from email.utils import formatdate, make_msgid
-
-    message = EmailMessage()
-    message["From"], message["To"], message["Subject"] = sender, to, "smtp2cf test message"
-    message["Date"], message["Message-ID"] = (
-        formatdate(localtime=True),
-        make_msgid(domain=sender.rpartition("@")[2]),
-    )
-    message.set_content("This message was sent by `smtp2cf send`: the bridge works.\n")
-    client.ehlo()
-    for command in (f"MAIL FROM:<{sender}>", f"RCPT TO:<{to}>"):
-        code, answer = client.docmd(command)
-        if code >= 400:
-            return code, answer.decode(errors="replace")
-    code, answer = client.data(message.as_bytes())
-    return code, answer.decode(errors="replace")
 
 
 def _announce(listening: "Listening") -> None:
@@ -261,7 +195,7 @@ def _endpoint(text: str) -> Endpoint:
     try:
         return Endpoint.parse(text)
     except ValueError as error:
-        _fail(str(error), os.EX_USAGE)
+        fail(str(error), os.EX_USAGE)
 
 
 def _run(main_task: Coroutine[Any, Any, None]) -> None:
@@ -277,8 +211,3 @@ def _run(main_task: Coroutine[Any, Any, None]) -> None:
     gc.set_threshold(10_000, 20, 20)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(main_task)
-
-
-def _fail(text: str, code: int) -> NoReturn:
-    typer.echo(f"smtp2cf: {text}", err=True)
-    sys.exit(code)

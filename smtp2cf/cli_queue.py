@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import orjson
 import typer
@@ -32,6 +32,7 @@ from smtp2cf.spool import (
     Status,
     open_spool,
 )
+from smtp2cf.terminal import fail, printable
 
 app = typer.Typer(no_args_is_help=True, help="Look at the mail that waits, and change what becomes of it.")
 
@@ -194,17 +195,12 @@ def _with_spool(env_file: Path | None, work: Callable[[Spool], Awaitable[None]])
         asyncio.run(run())
         sys.stdout.flush()
     except _NotFoundError as error:
-        _fail(str(error), os.EX_NOINPUT)
+        fail(str(error), os.EX_NOINPUT)
     except SendError as error:
-        _fail(error.reply.text, os.EX_UNAVAILABLE)
+        fail(error.reply.text, os.EX_UNAVAILABLE)
     except BrokenPipeError:
         # `| head` has seen enough; Python would complain once more at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _fail(text: str, status: int) -> NoReturn:
-    typer.echo(f"smtp2cf: {text}", err=True)
-    raise typer.Exit(status)
 
 
 def _filter(
@@ -245,14 +241,14 @@ def _print_row(item: SpoolItem) -> None:
         item.status,
         item.attempts,
         next_in,
-        _printable(item.envelope.reverse_path or "<>"),
-        _printable(shown),
+        printable(item.envelope.reverse_path or "<>"),
+        printable(shown),
     )
     lines = [row]
     if item.hold_reason:
-        lines.append(f"    held: {_printable(item.hold_reason)}")
+        lines.append(f"    held: {printable(item.hold_reason)}")
     if item.last_reply is not None:
-        lines.append(f"    {_printable(str(item.last_reply))}")
+        lines.append(f"    {printable(str(item.last_reply))}")
     sys.stdout.write("\n".join(lines) + "\n")
 
 
@@ -269,16 +265,11 @@ def _print_envelope(item: SpoolItem) -> None:
         "from": f"<{envelope.reverse_path}>",
     }
     for name, value in given.items():
-        typer.echo(f"{name + ':':<14}{_printable(value)}")
+        typer.echo(f"{name + ':':<14}{printable(value)}")
     for recipient in envelope.forward_paths:
         answer = item.outcomes.get(recipient)
-        typer.echo(f"{'to:':<14}{_printable(f'<{recipient}>')}")
-        typer.echo(f"{'':<14}{_printable(str(answer)) if answer else 'not tried yet'}")
-
-
-def _printable(text: str) -> str:
-    """No address or answer writes on the operator's terminal."""
-    return text if text.isprintable() else text.encode("unicode_escape", "backslashreplace").decode("ascii")
+        typer.echo(f"{'to:':<14}{printable(f'<{recipient}>')}")
+        typer.echo(f"{'':<14}{printable(str(answer)) if answer else 'not tried yet'}")
 
 
 def _when(epoch: float) -> str:

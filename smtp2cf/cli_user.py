@@ -5,17 +5,17 @@ everybody on the host could see. Exit status (sysexits.h): 1 where there is no s
 for a name, a password or a sender that can't be one; 78 where no file is named, or it can't be used.
 """
 
-import getpass
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import orjson
 import typer
 
 from smtp2cf import config
 from smtp2cf.cli_queue import EnvFile, Json
+from smtp2cf.terminal import fail, printable, read_password
 
 app = typer.Typer(no_args_is_help=True, help="Change who may log in, in SMTP2CF_USERS_FILE.")
 
@@ -23,8 +23,6 @@ Name = Annotated[str, typer.Argument(help="The user's name.", metavar="NAME")]
 FileOption = Annotated[
     Path | None, typer.Option("--users-file", help="The file; SMTP2CF_USERS_FILE by default.", metavar="FILE")
 ]
-LINE_LIMIT = 4096
-"""Octets of a line of standard input that is a password."""
 
 
 @app.command()
@@ -59,21 +57,21 @@ def add(
         senders = [part.strip() for given in sender for part in given.split(",")] if sender else None
         Senders.parse(senders or ())
     except ValueError as error:
-        _fail(str(error), os.EX_DATAERR)
+        fail(str(error), os.EX_DATAERR)
     try:
         is_new = not path.exists()
         exists = not is_new and name in read_users(path)[0]
         if exists and not replace:
             raise edit.UserExistsError  # noqa: TRY301 - before a password is typed in vain
-        hashed = hash_password(_password(name, from_stdin=password_stdin))
+        hashed = hash_password(read_password(name, from_stdin=password_stdin, twice=True))
         existed = edit.put_user(path, name, hashed, senders, replace=replace)
     except edit.UserExistsError:
-        _fail(f"{path} has a user {_printable(name)} already: --replace gives them a new password", 1)
+        fail(f"{path} has a user {printable(name)} already: --replace gives them a new password", 1)
     except UsersFileError as error:
-        _fail(str(error), os.EX_CONFIG)
+        fail(str(error), os.EX_CONFIG)
     except ValueError as error:
-        _fail(str(error), os.EX_DATAERR)
-    typer.echo(f"{_printable(name)}: {'has a new password' if existed else 'added'}")
+        fail(str(error), os.EX_DATAERR)
+    typer.echo(f"{printable(name)}: {'has a new password' if existed else 'added'}")
     if is_new:
         owner = path.stat().st_uid
         typer.echo(
@@ -89,14 +87,14 @@ def list_(as_json: Json = False, users_file: FileOption = None, env_file: EnvFil
     try:
         users, _ = read_users(_users_file(users_file, env_file))
     except UsersFileError as error:
-        _fail(str(error), os.EX_CONFIG)
+        fail(str(error), os.EX_CONFIG)
     for user in users.values():
         if as_json:
             sys.stdout.write(
                 orjson.dumps({"name": user.name, "senders": list(user.senders.written)}).decode() + "\n"
             )
         else:
-            typer.echo(_printable(f"{user.name:<24}  {', '.join(user.senders.written) or 'any sender'}"))
+            typer.echo(printable(f"{user.name:<24}  {', '.join(user.senders.written) or 'any sender'}"))
 
 
 @app.command()
@@ -111,10 +109,10 @@ def delete(name: Name, users_file: FileOption = None, env_file: EnvFile = None) 
     try:
         edit.delete_user(path, unicodedata.normalize("NFC", name))
     except edit.NoSuchUserError:
-        _fail(f"{path} has no user {_printable(name)}", 1)
+        fail(f"{path} has no user {printable(name)}", 1)
     except UsersFileError as error:
-        _fail(str(error), os.EX_CONFIG)
-    typer.echo(f"{_printable(name)}: deleted")
+        fail(str(error), os.EX_CONFIG)
+    typer.echo(f"{printable(name)}: deleted")
 
 
 def _users_file(given: Path | None, env_file: Path | None) -> Path:
@@ -123,30 +121,3 @@ def _users_file(given: Path | None, env_file: Path | None) -> Path:
     if path is None:
         raise config.SettingsError("no users file is named: set SMTP2CF_USERS_FILE, or use --users-file")
     return path
-
-
-def _password(name: str, *, from_stdin: bool) -> str:
-    """The password, typed twice on a terminal; else a line of standard input. Raises ValueError."""
-    if not from_stdin and sys.stdin.isatty():
-        try:
-            password = getpass.getpass(f"Password for {_printable(name)}: ")
-            if password != getpass.getpass("The same again: "):
-                raise ValueError("the two passwords are not the same")
-        except EOFError:
-            raise ValueError("no password was given") from None
-        return password
-    line = sys.stdin.buffer.readline(LINE_LIMIT)
-    try:
-        return line.removesuffix(b"\n").removesuffix(b"\r").decode()
-    except UnicodeDecodeError:
-        raise ValueError("the password is not UTF-8") from None
-
-
-def _printable(text: str) -> str:
-    """No name writes on the operator's terminal."""
-    return text if text.isprintable() else text.encode("unicode_escape", "backslashreplace").decode("ascii")
-
-
-def _fail(text: str, status: int) -> NoReturn:
-    typer.echo(f"smtp2cf: {text}", err=True)
-    raise typer.Exit(status)

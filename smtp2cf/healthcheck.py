@@ -15,6 +15,9 @@ DEFAULT = "127.0.0.1:8025"
 TIMEOUT = 4.0
 """Seconds; the image's HEALTHCHECK gives up after 5."""
 
+BODY_LIMIT = 1 << 20
+"""Octets of an answer that are read."""
+
 
 class _Connection(http.client.HTTPConnection):
     """HTTP to an endpoint, which may be a unix socket."""
@@ -38,17 +41,19 @@ def main() -> int:
     if listen.lower() == "none":
         return _unhealthy("SMTP2CF_ADMIN_LISTEN is none: there is nobody to ask, use --no-healthcheck")
     try:
-        status = _ask(Endpoint.parse(listen.split(",")[0]).from_here)
+        status, _ = ask(Endpoint.parse(listen.split(",")[0]).from_here, "/livez")
     except (OSError, ValueError, http.client.HTTPException) as error:
         return _unhealthy(f"/livez on {listen}: {error}")
     return 0 if status == http.HTTPStatus.OK else _unhealthy(f"/livez on {listen}: HTTP {status}")
 
 
-def _ask(endpoint: Endpoint) -> int:
+def ask(endpoint: Endpoint, path: str, accept: str = "*/*") -> tuple[int, bytes]:
+    """The status and body of a page of the admin's. Raises OSError and http.client.HTTPException."""
     connection = _Connection(endpoint)
     try:
-        connection.request("GET", "/livez")
-        return connection.getresponse().status
+        connection.request("GET", path, headers={"Accept": accept})
+        response = connection.getresponse()
+        return response.status, response.read(BODY_LIMIT)
     finally:
         connection.close()
 

@@ -113,7 +113,16 @@ class Admin:
         await response.write_eof()
         return response
 
-    async def _page(self, _: web.Request) -> web.Response:
+    async def _page(self, request: web.Request) -> web.Response:
+        """The status page; as JSON for whoever asks for that."""
+        if request.headers.get("Accept") == "application/json":
+            body = orjson.dumps(dict(self._status()), default=_as_json)
+            return web.Response(body=body, content_type="application/json")
         html = render(self._readiness(), self._status())
         policy = {"Content-Security-Policy": _PAGE_POLICY}
         return web.Response(text=html, content_type="text/html", headers=policy)
+
+
+def _as_json(value: object) -> object:
+    """Named tuples by their names; orjson takes no tuple that is more than one."""
+    return value._asdict() if isinstance(value, tuple) and hasattr(value, "_asdict") else str(value)

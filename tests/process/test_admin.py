@@ -1,6 +1,7 @@
 """The admin's pages of a running bridge: probes, metrics, and the status page."""
 
 import contextlib
+import json
 import re
 import urllib.error
 import urllib.request
@@ -164,6 +165,15 @@ def test_the_page_shows_the_latest_mail_and_what_became_of_it(bridge: Bridge) ->
     assert re.search(r"shown-too@example\.com\s+shown@example\.net\s*sent\s+250 2\.0\.0 ", text), (
         "from, to, status and answer in one row"
     )
+
+
+def test_the_page_is_json_for_whoever_asks_for_that(bridge: Bridge) -> None:
+    deliver(bridge, "json@example.net")
+    status, text = get(bridge.admin_url, Accept="application/json")
+    assert status == 200
+    latest = json.loads(text)["recent"][0]
+    assert (latest["recipients"], latest["status"]) == ("json@example.net", "sent")
+    assert latest["reply"] == "250 2.0.0 delivered"
 
 
 def test_the_page_shows_the_null_sender(tmp_path: Path) -> None:

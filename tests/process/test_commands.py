@@ -13,7 +13,6 @@ import pytest
 
 from smtp2cf import __version__
 from tests.process.command import running, smtp2cf
-from tests.support.bridge import Bridge, running_bridge
 from tests.support.needs import needs
 from tests.support.sandbox import running_sandbox
 from tests.support.secret import TOKEN
@@ -90,76 +89,6 @@ def test_check_warns_of_a_variable_nobody_knows() -> None:
         done = smtp2cf("check", ACCOUNT_ID="a1", API_TOKEN=TOKEN, API_BASE_URL=url, MAX_SIZE="1MB")
     assert done.status == 0
     assert done.err == "warning: SMTP2CF_MAX_SIZE is no setting: is SMTP2CF_MAX_MESSAGE_SIZE meant?\n"
-
-
-# ---- send
-
-
-def send(bridge: Bridge, *arguments: str) -> tuple[int, str, str]:
-    return smtp2cf("send", *arguments, SMTP_LISTEN=bridge.smtp_endpoint, HOSTNAME="app.example.com")
-
-
-def test_send_prints_the_answer_of_the_bridge(bridge: Bridge) -> None:
-    status, out, err = send(bridge, "--to", "anna@example.net", "--from", "me@example.com")
-    assert status == 0, err
-    assert out.startswith("250 2.0.0 ")
-    (message,) = bridge.messages()
-    assert message["recipients"] == ["anna@example.net"]
-    assert message["from"] == "me@example.com"
-    assert b"\r\nSubject: smtp2cf test message\r\n" in message["mime_message"]
-    assert b"\r\nMessage-ID: <" in message["mime_message"]
-
-
-def test_send_has_a_sender_of_its_own(bridge: Bridge) -> None:
-    assert send(bridge, "--to", "anna@example.net")[0] == 0
-    assert bridge.messages()[0]["from"] == "smtp2cf@app.example.com"
-
-
-@pytest.mark.parametrize(
-    ("recipient", "status", "answer"),
-    [
-        ("bounce@example.net", os.EX_NOUSER, "550 5.1.1 "),
-        ("suppressed@example.net", os.EX_NOUSER, "550 5.7.1 "),
-        ("no-address", os.EX_NOUSER, "553 5.1.3 "),
-    ],
-)
-def test_send_fails_as_the_bridge_says(bridge: Bridge, recipient: str, status: int, answer: str) -> None:
-    ended, out, _ = send(bridge, "--to", recipient, "--from", "me@example.com")
-    assert ended == status
-    assert out.startswith(answer)
-
-
-def test_send_fails_for_now_where_nothing_is_kept(tmp_path: Path) -> None:
-    with running_bridge(tmp_path, SPOOL_URL="none") as bridge:
-        status, out, _ = send(bridge, "--to", "error@example.net")
-    assert status == os.EX_TEMPFAIL
-    assert out.startswith("451 4.3.0 ")
-
-
-def test_send_without_a_bridge_says_where_it_looked(nowhere: str) -> None:
-    done = smtp2cf("send", "--to", "anna@example.net", SMTP_LISTEN=nowhere)
-    assert done.status == os.EX_UNAVAILABLE
-    assert done.err.startswith(f"smtp2cf: no bridge answers on {nowhere}: ")
-    assert "is `smtp2cf serve` running?" in done.err
-
-
-def test_send_finds_a_bridge_on_a_unix_socket(tmp_path: Path) -> None:
-    with running_bridge(tmp_path, SMTP_LISTEN=f"unix:{tmp_path}/smtp.sock") as bridge:
-        status, out, err = send(bridge, "--to", "anna@example.net")
-    assert status == 0, err
-    assert out.startswith("250 2.0.0 ")
-
-
-def test_send_finds_a_bridge_that_listens_on_every_address(tmp_path: Path) -> None:
-    with running_bridge(tmp_path, SMTP_LISTEN="0.0.0.0:0") as bridge:
-        status, _, err = send(bridge, "--to", "anna@example.net")
-    assert status == 0, err
-
-
-def test_send_where_no_mail_is_taken_over_smtp() -> None:
-    done = smtp2cf("send", "--to", "anna@example.net", SMTP_LISTEN="none")
-    assert done.status == os.EX_CONFIG
-    assert done.err == "smtp2cf: SMTP2CF_SMTP_LISTEN is none: the bridge takes no mail over SMTP\n"
 
 
 # ---- help
