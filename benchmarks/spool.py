@@ -113,9 +113,7 @@ def _letter(delay: float = 0.0) -> NewMail:
     envelope = Envelope(
         reverse_path="bench@example.com", forward_paths=("anna@example.org",), client="127.0.0.1"
     )
-    return NewMail(
-        envelope=envelope, message=MESSAGE, expires=time.time() + 86400, delay=delay, attempts=int(delay > 0)
-    )
+    return NewMail(envelope=envelope, message=MESSAGE, expires_in=86400, delay=delay, attempts=int(delay > 0))
 
 
 async def fill(url: str) -> None:

@@ -76,4 +76,4 @@ def _mail(envelope: Envelope, message: bytes, reports: list[dsn.Report], policy:
         body="7BIT" if content.isascii() else "8BITMIME",
         smtputf8=not content.isascii(),
     )
-    return NewMail(envelope=new, message=content, expires=now + policy.expire_after, is_dsn=True)
+    return NewMail(envelope=new, message=content, expires_in=policy.expire_after, is_dsn=True)

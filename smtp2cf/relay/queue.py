@@ -9,7 +9,6 @@ Knows no SMTP session and no HTTP.
 import asyncio
 import contextlib
 import random
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -150,7 +149,7 @@ class Queue:
             outcomes=outcomes,
             attempts=attempts,
             delay=self.retry.delay(attempts, retry_after) if attempts else 0.0,
-            expires=envelope.received_at + self.retry.expire_after,
+            expires_in=self.retry.expire_after,
             answer=answer,
         )
         self._keeping += 1
@@ -171,7 +170,7 @@ class Queue:
                 envelope=envelope,
                 message=message,
                 attempts=1,
-                expires=envelope.received_at + self.retry.expire_after,
+                expires_in=self.retry.expire_after,
                 claimed=True,
                 answer=answer,
             )
@@ -202,9 +201,10 @@ class Queue:
 
     async def _claim(self) -> None:
         """Take what is due and there is room for; where there is neither, wait."""
-        if self._pace is not None and (blocked_for := self._pace.blocked_for) > BLOCKED:
+        if (blocked_for := self._blocked_for()) > BLOCKED:
             # Nothing can be sent, so nobody's attempt is wasted on finding that out.
-            await asyncio.sleep(min(blocked_for, POLL))
+            if not await self._claim_expired():
+                await asyncio.sleep(min(blocked_for, POLL))
             return
         room = self._room()
         if self._keeping >= RUSH:
@@ -220,6 +220,15 @@ class Queue:
             self._go(self._send(item))
         if not items:
             await self.spool.wait_due(POLL)
+
+    async def _claim_expired(self) -> bool:
+        """Take what is to be given up; False where there is nothing."""
+        items = await self.spool.claim(self.retry.parallel, expired=True)
+        await asyncio.gather(*(self._send(item) for item in items))
+        return bool(items)
+
+    def _blocked_for(self) -> float:
+        return self._pace.blocked_for if self._pace is not None else 0.0
 
     def _room(self) -> int:
         """Messages to claim: not more than `parallel` at once, doubling, one while calls stand in line.
@@ -279,7 +288,7 @@ class Queue:
         message = await self.spool.read(item.queue_id)
         if message is None:
             await self.spool.give_back(item.queue_id)  # it is gone, and so is the claim
-        elif item.unresolved and item.expires <= time.time():
+        elif item.unresolved and self._is_over(item):
             await self._expire(item, message)
         elif await self.spool.begin(item.queue_id):
             if item.unanswered:
@@ -288,8 +297,20 @@ class Queue:
             if item.unresolved:
                 attempt = await self._attempt(item.envelope, item.unresolved, message, item.is_dsn)
             await self._settle(
-                item.envelope, message, item.outcomes, attempt, attempts=item.attempts + 1, is_dsn=item.is_dsn
+                item.envelope,
+                message,
+                item.outcomes,
+                attempt,
+                attempts=item.attempts + 1,
+                is_dsn=item.is_dsn,
+                age=item.age if item.expired else None,
             )
+
+    def _is_over(self, item: SpoolItem) -> bool:
+        """Nothing more is tried for it. While an attempt is due there is that one, be the mail as old as it
+        may: it may be old because the bridge was off, or its host's clock wrong."""
+        can_be_tried = not item.attempts or (item.due and self._blocked_for() <= BLOCKED)
+        return item.expired and not can_be_tried
 
     async def _settle(
         self,
@@ -300,8 +321,12 @@ class Queue:
         *,
         attempts: int,
         is_dsn: bool,
+        age: float | None = None,
     ) -> None:
-        """Write down what an attempt came to: gone, or when it is tried again, and who is told."""
+        """Write down what an attempt came to: gone, or when it is tried again, and who is told.
+
+        age: of mail that has expired, so that this was its last attempt.
+        """
         maillog.attempted(
             envelope, attempt.outcomes, attempt.message_ids, size=len(message), attempts=attempts
         )
@@ -309,20 +334,28 @@ class Queue:
             maillog.possible_duplicate(envelope, attempt.unanswered)
         outcomes = {**earlier, **attempt.outcomes}
         final = {who: reply for who, reply in attempt.outcomes.items() if not reply.transient}
+        expired: Outcomes = {}
+        if age is not None:
+            expired = {who: _given_up(age, reply) for who, reply in outcomes.items() if reply.transient}
         try:
-            dsns = [] if is_dsn else dsns_for(envelope, message, final, self.bounce)
+            told = {**final, **expired}
+            dsns = [] if is_dsn else dsns_for(envelope, message, told, self.bounce, expired=True)
         except Exception as error:
             # What was sent must not be sent again, and who bounced must not go unsaid: a person has to look.
             log.exception("queue.error", queue_id=envelope.queue_id)
             await self._fail(envelope, error, outcomes, attempts=attempts, failures=MAX_FAILURES)
             return
-        waits = any(reply.transient for reply in outcomes.values())
+        waits = not expired and any(reply.transient for reply in outcomes.values())
+        outcomes |= expired
         retry_in = self.retry.delay(attempts, attempt.retry_after) if waits else None
         settled = await self._surely(
             lambda: self.spool.settle(envelope.queue_id, outcomes, retry_in=retry_in, dsns=dsns)
         )
         if settled:
-            maillog.reported(envelope, dsns_sent=len(dsns), undeliverable=is_dsn and _bounced(final))
+            if expired:
+                maillog.expired(envelope, expired, size=len(message), attempts=attempts)
+            undeliverable = is_dsn and (bool(expired) or _bounced(final))
+            maillog.reported(envelope, dsns_sent=len(dsns), undeliverable=undeliverable)
 
     async def _surely(self, work: Callable[[], Awaitable[T]]) -> T:
         """Have the spool do what may be done twice but not left out; wait for it while it is away.
@@ -338,11 +371,7 @@ class Queue:
 
     async def _expire(self, item: SpoolItem, message: bytes) -> None:
         """Give up: the sender is told, unless it is a DSN that can't be delivered."""
-        waited = _duration(time.time() - item.envelope.received_at)
-        expired = {
-            who: Reply(451, "4.4.7", f"given up after {waited}; {_last_answer(item, who)}")
-            for who in item.unresolved
-        }
+        expired = {who: _given_up(item.age, item.outcomes.get(who)) for who in item.unresolved}
         dsns = [] if item.is_dsn else dsns_for(item.envelope, message, expired, self.bounce, expired=True)
         outcomes = {**item.outcomes, **expired}
         if await self._surely(lambda: self.spool.settle(item.queue_id, outcomes, dsns=dsns)):
@@ -365,10 +394,10 @@ class Queue:
         )
 
 
-def _last_answer(item: SpoolItem, recipient: str) -> str:
-    if recipient in item.outcomes:
-        return f"the last answer was: {item.outcomes[recipient]}"
-    return "no attempt was answered" if item.attempts else "it was never tried"
+def _given_up(age: float, last: Reply | None) -> Reply:
+    """What becomes of a recipient after so many seconds. last: the last answer there was for it."""
+    why = f"the last answer was: {last}" if last is not None else "no attempt was answered"
+    return Reply(451, "4.4.7", f"given up after {_duration(age)}; {why}")
 
 
 def _bounced(outcomes: Outcomes) -> bool:

@@ -8,6 +8,7 @@ Knows nothing of either database.
 
 import json
 import re
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,17 +21,16 @@ from smtp2cf.spool.protocol import NewMail, SpoolItem, Status
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 ITEM_COLUMNS = (
-    "envelope, outcomes, status, attempts, failures, unanswered, next_attempt, expires, is_dsn, size, "
-    "hold_reason, owner"
+    "envelope, outcomes, status, attempts, failures, unanswered, next_attempt, expires, received_at, is_dsn, "
+    "size, hold_reason, owner"
 )
 
 
-def decode_item(row: Sequence[Any]) -> SpoolItem:
-    """A row of ITEM_COLUMNS as what it stands for."""
-    envelope, outcomes, status, attempts, failures, unanswered, next_attempt, expires, is_dsn, size, *rest = (
-        row
-    )
-    hold_reason, owner = rest
+def decode_item(row: Sequence[Any], now: float) -> SpoolItem:
+    """A row of ITEM_COLUMNS as what it stands for. now: by the spool's clock."""
+    envelope, outcomes, status, attempts, failures, unanswered, *rest = row
+    next_attempt, expires, received_at, is_dsn, size, hold_reason, owner = rest
+    ahead = time.time() - now
     return SpoolItem(
         envelope=decode_envelope(envelope),
         outcomes=decode_outcomes(outcomes),
@@ -38,8 +38,11 @@ def decode_item(row: Sequence[Any]) -> SpoolItem:
         attempts=attempts,
         failures=failures,
         unanswered=bool(unanswered),
-        next_attempt=next_attempt,
-        expires=expires,
+        next_attempt=next_attempt + ahead,
+        expires=expires + ahead,
+        due=next_attempt <= now,
+        expired=expires <= now,
+        age=max(0.0, now - received_at),
         is_dsn=bool(is_dsn),
         size=size,
         hold_reason=hold_reason,
@@ -52,6 +55,11 @@ def initial_status(mail: NewMail) -> Status:
     if mail.claimed:
         return Status.ACTIVE
     return Status.DEFERRED if mail.attempts else Status.QUEUED
+
+
+def age(envelope: Envelope) -> float:
+    """Seconds since mail was received that is put in now."""
+    return max(0.0, time.time() - envelope.received_at)
 
 
 def encode_envelope(envelope: Envelope) -> str:

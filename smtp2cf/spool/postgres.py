@@ -10,6 +10,7 @@ import asyncio
 import os
 import secrets
 import socket
+import time
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -76,13 +77,15 @@ class PostgresSpool:
         await self._puts.ask(mail)
         self._arrived(mail)
 
-    async def claim(self, limit: int) -> list[SpoolItem]:
+    async def claim(self, limit: int, *, expired: bool = False) -> list[SpoolItem]:
         """See protocol.Spool."""
-        share = self._lanes.tried_share(limit)
-        rows = await self._database.fetch(postgres_sql.CLAIM, limit, share, self._owner, self._lease)
-        claimed = [
-            codec.decode_item(tuple(row)[2:]) for row in sorted(rows, key=lambda row: (row[0], row[1]))
-        ]
+        if expired:
+            rows = await self._database.fetch(postgres_sql.CLAIM_EXPIRED, limit, self._owner, self._lease)
+        else:
+            share = self._lanes.tried_share(limit)
+            rows = await self._database.fetch(postgres_sql.CLAIM, limit, share, self._owner, self._lease)
+        rows.sort(key=lambda row: (row[0], row[1]))
+        claimed = [codec.decode_item(columns, now) for _, _, now, *columns in rows]
         # What we have already had its lease renewed: it was over, because the process was stopped.
         fresh = [item for item in claimed if item.queue_id not in self._claims]
         self._claims.add(item.queue_id for item in fresh)
@@ -145,7 +148,8 @@ class PostgresSpool:
         after = ""
         while True:
             statement, values = postgres_sql.items_page(which, after)
-            page = [codec.decode_item(row) for row in await self._database.fetch(statement, *values)]
+            rows = await self._database.fetch(statement, *values)
+            page = [codec.decode_item(columns, now) for now, *columns in rows]
             for item in page:
                 yield item
             if len(page) < PAGE:
@@ -177,7 +181,8 @@ class PostgresSpool:
     async def totals(self) -> dict[Status, Total]:
         """See protocol.Spool."""
         rows = await self._database.fetch(postgres_sql.TOTALS)
-        return {Status(status): Total(*total) for status, *total in rows}
+        now = time.time()
+        return {Status(status): Total(messages, size, now - age) for status, messages, size, age in rows}
 
     async def check(self) -> None:
         """See protocol.Spool."""
@@ -291,8 +296,8 @@ def _row(mail: NewMail) -> tuple[object, ...]:
         envelope.queue_id,
         codec.initial_status(mail),
         float(mail.delay),
-        float(mail.expires),
-        envelope.received_at,
+        float(mail.expires_in),
+        codec.age(envelope),
         mail.attempts,
         mail.claimed,
         mail.is_dsn,

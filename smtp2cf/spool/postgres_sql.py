@@ -6,8 +6,6 @@ on. Every statement can be run twice, because the first answer may have been los
 Knows nothing of connections.
 """
 
-import time
-
 from smtp2cf.spool import codec
 from smtp2cf.spool.protocol import PAGE, Action, Filter
 
@@ -49,8 +47,8 @@ MIGRATIONS: tuple[str, ...] = (
 )
 """Each takes the schema one version further; smtp2cf_spool.version says how many it has seen.
 
-smtp2cf_mail.due is when to claim it: at the next attempt or when it expires, whichever is first; if
-it is active, when the lease is over; NULL, never, if it is held. Messages are stored without
+smtp2cf_mail.due is when to claim it: at the next attempt or, if it was tried, when it expires, whichever
+is first; if it is active, when the lease is over; NULL, never, if it is held. Messages are stored without
 compression, which costs more than it saves for mail that stays for a second.
 """
 
@@ -59,7 +57,7 @@ PUT = """
         SELECT * FROM unnest($1::text[], $2::text[], $3::float8[], $4::float8[], $5::float8[], $6::int[],
             $7::bool[], $8::bool[], $9::int[], $10::text[], $11::text[], $12::text[], $13::text[],
             $14::bytea[], $15::bytea[], $16::text[])
-        AS new (queue_id, status, delay, expires, received_at, attempts,
+        AS new (queue_id, status, delay, expires_in, age, attempts,
             claimed, is_dsn, size, sender, recipients, envelope, outcomes, message, digest, reply)
     ), remembered AS (
         INSERT INTO smtp2cf_memory
@@ -69,8 +67,11 @@ PUT = """
         INSERT INTO smtp2cf_mail (queue_id, status, due, next_attempt, expires, received_at, attempts,
             unanswered, is_dsn, size, owner, sender, recipients, envelope, outcomes)
         SELECT queue_id, status,
-            CASE WHEN claimed THEN smtp2cf_now() + $18 ELSE least(smtp2cf_now() + delay, expires) END,
-            smtp2cf_now() + delay, expires, received_at, attempts, claimed, is_dsn, size,
+            CASE WHEN claimed THEN smtp2cf_now() + $18
+                WHEN attempts > 0 THEN smtp2cf_now() + least(delay, expires_in)
+                ELSE smtp2cf_now() + delay END,
+            smtp2cf_now() + delay, smtp2cf_now() + expires_in, smtp2cf_now() - age, attempts, claimed, is_dsn,
+            size,
             CASE WHEN claimed THEN $17 ELSE '' END, sender, recipients, envelope, outcomes
         FROM new
         ON CONFLICT (queue_id) DO NOTHING
@@ -99,9 +100,19 @@ CLAIM = f"""
     )
     UPDATE smtp2cf_mail SET status = 'active', owner = $3, due = smtp2cf_now() + $4
     FROM picked WHERE smtp2cf_mail.id = picked.id
-    RETURNING lane, place, {codec.ITEM_COLUMNS}
+    RETURNING lane, place, smtp2cf_now(), {codec.ITEM_COLUMNS}
 """  # noqa: S608 - a constant
 """$1 places, of which $2 are for mail that was tried before if there is enough of both."""
+
+CLAIM_EXPIRED = f"""
+    UPDATE smtp2cf_mail SET status = 'active', owner = $2, due = smtp2cf_now() + $3
+    WHERE id IN (
+        SELECT id FROM smtp2cf_mail
+        WHERE attempts > 0 AND due <= smtp2cf_now() AND expires <= smtp2cf_now()
+        ORDER BY due, queue_id LIMIT $1 FOR UPDATE SKIP LOCKED
+    )
+    RETURNING 1, queue_id, smtp2cf_now(), {codec.ITEM_COLUMNS}
+"""  # noqa: S608 - a constant
 
 BEGIN = """
     UPDATE smtp2cf_mail SET attempts = attempts + 1, unanswered = true, due = smtp2cf_now() + $3
@@ -113,7 +124,8 @@ RENEW = "UPDATE smtp2cf_mail SET due = smtp2cf_now() + $3 WHERE queue_id = ANY($
 GIVE_BACK = """
     UPDATE smtp2cf_mail SET
         status = CASE WHEN hold_reason != '' THEN 'held' WHEN attempts > 0 THEN 'deferred' ELSE 'queued' END,
-        due = CASE WHEN hold_reason = '' THEN least(next_attempt, expires) END,
+        due = CASE WHEN hold_reason != '' THEN NULL WHEN attempts > 0 THEN least(next_attempt, expires)
+            ELSE next_attempt END,
         owner = ''
     WHERE owner = $1 AND ($2::text[] IS NULL OR queue_id = ANY($2))
 """
@@ -146,7 +158,10 @@ UNTIL_DUE = """
     ) - smtp2cf_now()
 """
 
-TOTALS = "SELECT status, count(*), sum(size)::bigint, min(received_at) FROM smtp2cf_mail GROUP BY status"
+TOTALS = """
+    SELECT status, count(*), sum(size)::bigint, smtp2cf_now() - min(received_at)
+    FROM smtp2cf_mail GROUP BY status
+"""
 
 CHECK = "UPDATE smtp2cf_spool SET checked_at = now()"
 
@@ -216,7 +231,7 @@ def items_page(which: Filter, after: str) -> tuple[str, list[object]]:
     values: list[object] = [after]
     where = conditions(which, values)
     statement = (
-        f"SELECT {codec.ITEM_COLUMNS} FROM smtp2cf_mail WHERE queue_id > $1 AND {where} "  # noqa: S608 - constants
+        f"SELECT smtp2cf_now(), {codec.ITEM_COLUMNS} FROM smtp2cf_mail WHERE queue_id > $1 AND {where} "  # noqa: S608 - constants
         f"ORDER BY queue_id LIMIT {PAGE}"
     )
     return statement, values
@@ -237,7 +252,7 @@ def conditions(which: Filter, values: list[object]) -> str:
     if which.recipient is not None:
         add("recipients ~ {}", codec.lookup_pattern(which.recipient))
     if which.older_than is not None:
-        add("received_at < {}", time.time() - which.older_than)
+        add("received_at < smtp2cf_now() - {}", which.older_than)
     if which.statuses:
         add("status = ANY({}::text[])", list(which.statuses))
     return " AND ".join(terms)

@@ -2,8 +2,11 @@
 
 A message and its envelope are written together; an operation that returned survives the process,
 the host and the power (`put`, `settle`, `apply`), or at least the process (everything else). The
-message bytes are read by `read` alone. All times a caller gives are seconds from now, by the
-spool's clock; all times it gets are seconds since the epoch.
+message bytes are read by `read` alone.
+
+The spool's clock alone says what is due, what has expired and whose lease is over: nobody compares
+with another. All times a caller gives are seconds from now. What it is shown as seconds since the epoch
+is by the caller's own clock, which may be wrong, and so is for people.
 
 The states, and what changes them:
 
@@ -25,8 +28,8 @@ The states, and what changes them:
 | apply DELETE    | any                                | gone; if active, `begin` and `settle` return False  |
 | a restart       | active (SQLite, which has one owner) | as give_back, at once                             |
 
-Mail is due when its next attempt is, or when it expires. A claim is a lease: the spool renews those
-it gave out for as long as it is open, and nobody else gets the mail while it does.
+Mail is due when its next attempt is; if it was tried, also when it expires. A claim is a lease: the spool
+renews those it gave out for as long as it is open, and nobody else gets the mail while it does.
 
 Knows nothing of sockets, of Cloudflare or of the relay.
 """
@@ -101,14 +104,14 @@ class NewMail:
     """Mail to put in.
 
     message: the bytes without dot-stuffing. outcomes: what is already known. attempts: made so far.
-    delay: seconds until the next one. expires: seconds since the epoch. claimed: an attempt is under
+    delay: seconds until the next one. expires_in: seconds until it has expired. claimed: an attempt is under
     way in this process, counted in `attempts`; its answer will be settled. answer: remembered in the
     same go, so that whoever asks again after a crash is not kept twice.
     """
 
     envelope: Envelope
     message: bytes
-    expires: float
+    expires_in: float
     outcomes: Outcomes = field(default_factory=dict)
     attempts: int = 0
     delay: float = 0.0
@@ -124,7 +127,9 @@ class SpoolItem:
     outcomes: the last answer for each recipient that has one. attempts: begun so far. failures:
     attempts in a row that ended in an error of the program. unanswered: an attempt was begun and
     its answer never recorded, so the mail may have been sent (on a fresh claim: by somebody else).
-    next_attempt, expires: seconds since the epoch. size: bytes of the message. hold_reason: why an
+    due: the time of its next attempt has come. expired: its time is over. age: seconds since it was
+    received. All three are as of when it was read, by the spool's clock; next_attempt, expires: the
+    same for people, in seconds since the epoch. size: bytes of the message. hold_reason: why an
     operator or the program held it. owner: who claims it, as host:pid:nonce, "" for nobody.
     """
 
@@ -134,8 +139,11 @@ class SpoolItem:
     attempts: int
     failures: int
     unanswered: bool
-    next_attempt: float
-    expires: float
+    next_attempt: float = field(compare=False)
+    expires: float = field(compare=False)
+    due: bool
+    expired: bool
+    age: float = field(compare=False)
     is_dsn: bool
     size: int
     hold_reason: str
@@ -180,7 +188,8 @@ EVERYTHING = Filter()
 
 
 class Total(NamedTuple):
-    """The mail of one status: how many, their bytes, when the oldest was received (epoch seconds)."""
+    """The mail of one status: how many, their bytes, when the oldest was received (epoch seconds, by the
+    caller's clock)."""
 
     messages: int
     bytes: int
@@ -208,9 +217,10 @@ class Spool(Protocol):
     async def put(self, *mail: NewMail) -> None:
         """Keep mail: all of it, fsynced, or none. What is there already, by its queue id, is left alone."""
 
-    async def claim(self, limit: int) -> list[SpoolItem]:
+    async def claim(self, limit: int, *, expired: bool = False) -> list[SpoolItem]:
         """Take up to `limit` messages that are due, for this process alone.
 
+        expired: of those that were tried, only what has expired.
         Half the places are for mail that was never tried, half for the rest, each longest due first
         and then oldest first; what one half leaves goes to the other.
         """

@@ -17,13 +17,14 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from prometheus_client import Gauge
 
 from smtp2cf.envelope import Outcomes
 from smtp2cf.reply import Reply, SendError
 from smtp2cf.spool import codec, sqlite_file
+from smtp2cf.spool.clock import Clock, Mark
 from smtp2cf.spool.lock import SpoolLock
 from smtp2cf.spool.protocol import (
     EVERYTHING,
@@ -41,7 +42,7 @@ from smtp2cf.spool.protocol import (
     Total,
 )
 from smtp2cf.spool.space import Space
-from smtp2cf.spool.sqlite_store import GIVEN_BACK, Page, Settlement, Store, conditions
+from smtp2cf.spool.sqlite_store import GIVEN_BACK, Page, Settlement, Store, Wanted, conditions
 from smtp2cf.spool.waiting import Claims, DueAlarm
 from smtp2cf.spool.writer import Writer, send_error
 
@@ -59,20 +60,21 @@ class SqliteSpool:
     """See protocol.Spool. Made by `open`."""
 
     def __init__(
-        self, path: Path, *, lock: SpoolLock | None, lease: float, memory: dict[bytes, str], min_free: int
+        self, path: Path, *, lock: SpoolLock | None, lease: float, left: "_Left", min_free: int
     ) -> None:
         self._path = path
         self._lock = lock
         self._space = Space(path.parent, min_free)
-        self._store = Store(f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}", lease)
+        self._clock = left.clock
+        owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._store = Store(owner, lease, self._clock)
         self._writer = Writer(path, lambda: sqlite_file.connect_writer(path))
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="spool-reader")
         self._connections = _Connections(path)
         self._claims = Claims(lease, self._renew)
         self._alarm = DueAlarm(self._until_due, POLL)
-        self._memory = {
-            digest: (codec.decode_reply(reply), time.time() + MEMORY) for digest, reply in memory.items()
-        }
+        until = self._clock.now() + MEMORY
+        self._memory = {digest: (codec.decode_reply(reply), until) for digest, reply in left.memory.items()}
 
     @classmethod
     async def open(
@@ -82,17 +84,17 @@ class SqliteSpool:
 
         Raises SpoolError.
         """
-        lock, memory = await asyncio.to_thread(_prepare, path, serve)
-        return cls(path, lock=lock, lease=lease, memory=memory, min_free=min_free)
+        lock, left = await asyncio.to_thread(_prepare, path, serve)
+        return cls(path, lock=lock, lease=lease, left=left, min_free=min_free)
 
     async def put(self, *mail: NewMail) -> None:
         """See protocol.Spool."""
         await self._writer.do(self._store.put, mail, sum(len(letter.message) for letter in mail))
         self._arrived(mail)
 
-    async def claim(self, limit: int) -> list[SpoolItem]:
+    async def claim(self, limit: int, *, expired: bool = False) -> list[SpoolItem]:
         """See protocol.Spool."""
-        claimed: list[SpoolItem] = await self._writer.do(self._store.claim, limit)
+        claimed: list[SpoolItem] = await self._writer.do(self._store.claim, Wanted(limit, expired))
         # What we have already had its lease renewed: it was over, because the process was stopped.
         fresh = [item for item in claimed if item.queue_id not in self._claims]
         self._claims.add(item.queue_id for item in fresh)
@@ -144,7 +146,7 @@ class SqliteSpool:
 
     async def items(self, which: Filter = EVERYTHING) -> AsyncIterator[SpoolItem]:
         """See protocol.Spool."""
-        where, values = conditions(which)
+        where, values = conditions(which, self._clock.now())
         statement = (
             f"SELECT {codec.ITEM_COLUMNS} FROM mail WHERE queue_id > :after AND {where} "  # noqa: S608 - constants
             f"ORDER BY queue_id LIMIT {PAGE}"
@@ -153,7 +155,7 @@ class SqliteSpool:
         while True:
             values["after"] = after
             page: list[SpoolItem] = await self._read(
-                partial(_fetch, statement=statement, values=dict(values))
+                partial(_fetch, statement=statement, values=dict(values), now=self._clock.now())
             )
             for item in page:
                 yield item
@@ -163,7 +165,7 @@ class SqliteSpool:
 
     async def count(self, which: Filter = EVERYTHING) -> int:
         """See protocol.Spool."""
-        where, values = conditions(which)
+        where, values = conditions(which, self._clock.now())
         row = await self._one(f"SELECT count(*) FROM mail WHERE {where}", values)  # noqa: S608 - constants
         return 0 if row is None else row[0]
 
@@ -184,7 +186,10 @@ class SqliteSpool:
                 "SELECT status, count(*), sum(size), min(received_at) FROM mail GROUP BY status"
             ).fetchall()
         )
-        return {Status(status): Total(*total) for status, *total in rows}
+        ahead = time.time() - self._clock.now()
+        return {
+            Status(status): Total(messages, size, oldest + ahead) for status, messages, size, oldest in rows
+        }
 
     async def check(self) -> None:
         """See protocol.Spool."""
@@ -201,16 +206,16 @@ class SqliteSpool:
     async def recall(self, digest: bytes, *, begin: bool = True) -> Memory | None:
         """See protocol.Spool. Kept in memory as well: only the unconfirmed are, so it is little."""
         known = self._memory.get(digest)
-        if known is not None and known[1] > time.time():
+        if known is not None and known[1] > self._clock.now():
             return Memory(known[0])
         if begin:
             await self._writer.do(self._store.memorize, (digest, ""))
-            self._memory[digest] = None, time.time() + MEMORY
+            self._memory[digest] = None, self._clock.now() + MEMORY
         return None
 
     def remember(self, digest: bytes, reply: Reply) -> None:
         """See protocol.Spool."""
-        self._memory[digest] = reply, time.time() + MEMORY
+        self._memory[digest] = reply, self._clock.now() + MEMORY
         self._writer.post(self._store.memorize, (digest, codec.encode_reply(reply)))
 
     def forget(self, digest: bytes) -> None:
@@ -234,12 +239,12 @@ class SqliteSpool:
         self._claims.add(letter.envelope.queue_id for letter in mail if letter.claimed)
         for letter in mail:
             if letter.answer is not None:
-                self._memory[letter.answer.digest] = letter.answer.reply, time.time() + MEMORY
+                self._memory[letter.answer.digest] = letter.answer.reply, self._clock.now() + MEMORY
         if any(not letter.claimed for letter in mail):
             self._alarm.ring()
 
     async def _renew(self, queue_ids: Sequence[str]) -> None:
-        now = time.time()
+        now = self._clock.now()
         for digest in [digest for digest, (_, until) in self._memory.items() if until < now]:
             del self._memory[digest]
         if queue_ids:
@@ -254,7 +259,7 @@ class SqliteSpool:
             (),
         )
         due: float | None = None if row is None else row[0]
-        return None if due is None else due - time.time()
+        return None if due is None else due - self._clock.now()
 
     async def _one(self, statement: str, values: Any) -> tuple[Any, ...] | None:
         return await self._read(lambda reader: reader.execute(statement, values).fetchone())
@@ -307,33 +312,61 @@ class _Connections:
         connection.close()
 
 
-def _fetch(reader: sqlite3.Connection, statement: str, values: dict[str, object]) -> list[SpoolItem]:
-    return [codec.decode_item(row) for row in reader.execute(statement, values)]
+def _fetch(
+    reader: sqlite3.Connection, statement: str, values: dict[str, object], now: float
+) -> list[SpoolItem]:
+    return [codec.decode_item(row, now) for row in reader.execute(statement, values)]
 
 
-def _prepare(path: Path, serve: bool) -> tuple[SpoolLock | None, dict[bytes, str]]:
-    """The lock and the unexpired memory of the process before, whose claims are void now."""
+class _Left(NamedTuple):
+    """What the process before left: its clock, and what it remembers that has not faded."""
+
+    clock: Clock
+    memory: dict[bytes, str]
+
+
+def _prepare(path: Path, serve: bool) -> tuple[SpoolLock | None, _Left]:
     if not serve:
         sqlite_file.prepare(path, serve=False)
-        return None, {}
+        return None, _take_over(path, serve=False)
     sqlite_file.make_directory(path.parent)
     lock = SpoolLock(path.with_name(path.name + ".lock"))
     try:
         sqlite_file.prepare(path, serve=True)
-        return lock, _take_over(path)
+        return lock, _take_over(path, serve=True)
     except BaseException:
         lock.release()
         raise
 
 
-def _take_over(path: Path) -> dict[bytes, str]:
+def _take_over(path: Path, *, serve: bool) -> _Left:
+    """Read what the process before left. serve: its claims are void, and the clock is ours now."""
     try:
-        connection = sqlite_file.connect_writer(path)
+        connection = sqlite_file.connect_writer(path) if serve else sqlite_file.connect_reader(path)
         try:
+            clock = _clock_of(connection)
+            if not serve:
+                return _Left(clock, {})
+            connection.execute("BEGIN IMMEDIATE")
             connection.execute(f"UPDATE mail SET {GIVEN_BACK} WHERE status = 'active'")  # noqa: S608 - a constant
-            now = time.time()
-            return dict(connection.execute("SELECT digest, reply FROM memory WHERE until > ?", (now,)))
+            connection.execute("DELETE FROM clock")
+            connection.execute("INSERT INTO clock VALUES (?, ?, ?)", clock.mark())
+            connection.execute("COMMIT")
+            known = connection.execute("SELECT digest, reply FROM memory WHERE until > ?", (clock.now(),))
+            return _Left(clock, dict(known))
         finally:
             connection.close()
     except sqlite3.Error as error:
         raise SpoolError(f"cannot open the spool {path}: {error}") from error
+
+
+def _clock_of(connection: sqlite3.Connection) -> Clock:
+    """The clock as the process before left it.
+
+    A file of before there was one went by the host's, which may have been set back since it was last checked.
+    """
+    mark = connection.execute("SELECT boot, passed, now FROM clock").fetchone()
+    if mark is not None:
+        return Clock.resume(Mark(*mark))
+    (checked_at,) = connection.execute("SELECT at FROM checked").fetchone()
+    return Clock(max(time.time(), checked_at))

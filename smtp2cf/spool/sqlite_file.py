@@ -47,11 +47,13 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE checked (at REAL NOT NULL);
     INSERT INTO checked VALUES (0);
     """,
+    "CREATE TABLE clock (boot TEXT NOT NULL, passed REAL NOT NULL, now REAL NOT NULL)",
 )
 """Each takes the schema one version further; a file's user_version says how many it has seen.
 
-mail.due is when to claim it: at the next attempt or when it expires, whichever is first; if it is
-active, when the lease is over; NULL, never, if it is held.
+mail.due is when to claim it: at the next attempt or, if it was tried, when it expires, whichever is first;
+if it is active, when the lease is over; NULL, never, if it is held. Every time is by the spool's own clock,
+of which the table clock has a mark (clock.Mark).
 """
 
 BUSY_TIMEOUT = 10.0

@@ -7,11 +7,11 @@ Knows nothing of the event loop, nor of how the file is made.
 
 import json
 import sqlite3
-import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from smtp2cf.spool import codec
+from smtp2cf.spool.clock import Clock
 from smtp2cf.spool.fair import Lanes
 from smtp2cf.spool.protocol import MEMORY, PAGE, Action, Filter, NewMail, SpoolItem
 from smtp2cf.spool.writer import Kind
@@ -32,7 +32,8 @@ _MESSAGE_ROW = "(?, ?)"
 
 GIVEN_BACK = (
     "status = CASE WHEN hold_reason != '' THEN 'held' WHEN attempts > 0 THEN 'deferred' ELSE 'queued' END, "
-    "due = CASE WHEN hold_reason = '' THEN min(next_attempt, expires) END, owner = ''"
+    "due = CASE WHEN hold_reason = '' THEN iif(attempts > 0, min(next_attempt, expires), next_attempt) END, "
+    "owner = ''"
 )
 """What becomes of a claim that ends without an answer."""
 
@@ -48,6 +49,13 @@ class Settlement(NamedTuple):
     dsns: Sequence[NewMail]
 
 
+class Wanted(NamedTuple):
+    """The argument of `Store.claim`: as the spool's method."""
+
+    limit: int
+    expired: bool
+
+
 class Page(NamedTuple):
     """The argument of `Store.apply`: which mail behind `after`, and what to do to it."""
 
@@ -60,9 +68,10 @@ class Page(NamedTuple):
 class Store:
     """The jobs of one process, which is `owner` of what it claims."""
 
-    def __init__(self, owner: str, lease: float) -> None:
+    def __init__(self, owner: str, lease: float, clock: Clock) -> None:
         self._owner = owner
         self._lease = lease
+        self._clock = clock
         self._lanes = Lanes()
         # Mail goes in first and is claimed last, so that what comes in may leave in the same go.
         self.put = Kind(0, self._put)
@@ -92,7 +101,7 @@ class Store:
         return [None] * len(jobs)
 
     def _insert(self, connection: sqlite3.Connection, letters: Sequence[NewMail]) -> None:
-        now = time.time()
+        now = self._clock.now()
         (first,) = connection.execute("SELECT ifnull(max(id), 0) + 1 FROM message").fetchone()
         for start, end in _powers_of_two(len(letters)):
             row: list[object] = []
@@ -107,14 +116,15 @@ class Store:
 
     def _columns(self, mail: NewMail, now: float) -> tuple[object, ...]:
         envelope = mail.envelope
-        next_attempt = now + mail.delay
+        next_attempt, expires = now + mail.delay, now + mail.expires_in
+        due = min(next_attempt, expires) if mail.attempts else next_attempt
         return (
             envelope.queue_id,
             codec.initial_status(mail),
-            now + self._lease if mail.claimed else min(next_attempt, mail.expires),
+            now + self._lease if mail.claimed else due,
             next_attempt,
-            mail.expires,
-            envelope.received_at,
+            expires,
+            now - codec.age(envelope),
             mail.attempts,
             mail.claimed,
             mail.is_dsn,
@@ -138,7 +148,7 @@ class Store:
                 (job.outcomes, job.failures, codec.printable(job.hold), *ours),
             )
         elif job.retry_in is not None:
-            next_attempt = time.time() + job.retry_in
+            next_attempt = self._clock.now() + job.retry_in
             cursor = connection.execute(
                 "UPDATE mail SET status = iif(hold_reason = '', 'deferred', 'held'), next_attempt = ?, "
                 "due = iif(hold_reason = '', min(?, expires), NULL), owner = '', unanswered = 0, "
@@ -153,7 +163,7 @@ class Store:
         return settled
 
     def _begin(self, connection: sqlite3.Connection, jobs: list[str]) -> list[bool]:
-        lease_over = time.time() + self._lease
+        lease_over = self._clock.now() + self._lease
         return [
             connection.execute(
                 "UPDATE mail SET attempts = attempts + 1, unanswered = 1, due = ? "
@@ -168,14 +178,15 @@ class Store:
         for queue_ids in jobs:
             connection.execute(
                 "UPDATE mail SET due = ? WHERE owner = ? AND queue_id IN (SELECT value FROM json_each(?))",
-                (time.time() + self._lease, self._owner, json.dumps(queue_ids)),
+                (self._clock.now() + self._lease, self._owner, json.dumps(queue_ids)),
             )
         return [None] * len(jobs)
 
     def _give_back(self, connection: sqlite3.Connection, jobs: list[Sequence[str] | None]) -> list[None]:
-        """None: whatever this process claims."""
+        """None: whatever this process claims, because it ends."""
         for queue_ids in jobs:
             if queue_ids is None:
+                self._note_time(connection)
                 connection.execute(f"UPDATE mail SET {GIVEN_BACK} WHERE owner = ?", (self._owner,))  # noqa: S608 - constants
             else:
                 connection.execute(
@@ -188,7 +199,7 @@ class Store:
     def _memorize(self, connection: sqlite3.Connection, jobs: list[tuple[bytes, str | None]]) -> list[None]:
         """Pairs of a digest and a reply, "" where there is none yet, None to forget it."""
         last = dict(jobs)
-        until = time.time() + MEMORY
+        until = self._clock.now() + MEMORY
         connection.executemany(
             "INSERT OR REPLACE INTO memory VALUES (?, ?, ?)",
             [(digest, reply, until) for digest, reply in last.items() if reply is not None],
@@ -203,10 +214,11 @@ class Store:
         return [self._apply_one(connection, job) for job in jobs]
 
     def _apply_one(self, connection: sqlite3.Connection, job: Page) -> list[str]:
-        where, values = conditions(job.which)
+        now = self._clock.now()
+        where, values = conditions(job.which, now)
         able, change = _ACTIONS[job.action]
         values |= {
-            "now": time.time(),
+            "now": now,
             "after": job.after,
             "reason": codec.printable(job.reason),
             "page": PAGE,
@@ -220,14 +232,19 @@ class Store:
 
     def _check(self, connection: sqlite3.Connection, jobs: list[None]) -> list[int]:
         """The octets that are free inside the file."""
-        connection.execute("UPDATE checked SET at = ?", (time.time(),))
+        connection.execute("UPDATE checked SET at = ?", (self._clock.now(),))
+        self._note_time(connection)
         (pages,) = connection.execute("PRAGMA freelist_count").fetchone()
         (page_size,) = connection.execute("PRAGMA page_size").fetchone()
         return [pages * page_size] * len(jobs)
 
+    def _note_time(self, connection: sqlite3.Connection) -> None:
+        """For the next process, should the host be off in between."""
+        connection.execute("UPDATE clock SET boot = ?, passed = ?, now = ?", self._clock.mark())
+
     def _tidy(self, connection: sqlite3.Connection, jobs: list[None]) -> list[bool]:
         """Forget what is too old, give a little free room back; True if there is more of it."""
-        connection.execute("DELETE FROM memory WHERE until < ?", (time.time(),))
+        connection.execute("DELETE FROM memory WHERE until < ?", (self._clock.now(),))
         (free,) = connection.execute("PRAGMA freelist_count").fetchone()
         if free <= FREE_PAGES:
             return [False] * len(jobs)
@@ -237,19 +254,23 @@ class Store:
         (left,) = connection.execute("PRAGMA freelist_count").fetchone()
         return [left < free] * len(jobs)
 
-    def _claim(self, connection: sqlite3.Connection, jobs: list[int]) -> list[list[SpoolItem]]:
-        return [self._claim_one(connection, limit) for limit in jobs]
+    def _claim(self, connection: sqlite3.Connection, jobs: list[Wanted]) -> list[list[SpoolItem]]:
+        return [self._claim_one(connection, job) for job in jobs]
 
-    def _claim_one(self, connection: sqlite3.Connection, limit: int) -> list[SpoolItem]:
-        now = time.time()
-        new, tried = (
-            connection.execute(
-                f"SELECT id FROM mail WHERE {lane} AND due <= ? ORDER BY due, queue_id LIMIT ?",  # noqa: S608 - constants
-                (now, limit),
+    def _claim_one(self, connection: sqlite3.Connection, job: Wanted) -> list[SpoolItem]:
+        now = self._clock.now()
+
+        def first(which: str) -> list[tuple[int]]:
+            return connection.execute(
+                f"SELECT id FROM mail WHERE {which} AND due <= :now ORDER BY due, queue_id LIMIT :limit",  # noqa: S608 - constants
+                {"now": now, "limit": job.limit},
             ).fetchall()
-            for lane in ("attempts = 0", "attempts > 0")
-        )
-        chosen = [key for (key,) in self._lanes.merge(new, tried, limit)]
+
+        if job.expired:
+            due = first("attempts > 0 AND expires <= :now")
+        else:
+            due = self._lanes.merge(first("attempts = 0"), first("attempts > 0"), job.limit)
+        chosen = [key for (key,) in due]
         if not chosen:
             return []
         rows = connection.execute(
@@ -257,7 +278,7 @@ class Store:
             f"WHERE id IN (SELECT value FROM json_each(?)) RETURNING id, {codec.ITEM_COLUMNS}",
             (self._owner, now + self._lease, json.dumps(chosen)),
         )
-        items = {key: codec.decode_item(columns) for key, *columns in rows}
+        items = {key: codec.decode_item(columns, now) for key, *columns in rows}
         return [items[key] for key in chosen]
 
 
@@ -282,8 +303,8 @@ _ACTIONS = {
 """For each action: to which mail it can be done, and how."""
 
 
-def conditions(which: Filter) -> tuple[str, dict[str, object]]:
-    """A filter as an SQL condition and the values it names."""
+def conditions(which: Filter, now: float) -> tuple[str, dict[str, object]]:
+    """A filter as an SQL condition and the values it names. now: by the spool's clock."""
     terms = ["1"]
     values: dict[str, object] = {}
     if which.queue_ids:
@@ -297,7 +318,7 @@ def conditions(which: Filter) -> tuple[str, dict[str, object]]:
         values["recipient"] = codec.lookup_pattern(which.recipient, atomic=True)
     if which.older_than is not None:
         terms.append("received_at < :received_before")
-        values["received_before"] = time.time() - which.older_than
+        values["received_before"] = now - which.older_than
     if which.statuses:
         terms.append("status IN (SELECT value FROM json_each(:statuses))")
         values["statuses"] = json.dumps(which.statuses)

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,13 @@ _numbers = itertools.count()
 
 def new_mail(message: bytes = b"Subject: x\r\n\r\nhello\r\n", **fields: Any) -> NewMail:
     """Mail from and to somebody; what belongs to the envelope goes there."""
-    of_mail = {"expires", "outcomes", "attempts", "delay", "is_dsn", "claimed", "answer"}
+    of_mail = {"expires_in", "outcomes", "attempts", "delay", "is_dsn", "claimed", "answer"}
     envelope = {
         "reverse_path": "anna@example.com",
         "forward_paths": ("ben@example.org",),
         **{name: value for name, value in fields.items() if name not in of_mail},
     }
-    mail = {"expires": time.time() + 3600, **{name: fields[name] for name in fields if name in of_mail}}
+    mail = {"expires_in": 3600.0, **{name: fields[name] for name in fields if name in of_mail}}
     return NewMail(envelope=Envelope(**envelope), message=message, **mail)
 
 

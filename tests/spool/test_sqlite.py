@@ -65,7 +65,7 @@ async def test_a_newer_schema_is_refused(sqlite: Backend) -> None:
     with sqlite3.connect(file_of(sqlite)) as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
-    assert "written by a newer smtp2cf (schema 99, this one knows 1)" in await refused(sqlite)
+    assert "written by a newer smtp2cf (schema 99, this one knows 2)" in await refused(sqlite)
 
 
 async def test_an_older_schema_is_migrated(sqlite: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +80,7 @@ async def test_an_older_schema_is_migrated(sqlite: Backend, monkeypatch: pytest.
     await spool.put(new_mail())
     with sqlite3.connect(file_of(sqlite)) as connection:
         assert connection.execute("SELECT mood FROM mail").fetchall() == [("good",), ("good",)]
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (3,)
     connection.close()
 
 
