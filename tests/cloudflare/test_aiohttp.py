@@ -6,13 +6,14 @@ that goes wrong in one case out of many.
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import aiohttp
 import pytest
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import RawResponseMessage
 from yarl import URL
 
 from tests.cloudflare.raw_server import RawServer, Request, always, http, serving
@@ -49,10 +50,46 @@ async def ask(connection: Connection) -> tuple[int, bytes]:
     return message.code, b"".join(blocks)
 
 
-def test_what_is_called_takes_what_it_is_given() -> None:
-    inspect.signature(aiohttp.TCPConnector.connect).bind(None, None, [], CONNECTING)
-    inspect.signature(ResponseHandler.set_response_params).bind(None, read_until_eof=True)
-    inspect.signature(ResponseHandler.read).bind(None)
+def takes(function: Callable[..., object], *args: object, **kwargs: object) -> bool:
+    try:
+        inspect.signature(function).bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
+
+
+USED = {
+    "a ClientRequest can no longer be made by hand, of a method, a URL, a proxy and a loop": lambda: takes(
+        aiohttp.ClientRequest, "POST", URL("http://x"), proxy=None, loop=None
+    ),
+    "connect() of a connector no longer takes a request, traces and a timeout": lambda: takes(
+        aiohttp.TCPConnector.connect, None, None, [], CONNECTING
+    ),
+    "a connection no longer names its protocol and its transport": lambda: all(
+        isinstance(getattr(Connection, name, None), property) for name in ("protocol", "transport")
+    ),
+    "set_response_params() of a protocol no longer takes read_until_eof alone": lambda: takes(
+        ResponseHandler.set_response_params, None, read_until_eof=True
+    ),
+    "read() of a protocol no longer waits for the next answer": lambda: (
+        takes(ResponseHandler.read, None) and inspect.iscoroutinefunction(ResponseHandler.read)
+    ),
+    "should_close of a protocol no longer says that it is spent": lambda: isinstance(
+        getattr(ResponseHandler, "should_close", None), property
+    ),
+    "an answer's content no longer has readany() and at_eof()": lambda: (
+        takes(aiohttp.StreamReader.readany, None) and takes(aiohttp.StreamReader.at_eof, None)
+    ),
+    "an answer no longer has its code and headers": lambda: all(
+        hasattr(RawResponseMessage, name) for name in ("code", "headers")
+    ),
+}
+
+
+def test_what_a_newer_aiohttp_broke_is_said_in_one_sentence() -> None:
+    """Its bound in pyproject.toml is raised when this and the tests below hold."""
+    broken = [sentence for sentence, holds in USED.items() if not holds()]
+    assert not broken, f"with aiohttp {aiohttp.__version__}, {'; '.join(broken)}"
 
 
 async def test_one_request_object_says_for_all_connections_whom_to_connect_to(
