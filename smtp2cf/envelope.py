@@ -76,6 +76,20 @@ class Verdict(NamedTuple):
     outcomes: Outcomes
 
 
+class Judged(NamedTuple):
+    """What the rules for new mail made of mail that came without a session.
+
+    envelopes: the transactions to hand over. given: the addresses they hold, by how they were written.
+    refused: those who are refused for good, as written; report: an envelope to tell the sender of them by,
+    whose reverse path is "" where the sender is no address.
+    """
+
+    envelopes: list[Envelope]
+    given: Mapping[str, str]
+    refused: Outcomes
+    report: Envelope
+
+
 def address_key(address: str) -> str:
     """What makes two spellings the same address: the domain in any letter case (RFC 5321 §2.4)."""
     local, at, domain = address.rpartition("@")

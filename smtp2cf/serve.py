@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import resource
 import signal
 import socket
@@ -24,7 +25,7 @@ from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.listing import listed
 from smtp2cf.relay import DropDirectory, Relay
 from smtp2cf.reply import Reply, SendError
-from smtp2cf.smtpd import LMTP_DOOR, SMTP_DOOR, SMTPS_DOOR, Door, Server
+from smtp2cf.smtpd import LMTP_DOOR, SMTP_DOOR, SMTPS_DOOR, Door, Server, judge
 from smtp2cf.spool import Spool
 from smtp2cf.systemd import HandedOverError, handed_over
 from smtp2cf.tls import Certificate, CertificateError
@@ -100,6 +101,7 @@ class Bridge:
         )
         self.drop = DropDirectory(
             policies.drop_policy(settings),
+            functools.partial(judge, policies.smtp_policy(settings)),
             self.relay.accept,
             self.relay.bounce,
             self.relay.answered,

@@ -5,6 +5,7 @@ handed to Cloudflare, or fsynced in the spool. Knows no SMTP session and no HTTP
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from smtp2cf.relay.deliver import Attempt, deliver
 from smtp2cf.relay.queue import Pace, Queue, RetryPolicy
 from smtp2cf.relay.recall import Recall
 from smtp2cf.relay.settle import settle, settle_each
-from smtp2cf.reply import Reply, SendError
+from smtp2cf.reply import Reply, Scope, SendError
 from smtp2cf.spool import Answer, NewMail, Spool
 
 MAX_RECEIVED = 100
@@ -116,16 +117,16 @@ class Relay:
             self._recall.answered(envelope, received=received)
 
     async def bounce(self, envelope: Envelope, message: bytes, outcomes: Outcomes) -> None:
-        """Tell the sender of mail that nobody waits for an answer to whom it was refused for.
+        """Tell the sender of mail that nobody waits for an answer to who was refused, or given up.
 
-        Raises SendError when the DSN can't be kept.
+        Raises SendError when the DSN can be neither kept nor, without a spool, sent now.
         """
-        # Without a spool nobody tries again: what is transient is final too.
-        dsns = dsns_for(envelope, message, outcomes, self._bounce, expired=self.queue is None)
+        dsns = dsns_for(envelope, message, outcomes, self._bounce, expired=True)
         if self.queue is not None:
             await self.queue.spool.put(*dsns)
         else:
-            self._send_dsns(dsns)
+            for mail in dsns:
+                await self._send_dsn(mail)
         maillog.reported(envelope, dsns_sent=len(dsns))
 
     async def attempt(
@@ -319,16 +320,21 @@ class Relay:
         if not envelope.per_recipient and self._rejects(outcomes):
             return
         outcomes = self._untold(envelope, outcomes)
-        try:
-            await self.bounce(envelope, message, outcomes)
-        except SendError as error:
-            log.warning("spool.unavailable", queue_id=envelope.queue_id, reply=str(error.reply))
-            self._send_dsns(dsns_for(envelope, message, outcomes, self._bounce))
+        if self.queue is not None:
+            try:
+                await self.bounce(envelope, message, outcomes)
+            except SendError as error:
+                log.warning("spool.unavailable", queue_id=envelope.queue_id, reply=str(error.reply))
+            else:
+                return
+        # Without a spool nobody tries again: what is transient is final too.
+        for mail in dsns_for(envelope, message, outcomes, self._bounce, expired=self.queue is None):
+            self._in_background(self._try_dsn(mail))
 
-    def _send_dsns(self, dsns: Sequence[NewMail]) -> None:
-        """Send DSNs that can't be kept."""
-        for mail in dsns:
-            self._in_background(self._send_dsn(mail))
+    async def _try_dsn(self, mail: NewMail) -> None:
+        """Send a DSN that can't be kept, while nobody waits for it: what became of it is in the log."""
+        with contextlib.suppress(SendError):
+            await self._send_dsn(mail)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -336,9 +342,11 @@ class Relay:
         task.add_done_callback(self._reports.discard)
 
     async def _send_dsn(self, mail: NewMail) -> None:
-        """A DSN that is not in the spool has one attempt."""
+        """A DSN that is not in the spool has one attempt. Raises SendError where another may succeed."""
         attempt = await self.attempt(mail.envelope, mail.envelope.forward_paths, mail.message, is_dsn=True)
         maillog.attempted(mail.envelope, attempt.outcomes, attempt.message_ids, size=len(mail.message))
+        if waits := [reply for reply in attempt.outcomes.values() if reply.transient]:
+            raise SendError(waits[0], Scope.MESSAGE)
 
     def _refusal_of_sender(
         self, sender_refusal: SenderRefusal, envelope: Envelope, message: bytes

@@ -1,64 +1,46 @@
 """Drop: the bridge's side of the drop directory, where sendmail(1) leaves mail while no bridge runs.
 
 Anyone may put a file there and nobody but the bridge may look (mode 3733), so every file is a
-stranger's: it is taken in when it is whole and valid, set aside with a reason when it isn't, and
-never stops the rest. docs/sendmail.md describes the format, smtp2cf/sendmail.py writes it.
+stranger's: it is judged as SMTP judges mail, and handed over when it is good. What can't be done now is
+tried again; only what can never become mail is set aside, with a reason; and nothing stops the rest.
 
 Knows no SMTP session, no Cloudflare and no spool.
 """
 
 import asyncio
 import contextlib
-import json
 import os
 import re
-import stat
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Final
 
 import structlog
 
-from smtp2cf.envelope import Envelope, Outcomes, Verdict, new_queue_id
-from smtp2cf.reply import Reply
+from smtp2cf.envelope import Envelope, Judged, Outcomes, Verdict, new_queue_id
+from smtp2cf.relay.drop_file import SUFFIX, BadDropError, Dropped, read_drop, write_drop
+from smtp2cf.reply import Reply, SendError
 
+Judge = Callable[[tuple[str, str], Sequence[tuple[str, str]], float], Judged]
+"""(sender and MAIL's parameters, recipients and RCPT's parameters, seconds since the epoch) → what SMTP's
+rules make of them. Called in a thread."""
 Accept = Callable[[Envelope, bytes], Awaitable[Verdict]]
 Bounce = Callable[[Envelope, bytes, Outcomes], Awaitable[None]]
 Answered = Callable[[Envelope, bool], None]
 
-VERSION: Final = 1
-SUFFIX: Final = ".drop"
-HEAD_LIMIT = 16 << 20
-"""Octets of a file's first line: a list of 100,000 recipients is about three million."""
-ADDRESS_LIMIT = 320
 PART_AGE = 3600.0
 """Seconds after which the beginning of a file that was never finished is removed."""
-CRASHES = 3
+CRASHES: Final = 3
 """Times a message may make the program fail before it is set aside."""
 SETTLING = 1.0
 """Seconds a directory's time may lag behind: file systems count it in ticks."""
 
-TOO_BIG = Reply(552, "5.3.4", "the message is larger than SMTP2CF_MAX_MESSAGE_SIZE")
-FAILED = Reply(451, "4.3.0", "the bridge failed on this message: see its log")
-
 _SAFE_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,80}")
 
 log = structlog.stdlib.get_logger("smtp2cf.drop")
-
-
-class BadDropError(Exception):
-    """A file that is no valid drop; its text says why."""
-
-
-class TooBigError(Exception):
-    """A valid drop of a message that is too large; carries its envelope."""
-
-    def __init__(self, envelope: Envelope) -> None:
-        super().__init__(TOO_BIG.text)
-        self.envelope = envelope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,39 +64,55 @@ class DropPolicy:
 
 @dataclass(slots=True)
 class _Waiting:
-    """A file that was deferred: when it is tried again, and whose fate is settled already."""
+    """A file that could not be finished at once: when it is tried again, and what is known of it.
+
+    born: when it was written, in time.monotonic() seconds, so that a clock that jumps makes nothing old.
+    done: addresses that need nothing more. refused: those who are refused for good, of which the sender has
+    yet to be told.
+    """
 
     attempts: int = 0
     crashes: int = 0
     next_attempt: float = 0.0
-    settled: Outcomes = field(default_factory=dict)
+    born: float | None = None
+    done: set[str] = field(default_factory=set)
+    refused: Outcomes = field(default_factory=dict)
+
+    def age(self, written_at: float) -> float:
+        """Seconds since the file was written."""
+        now = time.monotonic()
+        if self.born is None:
+            self.born = now - max(0.0, time.time() - written_at)
+        return now - self.born
 
 
 class DropDirectory:
     """Hands dropped mail to `accept`, at the start and whenever something appears.
 
-    A file is kept until accept has answered with success. A transient answer is tried again, with
-    doubling delays, until expire_after. Whoever is refused for good is handed to `bounce`; where
-    there is none, the file is set aside under a name that shows the reply. `answered` is told of every
-    message when its answer has been acted upon. While `closed` gives a reply the files stay where they are.
+    A file is kept until everybody in it is served, or the sender was told of who isn't. A transient answer
+    is tried again, with doubling delays, until expire_after. Whoever is refused for good, or given up, is
+    handed to `bounce`; where there is none, or nobody to tell, they are set aside under a name that shows the
+    reply. `answered` is told of every message when its answer has been acted upon. While `closed` gives a
+    reply the files stay where they are.
     """
 
     def __init__(
         self,
         policy: DropPolicy,
+        judge: Judge,
         accept: Accept,
         bounce: Bounce | None = None,
         answered: Answered | None = None,
         closed: Callable[[], Reply | None] | None = None,
     ) -> None:
         self._policy = policy
+        self._judge = judge
         self._accept = accept
         self._bounce = bounce
         self._answered = answered
         self._closed = closed
         self._ready: deque[str] = deque()
         self._waiting: dict[str, _Waiting] = {}
-        self._immovable: set[str] = set()
         self._in_flight: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
         self._stopping = False
@@ -144,7 +142,7 @@ class DropDirectory:
     @property
     def waiting(self) -> int:
         """Files that are there and not handed over yet."""
-        return len(self._ready) + len(self._waiting) + len(self._in_flight)
+        return len({*self._ready, *self._waiting, *self._in_flight})
 
     def _changed(self) -> bool:
         """The directory is another one than at the last look, as far as its time can tell."""
@@ -160,15 +158,16 @@ class DropDirectory:
     async def _scan(self) -> None:
         """Find out what there is. The time is read first: what comes later makes it newer."""
         try:
-            self._seen_at = time.time()
-            self._seen_mtime = self._policy.directory.stat().st_mtime_ns
+            seen_at = time.time()
+            mtime = self._policy.directory.stat().st_mtime_ns
             names = await asyncio.to_thread(self._list)
         except OSError as error:
             log.warning("drop.unreadable", directory=str(self._policy.directory), reason=str(error))
             return
-        known = self._in_flight.keys() | self._waiting.keys() | self._immovable
+        self._seen_at, self._seen_mtime = seen_at, mtime
+        known = self._in_flight.keys() | self._waiting.keys()
         self._ready = deque(name for name in names if name not in known)
-        for gone in self._waiting.keys() - set(names):
+        for gone in self._waiting.keys() - set(names) - self._in_flight.keys():
             del self._waiting[gone]
 
     def _list(self) -> list[str]:
@@ -190,230 +189,169 @@ class DropDirectory:
                 self._ready.append(name)
         while self._ready and len(self._in_flight) < self._policy.concurrency:
             name = self._ready.popleft()
-            task = asyncio.create_task(self._take(name))
+            task = asyncio.create_task(self._take(name, self._waiting.setdefault(name, _Waiting())))
             self._in_flight[name] = task
             task.add_done_callback(lambda _, name=name: self._done(name))  # type: ignore[misc]
 
     def _done(self, name: str) -> None:
-        task = self._in_flight.pop(name)
-        if not task.cancelled() and task.exception() is not None:
-            self._immovable.add(name)  # trying it again at once would fail the same way, for ever
-            log.error("drop.failed", file=name, exc_info=task.exception())
+        del self._in_flight[name]
         self._wake.set()
 
-    async def _take(self, name: str) -> None:
-        """Hand over one file, and see to what becomes of it."""
-        path = self._policy.directory / name
+    async def _take(self, name: str, waiting: _Waiting) -> None:
+        """Hand over one file, and see to what becomes of it. What fails for now is tried again."""
         try:
-            envelope, message = await asyncio.to_thread(read_drop, path, self._policy.max_message_size)
-        except FileNotFoundError:
-            self._waiting.pop(name, None)
-        except BadDropError as error:
-            await self._set_aside(name, str(error))
-        except TooBigError as error:
-            await self._refused(
-                name, error.envelope, b"", dict.fromkeys(error.envelope.forward_paths, TOO_BIG)
-            )
-        else:
             try:
-                await self._hand_over(name, envelope, message)
-            finally:
-                if self._answered is not None:
-                    # A file that could not be removed comes again, with the next process.
-                    self._answered(envelope, name not in self._immovable)
-
-    async def _hand_over(self, name: str, envelope: Envelope, message: bytes) -> None:
-        waiting = self._waiting.setdefault(name, _Waiting())
-        left = tuple(path for path in envelope.forward_paths if path not in waiting.settled)
-        try:
-            verdict = await self._accept(_only(envelope, left), message)
+                mail, judged = await asyncio.to_thread(self._read, name)
+            except FileNotFoundError:
+                self._waiting.pop(name, None)
+                return
+            await self._hand_over(name, waiting, mail, judged)
+        except BadDropError as error:
+            await self._set_aside(name, waiting, str(error))
+        except (SendError, OSError, MemoryError) as error:
+            # It says nothing about the mail: no file descriptor was left, the spool is away, the disk full.
+            self._defer(name, waiting, str(error) or type(error).__name__)
         except Exception:
-            log.exception("drop.failed", file=name, queue_id=envelope.queue_id)
+            log.exception("drop.failed", file=name)
             waiting.crashes += 1
             if waiting.crashes < CRASHES:
-                self._defer(name, waiting, FAILED)
+                self._defer(name, waiting, "the bridge failed on it")
             else:
-                await self._set_aside(name, f"the bridge failed on it {CRASHES} times: see its log")
-            return
-        outcomes = {path: verdict.outcomes.get(path, verdict.reply) for path in left}
-        waiting.settled |= {path: reply for path, reply in outcomes.items() if not reply.transient}
-        age = time.time() - envelope.received_at
-        if verdict.reply.transient and age < self._policy.expire_after:
-            self._defer(name, waiting, verdict.reply)
-            return
-        log.info("drop.taken", file=name, queue_id=envelope.queue_id, reply=str(verdict.reply))
-        # Where the answer is success, whoever gave it sees to the recipients it does not cover.
-        answered = left if verdict.reply.success else ()
-        refused = {
-            path: reply
-            for path, reply in (outcomes | waiting.settled).items()
-            if not reply.success and path not in answered
-        }
-        if refused:
-            await self._refused(name, _only(envelope, tuple(refused)), message, refused)
-        else:
-            await self._remove(name)
+                await self._set_aside(name, waiting, f"the bridge failed on it {CRASHES} times: see its log")
 
-    def _defer(self, name: str, waiting: _Waiting, reply: Reply) -> None:
+    def _read(self, name: str) -> tuple[Dropped, Judged]:
+        mail = read_drop(self._policy.directory / name, self._policy.max_message_size)
+        return mail, self._judge(mail.mail, mail.recipients, mail.written_at)
+
+    async def _hand_over(self, name: str, waiting: _Waiting, mail: Dropped, judged: Judged) -> None:
+        age = waiting.age(mail.written_at)
+        envelopes = [replace(envelope, received_at=time.time() - age) for envelope in judged.envelopes]
+        try:
+            deferred = await self._accept_all(waiting, envelopes, mail.message)
+            refused = {**mail.refused, **judged.refused, **waiting.refused}
+            untold = {who: reply for who, reply in refused.items() if who not in waiting.done}
+            if age >= self._policy.expire_after:
+                untold |= deferred
+                deferred = {}
+            left = [who for who, to in judged.given.items() if to in deferred]
+            if untold:
+                if waiting.done:
+                    await self._keep(name, mail, left, untold)
+                report = _to_report(judged.report, envelopes, untold)
+                await self._report(name, mail, report, untold, everybody=not waiting.done and not deferred)
+                waiting.done |= untold.keys()
+            if deferred:
+                await self._keep(name, mail, left, {})
+                self._defer(name, waiting, str(next(iter(deferred.values()))))
+            else:
+                await self._remove(name)
+        finally:
+            if self._answered is not None:
+                for envelope in envelopes:
+                    # A file that could not be removed comes again, with the next process.
+                    self._answered(envelope, name not in self._waiting)
+
+    async def _accept_all(self, waiting: _Waiting, envelopes: list[Envelope], message: bytes) -> Outcomes:
+        """Hand over those who have no final outcome yet; returns who was deferred."""
+        deferred: Outcomes = {}
+        for envelope in envelopes:
+            known = waiting.done | waiting.refused.keys()
+            left = tuple(path for path in envelope.forward_paths if path not in known)
+            if not left:
+                continue
+            verdict = await self._accept(_only(envelope, left), message)
+            outcomes = {path: verdict.outcomes.get(path, verdict.reply) for path in left}
+            waiting.done |= {path for path, reply in outcomes.items() if reply.success}
+            waiting.refused |= {path: reply for path, reply in outcomes.items() if reply.permanent}
+            deferred |= {path: reply for path, reply in outcomes.items() if reply.transient}
+            log.info("drop.taken", queue_id=envelope.queue_id, reply=str(verdict.reply))
+        return deferred
+
+    async def _report(
+        self, name: str, mail: Dropped, report: Envelope, untold: Outcomes, *, everybody: bool
+    ) -> None:
+        """Tell the sender who did not get it, or keep it for a person to find. Raises SendError, OSError."""
+        if self._bounce is not None and report.reverse_path:
+            await self._bounce(report, mail.message, untold)
+            return
+        reply = next(iter(untold.values()))
+        reason = "\n".join(f"<{path}>: {answer}" for path, answer in untold.items())
+        kept = self._place_aside(name, f"{reply.code}-{reply.status}")
+        if everybody:
+            await asyncio.to_thread(_move, self._policy.directory / name, kept, reason)
+        else:
+            await asyncio.to_thread(_copy, mail, tuple(untold), kept, reason)
+        log.warning("drop.set_aside", file=name, reason=reason, to=str(kept))
+
+    async def _keep(self, name: str, mail: Dropped, left: Sequence[str], untold: Outcomes) -> None:
+        """Have the file name those only who are not done with, so that no restart sends to others again."""
+        if len(left) == len(mail.recipients) and untold == mail.refused:
+            return
+        try:
+            await asyncio.to_thread(write_drop, self._policy.directory / name, mail, left, untold)
+        except OSError as error:
+            # This process remembers who is served.
+            log.warning("drop.not_rewritten", file=name, reason=str(error))
+
+    def _defer(self, name: str, waiting: _Waiting, reason: str) -> None:
         delay = min(self._policy.retry_max, self._policy.retry_min * 2**waiting.attempts)
         waiting.attempts = min(waiting.attempts + 1, 60)
         waiting.next_attempt = time.monotonic() + delay
-        log.info("drop.deferred", file=name, reply=str(reply), attempts=waiting.attempts, next_attempt=delay)
-
-    async def _refused(self, name: str, envelope: Envelope, message: bytes, outcomes: Outcomes) -> None:
-        """Tell the sender, or keep the file where a person finds it."""
-        if self._bounce is None:
-            reply = next(iter(outcomes.values()))
-            reason = "\n".join(f"<{path}>: {answer}" for path, answer in outcomes.items())
-            await self._set_aside(name, reason, f"{reply.code}-{reply.status}")
-            return
-        try:
-            await self._bounce(envelope, message, outcomes)
-        except Exception:
-            log.exception("drop.bounce_failed", file=name, queue_id=envelope.queue_id)
-            await self._set_aside(name, "its sender could not be told")
-        else:
-            await self._remove(name)
+        log.info("drop.deferred", file=name, reply=reason, attempts=waiting.attempts, next_attempt=delay)
 
     async def _remove(self, name: str) -> None:
+        """Everybody is served or told of: what can't be removed now is removed later, and not sent again."""
+        await asyncio.to_thread((self._policy.directory / name).unlink, missing_ok=True)
         self._waiting.pop(name, None)
-        try:
-            await asyncio.to_thread((self._policy.directory / name).unlink, missing_ok=True)
-        except OSError as error:
-            # Sent, and it can't be removed: sending it again would be worse than leaving it there.
-            self._immovable.add(name)
-            log.error("drop.not_removed", file=name, reason=str(error))  # noqa: TRY400 - the reason is enough
 
-    async def _set_aside(self, name: str, reason: str, mark: str = "") -> None:
-        self._waiting.pop(name, None)
-        stem = name.removesuffix(SUFFIX) if _SAFE_NAME.fullmatch(name) else new_queue_id()
-        kept = self._policy.aside / (f"{stem}.{mark}{SUFFIX}" if mark else f"{stem}{SUFFIX}")
+    async def _set_aside(self, name: str, waiting: _Waiting, reason: str) -> None:
+        kept = self._place_aside(name)
         try:
             await asyncio.to_thread(_move, self._policy.directory / name, kept, reason)
         except OSError as error:
-            self._immovable.add(name)
-            log.error("drop.not_set_aside", file=name, reason=reason, error=str(error))  # noqa: TRY400 - as above
+            log.error("drop.not_set_aside", file=name, reason=reason, error=str(error))  # noqa: TRY400 - it says all
+            self._defer(name, waiting, reason)
         else:
+            self._waiting.pop(name, None)
             log.warning("drop.set_aside", file=name, reason=reason, to=str(kept))
 
-
-def read_drop(path: Path, max_message_size: int) -> tuple[Envelope, bytes]:
-    """Envelope and message of a dropped file.
-
-    Raises BadDropError with the reason, TooBigError, or FileNotFoundError where it is gone. The
-    file is its owner's until now, so nothing about it is taken on trust: no link is followed, and
-    its length must be what its first line says.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise BadDropError(f"cannot be opened: {error.strerror}") from error
-    try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise BadDropError("no regular file")
-        if found.st_nlink != 1:
-            raise BadDropError("has another name elsewhere (a hard link)")
-        if path.suffix != SUFFIX:
-            raise BadDropError(f"its name does not end in {SUFFIX}")
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            return _read(file, found, max_message_size)
-    except OSError as error:
-        raise BadDropError(f"cannot be read: {error.strerror}") from error
-    finally:
-        os.close(descriptor)
-
-
-def _read(file: BinaryIO, found: os.stat_result, max_message_size: int) -> tuple[Envelope, bytes]:
-    line = file.readline(HEAD_LIMIT)
-    if not line.endswith(b"\n"):
-        raise BadDropError("its first line has no end")
-    head = _head(line)
-    size = found.st_size - len(line)
-    if head.get("size") != size:
-        raise BadDropError(f"is not whole: {size} octets of {head.get('size')!r:.80}")
-    envelope = _envelope(head, found.st_mtime)
-    if size > max_message_size:
-        raise TooBigError(envelope)
-    message = file.read(size + 1)
-    if len(message) != size:
-        raise BadDropError("changed while it was read")
-    return envelope, message
-
-
-def _head(line: bytes) -> dict[str, Any]:
-    try:
-        head = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise BadDropError("its first line is no JSON") from error
-    if not isinstance(head, dict):
-        raise BadDropError("its first line is no JSON object")
-    if head.get("version") != VERSION:
-        raise BadDropError(f"version {head.get('version')!r:.80}; this bridge reads version {VERSION}")
-    return head
-
-
-def _envelope(head: dict[str, Any], modified: float) -> Envelope:
-    sender, recipients = head.get("reverse_path"), head.get("forward_paths")
-    if sender != "" and not _is_address(sender):
-        raise BadDropError(f"reverse_path {sender!r:.80} is no address")
-    if not isinstance(recipients, list) or not recipients:
-        raise BadDropError("no forward_paths")
-    for recipient in recipients:
-        if not _is_address(recipient):
-            raise BadDropError(f"forward path {recipient!r:.80} is no address")
-    body, ret, envid, notify = (head.get(key) for key in ("body", "ret", "envid", "notify"))
-    if body not in ("7BIT", "8BITMIME") or ret not in (None, "FULL", "HDRS"):
-        raise BadDropError(f"body {body!r:.80} or ret {ret!r:.80} is unknown")
-    for name, value in (("envid", envid), ("notify", notify)):
-        if value is not None and not _is_parameter(value):
-            raise BadDropError(f"{name} {value!r:.80} is no parameter")
-    return Envelope(
-        reverse_path=str(sender),
-        forward_paths=tuple(recipients),
-        body=body,
-        smtputf8=head.get("smtputf8") is True,
-        ret=ret,
-        envid=envid,
-        notify=dict.fromkeys(recipients, str(notify)) if notify else {},
-        received_at=min(modified, time.time()),
-    )
-
-
-def _is_address(value: object) -> bool:
-    if not isinstance(value, str) or not value.isprintable() or len(value) > ADDRESS_LIMIT:
-        return False
-    local, at, domain = value.rpartition("@")
-    return bool(local and at and domain) and not set(domain) & set('<>" ')
-
-
-def _is_parameter(value: object) -> bool:
-    """An esmtp-value (RFC 5321 §4.1.2): printable, no space, no equals sign."""
-    return (
-        isinstance(value, str)
-        and 0 < len(value) <= 500
-        and value.isascii()
-        and not set(value) & _NO_PARAMETER
-    )
-
-
-_NO_PARAMETER = {chr(code) for code in (*range(33), 127, ord("="))}
+    def _place_aside(self, name: str, mark: str = "") -> Path:
+        stem = name.removesuffix(SUFFIX) if _SAFE_NAME.fullmatch(name) else new_queue_id()
+        kept = self._policy.aside / (f"{stem}.{mark}{SUFFIX}" if mark else f"{stem}{SUFFIX}")
+        return kept.with_name(f"{new_queue_id()}.{kept.name}") if os.path.lexists(kept) else kept
 
 
 def _only(envelope: Envelope, forward_paths: tuple[str, ...]) -> Envelope:
     """The envelope with some of its recipients."""
     kept = set(forward_paths)
     notify = {path: value for path, value in envelope.notify.items() if path in kept}
-    return replace(envelope, forward_paths=forward_paths, notify=notify)
+    orcpt = {path: value for path, value in envelope.orcpt.items() if path in kept}
+    return replace(envelope, forward_paths=forward_paths, notify=notify, orcpt=orcpt)
+
+
+def _to_report(report: Envelope, envelopes: list[Envelope], untold: Outcomes) -> Envelope:
+    """The envelope of a report: what the transactions' recipients asked for, and all whom it is about."""
+    notify = {who: value for envelope in envelopes for who, value in envelope.notify.items()}
+    orcpt = {who: value for envelope in envelopes for who, value in envelope.orcpt.items()}
+    whole = replace(report, notify={**report.notify, **notify}, orcpt={**report.orcpt, **orcpt})
+    if envelopes:
+        whole = replace(whole, queue_id=envelopes[0].queue_id)
+    return _only(whole, tuple(untold))
 
 
 def _move(path: Path, kept: Path, reason: str) -> None:
     kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if kept.exists() or kept.is_symlink():
-        kept = kept.with_name(f"{new_queue_id()}.{kept.name}")
     path.rename(kept)
+    _write_reason(kept, reason)
+
+
+def _copy(mail: Dropped, recipients: Sequence[str], kept: Path, reason: str) -> None:
+    kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_drop(kept, mail, recipients, {})
+    _write_reason(kept, reason)
+
+
+def _write_reason(kept: Path, reason: str) -> None:
     try:
         kept.with_name(kept.name + ".reason").write_text(reason + "\n")
     except OSError as error:  # a full disk takes no reason, and the log has it

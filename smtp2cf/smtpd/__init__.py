@@ -1,8 +1,10 @@
 """The SMTP side: takes sessions from clients and hands their messages on (RFC 5321).
 
-Knows no relay and no Cloudflare: `Server(accept, policy)` is its whole surface.
+Knows no relay and no Cloudflare: `Server(accept, policy)` is its whole surface, and `judge(policy, …)` for
+mail that comes without a session.
 """
 
+from smtp2cf.smtpd.dropped import judge
 from smtp2cf.smtpd.quotas import Quota, Quotas
 from smtp2cf.smtpd.server import LMTP_DOOR, SMTP_DOOR, SMTPS_DOOR, Accept, Door, Policy, Server
 
@@ -16,4 +18,5 @@ __all__ = [
     "Quota",
     "Quotas",
     "Server",
+    "judge",
 ]

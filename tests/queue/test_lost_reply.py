@@ -208,6 +208,7 @@ async def test_nothing_is_remembered_for_ever(sqlite: Backend, api: Api) -> None
 
 async def test_dropped_mail_is_not_held_against_the_next(sqlite: Backend, api: Api, tmp_path) -> None:
     from smtp2cf.relay import DropDirectory, DropPolicy
+    from tests.sendmail.front_door import front_door
 
     directory = tmp_path / "drop"
     directory.mkdir()
@@ -215,7 +216,7 @@ async def test_dropped_mail_is_not_held_against_the_next(sqlite: Backend, api: A
         policy = DropPolicy(
             directory=directory, aside=tmp_path / "aside", max_message_size=10_000, interval=0.05
         )
-        drop = DropDirectory(policy, here.relay.accept, here.relay.bounce, here.relay.answered)
+        drop = DropDirectory(policy, front_door(), here.relay.accept, here.relay.bounce, here.relay.answered)
         running = asyncio.create_task(drop.run())
         head = b'{"version":1,"reverse_path":"a@example.com","forward_paths":["b@example.org"],'
         head += b'"body":"7BIT","size":%d}\n'

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from smtp2cf.relay.drop import read_drop
 from tests.sendmail.conftest import SOURCE, Sendmail
+from tests.sendmail.front_door import read_drop
 from tests.sendmail.scripted import HANG_UP, scripted
 from tests.support.bridge import Bridge
 

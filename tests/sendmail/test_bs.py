@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from smtp2cf.relay.drop import read_drop
 from smtp2cf.sendmail import smtp_path
 from tests.sendmail.conftest import Result, Sendmail
+from tests.sendmail.front_door import read_drop
 from tests.sendmail.scripted import certificate, scripted
 from tests.support.bridge import Bridge
 

@@ -17,6 +17,7 @@ from smtp2cf.envelope import Envelope, Outcomes, Verdict
 from smtp2cf.relay.drop import DropDirectory, DropPolicy
 from smtp2cf.reply import Reply
 from tests.sendmail.conftest import Sendmail
+from tests.sendmail.front_door import front_door
 
 SENT = Reply(250, "2.0.0", "sent")
 BOUNCED = Reply(550, "5.1.1", "bounced")
@@ -72,7 +73,7 @@ def put(policy: DropPolicy, name: str = "A.drop", message: bytes = MESSAGE, **he
 async def taking(
     policy: DropPolicy, accept: Accept, bounce: Any = None, closed: Any = None
 ) -> AsyncIterator[DropDirectory]:
-    drops = DropDirectory(policy, accept, bounce, closed=closed)
+    drops = DropDirectory(policy, front_door(), accept, bounce, closed=closed)
     task = asyncio.create_task(drops.run())
     try:
         yield drops
@@ -250,17 +251,10 @@ async def test_message_that_is_too_large_is_refused_unread(policy: DropPolicy) -
 BAD_HEADS = [
     ({"version": 2}, "version 2; this bridge reads version 1"),
     ({"size": 1}, "is not whole: 18 octets of 1"),
-    ({"reverse_path": "nobody"}, "no address"),
-    ({"reverse_path": None}, "no address"),
+    ({"reverse_path": None}, "is no text"),
     ({"forward_paths": []}, "no forward_paths"),
     ({"forward_paths": "b@y"}, "no forward_paths"),
-    ({"forward_paths": ["b@y\r\nDATA"]}, "no address"),
-    ({"forward_paths": ["b@y", 7]}, "no address"),
-    ({"forward_paths": ["b@y", "x" * 400 + "@y"]}, "no address"),
-    ({"body": "BINARYMIME"}, "unknown"),
-    ({"ret": "SOME"}, "unknown"),
-    ({"envid": "a b"}, "no parameter"),
-    ({"notify": ["NEVER"]}, "no parameter"),
+    ({"forward_paths": None}, "no forward_paths"),
 ]
 
 
@@ -370,7 +364,7 @@ async def test_stop_waits_for_what_is_in_flight_and_starts_nothing_more(policy: 
         await answer.wait()
         return Verdict(SENT, dict.fromkeys(envelope.forward_paths, SENT))
 
-    drops = DropDirectory(replace(policy, concurrency=1), slow)
+    drops = DropDirectory(replace(policy, concurrency=1), front_door(), slow)
     task = asyncio.create_task(drops.run())
     await started.wait()
     drops.stop()
@@ -392,7 +386,7 @@ async def test_many_files_are_taken_a_few_at_a_time(policy: DropPolicy) -> None:
         now -= 1
         return Verdict(SENT, dict.fromkeys(envelope.forward_paths, SENT))
 
-    drops = DropDirectory(replace(policy, concurrency=4), count)
+    drops = DropDirectory(replace(policy, concurrency=4), front_door(), count)
     task = asyncio.create_task(drops.run())
     await until(lambda: not files(policy.directory))
     drops.stop()

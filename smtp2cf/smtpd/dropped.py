@@ -1,0 +1,77 @@
+"""Dropped mail at the front door: what sendmail(1) kept becomes the transactions that SMTP had made of it.
+
+MAIL's and RCPT's own rules judge it (transaction.py), so that nothing gets in by the drop directory that
+would not over SMTP, and nothing is refused there that SMTP takes. Knows no files and no relay.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from smtp2cf.envelope import Envelope, Judged
+from smtp2cf.reply import Reply
+from smtp2cf.smtpd import replies
+from smtp2cf.smtpd.parameters import RCPT_RULES, parse_parameters
+from smtp2cf.smtpd.path import PathError, parse_path
+from smtp2cf.smtpd.server import Policy
+from smtp2cf.smtpd.transaction import Transaction
+
+ALONE = replies.syntax("an address, and nothing behind it")
+
+
+def judge(
+    policy: Policy, mail: tuple[str, str], recipients: Sequence[tuple[str, str]], received_at: float
+) -> Judged:
+    """The transactions to hand over, and who is refused for good.
+
+    mail, recipients: an address without its <>, and the parameters as MAIL and RCPT take them. A list longer
+    than one transaction takes is several, as over SMTP. Where MAIL is refused everybody is. received_at:
+    seconds since the epoch.
+    """
+    sender, parameters = mail
+    begun, refusal = _begin(policy, sender, parameters)
+    if refusal is not None:
+        plain, no_address = _begin(policy, sender, "")
+        refused = {who: refusal for who, _ in recipients}
+        told = _complete(plain if no_address is None else Transaction(), received_at, tuple(refused))
+        return Judged([], {}, refused, told)
+    taken, given, refused = [begun], {}, {}
+    for who, more in recipients:
+        if len(taken[-1].rcpt_tos) >= policy.max_recipients:
+            taken.append(_begin(policy, sender, parameters)[0])
+        refusal = _alone(who) or taken[-1].rcpt(f"TO:<{who}> {more}", limit=policy.max_recipients)
+        if refusal is None:
+            given[who] = taken[-1].rcpt_tos[-1]
+        else:
+            refused[who] = refusal
+    envelopes = [_complete(one, received_at) for one in taken if one.rcpt_tos]
+    told = _complete(begun, received_at, tuple(refused))
+    asked = {
+        who: parse_parameters(more, RCPT_RULES)[0] for who, more in recipients if who in refused and more
+    }
+    notify = {who: parameters["NOTIFY"] for who, parameters in asked.items() if "NOTIFY" in parameters}
+    return Judged(envelopes, given, refused, dataclasses.replace(told, notify=notify))
+
+
+def _begin(policy: Policy, sender: str, parameters: str) -> tuple[Transaction, Reply | None]:
+    transaction = Transaction()
+    refusal = _alone(sender) or transaction.mail(
+        f"FROM:<{sender}> {parameters}", size_limit=policy.max_message_size
+    )
+    return transaction, refusal
+
+
+def _alone(address: str) -> Reply | None:
+    """The reply where it is no address, or has parameters of its own behind it."""
+    try:
+        return ALONE if parse_path(f"<{address}>")[1] else None
+    except PathError as error:
+        return error.reply
+
+
+def _complete(
+    transaction: Transaction, received_at: float, forward_paths: tuple[str, ...] | None = None
+) -> Envelope:
+    """The envelope. Nobody waits for one answer to all: each recipient has its own."""
+    envelope = transaction.complete(client="", helo="", user="", per_recipient=True)
+    paths = envelope.forward_paths if forward_paths is None else forward_paths
+    return dataclasses.replace(envelope, received_at=received_at, forward_paths=paths)
