@@ -59,7 +59,9 @@ def main() -> None:
     """Run the command that the arguments name."""
     try:
         app()
-    except (config.SettingsError, SpoolError) as error:
+    except config.SettingsError as error:
+        fail(error.args, os.EX_CONFIG)
+    except SpoolError as error:
         fail(str(error), os.EX_CONFIG)
     except OSError as error:
         fail(error.strerror or str(error), os.EX_OSERR)

@@ -8,7 +8,6 @@ spool, and no relay.
 import asyncio
 import contextlib
 import os
-import re
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -33,6 +32,7 @@ from smtp2cf.spool import (
     open_spool,
 )
 from smtp2cf.terminal import fail, printable
+from smtp2cf.units import seconds
 
 app = typer.Typer(no_args_is_help=True, help="Look at the mail that waits, and change what becomes of it.")
 
@@ -48,7 +48,7 @@ From = Annotated[
 ]
 To = Annotated[str | None, typer.Option("--to", help="A recipient; * stands for anything.")]
 OlderThan = Annotated[
-    str | None, typer.Option(help="Received longer ago than this: 90s, 30m, 2h, 3d.", metavar="AGE")
+    str | None, typer.Option(help="Received longer ago than this: 90s, 36h, 5d.", metavar="AGE")
 ]
 StatusOption = Annotated[list[Status] | None, typer.Option("--status", help="In one of these states.")]
 All = Annotated[bool, typer.Option("--all", help="Really all mail, where no filter says which.")]
@@ -59,7 +59,6 @@ class _NotFoundError(Exception):
     """The mail that was named is not in the queue."""
 
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _COLUMNS = "{:<13}  {:>5}  {:>7}  {:<8}  {:>5}  {:>6}  {:<28}  {}"
 
 
@@ -222,12 +221,10 @@ def _filter(
 
 
 def _seconds(text: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip().lower())
-    if match is None:
-        raise typer.BadParameter(
-            f"{text!r} is no age: 90s, 30m, 2h or 3d is meant", param_hint="--older-than"
-        )
-    return float(match[1]) * _UNITS[match[2] or "s"]
+    try:
+        return seconds(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r}: {error}", param_hint="--older-than") from None
 
 
 def _print_row(item: SpoolItem) -> None:

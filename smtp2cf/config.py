@@ -16,11 +16,13 @@ from typing import Annotated, Any, Literal
 
 import platformdirs
 from dotenv import dotenv_values
-from pydantic import AliasChoices, ByteSize, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from smtp2cf.access.senders import Senders
 from smtp2cf.endpoint import Endpoint
+from smtp2cf.units import as_duration, as_size, octets, seconds
 
 PREFIX = "SMTP2CF_"
 SENDMAIL_PREFIX = "SMTP2CF_SENDMAIL_"
@@ -35,18 +37,23 @@ FORMS = {
     "api_base_url": "a URL such as https://api.cloudflare.com/client/v4",
     "hostname": "a name in printable ASCII, without blanks",
     "null_sender_address": "an address such as bounces@example.com",
-    "max_message_size": "a number of bytes, or a size such as 5MiB",
-    "max_message_memory": "a number of bytes, or a size such as 512MiB",
-    "spool_min_free": "a number of bytes, or a size such as 64MiB",
     "postmaster": "an address such as mailer-daemon@example.com",
     "socket_mode": "permissions in octal, such as 0660",
 }
 """What a setting may be, where pydantic's own words would be a pattern or none that help."""
-UNCLEAR = ("string_pattern_mismatch", "byte_size", "byte_size_unit", "bool_parsing")
+UNCLEAR = ("string_pattern_mismatch", "bool_parsing")
 """Kinds of error with such words."""
 SPOOLS = ("sqlite", "postgresql", "postgres")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_READ_DURATION = BeforeValidator(lambda value: seconds(value) if isinstance(value, str) else value)
+_READ_SIZE = BeforeValidator(lambda value: octets(value) if isinstance(value, str) else value)
+Duration = Annotated[float, _READ_DURATION]
+"""Seconds, written as 90s, 36h or 5d."""
+Size = Annotated[int, _READ_SIZE]
+"""Bytes, written as 25MiB."""
+BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+"""The kinds of bounds that a setting may have, in words."""
 
 
 def _state_dir() -> Path:
@@ -61,7 +68,10 @@ def _state_dir() -> Path:
 
 
 class SettingsError(Exception):
-    """The settings are wrong; the text is for the operator, a line for each that is."""
+    """The settings are wrong; each argument is a line for the operator."""
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
 
 
 class Settings(BaseSettings):
@@ -89,7 +99,7 @@ class Settings(BaseSettings):
         pattern=r"^https?://[^\s/]+.*$",
         description="Where Cloudflare's API is. HTTPS_PROXY and NO_PROXY are heeded.",
     )
-    api_timeout: float = Field(60, gt=0, le=600, description="Seconds one call to the API may take.")
+    api_timeout: Duration = Field(60, gt=0, le=600, description="How long one call to the API may take.")
     api_concurrency: int = Field(100, ge=1, le=10000, description="Calls to the API in flight at most.")
 
     smtp_listen: Annotated[tuple[Endpoint, ...], NoDecode] = Field(
@@ -189,14 +199,14 @@ class Settings(BaseSettings):
         " without it such mail gets 550 5.1.7.",
         examples=["bounces@example.com"],
     )
-    max_message_size: ByteSize = Field(
-        ByteSize(5 * 1024 * 1024),
+    max_message_size: Size = Field(
+        5 * 1024 * 1024,
         ge=1024,
         description="The largest message, such as 5MiB, which is Cloudflare's limit;"
         " 25MiB where every recipient is a verified destination address.",
     )
-    max_message_memory: ByteSize = Field(
-        ByteSize(512 * 1024 * 1024),
+    max_message_memory: Size = Field(
+        512 * 1024 * 1024,
         ge=1024 * 1024,
         description="Memory for messages that come in or wait for their answer, of all sessions together;"
         " a message for which there is none left gets 452.",
@@ -205,12 +215,12 @@ class Settings(BaseSettings):
         1000, ge=1, le=100000, description="Recipients of one message; a client sends the rest in another."
     )
     max_sessions: int = Field(1000, ge=1, le=100000, description="SMTP sessions at once; more get 421.")
-    session_timeout: float = Field(
+    session_timeout: Duration = Field(
         300,
         gt=0,
         le=86400,
-        description="Seconds a client may be silent, or take for one command, before it gets 421. A message"
-        " has these and a second more for every 500 octets of it.",
+        description="How long a client may be silent, or take for one command, before it gets 421. A"
+        " message has this and a second more for every 500 octets of it.",
     )
     client_max_sessions: int = Field(
         0, ge=0, le=100000, description="SMTP sessions at once of one client address; 0 for any number."
@@ -249,13 +259,13 @@ class Settings(BaseSettings):
         description="direct answers a client after Cloudflare has; queue answers 250 as soon as the message"
         " is safe in the spool.",
     )
-    reply_timeout: float = Field(
+    reply_timeout: Duration = Field(
         30,
         gt=0,
         le=3600,
-        description="Seconds after which, in direct mode, a message that Cloudflare has not answered yet is"
-        " kept in the spool and its client gets 250. Without a spool: how long it may wait for its turn under"
-        " the account's rate limit before its client gets 451.",
+        description="How long direct mode makes a client wait: a message that Cloudflare has not answered by"
+        " then is kept in the spool and its client gets 250. Without a spool: how long it may wait for its"
+        " turn under the account's rate limit before its client gets 451.",
     )
     partial_bounce: Literal["accept", "reject"] = Field(
         "accept",
@@ -291,26 +301,26 @@ class Settings(BaseSettings):
         " /var/lib/smtp2cf for root and ~/.local/state/smtp2cf for others.",
         examples=["/var/lib/smtp2cf"],
     )
-    spool_min_free: ByteSize = Field(
-        ByteSize(64 * 1024 * 1024),
+    spool_min_free: Size = Field(
+        64 * 1024 * 1024,
         ge=0,
         description="New mail gets 452 while less than this is free on the disk of the SQLite spool; what is"
         " in the spool goes out all the same. Never less than 1.5 times SMTP2CF_MAX_MESSAGE_SIZE.",
     )
-    retry_min: float = Field(
-        60, gt=0, le=86400, description="Seconds until the second attempt, doubling with each."
+    retry_min: Duration = Field(
+        60, gt=0, le=86400, description="How long until the second attempt; it doubles with each."
     )
-    retry_max: float = Field(3600, gt=0, le=604800, description="Seconds between two attempts at most.")
-    expire_after: float = Field(
+    retry_max: Duration = Field(3600, gt=0, le=604800, description="How long between two attempts at most.")
+    expire_after: Duration = Field(
         432000,
         gt=0,
         le=2592000,
-        description="Seconds after which undelivered mail is given up and its sender told.",
+        description="How long until undelivered mail is given up and its sender told.",
     )
-    warn_after: float = Field(
+    warn_after: Duration = Field(
         14400,
         gt=0,
-        description="Seconds the oldest mail may wait before /readyz and the status page warn of it.",
+        description="How long the oldest mail may wait before /readyz and the status page warn of it.",
     )
     sendmail_drop_dir: Path = Field(
         Path("/var/spool/smtp2cf/drop"),
@@ -336,8 +346,8 @@ class Settings(BaseSettings):
         " Other names are refused: a web page could have them point here.",
         examples=["smtp2cf.internal,smtp2cf"],
     )
-    drain_timeout: float = Field(
-        30, ge=0, le=3600, description="Seconds that transactions under way have to finish after SIGTERM."
+    drain_timeout: Duration = Field(
+        30, ge=0, le=3600, description="How long transactions under way have to finish after SIGTERM."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is logged.")
     log_format: Literal["auto", "console", "json"] = Field(
@@ -451,7 +461,7 @@ def load(env_file: Path | None = None) -> Settings:
     try:
         return Settings(_env_file=env_file, **secrets)  # type: ignore[arg-type, call-arg]
     except ValidationError as error:
-        raise SettingsError("\n".join(_line(problem, given) for problem in error.errors())) from None
+        raise SettingsError(*(_line(problem, given) for problem in error.errors())) from None
 
 
 def users_file(env_file: Path | None = None) -> Path | None:
@@ -478,6 +488,7 @@ def example_env() -> str:
     lines = [
         "# smtp2cf's settings with their defaults, for `smtp2cf serve --env-file` or the environment.",
         "# Made from the settings' own descriptions by `make config`.",
+        "# Durations are written 90s, 15m, 36h or 5d (a number alone is seconds), sizes 25MiB (bytes).",
     ]
     for name, field in Settings.model_fields.items():
         lines += ["", *_wrapped(field.description or "")]
@@ -485,7 +496,7 @@ def example_env() -> str:
         if field.default_factory is not None or field.default in (None, "", (), SecretStr("")):
             lines.append(f"#{variable}={field.examples[0] if field.examples else ''}")
         else:
-            lines.append(f"#{variable}={_shown(field.default)}")
+            lines.append(f"#{variable}={_shown(field.default, field)}")
     return "\n".join(lines) + "\n"
 
 
@@ -529,22 +540,30 @@ def _line(problem: Mapping[str, Any], given: Mapping[str, str]) -> str:
     field = Settings.model_fields.get(setting)
     if not given.get(variable) and given.get(f"CLOUDFLARE_{setting.upper()}"):
         variable = f"CLOUDFLARE_{setting.upper()}"
-    was = "its value" if field is None or field.annotation is SecretStr else repr(problem["input"])
+    was = (
+        "its value"
+        if field is None or field.annotation is SecretStr
+        else repr(given.get(variable, problem["input"]).strip())
+    )
     why = problem["msg"].removeprefix("Value error, ").partition(", unable to parse")[0]
     why = why.replace("Input should be", "it must be")
     if problem["type"] in UNCLEAR:
         why = f"it must be {FORMS[setting]}"
+    for bound, words in BOUNDS.items():
+        if field is not None and bound in problem.get("ctx", {}):
+            why = f"it must be {words} {_shown(problem['ctx'][bound], field)}"
     return f"{variable}: {was} is wrong: {why}"
 
 
-def _shown(value: object) -> str:
+def _shown(value: object, field: FieldInfo) -> str:
+    """A value as it is written."""
     if isinstance(value, tuple):
         return ",".join(str(item) for item in value)
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, ByteSize):
-        return value.human_readable(separator="").replace(".0", "")
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if _READ_DURATION in field.metadata:
+        return as_duration(float(str(value)))
+    return as_size(int(str(value))) if _READ_SIZE in field.metadata else str(value)
 
 
 def _wrapped(text: str) -> list[str]:

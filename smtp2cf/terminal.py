@@ -5,6 +5,7 @@ Knows no settings and no command.
 
 import getpass
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 import typer
@@ -13,9 +14,10 @@ LINE_LIMIT = 4096
 """Octets of a line of standard input that is a password."""
 
 
-def fail(text: str, status: int) -> NoReturn:
-    """Say what is wrong, on one line of standard error, and end with a status of sysexits.h."""
-    typer.echo(f"smtp2cf: {one_line(text)}", err=True)
+def fail(text: str | Sequence[str], status: int) -> NoReturn:
+    """Say what is wrong, on one line of standard error each, and end with a status of sysexits.h."""
+    for line in (text,) if isinstance(text, str) else text:
+        typer.echo(f"smtp2cf: {one_line(line)}", err=True)
     sys.exit(status)
 
 

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from pydantic import ByteSize
 
 from smtp2cf import cli, config
 from smtp2cf.serve import make_access
@@ -15,15 +14,17 @@ from tests.support.bridge import running_bridge
 NETWORK = "does not appear to be an IPv4 or IPv6 network: networks such as 10.0.0.0/8 or fd00::/8 are meant"
 ENDPOINT = "is not host:port, [v6]:port or unix:/path"
 SENDER = "is no sender: anna@example.com, example.com or *.example.com is meant"
-NUMBER, INTEGER = "it must be a valid number", "it must be a valid integer"
+INTEGER = "it must be a valid integer"
+DURATION = "it must be a duration such as 90s, 15m, 36h or 5d"
+SIZE = "it must be a size such as 25MiB, or a number of bytes"
 
 BROKEN = [
     ("SMTP2CF_ACCOUNT_ID", "a b", "it must be letters, digits, - and _"),
     ("CLOUDFLARE_ACCOUNT_ID", "../x", "it must be letters, digits, - and _"),
     ("SMTP2CF_API_BASE_URL", "ftp://x", "it must be a URL such as https://api.cloudflare.com/client/v4"),
-    ("SMTP2CF_API_TIMEOUT", "soon", NUMBER),
-    ("SMTP2CF_API_TIMEOUT", "0", "it must be greater than 0"),
-    ("SMTP2CF_API_CONCURRENCY", "0", "it must be greater than or equal to 1"),
+    ("SMTP2CF_API_TIMEOUT", "soon", DURATION),
+    ("SMTP2CF_API_TIMEOUT", "0", "it must be more than 0"),
+    ("SMTP2CF_API_CONCURRENCY", "0", "it must be at least 1"),
     ("SMTP2CF_SMTP_LISTEN", "nonsense", f"'nonsense' {ENDPOINT}"),
     ("SMTP2CF_SMTP_LISTEN", "127.0.0.1:99999", f"'127.0.0.1:99999' {ENDPOINT}"),
     ("SMTP2CF_SMTP_LISTEN", "unix:x", "'unix:x': a unix socket needs an absolute path, unix:/path"),
@@ -42,24 +43,25 @@ BROKEN = [
     ("SMTP2CF_ALLOWED_SENDER_DOMAINS", "<a@example.com>", f"'<a@example.com>' {SENDER}"),
     ("SMTP2CF_CHECK_HEADER_FROM", "always", "it must be yes or no"),
     ("SMTP2CF_NULL_SENDER_ADDRESS", "me", "it must be an address such as bounces@example.com"),
-    ("SMTP2CF_MAX_MESSAGE_SIZE", "big", "it must be a number of bytes, or a size such as 5MiB"),
-    ("SMTP2CF_MAX_MESSAGE_SIZE", "10", "it must be greater than or equal to 1024"),
+    ("SMTP2CF_MAX_MESSAGE_SIZE", "big", SIZE),
+    ("SMTP2CF_MAX_MESSAGE_SIZE", "10", "it must be at least 1KiB"),
     ("SMTP2CF_MAX_RECIPIENTS", "many", INTEGER),
     ("SMTP2CF_MAX_SESSIONS", "1.5", INTEGER),
-    ("SMTP2CF_SESSION_TIMEOUT", "-1", "it must be greater than 0"),
-    ("SMTP2CF_CLIENT_MAX_SESSIONS", "-1", "it must be greater than or equal to 0"),
+    ("SMTP2CF_SESSION_TIMEOUT", "-1", DURATION),
+    ("SMTP2CF_CLIENT_MAX_SESSIONS", "-1", "it must be at least 0"),
     ("SMTP2CF_USER_MESSAGES_PER_MINUTE", "few", INTEGER),
     ("SMTP2CF_MODE", "fast", "it must be 'direct' or 'queue'"),
-    ("SMTP2CF_REPLY_TIMEOUT", "4000", "it must be less than or equal to 3600"),
+    ("SMTP2CF_REPLY_TIMEOUT", "4000", "it must be at most 1h"),
     ("SMTP2CF_PARTIAL_BOUNCE", "maybe", "it must be 'accept' or 'reject'"),
     ("SMTP2CF_NON_UTF8", "keep", "it must be 'convert' or 'reject'"),
     ("SMTP2CF_BARE_NEWLINE", "keep", "it must be 'normalize' or 'reject'"),
     ("SMTP2CF_DROP_HEADERS", "bcc:", "'bcc:' is no header field's name"),
-    ("SMTP2CF_RETRY_MIN", "0", "it must be greater than 0"),
-    ("SMTP2CF_RETRY_MAX", "an hour", NUMBER),
-    ("SMTP2CF_EXPIRE_AFTER", "5d", NUMBER),
+    ("SMTP2CF_RETRY_MIN", "0", "it must be more than 0"),
+    ("SMTP2CF_RETRY_MAX", "an hour", DURATION),
+    ("SMTP2CF_EXPIRE_AFTER", "5 weeks", DURATION),
+    ("SMTP2CF_EXPIRE_AFTER", "31d", "it must be at most 30d"),
     ("SMTP2CF_POSTMASTER", "me", "it must be an address such as mailer-daemon@example.com"),
-    ("SMTP2CF_DRAIN_TIMEOUT", "-1", "it must be greater than or equal to 0"),
+    ("SMTP2CF_DRAIN_TIMEOUT", "-1", DURATION),
     ("SMTP2CF_LOG_LEVEL", "loud", "it must be 'debug', 'info', 'warning' or 'error'"),
     ("SMTP2CF_LOG_FORMAT", "xml", "it must be 'auto', 'console' or 'json'"),
 ]
@@ -112,8 +114,7 @@ def test_what_pydantic_has_no_words_for_has_ours() -> None:
     unclear = {
         name
         for name, field in config.Settings.model_fields.items()
-        if field.annotation in (ByteSize, bool)
-        or any(getattr(how, "pattern", None) for how in field.metadata)
+        if field.annotation is bool or any(getattr(how, "pattern", None) for how in field.metadata)
     }
     assert unclear == set(config.FORMS)
 
@@ -212,6 +213,32 @@ def test_a_variable_nobody_knows_is_named_with_the_nearest(tmp_path: Path) -> No
 def test_what_yes_and_no_may_be(environment: pytest.MonkeyPatch, value: str, means: bool) -> None:
     environment.setenv("SMTP2CF_CHECK_HEADER_FROM", value)
     assert config.load().check_header_from is means
+
+
+DURATIONS = ("api_timeout", "session_timeout", "reply_timeout", "retry_min", "retry_max", "expire_after")
+SIZES = ("max_message_size", "max_message_memory", "spool_min_free")
+
+
+@pytest.mark.parametrize("setting", [*DURATIONS, "warn_after", "drain_timeout"])
+def test_every_duration_takes_units(environment: pytest.MonkeyPatch, setting: str) -> None:
+    environment.setenv(f"SMTP2CF_{setting.upper()}", "2m")
+    assert getattr(config.load(), setting) == 120.0
+
+
+@pytest.mark.parametrize("setting", SIZES)
+def test_every_size_takes_units(environment: pytest.MonkeyPatch, setting: str) -> None:
+    environment.setenv(f"SMTP2CF_{setting.upper()}", "25MiB")
+    assert getattr(config.load(), setting) == 25 * 2**20
+
+
+def test_every_number_with_a_unit_is_a_duration_or_a_size() -> None:
+    """Seconds and bytes have one reader each; a setting of either kind must use it."""
+    plain = [name for name, field in config.Settings.model_fields.items() if field.annotation is float]
+    assert set(plain) == {*DURATIONS, "warn_after", "drain_timeout"}
+    for name, field in config.Settings.model_fields.items():
+        text = (field.description or "").lower()
+        assert "seconds " not in text or name == "session_timeout", name
+        assert " bytes" not in text or name in SIZES, name
 
 
 @pytest.mark.parametrize(
