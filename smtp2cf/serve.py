@@ -15,7 +15,19 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 from prometheus_client import REGISTRY, Gauge, Info
 
-from smtp2cf import __version__, allocator, config, exposure, logs, maillog, policies, spool, trial, trust
+from smtp2cf import (
+    __version__,
+    allocator,
+    config,
+    exposure,
+    logs,
+    maillog,
+    policies,
+    spool,
+    tasks,
+    trial,
+    trust,
+)
 from smtp2cf.access.access import Access, open_access
 from smtp2cf.admin import Admin, Readiness
 from smtp2cf.cloudflare import Client
@@ -36,6 +48,8 @@ if TYPE_CHECKING:
 
 TOKEN_CHECK_INTERVAL = 60.0
 """Seconds between looks at a token that was refused."""
+FIRST_LOOK = 1.0
+"""Seconds that a start waits for the spool's first answer, without which the bridge is not ready."""
 
 log = structlog.stdlib.get_logger("smtp2cf.serve")
 
@@ -109,6 +123,7 @@ class Bridge:
         )
         self._drop_run: asyncio.Task[None] | None = None
         self._watches: list[asyncio.Task[None]] = []
+        self._watch_spool: asyncio.Task[None] | None = None
 
     def readiness(self) -> Readiness:
         """Not ready while Cloudflare refuses the token, or the spool can't be written."""
@@ -159,15 +174,30 @@ class Bridge:
             if sockets:
                 await self.server.start(sockets, door)
         _gauges(self)
-        self._watches.append(asyncio.create_task(self._watch_token()))
-        self._watches.append(asyncio.create_task(allocator.give_back()))
-        if self.waiting is not None:
-            self._watches.append(asyncio.create_task(self.waiting.watch()))
+        self._watches.append(tasks.keep_running(self._watch_token, "serve.watch_token"))
+        self._watches.append(tasks.keep_running(allocator.give_back, "serve.give_back_memory"))
         if self.certificate is not None:
-            self._watches.append(asyncio.create_task(self.certificate.watch()))
+            self._watches.append(tasks.keep_running(self.certificate.watch, "serve.watch_certificate"))
         if self.relay.queue is not None:
             self.relay.queue.start()
-        self._drop_run = asyncio.create_task(self.drop.run())
+        self._drop_run = tasks.keep_running(self.drop.run, "drop.run")
+        if self.waiting is not None:
+            self._watch_spool = tasks.keep_running(
+                self.waiting.watch, "serve.watch_spool", fatal=spool.SpoolError
+            )
+            self._watches.append(self._watch_spool)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.waiting.looked.wait(), FIRST_LOOK)
+
+    async def until(self, stop: asyncio.Event) -> None:
+        """Return when `stop` is set; raises SpoolError where the spool turns out to be none to be used."""
+        stopped = asyncio.create_task(stop.wait())
+        ends = [stopped] if self._watch_spool is None else [stopped, self._watch_spool]
+        try:
+            for ended in (await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED))[0]:
+                ended.result()
+        finally:
+            stopped.cancel()
 
     async def stop(self) -> None:
         """Let what is under way finish, within DRAIN_TIMEOUT, and close everything."""
@@ -359,10 +389,12 @@ async def run(
         await bridge.start(places.mail, places.admin)
         announce(listening)
         log.info("serve.ready", version=__version__, **_where(listening))
-        await stop.wait()
-        log.info("serve.stopping", sessions=len(bridge.server.sessions))
-        await bridge.stop()
-        log.info("serve.stopped")
+        try:
+            await bridge.until(stop)
+        finally:
+            log.info("serve.stopping", sessions=len(bridge.server.sessions))
+            await bridge.stop()
+            log.info("serve.stopped")
 
 
 class _Places(NamedTuple):

@@ -8,7 +8,7 @@ from prometheus_client import Gauge
 
 from smtp2cf.admin import Readiness
 from smtp2cf.reply import SendError
-from smtp2cf.spool import Spool, Status, Total
+from smtp2cf.spool import Spool, SpoolError, Status, Total
 
 INTERVAL = 5.0
 """Seconds between two looks at the spool."""
@@ -30,33 +30,43 @@ class Waiting:
         self._spool = spool
         self._warn_after = warn_after
         self._totals: dict[Status, Total] = {}
-        self._broken = ""
+        self._broken = "the spool has not answered yet"
+        self.looked = asyncio.Event()
+        """Set after the first look."""
 
     async def watch(self) -> None:
-        """Look again and again."""
+        """Look again and again. Raises SpoolError where the spool can never be used."""
         while True:
             await self.look()
             await asyncio.sleep(INTERVAL)
 
     async def look(self) -> None:
-        """Write to the spool, count what is in it."""
+        """Write to the spool, count what is in it. Raises SpoolError where it can never be used."""
         try:
             # Counted first: what waits in a spool that takes no more mail goes out all the same.
             self._totals = await self._spool.totals()
             await self._spool.check()
+        except SpoolError:
+            raise
         except SendError as error:
-            if not self._broken:
-                log.error("spool.broken", reply=str(error.reply))  # noqa: TRY400 - the cause is in the reply
-            self._broken = error.reply.text
+            self._is_broken(error.reply.text, reply=str(error.reply))
+        except Exception as error:  # noqa: BLE001 - whatever it is, this is not a spool that works
+            self._is_broken(f"the spool fails: {type(error).__name__}: {error}", exc_info=error)
         else:
-            if self._broken:
+            if self._broken and self.looked.is_set():
                 log.info("spool.recovered")
             self._broken = ""
+        self.looked.set()
         for status in Status:
             total = self._totals.get(status, Total(0, 0, 0.0))
             MESSAGES.labels(status).set(total.messages)
             BYTES.labels(status).set(total.bytes)
         OLDEST.set(self._age())
+
+    def _is_broken(self, reason: str, **cause: object) -> None:
+        if not self._broken or not self.looked.is_set():
+            log.error("spool.broken", **cause)
+        self._broken = reason
 
     def readiness(self) -> Readiness:
         """Not ready when the spool can't be written; ready with a warning when mail waits too long."""

@@ -184,8 +184,7 @@ class Logins:
                 task.add_done_callback(functools.partial(self._done, fingerprint))
             # A client that hangs up takes nothing from another that waits for the same.
             return await asyncio.shield(task)
-        except (VerificationError, MemoryError, RuntimeError) as error:
-            log.error("auth.not_verified", reason=str(error) or type(error).__name__)  # noqa: TRY400 - the reason is enough
+        except (VerificationError, MemoryError, RuntimeError):
             raise _RefusedError(FAILED) from None
         finally:
             self._failures.end(client)
@@ -195,8 +194,9 @@ class Logins:
 
     def _done(self, fingerprint: bytes, task: asyncio.Task[bool]) -> None:
         del self._under_way[fingerprint]
-        if not task.cancelled():
-            task.exception()  # seen, even if everybody who waited for it has left
+        # Even if everybody who waited for it has left.
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("auth.not_verified", reason=str(error) or type(error).__name__)
 
     def _stand_in(self, name: str) -> str:
         """A hash that no password has, for a name that nobody has, as costly as that of some user.

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import structlog
 
-from smtp2cf import maillog
+from smtp2cf import maillog, tasks
 from smtp2cf.cloudflare import Sent
 from smtp2cf.envelope import Envelope, Outcomes, Verdict, address_key, unique_addresses
 from smtp2cf.message.authors import authors
@@ -337,7 +337,7 @@ class Relay:
             await self._send_dsn(mail)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+        task = tasks.start(work, "relay.report")
         self._reports.add(task)
         task.add_done_callback(self._reports.discard)
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import structlog
 
-from smtp2cf import maillog
+from smtp2cf import maillog, tasks
 from smtp2cf.envelope import Envelope, Outcomes
 from smtp2cf.relay import patience
 from smtp2cf.relay.bounce import BouncePolicy, dsns_for
@@ -112,7 +112,7 @@ class Queue:
 
     def start(self) -> None:
         """Begin to send what is due."""
-        self._runner = asyncio.get_running_loop().create_task(self._run())
+        self._runner = tasks.keep_running(self._run, "queue.run")
 
     async def stop_claiming(self) -> None:
         """Send nothing more than what is under way."""
@@ -241,15 +241,13 @@ class Queue:
         return min(self.retry.parallel - active, active + 1)
 
     def _go(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+        task = tasks.start(work, "queue.send")
         self._tasks.add(task)
         task.add_done_callback(self._gone)
 
     def _gone(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._one_less.set()
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("queue.error", exc_info=error)
 
     async def _send(self, item: SpoolItem) -> None:
         """One attempt for one message, whatever happens."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from aiosmtpd.proxy_protocol import get_proxy
 
+from smtp2cf import tasks
 from smtp2cf.reply import one_line
 from smtp2cf.smtpd import replies
 from smtp2cf.smtpd.connection import HANDSHAKE_TIMEOUT, tls_failed
@@ -40,7 +41,7 @@ class Arrivals:
         self._listener = listener
         self._door = door
         self._arriving: dict[asyncio.Task[None], str] = {}
-        self._accepting = asyncio.get_running_loop().create_task(self._accept())
+        self._accepting = tasks.keep_running(self._accept, "smtpd.accept")
 
     def close(self) -> None:
         """Take no more, and hang up on those that are no sessions yet."""
@@ -62,7 +63,7 @@ class Arrivals:
                 self._notices.warning("session.refused", client=client, arriving=len(self._arriving))
                 sock.close()
                 continue
-            task = loop.create_task(self._arrive(sock, client))
+            task = tasks.start(self._arrive(sock, client), "smtpd.arrive")
             self._arriving[task] = client
             task.add_done_callback(self._arriving.pop)
 

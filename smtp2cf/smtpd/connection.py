@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import structlog
 from aiosmtpd import smtp as aiosmtpd
 
+from smtp2cf import tasks
 from smtp2cf.reply import Reply, one_line
 from smtp2cf.smtpd import replies
 from smtp2cf.smtpd.foreign import PROXY_V2, foreign_protocol
@@ -411,7 +412,7 @@ class Connection(aiosmtpd.SMTP):
 
     def _wait_for(self, work: Coroutine[Any, Any, None], verb: str) -> None:
         """Do something that takes its time; commands wait until it is done."""
-        self._task = self.loop.create_task(self._work(work, verb))
+        self._task = tasks.start(self._work(work, verb), "smtpd.work")
 
     async def _work(self, work: Coroutine[Any, Any, None], verb: str) -> None:
         try:

@@ -54,8 +54,9 @@ async def open_spool(
 
     url: `sqlite:///path`, `postgresql://…`, or "" for SQLite in `state_dir`. serve: this process
     sends mail, so it takes SQLite's lock; without it the spool can be listed and changed, beside
-    the one that serves. lease: seconds. min_free: octets that must be free on SQLite's disk for new
-    mail to be taken. Raises SpoolError.
+    the one that serves; and a database that can't be reached at once is waited for, in the background.
+    lease: seconds. min_free: octets that must be free on SQLite's disk for new mail to be taken. Raises
+    SpoolError.
     """
     scheme, _, rest = url.partition("://")
     if not url or scheme == "sqlite":
@@ -71,5 +72,5 @@ async def open_spool(
             if error.name != "asyncpg":
                 raise
             raise SpoolError("a PostgreSQL spool needs asyncpg: pip install 'smtp2cf[postgres]'") from error
-        return await PostgresSpool.open(url, lease=lease)
+        return await PostgresSpool.open(url, patient=serve, lease=lease)
     raise SpoolError(f"{scheme or url!r} is no spool: it may be sqlite:///path or postgresql://host/database")

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+from smtp2cf import tasks
 from smtp2cf.reply import SendError
 
 A = TypeVar("A")
@@ -19,11 +20,12 @@ MAX_BATCH = 200
 class Batcher(Generic[A, R]):
     """Collects arguments while a round trip is under way; they make the next one.
 
-    work: takes arguments, gives their results in the same order. If it raises SendError, all who
-    asked get it; any other error is looked for by asking one at a time.
+    work: takes arguments, gives their results in the same order; one that is an error is raised to who
+    asked. If work itself raises SendError, all who asked get it; any other error is looked for by asking
+    one at a time.
     """
 
-    def __init__(self, work: Callable[[Sequence[A]], Awaitable[Sequence[R]]]) -> None:
+    def __init__(self, work: Callable[[Sequence[A]], Awaitable[Sequence[R | SendError]]]) -> None:
         self._work = work
         self._waiting: list[tuple[A, asyncio.Future[R]]] = []
         self._task: asyncio.Task[None] | None = None
@@ -33,7 +35,7 @@ class Batcher(Generic[A, R]):
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((argument, future))
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run())
+            self._task = tasks.start(self._run(), "spool.batch")
         return future
 
     async def finish(self) -> None:
@@ -49,6 +51,7 @@ class Batcher(Generic[A, R]):
     async def _do(self, batch: list[tuple[A, "asyncio.Future[R]"]]) -> None:
         try:
             results = await self._work([argument for argument, _ in batch])
+            answers = list(zip(batch, results, strict=True))
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait get it
             if len(batch) > 1 and not isinstance(error, SendError):
                 for one in batch:
@@ -58,6 +61,10 @@ class Batcher(Generic[A, R]):
                 if not future.done():
                     future.set_exception(error)
         else:
-            for (_, future), result in zip(batch, results, strict=True):
-                if not future.done():
+            for (_, future), result in answers:
+                if future.done():
+                    continue
+                if isinstance(result, SendError):
+                    future.set_exception(result)
+                else:
                     future.set_result(result)

@@ -13,14 +13,16 @@ import socket
 import time
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import structlog
 
 from smtp2cf.envelope import Outcomes
 from smtp2cf.reply import Reply, SendError
 from smtp2cf.spool import codec, postgres_sql
 from smtp2cf.spool.batcher import Batcher
 from smtp2cf.spool.fair import Lanes
-from smtp2cf.spool.postgres_database import Connection, Database
+from smtp2cf.spool.postgres_database import Connection, Database, QueueIdTaken
 from smtp2cf.spool.protocol import (
     EVERYTHING,
     LEASE,
@@ -31,13 +33,18 @@ from smtp2cf.spool.protocol import (
     Memory,
     NewMail,
     SpoolItem,
+    SpoolUnavailable,
     Status,
     Total,
 )
 from smtp2cf.spool.waiting import Claims, DueAlarm
 
+_log = structlog.get_logger(__name__)
+
 POLL = 10.0
 """Seconds after which the next due time is asked for again, should a notification be lost."""
+NAMED = 10
+"""Queue ids that a line of the log names."""
 
 
 class Memo(NamedTuple):
@@ -62,33 +69,48 @@ class PostgresSpool:
         self._finishes = Batcher(self._finish_all)
         self._memos = Batcher(self._memorize_all)
         self._posted: dict[bytes, asyncio.Future[None]] = {}
+        self._claiming = asyncio.Lock()
+        self._claim_lost = False  # true from when a claim goes out until its answer is here
         database.listen(self._alarm.ring)
 
     @classmethod
-    async def open(cls, url: str, *, lease: float = LEASE) -> "PostgresSpool":
+    async def open(cls, url: str, *, patient: bool = False, lease: float = LEASE) -> "PostgresSpool":
         """Open the spool in the database at `url`, made where it is missing; lease in seconds.
 
-        Raises SpoolError.
+        patient: a database that can't be reached now is opened as soon as it can. Raises SpoolError.
         """
-        return cls(await Database.open(url), lease)
+        return cls(await Database.open(url, patient=patient), lease)
 
     async def put(self, *mail: NewMail) -> None:
         """See protocol.Spool."""
-        await self._puts.ask(mail)
+        claimed = [letter.envelope.queue_id for letter in mail if letter.claimed]
+        self._claims.add(claimed)  # from here on: it may be written long before we hear of it
+        try:
+            await self._puts.ask(mail)
+        except BaseException as error:
+            if not (isinstance(error, SendError) and error.unanswered):
+                self._claims.drop(claimed)
+            raise
         self._arrived(mail)
 
     async def claim(self, limit: int, *, expired: bool = False) -> list[SpoolItem]:
         """See protocol.Spool."""
+        statement: tuple[object, ...]
         if expired:
-            rows = await self._database.fetch(postgres_sql.CLAIM_EXPIRED, limit, self._owner, self._lease)
+            statement = (postgres_sql.CLAIM_EXPIRED, limit, self._owner, self._lease)
         else:
             share = self._lanes.tried_share(limit)
-            rows = await self._database.fetch(postgres_sql.CLAIM, limit, share, self._owner, self._lease)
-        rows.sort(key=lambda row: (row[0], row[1]))
-        claimed = [codec.decode_item(columns, now) for _, _, now, *columns in rows]
-        # What we have already had its lease renewed: it was over, because the process was stopped.
-        fresh = [item for item in claimed if item.queue_id not in self._claims]
-        self._claims.add(item.queue_id for item in fresh)
+            statement = (postgres_sql.CLAIM, limit, share, self._owner, self._lease)
+        async with self._claiming:
+            rows = await self._database.run(partial(self._claim, statement=statement))
+            rows.sort(key=lambda row: (row[0], row[1]))
+            claimed = [codec.decode_item(columns, now) for _, _, now, *columns in rows]
+            # What we have already had its lease renewed: it was over, because the process was stopped.
+            fresh = [item for item in claimed if item.queue_id not in self._claims]
+            self._claims.add(item.queue_id for item in fresh)
+            self._claim_lost = False
+        if fresh:
+            self._alarm.found()
         return fresh
 
     async def begin(self, queue_id: str) -> bool:
@@ -180,12 +202,14 @@ class PostgresSpool:
 
     async def totals(self) -> dict[Status, Total]:
         """See protocol.Spool."""
+        self._require_usable()
         rows = await self._database.fetch(postgres_sql.TOTALS)
         now = time.time()
         return {Status(status): Total(messages, size, now - age) for status, messages, size, age in rows}
 
     async def check(self) -> None:
         """See protocol.Spool."""
+        self._require_usable()
         await self._database.execute(postgres_sql.CHECK)
 
     def refusal(self) -> SendError | None:
@@ -219,23 +243,67 @@ class PostgresSpool:
         try:
             await self._database.execute(postgres_sql.GIVE_BACK, self._owner, None)
             self._database.announce()
+        except SendError as error:
+            # Another takes it when the leases are over.
+            _log.warning("spool.not_given_back", reply=str(error.reply))
         finally:
             await self._database.close()
 
+    def _require_usable(self) -> None:
+        if self._database.unusable is not None:
+            raise self._database.unusable
+
     def _arrived(self, mail: Sequence[NewMail]) -> None:
-        self._claims.add(letter.envelope.queue_id for letter in mail if letter.claimed)
         if any(not letter.claimed for letter in mail):
             self._alarm.ring()
             self._database.announce()
 
-    async def _put_all(self, jobs: Sequence[Sequence[NewMail]]) -> list[None]:
+    async def _put_all(self, jobs: Sequence[Sequence[NewMail]]) -> Sequence[SendError | None]:
+        try:
+            await self._put_together(jobs)
+        except QueueIdTaken:
+            return [await self._put_alone(job) for job in jobs]
+        return [None] * len(jobs)
+
+    async def _put_together(self, jobs: Sequence[Sequence[NewMail]]) -> None:
         # By queue id, since one who was told of a failure may ask again while the first is on its way.
         letters = {mail.envelope.queue_id: mail for together in jobs for mail in together}
         rows = [_row(mail) for mail in letters.values()]
         if rows:
             columns = zip(*rows, strict=True)
             await self._database.execute(postgres_sql.PUT, *columns, self._owner, self._lease, MEMORY)
-        return [None] * len(jobs)
+
+    async def _put_alone(self, job: Sequence[NewMail]) -> SendError | None:
+        """Put what one asked for; the error where it can't be."""
+        try:
+            try:
+                await self._put_together((job,))
+            except QueueIdTaken:
+                # Our own first try may have been under way still: this one sees what it wrote.
+                await self._put_together((job,))
+        except QueueIdTaken as error:
+            queue_ids = [mail.envelope.queue_id for mail in job]
+            _log.error("spool.queue_id_taken", queue_ids=queue_ids, reason=str(error))
+            return SpoolUnavailable(f"other mail has the queue id {' or '.join(queue_ids)}")
+        except SendError as error:
+            return error
+        return None
+
+    async def _claim(self, connection: Connection, statement: Sequence[object]) -> list[Any]:
+        """Claim, once it is clear that nothing was claimed by an earlier try whose answer was lost."""
+        if self._claim_lost:
+            await self._give_back_strays(connection)
+        self._claim_lost = True
+        rows: list[Any] = await connection.fetch(*statement)
+        return rows
+
+    async def _give_back_strays(self, connection: Connection) -> None:
+        strays = await connection.fetch(
+            postgres_sql.GIVE_BACK_STRAYS, self._owner, list(self._claims), self._lease
+        )
+        if strays:
+            _log.warning("spool.strays", queue_ids=[row[0] for row in strays][:NAMED], count=len(strays))
+            self._database.announce()
 
     async def _begin_all(self, queue_ids: Sequence[str]) -> list[bool]:
         rows = await self._database.fetch(postgres_sql.BEGIN, queue_ids, self._owner, self._lease)
@@ -281,6 +349,9 @@ class PostgresSpool:
     async def _renew(self, queue_ids: Sequence[str]) -> None:
         if queue_ids:
             await self._database.execute(postgres_sql.RENEW, queue_ids, self._owner, self._lease)
+        # A statement may be carried out long after its connection was lost: what came of it shows here.
+        if not self._claim_lost:
+            await self._database.run(self._give_back_strays)
         await self._database.execute(postgres_sql.FORGET_OLD)
 
     async def _until_due(self) -> float | None:

@@ -1,20 +1,23 @@
 """A PostgreSQL database as the spool needs it: a pool that outlives a restart, the schema, the wake-ups.
 
 What fails because the connection broke is tried again for a moment, so that a restart of the
-database is a pause and not an error. Sessions are ours alone: a pooler in transaction mode in
-between would break LISTEN.
+database is a pause and not an error. One that cannot be reached at the start is waited for. Sessions
+are ours alone: a pooler in transaction mode in between would break LISTEN.
 
 Knows nothing of mail.
 """
 
 import asyncio
+import contextlib
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import asyncpg  # type: ignore[import-untyped]
 import structlog
 
+from smtp2cf import tasks
+from smtp2cf.spool.postgres_errors import Meaning, is_permanent, leaves_connection, meaning, one_line
 from smtp2cf.spool.postgres_sql import MIGRATIONS
 from smtp2cf.spool.protocol import SpoolError, SpoolFull, SpoolUnavailable
 
@@ -37,77 +40,86 @@ COMMAND_TIMEOUT = 30.0
 PATIENCE = 5.0
 RECONNECT_EVERY = 0.5
 """Seconds: for one connection, for one statement, for all attempts at it, between two."""
+CROWDED = 10.0
+"""Seconds until another connection is asked for where the server had none left."""
+OPEN_EVERY = 1.0
+"""Seconds between two attempts to open a spool that could not be reached at the start."""
 
-GONE = (
-    OSError,  # TimeoutError is one
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.OperatorInterventionError,  # shutting down, starting up
-    asyncpg.TransactionRollbackError,  # a deadlock or the like: the other one is done now
-)
-"""Errors that pass: the database is away or busy."""
-
-FULL = (asyncpg.DiskFullError, asyncpg.OutOfMemoryError, asyncpg.ConfigurationLimitExceededError)
-
+_SESSION = {
+    # Whatever the server's default is: 250 means kept.
+    "synchronous_commit": "on",
+    # What a process that was frozen in the middle has locked is free again after this (milliseconds).
+    "idle_in_transaction_session_timeout": "30000",
+}
 _MIGRATION_LOCK = 0x53324346
 
 
+class QueueIdTaken(SpoolUnavailable):
+    """There is mail with this queue id, and it is another's."""
+
+
 class Database:
-    """Made by `open`."""
+    """Made by `open`.
+
+    unusable: why this spool can never be used, found out after a start without the database.
+    """
 
     def __init__(self, pool: Any, url: str) -> None:
         self._pool = pool
         self._url = url
+        self._turns = asyncio.Semaphore(CONNECTIONS)
+        self._withheld = 0
+        self._why_not_open = ""
         self._closed = False
         self._announcement: asyncio.Task[None] | None = None
-        self._listener: asyncio.Task[None] | None = None
+        self._kept: list[asyncio.Task[None]] = []
+        self.unusable: SpoolError | None = None
 
     @classmethod
-    async def open(cls, url: str) -> "Database":
-        """Connect, and bring the schema up to date. Raises SpoolError."""
-        shown = re.sub(r"(//[^/@:]*):[^/@]*@", r"\1:***@", url)
+    async def open(cls, url: str, *, patient: bool) -> "Database":
+        """Connect, and bring the schema up to date. Raises SpoolError.
+
+        patient: a database that is not there yet is opened as soon as it is; until then `run` says why not.
+        """
         try:
-            pool = await asyncpg.create_pool(
-                url,
-                min_size=1,
-                max_size=CONNECTIONS,
-                timeout=CONNECT_TIMEOUT,
-                command_timeout=COMMAND_TIMEOUT,
-                # Whatever the server's default is: 250 means kept.
-                server_settings={"application_name": "smtp2cf", "synchronous_commit": "on"},
-            )
-        except (*GONE, asyncpg.PostgresError, ValueError) as error:
-            raise SpoolError(f"cannot open the spool {shown}: {_one_line(error)}") from error
-        try:
-            async with pool.acquire() as connection, connection.transaction():
-                await _migrate(connection, shown)
-        except (*GONE, asyncpg.PostgresError) as error:
-            pool.terminate()
-            raise SpoolError(f"cannot open the spool {shown}: {_one_line(error)}") from error
+            return cls(await _open_pool(url), url)
         except SpoolError:
-            pool.terminate()
             raise
-        return cls(pool, url)
+        except Exception as error:
+            if not patient:
+                raise SpoolError(f"cannot open the spool {_shown(url)}: {one_line(error)}") from error
+            database = cls(None, url)
+            database._note_not_open(error)
+            database._kept.append(tasks.keep_running(database._keep_opening, "postgres.open"))
+            return database
 
     async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """Have something done that may be done twice; raises SendError."""
+        """Have something done that may be done twice; raises SendError.
+
+        It is `unanswered` where a connection broke, so that the work may have been done.
+        """
         clock = asyncio.get_running_loop().time
         give_up = clock() + PATIENCE
+        unanswered = False
         while True:
             if self._closed:
-                raise SpoolUnavailable("it is closed")
+                raise SpoolUnavailable("it is closed", unanswered=unanswered)
+            connected = False
             try:
-                async with self._pool.acquire(timeout=PATIENCE) as connection:
+                async with self._connected() as connection:
+                    connected = True
                     return await work(connection)
-            except asyncpg.DataError:
-                raise  # a value that no column takes: an error of ours
-            except GONE as error:
-                if clock() >= give_up:
-                    raise SpoolUnavailable(_one_line(error)) from error
-            except FULL as error:
-                raise SpoolFull(_one_line(error)) from error
-            except asyncpg.PostgresError as error:
-                raise SpoolUnavailable(_one_line(error)) from error
+            except (Exception, asyncio.CancelledError) as error:
+                means = meaning(error)
+                if tasks.is_cancelled(error) or means is Meaning.OURS:
+                    raise
+                unanswered = unanswered or (connected and means is Meaning.LOST)
+                if means is Meaning.FULL:
+                    raise SpoolFull(one_line(error), unanswered=unanswered) from error
+                if means is Meaning.TAKEN:
+                    raise QueueIdTaken(one_line(error), unanswered=unanswered) from error
+                if means is Meaning.REFUSED or self.unusable or clock() >= give_up:
+                    raise SpoolUnavailable(one_line(error), unanswered=unanswered) from error
             await asyncio.sleep(RECONNECT_EVERY)
 
     async def fetch(self, statement: str, *values: object) -> list[Any]:
@@ -120,45 +132,107 @@ class Database:
 
     def listen(self, on_wake: Callable[[], None]) -> None:
         """From now on, call `on_wake` whenever a process announces, and after every reconnection."""
-        self._listener = asyncio.create_task(self._listen(on_wake))
+        self._kept.append(tasks.keep_running(lambda: self._listen(on_wake), "postgres.listen"))
 
     def announce(self) -> None:
         """Tell all who listen that mail may be due; soon, not at once."""
         if self._announcement is None or self._announcement.done():
-            self._announcement = asyncio.create_task(self._announce())
+            self._announcement = tasks.start(self._announce(), "postgres.announce")
 
     async def close(self) -> None:
         """Let every connection go."""
         self._closed = True
-        tasks = [task for task in (self._listener, self._announcement) if task is not None]
-        for task in tasks:
+        running = [*self._kept, *([self._announcement] if self._announcement is not None else [])]
+        for task in running:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
+        if self._pool is None:
+            return
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 await self._pool.close()
-        except (*GONE, asyncpg.PostgresError) as error:
-            _log.warning("spool.not_closed", error=_one_line(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the server drops what we let go of
+            _log.warning("spool.not_closed", error=one_line(error))
             self._pool.terminate()
+
+    # ---- connections
+
+    @contextlib.asynccontextmanager
+    async def _connected(self) -> AsyncIterator[Connection]:
+        """A connection of the pool. What was done with it stays done, whatever becomes of it then."""
+        if self._pool is None:
+            raise ConnectionError(self._why_not_open)
+        await asyncio.wait_for(self._turns.acquire(), PATIENCE)
+        try:
+            connection = await self._pool.acquire(timeout=PATIENCE)
+        except asyncpg.TooManyConnectionsError:
+            self._make_do_with_less()
+            raise
+        except BaseException:
+            self._turns.release()
+            raise
+        try:
+            yield connection
+        except BaseException as error:
+            if not leaves_connection(error):
+                connection.terminate()  # what comes next on it could be the answer to this
+            raise
+        finally:
+            try:
+                await self._pool.release(connection, timeout=PATIENCE)
+            except Exception as error:  # noqa: BLE001 - the pool has dropped it, and there will be another
+                _log.debug("spool.connection_lost", error=one_line(error))
+            self._turns.release()
+
+    def _make_do_with_less(self) -> None:
+        """The server has no connection left for us: for a while, take turns with those that we have."""
+        if self._withheld >= CONNECTIONS - 1:
+            self._turns.release()
+            return
+        self._withheld += 1
+        asyncio.get_running_loop().call_later(CROWDED, self._try_for_more)
+
+    def _try_for_more(self) -> None:
+        self._withheld -= 1
+        self._turns.release()
+
+    async def _keep_opening(self) -> None:
+        """Open the spool as soon as it can be opened, or find out that it never can."""
+        while self._pool is None:
+            await asyncio.sleep(OPEN_EVERY)
+            try:
+                self._pool = await _open_pool(self._url)
+            except SpoolError as error:
+                self.unusable = error
+                self._why_not_open = str(error)
+                return
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is told and tried again
+                self._note_not_open(error)
+        _log.info("spool.opened", spool=_shown(self._url))
+
+    def _note_not_open(self, error: Exception) -> None:
+        reason = one_line(error)
+        if reason != self._why_not_open:
+            _log.warning("spool.not_open_yet", spool=_shown(self._url), reason=reason)
+        self._why_not_open = reason
+
+    # ---- wake-ups
 
     async def _announce(self) -> None:
         await asyncio.sleep(NOTIFY_EVERY)
         try:
-            await self._notify()
-        except (*GONE, asyncpg.PostgresError) as error:
-            # Whoever waits looks for himself when he is connected again.
-            _log.debug("spool.not_announced", error=_one_line(error))
-
-    async def _notify(self) -> None:
-        async with self._pool.acquire(timeout=PATIENCE) as connection:
-            await connection.execute("SELECT pg_notify($1, '')", CHANNEL)
+            async with self._connected() as connection:
+                await connection.execute("SELECT pg_notify($1, '')", CHANNEL)
+        except Exception as error:  # noqa: BLE001 - whoever waits looks for himself when he is connected again
+            _log.debug("spool.not_announced", error=one_line(error))
 
     async def _listen(self, on_wake: Callable[[], None]) -> None:
         while True:
-            try:
-                await self._listen_until_lost(on_wake)
-            except (*GONE, asyncpg.PostgresError) as error:
-                _log.debug("spool.not_listening", error=_one_line(error))
+            if self._pool is not None:
+                try:
+                    await self._listen_until_lost(on_wake)
+                except Exception as error:  # noqa: BLE001 - whatever it is, the next connection may do
+                    _log.debug("spool.not_listening", error=one_line(error))
             await asyncio.sleep(RECONNECT_EVERY)
 
     async def _listen_until_lost(self, on_wake: Callable[[], None]) -> None:
@@ -175,7 +249,48 @@ class Database:
             connection.terminate()
 
 
-async def _migrate(connection: Connection, shown: str) -> None:
+async def _open_pool(url: str) -> Any:
+    """A pool of connections to a spool whose schema is up to date.
+
+    Raises SpoolError where somebody has to act; anything else where it may be otherwise in a moment.
+    """
+    try:
+        pool = await asyncpg.create_pool(
+            url,
+            min_size=1,
+            max_size=CONNECTIONS,
+            timeout=CONNECT_TIMEOUT,
+            command_timeout=COMMAND_TIMEOUT,
+            server_settings={"application_name": "smtp2cf", **_SESSION},
+        )
+        try:
+            async with pool.acquire(timeout=PATIENCE) as connection:
+                await _require_utf8(connection, url)
+                async with connection.transaction():
+                    await _migrate(connection, url)
+        except BaseException:
+            pool.terminate()
+            raise
+    except SpoolError:
+        raise
+    except Exception as error:
+        if is_permanent(error):
+            raise SpoolError(f"cannot open the spool {_shown(url)}: {one_line(error)}") from error
+        raise
+    return pool
+
+
+async def _require_utf8(connection: Connection, url: str) -> None:
+    encoding = await connection.fetchval("SHOW server_encoding")
+    if encoding != "UTF8":
+        raise SpoolError(
+            f"the database of the spool {_shown(url)} has the encoding {encoding}, which can't hold every"
+            " name and address: make one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, and name"
+            " it in SMTP2CF_SPOOL_URL"
+        )
+
+
+async def _migrate(connection: Connection, url: str) -> None:
     await connection.execute("SELECT pg_advisory_xact_lock($1)", _MIGRATION_LOCK)
     version = 0
     if await connection.fetchval("SELECT to_regclass('smtp2cf_spool') IS NOT NULL"):
@@ -187,7 +302,7 @@ async def _migrate(connection: Connection, shown: str) -> None:
         await connection.execute("INSERT INTO smtp2cf_spool VALUES (0, now())")
     if version > len(MIGRATIONS):
         raise SpoolError(
-            f"the spool {shown} was written by a newer smtp2cf (schema {version}, this one knows "
+            f"the spool {_shown(url)} was written by a newer smtp2cf (schema {version}, this one knows "
             f"{len(MIGRATIONS)}): upgrade smtp2cf, or set another SMTP2CF_SPOOL_URL"
         )
     for migration in MIGRATIONS[version:]:
@@ -195,5 +310,6 @@ async def _migrate(connection: Connection, shown: str) -> None:
     await connection.execute("UPDATE smtp2cf_spool SET version = $1", len(MIGRATIONS))
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _shown(url: str) -> str:
+    """The URL without its password."""
+    return re.sub(r"(//[^/@:]*):[^/@]*@", r"\1:***@", url)

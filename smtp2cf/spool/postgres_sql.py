@@ -54,7 +54,13 @@ compression, which costs more than it saves for mail that stays for a second.
 
 PUT = """
     WITH new AS (
-        SELECT * FROM unnest($1::text[], $2::text[], $3::float8[], $4::float8[], $5::float8[], $6::int[],
+        SELECT *, smtp2cf_now() + delay AS next_attempt, smtp2cf_now() + expires_in AS expires,
+            smtp2cf_now() - age AS received_at,
+            CASE WHEN claimed THEN smtp2cf_now() + $18
+                WHEN attempts > 0 THEN smtp2cf_now() + least(delay, expires_in)
+                ELSE smtp2cf_now() + delay END AS due,
+            CASE WHEN claimed THEN $17 ELSE '' END AS owner
+        FROM unnest($1::text[], $2::text[], $3::float8[], $4::float8[], $5::float8[], $6::int[],
             $7::bool[], $8::bool[], $9::int[], $10::text[], $11::text[], $12::text[], $13::text[],
             $14::bytea[], $15::bytea[], $16::text[])
         AS new (queue_id, status, delay, expires_in, age, attempts,
@@ -63,22 +69,31 @@ PUT = """
         INSERT INTO smtp2cf_memory
         SELECT DISTINCT ON (digest) digest, reply, smtp2cf_now() + $19 FROM new WHERE digest IS NOT NULL
         ON CONFLICT (digest) DO UPDATE SET reply = excluded.reply, until = excluded.until
+    ), put_again AS (
+        UPDATE smtp2cf_mail AS mail SET
+            status = CASE WHEN new.claimed OR hold_reason = '' THEN new.status ELSE 'held' END,
+            due = CASE WHEN new.claimed OR hold_reason = '' THEN new.due END,
+            next_attempt = new.next_attempt, unanswered = new.claimed, owner = new.owner,
+            outcomes = new.outcomes
+        FROM new
+        WHERE mail.queue_id = new.queue_id AND mail.envelope = new.envelope
+            AND mail.owner = $17 AND mail.unanswered AND mail.attempts = new.attempts
     ), kept AS (
         INSERT INTO smtp2cf_mail (queue_id, status, due, next_attempt, expires, received_at, attempts,
             unanswered, is_dsn, size, owner, sender, recipients, envelope, outcomes)
-        SELECT queue_id, status,
-            CASE WHEN claimed THEN smtp2cf_now() + $18
-                WHEN attempts > 0 THEN smtp2cf_now() + least(delay, expires_in)
-                ELSE smtp2cf_now() + delay END,
-            smtp2cf_now() + delay, smtp2cf_now() + expires_in, smtp2cf_now() - age, attempts, claimed, is_dsn,
-            size,
-            CASE WHEN claimed THEN $17 ELSE '' END, sender, recipients, envelope, outcomes
+        SELECT queue_id, status, due, next_attempt, expires, received_at, attempts,
+            claimed, is_dsn, size, owner, sender, recipients, envelope, outcomes
         FROM new
-        ON CONFLICT (queue_id) DO NOTHING
+        WHERE NOT EXISTS (
+            SELECT FROM smtp2cf_mail AS mail
+            WHERE mail.queue_id = new.queue_id AND mail.envelope = new.envelope
+        )
         RETURNING id, queue_id
     )
     INSERT INTO smtp2cf_message (id, bytes) SELECT kept.id, new.message FROM kept JOIN new USING (queue_id)
 """
+"""Mail that is there already is left alone, unless its first attempt is under way here. A queue id that
+other mail has is an error, and nothing is kept."""
 
 CLAIM = f"""
     WITH new AS MATERIALIZED (
@@ -121,15 +136,32 @@ BEGIN = """
 
 RENEW = "UPDATE smtp2cf_mail SET due = smtp2cf_now() + $3 WHERE queue_id = ANY($1::text[]) AND owner = $2"
 
-GIVE_BACK = """
+_GIVEN_BACK = """
     UPDATE smtp2cf_mail SET
         status = CASE WHEN hold_reason != '' THEN 'held' WHEN attempts > 0 THEN 'deferred' ELSE 'queued' END,
         due = CASE WHEN hold_reason != '' THEN NULL WHEN attempts > 0 THEN least(next_attempt, expires)
             ELSE next_attempt END,
         owner = ''
-    WHERE owner = $1 AND ($2::text[] IS NULL OR queue_id = ANY($2))
 """
+
+GIVE_BACK = f"{_GIVEN_BACK} WHERE owner = $1 AND ($2::text[] IS NULL OR queue_id = ANY($2))"
 """$2 is NULL for whatever $1 claims."""
+
+GIVE_BACK_STRAYS = f"""
+    {_GIVEN_BACK}
+    WHERE owner = $1 AND id IN (
+        SELECT id FROM smtp2cf_mail WHERE attempts = 0 AND due > smtp2cf_now() AND due <= smtp2cf_now() + $3
+            AND owner = $1 AND queue_id != ALL($2::text[])
+        UNION ALL
+        SELECT id FROM smtp2cf_mail WHERE attempts > 0 AND due > smtp2cf_now() AND due <= smtp2cf_now() + $3
+            AND owner = $1 AND queue_id != ALL($2::text[])
+    )
+    RETURNING queue_id
+"""  # noqa: S608 - a constant
+"""What $1 claims by the database's account, with leases of $3 seconds, but $2, which is all it knows of.
+
+Only a lease that still runs matters: one that is over is anybody's. Both lanes have an index by time,
+and none has one by owner."""
 
 READ = "SELECT bytes FROM smtp2cf_message JOIN smtp2cf_mail USING (id) WHERE queue_id = $1"
 

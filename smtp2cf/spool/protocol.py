@@ -59,15 +59,17 @@ class SpoolError(ValueError):
 class SpoolFull(SendError):  # noqa: N818 - named for what it says of the spool
     """No room for more mail: disk, quota or memory."""
 
-    def __init__(self, cause: object) -> None:
-        super().__init__(Reply(452, "4.3.1", f"The spool takes no more mail: {cause}"), Scope.ACCOUNT)
+    def __init__(self, cause: object, *, unanswered: bool = False) -> None:
+        reply = Reply(452, "4.3.1", f"The spool takes no more mail: {cause}")
+        super().__init__(reply, Scope.ACCOUNT, unanswered=unanswered)
 
 
 class SpoolUnavailable(SendError):  # noqa: N818 - as above
     """The spool cannot be reached now."""
 
-    def __init__(self, cause: object) -> None:
-        super().__init__(Reply(451, "4.3.0", f"The spool cannot be reached: {cause}"), Scope.ACCOUNT)
+    def __init__(self, cause: object, *, unanswered: bool = False) -> None:
+        reply = Reply(451, "4.3.0", f"The spool cannot be reached: {cause}")
+        super().__init__(reply, Scope.ACCOUNT, unanswered=unanswered)
 
 
 class Status(enum.StrEnum):
@@ -210,12 +212,18 @@ class Spool(Protocol):
     """A store of mail that waits.
 
     Every method raises SpoolFull or SpoolUnavailable, both a SendError, when the store fails; then
-    nothing has changed, claims stay, and the same call may be made again. A cancelled call may have
-    been carried out.
+    nothing has changed, claims stay, and the same call may be made again. Where the error is
+    `unanswered`, the store went away before it said what it did: nobody knows if anything has changed,
+    and the same call again does no harm. A cancelled call may have been carried out.
     """
 
     async def put(self, *mail: NewMail) -> None:
-        """Keep mail: all of it, fsynced, or none. What is there already, by its queue id, is left alone."""
+        """Keep mail: all of it, fsynced, or none.
+
+        What is there already, the same envelope with the same queue id, is left alone; but where its
+        first attempt is still under way here, what is said of it now takes the place of what was said
+        then. A queue id that other mail has raises SpoolUnavailable.
+        """
 
     async def claim(self, limit: int, *, expired: bool = False) -> list[SpoolItem]:
         """Take up to `limit` messages that are due, for this process alone.
@@ -271,7 +279,11 @@ class Spool(Protocol):
         """What waits, by status; a status without mail is left out."""
 
     async def check(self) -> None:
-        """Write something, to see that it can be done; raises what `refusal` gives, too."""
+        """Write something, to see that it can be done; raises what `refusal` gives, too.
+
+        Raises SpoolError, as `totals` does, where a store that could not be reached at the start can
+        never be used.
+        """
 
     def refusal(self) -> SendError | None:
         """Why no new mail may come in; None while it may.

@@ -98,6 +98,8 @@ class SqliteSpool:
         # What we have already had its lease renewed: it was over, because the process was stopped.
         fresh = [item for item in claimed if item.queue_id not in self._claims]
         self._claims.add(item.queue_id for item in fresh)
+        if fresh:
+            self._alarm.found()
         return fresh
 
     async def begin(self, queue_id: str) -> bool:

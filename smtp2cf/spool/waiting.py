@@ -5,16 +5,19 @@ Knows nothing of either database.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
 import structlog
 
+from smtp2cf import tasks
 from smtp2cf.reply import SendError
 
 _log = structlog.get_logger(__name__)
 
 RENEWALS = 3
 """Renewals in the time of a lease, so that two may fail."""
+IN_VAIN = 1.0
+"""Seconds between two looks for mail that is due and can't be had: another process has it locked."""
 
 
 class Claims:
@@ -28,7 +31,7 @@ class Claims:
         self._period = lease / RENEWALS
         self._renew = renew
         self._failed = False
-        self._task = asyncio.create_task(self._keep_renewing())
+        self._task = tasks.keep_running(self._keep_renewing, "spool.renew")
 
     def add(self, queue_ids: Iterable[str]) -> None:
         """They are ours."""
@@ -40,6 +43,9 @@ class Claims:
 
     def __contains__(self, queue_id: object) -> bool:
         return queue_id in self._ids
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ids)
 
     async def close(self) -> None:
         """Renew no more."""
@@ -74,6 +80,11 @@ class DueAlarm:
         self._until_due = until_due
         self._poll = poll
         self._changed = asyncio.Event()
+        self._sent_in_vain = False
+
+    def found(self) -> None:
+        """Who was woken found something that was due."""
+        self._sent_in_vain = False
 
     def ring(self) -> None:
         """Something became due, or will be sooner."""
@@ -88,7 +99,11 @@ class DueAlarm:
             self._changed.clear()
             until_due = await self._until_due()
             if until_due is not None and until_due <= 0:
-                return
+                if not self._sent_in_vain:
+                    self._sent_in_vain = True
+                    return
+                self._sent_in_vain = False
+                until_due = IN_VAIN
             pause = min(left, self._poll, left if until_due is None else until_due)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):

@@ -22,9 +22,9 @@ async def execute(backend: Backend, statement: str) -> Any:
         await connection.close()
 
 
-async def refused(url: str, tmp_path: Path) -> str:
+async def refused(url: str, tmp_path: Path, **options: Any) -> str:
     with pytest.raises(SpoolError) as raised:
-        await open_spool(url, state_dir=tmp_path)
+        await open_spool(url, state_dir=tmp_path, **options)
     assert "\n" not in str(raised.value)
     return str(raised.value)
 
@@ -37,8 +37,8 @@ async def test_without_asyncpg_the_extra_is_named(tmp_path: Path, monkeypatch: p
     assert message == "a PostgreSQL spool needs asyncpg: pip install 'smtp2cf[postgres]'"
 
 
-async def test_a_server_that_is_not_there(tmp_path: Path) -> None:
-    message = await refused(f"postgresql://mail:secret@/mail?host={tmp_path}", tmp_path)
+async def test_a_server_that_is_not_there_is_waited_for_by_who_serves_alone(tmp_path: Path) -> None:
+    message = await refused(f"postgresql://mail:secret@/mail?host={tmp_path}", tmp_path, serve=False)
     assert message.startswith("cannot open the spool postgresql://mail:***@/mail")
     assert "secret" not in message
 
