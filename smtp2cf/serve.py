@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import functools
 import resource
-import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -39,6 +38,7 @@ from smtp2cf.relay import DropDirectory, Relay
 from smtp2cf.reply import Reply, SendError
 from smtp2cf.smtpd import LMTP_DOOR, SMTP_DOOR, SMTPS_DOOR, Door, Server, judge
 from smtp2cf.spool import Spool
+from smtp2cf.stopping import LeftBehind, Signals, finished, leave
 from smtp2cf.systemd import HandedOverError, handed_over
 from smtp2cf.tls import Certificate, CertificateError
 from smtp2cf.waiting import Waiting
@@ -50,6 +50,10 @@ TOKEN_CHECK_INTERVAL = 60.0
 """Seconds between looks at a token that was refused."""
 FIRST_LOOK = 1.0
 """Seconds that a start waits for the spool's first answer, without which the bridge is not ready."""
+
+LOOK_PATIENCE = 0.5
+"""Seconds for a last look at the spool, when the process is to end at once."""
+AGAIN = "Ctrl-C once more leaves at once"
 
 log = structlog.stdlib.get_logger("smtp2cf.serve")
 
@@ -221,6 +225,19 @@ class Bridge:
         if self._sandbox is not None:
             await self._sandbox.stop()
 
+    async def left_behind(self) -> LeftBehind:
+        """What would not be finished if the process ended now."""
+        waiting, place = 0, ""
+        if self.waiting is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.waiting.look(), LOOK_PATIENCE)
+            waiting = self.waiting.messages
+            place = spool.place(self._settings.spool_url.get_secret_value(), self._settings.state_dir)
+        sessions = self.server.sessions
+        under_way = sum(1 for session in sessions if session.held)
+        kept = not trial.is_temporary(self._settings.state_dir)
+        return LeftBehind(len(sessions), under_way, waiting, place, kept)
+
     def reload(self) -> None:
         """Read anew what is in files of its own: the certificate."""
         if self.certificate is not None:
@@ -385,16 +402,25 @@ async def run(
         warn_of_exposure(settings, [sock for sockets in places.mail.values() for sock in sockets])
         for line in clients_will_refuse(settings, certificate):
             log.warning("tls.clients_will_refuse", note=line)
-        stop = _signals(bridge.reload)
+        signals = Signals(bridge.reload)
         await bridge.start(places.mail, places.admin)
         announce(listening)
         log.info("serve.ready", version=__version__, **_where(listening))
         try:
-            await bridge.until(stop)
+            await bridge.until(signals.stop)
         finally:
-            log.info("serve.stopping", sessions=len(bridge.server.sessions))
-            await bridge.stop()
-            log.info("serve.stopped")
+            await _end(bridge, signals, opened)
+
+
+async def _end(bridge: Bridge, signals: Signals, opened: contextlib.ExitStack) -> None:
+    """Stop, or leave at once where that is asked for. opened: what closes the listening sockets."""
+    log.info("serve.stopping", sessions=len(bridge.server.sessions), note=AGAIN)
+    if not await finished(bridge.stop(), signals.at_once):
+        left = await bridge.left_behind()
+        opened.close()
+        trial.clean_up()
+        await leave(left)
+    log.info("serve.stopped")
 
 
 class _Places(NamedTuple):
@@ -446,21 +472,6 @@ def _doors(settings: config.Settings, opened: contextlib.ExitStack) -> Doors:
         raise config.SettingsError(f"SMTP2CF_SOCKET_GROUP: {error}") from None
     except HandedOverError as error:
         raise config.SettingsError(str(error)) from None
-
-
-def _signals(reload: Callable[[], None]) -> asyncio.Event:
-    """Set at SIGTERM and SIGINT; at SIGHUP what can be read anew is."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-
-    def hang_up() -> None:
-        log.info("serve.sighup")
-        reload()
-
-    loop.add_signal_handler(signal.SIGHUP, hang_up)
-    return stop
 
 
 def _raise_file_limit() -> None:

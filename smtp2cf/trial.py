@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from smtp2cf.sandbox import Sandbox
 
 TOKEN = "sandbox"  # noqa: S105 - the sandbox takes any
+_made: list[str] = []
+"""Directories of this process."""
 
 
 class Trial(NamedTuple):
@@ -79,8 +81,20 @@ def _with_certificate(settings: config.Settings) -> config.Settings:
     return settings.model_copy(update=files)
 
 
+def is_temporary(directory: Path) -> bool:
+    """It was made for this process, and goes away with it."""
+    return str(directory) in _made
+
+
+@atexit.register
+def clean_up() -> None:
+    """Remove what was made for this process; done at its end by itself, unless it ends at once."""
+    while _made:
+        shutil.rmtree(_made.pop(), ignore_errors=True)
+
+
 def _temporary_directory() -> Path:
     """A directory for nobody else, which is there until the process ends."""
     directory = tempfile.mkdtemp(prefix="smtp2cf-sandbox-")
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    _made.append(directory)
     return Path(directory)

@@ -68,6 +68,11 @@ class Waiting:
             log.error("spool.broken", **cause)
         self._broken = reason
 
+    @property
+    def messages(self) -> int:
+        """How many waited at the latest look."""
+        return sum(total.messages for total in self._totals.values())
+
     def readiness(self) -> Readiness:
         """Not ready when the spool can't be written; ready with a warning when mail waits too long."""
         if self._broken:

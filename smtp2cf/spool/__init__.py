@@ -3,6 +3,7 @@
 `open_spool` gives one of the two; protocol.py says what they promise. Knows nothing of the relay.
 """
 
+import re
 from pathlib import Path
 
 from smtp2cf.spool.protocol import (
@@ -42,6 +43,7 @@ __all__ = [
     "Status",
     "Total",
     "open_spool",
+    "place",
 ]
 
 SQLITE_FILE = "spool.sqlite3"
@@ -60,8 +62,7 @@ async def open_spool(
     """
     scheme, _, rest = url.partition("://")
     if not url or scheme == "sqlite":
-        # sqlite:////path, as SQLAlchemy writes it, means the same.
-        path = Path("/" + rest.lstrip("/")) if rest else state_dir / SQLITE_FILE
+        path = _sqlite_path(rest, state_dir)
         from smtp2cf.spool.sqlite import SqliteSpool
 
         return await SqliteSpool.open(path, serve=serve, lease=lease, min_free=min_free)
@@ -74,3 +75,16 @@ async def open_spool(
             raise SpoolError("a PostgreSQL spool needs asyncpg: pip install 'smtp2cf[postgres]'") from error
         return await PostgresSpool.open(url, patient=serve, lease=lease)
     raise SpoolError(f"{scheme or url!r} is no spool: it may be sqlite:///path or postgresql://host/database")
+
+
+def place(url: str, state_dir: Path) -> str:
+    """Where the spool at `url` is, for people: a file's path, or the URL without its password."""
+    scheme, _, rest = url.partition("://")
+    if not url or scheme == "sqlite":
+        return str(_sqlite_path(rest, state_dir))
+    return re.sub(r"(//[^/@:]*):[^/@]*@", r"\1:***@", url)
+
+
+def _sqlite_path(rest: str, state_dir: Path) -> Path:
+    """The path behind sqlite://; sqlite:////path, as SQLAlchemy writes it, means the same."""
+    return Path("/" + rest.lstrip("/")) if rest else state_dir / SQLITE_FILE

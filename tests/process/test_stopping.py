@@ -89,6 +89,61 @@ def test_an_interrupt_stops_it_like_sigterm(own: Bridge) -> None:
     assert "Traceback" not in own.log_path.read_text()
 
 
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_interrupt_ends_it_at_once_and_says_what_it_leaves(
+    tmp_path: Path, first: signal.Signals
+) -> None:
+    state = tmp_path / "state"
+    places = {"STATE_DIR": str(state), "LMTP_LISTEN": f"unix:{tmp_path}/lmtp"}
+    with (
+        running_bridge(tmp_path, **places, DRAIN_TIMEOUT="1h") as bridge,
+        bridge.client() as kept,
+        in_transaction(bridge, "slow-60s@example.com") as client,
+    ):
+        assert kept.sendmail("app@example.com", ["error@example.net"], MESSAGE) == {}
+        client.docmd("DATA")
+        client.send(MESSAGE + b".\r\n")
+        wait_for_metric(bridge, "smtp2cf_api_calls_in_flight", 1.0)
+        kept.docmd("MAIL FROM:<app@example.com>")
+        bridge.process.send_signal(first)
+        bridge.wait_for_log("serve.stopping")
+        assert bridge.process.poll() is None
+        bridge.process.send_signal(signal.SIGINT)
+        assert bridge.process.wait(5) == 128 + signal.SIGINT
+        left = bridge.wait_for_log("serve.left_at_once")
+        kept.close()
+        client.close()
+    assert (left["sessions"], left["under_way"], left["waiting"]) == (2, 1, 1)
+    assert left["note"] == (
+        "left 2 sessions behind, 1 message of theirs without an answer: they send it again;"
+        f" 1 message in {state}/spool.sqlite3: sent after the next start"
+    )
+    assert not (tmp_path / "lmtp").exists()
+
+
+def test_a_second_sigterm_changes_nothing(own: Bridge) -> None:
+    """Process managers send it again where they are impatient, and SIGKILL where they mean it."""
+    with in_transaction(own, "anna@example.net") as client:
+        own.process.send_signal(signal.SIGTERM)
+        own.wait_for_log("serve.stopping")
+        own.process.send_signal(signal.SIGTERM)
+        assert client.data(MESSAGE)[0] == 250
+    assert own.process.wait(10) == 0
+
+
+def test_a_sandbox_that_is_left_at_once_leaves_no_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with running_bridge(tmp_path, DRAIN_TIMEOUT="1h") as bridge, in_transaction(bridge, "a@example.com"):
+        bridge.process.send_signal(signal.SIGINT)
+        bridge.wait_for_log("serve.stopping")
+        bridge.process.send_signal(signal.SIGINT)
+        assert bridge.process.wait(5) == 128 + signal.SIGINT
+        assert "gone with the sandbox" in bridge.wait_for_log("serve.left_at_once")["note"]
+    assert not list(tmp_path.glob("smtp2cf-sandbox-*"))
+
+
 def test_sighup_does_not_stop_it(own: Bridge) -> None:
     own.process.send_signal(signal.SIGHUP)
     own.wait_for_log("serve.sighup")

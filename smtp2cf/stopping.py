@@ -1,0 +1,86 @@
+"""Stopping: what signals ask for, and what a bridge that leaves at once leaves behind.
+
+The first SIGTERM or SIGINT lets what is under way finish. Whoever presses Ctrl-C then does not want to wait:
+the process ends at once, and says what it had not finished and where that is. Knows no mail.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import NamedTuple
+
+import structlog
+
+ENDED_BY_SIGINT = 128 + signal.SIGINT
+"""Exit status, as shells know it."""
+
+log = structlog.stdlib.get_logger("smtp2cf.serve")
+
+
+class LeftBehind(NamedTuple):
+    """What had not been finished.
+
+    sessions: clients that were hung up on. under_way: messages of theirs without an answer. waiting: messages
+    in the spool. spool: where that is, "" for none. kept: it is still there at the next start.
+    """
+
+    sessions: int
+    under_way: int
+    waiting: int
+    spool: str
+    kept: bool
+
+    def __str__(self) -> str:
+        text = f"left {_count(self.sessions, 'session')} behind"
+        if self.under_way:
+            text += f", {_count(self.under_way, 'message')} of theirs without an answer: they send it again"
+        if self.spool:
+            fate = "sent after the next start" if self.kept else "gone with the sandbox"
+            text += f"; {_count(self.waiting, 'message')} in {self.spool}: {fate}"
+        return text
+
+
+class Signals:
+    """Set up when it is made. stop: asked for. at_once: asked for again, from a keyboard."""
+
+    def __init__(self, reload: Callable[[], None]) -> None:
+        self.stop, self.at_once = asyncio.Event(), asyncio.Event()
+        self._reload = reload
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.stop.set)
+        loop.add_signal_handler(signal.SIGINT, self._interrupt)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+
+    def _interrupt(self) -> None:
+        (self.at_once if self.stop.is_set() else self.stop).set()
+
+    def _hang_up(self) -> None:
+        log.info("serve.sighup")
+        self._reload()
+
+
+async def finished(stopping: Coroutine[None, None, None], at_once: asyncio.Event) -> bool:
+    """Stop; False where it was to be at once, and isn't done."""
+    ending = asyncio.create_task(stopping)
+    asked = asyncio.create_task(at_once.wait())
+    await asyncio.wait((ending, asked), return_when=asyncio.FIRST_COMPLETED)
+    asked.cancel()
+    if not ending.done():
+        return False
+    await ending
+    return True
+
+
+async def leave(left: LeftBehind) -> None:
+    """End the process now: no thread and no task is waited for. Does not return."""
+    log.warning("serve.left_at_once", note=str(left), **left._asdict())
+    await asyncio.sleep(0)  # log lines are written at the end of a turn of the loop
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(ENDED_BY_SIGINT)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
