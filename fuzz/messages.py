@@ -36,6 +36,7 @@ def eightbit(octets: bytes) -> None:
     """UTF-8 comes out, once and for all, and no line end that wasn't one."""
     message = normalize_newlines(octets)
     assert not has_bare_newlines(message)
+    assert normalize_newlines(message) is message
     converted = to_utf8(message)
     converted.decode()
     assert to_utf8(converted) is converted

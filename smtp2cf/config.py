@@ -278,8 +278,9 @@ class Settings(BaseSettings):
     )
     bare_newline: Literal["normalize", "reject"] = Field(
         "normalize",
-        description="A bare CR or LF in a message: normalize makes it CRLF, reject answers 550, and 500 to a"
-        " command that ends with LF alone.",
+        description="A bare CR or LF in a message: normalize makes it CRLF in a body and a space in a header"
+        " (unless all lines end with LF alone), reject answers 550, and 500 to a command that ends with LF"
+        " alone.",
     )
     drop_headers: Annotated[tuple[str, ...], NoDecode] = Field(
         (),

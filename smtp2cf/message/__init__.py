@@ -3,6 +3,6 @@
 Works on bytes as they came and changes as few of them as it can; nothing here parses a message and
 writes it anew. Knows no envelope, no session, no Cloudflare.
 
-newlines: bare CR and LF. header: where it ends, its fields. eightbit: `to_utf8`, for messages that
-are not UTF-8; mime, transfer, fields, words and charset are its parts. dsn: delivery reports.
+newlines: bare CR and LF, by where they are. header: where it ends, its fields. eightbit: `to_utf8`, for
+messages that are not UTF-8; mime, transfer, fields, words and charset are its parts. dsn: delivery reports.
 """

@@ -187,6 +187,7 @@ def build(
     if not envelope.reverse_path or not reports:
         raise ValueError("a DSN is about somebody and for somebody")
     hostname = _NOT_IN_HOSTNAME.sub("?", hostname) or "localhost"
+    message = normalize_newlines(message)
     header = _shown_header(message)
     original, note = _original(envelope, message, header, reports)
     text = _text(envelope, reports, hostname, now, _subject(header), note)
@@ -293,7 +294,7 @@ def _original(
     too_large = len(message) > FULL_LIMIT
     if full and not too_large and is_utf8(message):
         subtype = "rfc822" if header.isascii() else "global"
-        part = _Part(f"message/{subtype}", "Undelivered Message", normalize_newlines(message))
+        part = _Part(f"message/{subtype}", "Undelivered Message", message)
         return part, "Your message is attached."
     reason = ""
     if full:
@@ -310,8 +311,8 @@ def _original(
 
 
 def _shown_header(message: bytes) -> bytes:
-    """The header with CRLF line ends, without the fields that begin or end behind FULL_LIMIT bytes."""
-    header = normalize_newlines(split_header(message)[0])
+    """The header without the fields that begin or end behind FULL_LIMIT bytes."""
+    header, _ = split_header(message)
     if len(header) <= FULL_LIMIT:
         return header
     end = header.rfind(b"\r\n", 0, FULL_LIMIT) + 2

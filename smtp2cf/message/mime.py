@@ -28,7 +28,7 @@ _MEDIA_TYPE = re.compile(r"\s*+([^\s/;()]++/[^\s/;()]++)")
 _TOKEN = re.compile(r'[\s"]*+([^\s;"()]++)')
 _QUOTED = re.compile(r'"((?:[^"\\]++|\\.)*+)', re.DOTALL)
 _ESCAPED = re.compile(r'\\(["\\])')
-_DELIMITER_TAIL = re.compile(rb"(?P<close>--)?+[ \t]*+(?:\r?\n|\Z)")
+_LINE_OF_DASHES = re.compile(rb"\n--(?P<text>[^\r\n]*+)[ \t\r]*+(?=(?P<line_end>\n)|\Z)")
 
 
 class ContentType(NamedTuple):
@@ -40,12 +40,84 @@ class ContentType(NamedTuple):
     boundary: bytes | None
 
 
-class Region(NamedTuple):
-    """A stretch of a multipart body: a part, or what is around the parts (`part` is false)."""
+class Delimiter(NamedTuple):
+    """A line that begins or ends a part: its place, line end included; how many multiparts are around
+    the one it belongs to; and is it the last of that one?"""
 
-    part: bool
     start: int
     end: int
+    level: int
+    closes: bool
+
+
+class Delimiters:
+    """The delimiters of the multiparts that are open at a place of a message.
+
+    A delimiter is a line of its own, but for white space behind it; a longer line is none. Where two
+    multiparts have the same boundary it is the outer one's. Asked from front to back, all the searching
+    together is one pass over the lines, however many boundaries there are.
+    """
+
+    def __init__(self, message: bytes) -> None:
+        self._message = message
+        self._open: list[bytes] = []
+        self._levels: dict[bytes, int] = {}
+        self._declared: set[bytes] = set()
+
+    @property
+    def depth(self) -> int:
+        """How many multiparts are open."""
+        return len(self._open)
+
+    def open(self, boundary: bytes) -> None:
+        """A multipart begins, within all that are open."""
+        self._levels.setdefault(boundary, len(self._open))
+        self._open.append(boundary)
+        self._declared.add(boundary)
+
+    def leave(self, delimiter: Delimiter) -> None:
+        """Behind this one, no multipart within its own is open any more, nor its own if it is the last."""
+        depth = delimiter.level + (not delimiter.closes)
+        while len(self._open) > depth:
+            boundary = self._open.pop()
+            if self._levels[boundary] == len(self._open):
+                del self._levels[boundary]
+
+    def find(self, start: int, end: int | None = None, *, crlf: bool = False) -> Delimiter | None:
+        """The first delimiter of any open multipart from the line that begins at `start` on.
+
+        end: where a line begins behind which none is looked for. crlf: only a CRLF (or a CR CR LF)
+        ends a line.
+        """
+        if not self._open:
+            return None
+        message = self._message
+        for line in _LINE_OF_DASHES.finditer(
+            message, max(start - 1, 0), len(message) if end is None else end
+        ):
+            found = self._level(line["text"].rstrip(b" \t"))
+            if found is None:
+                continue
+            at = line.start() + 1
+            if crlf and not (
+                (at == start or message[at - 2 : at - 1] == b"\r")
+                and (line["line_end"] is None or message[line.end() - 1 : line.end()] == b"\r")
+            ):
+                continue
+            return Delimiter(at, line.end() + (line["line_end"] is not None), *found)
+        return None
+
+    def is_delimiter(self, text: bytes) -> bool:
+        """Is a line that has this behind its two dashes one of any multipart so far, open or not?"""
+        text = text.rstrip(b" \t")
+        return text in self._declared or text.removesuffix(b"--") in self._declared
+
+    def _level(self, text: bytes) -> tuple[int, bool] | None:
+        opens = self._levels.get(text)
+        closes = self._levels.get(text[:-2]) if text.endswith(b"--") else None
+        if closes is not None and (opens is None or closes < opens):
+            return closes, True
+        return None if opens is None else (opens, False)
 
 
 def parse_content_type(value: bytes) -> ContentType:
@@ -72,6 +144,15 @@ def unquote(value: str) -> str:
     or another."""
     quoted = _QUOTED.match(value)
     return _ESCAPED.sub(r"\1", quoted[1]) if quoted else value.strip()
+
+
+class Region(NamedTuple):
+    part: bool
+    start: int
+    end: int
+
+
+_DELIMITER_TAIL = re.compile(rb"(?P<close>--)?+[ \t]*+(?:\r?\n|\Z)")
 
 
 def split_multipart(message: bytes, start: int, end: int, boundary: bytes) -> Iterator[Region]:

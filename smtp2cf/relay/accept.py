@@ -371,12 +371,12 @@ class Relay:
     def _fit(self, message: bytes) -> bytes | Reply:
         """The message as send_raw can take it, the very same bytes where they are fit; or why not."""
         policy = self._policy
-        if received_count(message) > MAX_RECEIVED:
-            return LOOP
         if has_bare_newlines(message):
             if policy.bare_newline == "reject":
                 return BARE_NEWLINE
             message = normalize_newlines(message)
+        if received_count(message) > MAX_RECEIVED:
+            return LOOP
         if policy.drop_headers:
             message = drop_headers(message, policy.drop_headers)
         if not message.isascii() and not _is_utf8(message):

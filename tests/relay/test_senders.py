@@ -103,8 +103,6 @@ REFUSED = [
     b"From: x@example.com, y@example.org\r\n",
     b'From: "ceo@bank.example" <x@example.com>\r\n',
     b"From: =?utf-8?q?ceo=40bank.example?= <x@example.com>\r\n",
-    b"From: x@example.com\nFrom: x@example.org\r\n",
-    b"From: x@example.com\rFrom: x@example.org\r\n",
     b"From: x@example.com.bank.example\r\n",
     "From: ceo\uff20bank.example <x@example.com>\r\n".encode(),
 ]
@@ -117,6 +115,8 @@ UNREADABLE = [
     b"From: x@example.com (\r\n",
     b"From: x@example.com\0\r\n",
     b"From: \xff\xfe \0 <x@example.com>\r\n",
+    b"From: x@example.com\nFrom: x@example.org\r\n",
+    b"From: x@example.com\rFrom: x@example.org\r\n",
     b"\n\rFrom: x@example.com\r\n",
 ]
 
