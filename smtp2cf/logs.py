@@ -6,6 +6,7 @@ of variables: a token or a message could be among them.
 
 import asyncio
 import atexit
+import contextlib
 import io
 import logging
 import re
@@ -91,8 +92,10 @@ class _Lines:
             self._write(lines)
 
     def _write(self, lines: Sequence[bytes]) -> None:
-        self._file.write(b"\n".join(lines))
-        self._file.flush()
+        # A disk that is full takes no lines; nothing else may fail for that.
+        with contextlib.suppress(OSError):
+            self._file.write(b"\n".join(lines))
+            self._file.flush()
 
 
 class _Timestamp:

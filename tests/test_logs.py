@@ -379,3 +379,24 @@ def test_the_last_lines_before_the_end_are_written() -> None:
         """
     )
     assert line["event"] == "last"
+
+
+def test_a_disk_that_takes_no_lines_stops_nothing() -> None:
+    script = """
+from smtp2cf import logs
+import asyncio, structlog
+logs.configure('info', 'json')
+log = structlog.get_logger()
+async def main():
+    for number in range(3000):
+        log.info('in the loop', number=number)
+        await asyncio.sleep(0)
+        await asyncio.to_thread(log.info, 'in a thread') if number % 100 == 0 else None
+    print('went on')
+asyncio.run(main())
+"""
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=full, timeout=60, check=False
+        )
+    assert done.stdout == b"went on\n"

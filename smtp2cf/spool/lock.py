@@ -5,13 +5,23 @@ It is flock(2) on a file that stays: the kernel lets go of it when its holder en
 Knows nothing of what is in the spool.
 """
 
+import contextlib
 import fcntl
 import os
 import socket
+import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
+from smtp2cf.spool.permissions import permissions
 from smtp2cf.spool.protocol import SpoolError
+
+NOTE = 512
+"""Octets of what is written down in the lock."""
+TRIES = 4
+PAUSE = 0.05
+"""Seconds between two tries to get the lock."""
 
 
 class SpoolLock:
@@ -24,18 +34,68 @@ class SpoolLock:
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise SpoolError(f"cannot open the spool's lock {path}: {error.strerror}") from error
+            raise SpoolError(
+                f"cannot open the spool's lock {path}: {error.strerror}{permissions(path)}"
+            ) from error
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock()
         except OSError as error:
-            holder = os.pread(self._file, 500, 0).decode(errors="replace").strip()
+            who, _ = _read(self._file)
             os.close(self._file)
-            who = holder or "another process"
-            raise SpoolError(f"the spool is in use by {who} (lock {path})") from error
+            raise SpoolError(
+                f"the spool is in use by {who or 'another process'} (lock {path}): one bridge sends from it;"
+                " stop that one, or give this one its own SMTP2CF_STATE_DIR"
+            ) from error
+
+    def note(self, identity: tuple[int, int]) -> None:
+        """Write down who has the lock, and which file is served.
+
+        Over what is there, and never shorter: a disk that is full has room for that.
+        """
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"pid {os.getpid()} on {socket.gethostname()} since {since}\n".encode(), 0)
+        who = f"pid {os.getpid()} on {socket.gethostname()} since {since}"
+        with contextlib.suppress(OSError):
+            os.pwrite(self._file, f"{who}\n{identity[0]}:{identity[1]}\n".encode().ljust(NOTE), 0)
+
+    def _lock(self) -> None:
+        """Raises OSError where another has it; a command that asks who serves has it for a moment."""
+        for _ in range(TRIES - 1):
+            with contextlib.suppress(BlockingIOError):
+                return fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            time.sleep(PAUSE)
+        return fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def release(self) -> None:
         """Let the next one have it."""
         os.close(self._file)
+
+
+class Served(NamedTuple):
+    """Who has a lock, in words, and the file that is served: its device and number."""
+
+    who: str
+    file: str
+
+
+def served_by(path: Path) -> Served | None:
+    """Who has the lock at `path`; None where nobody has it.
+
+    Raises OSError where that can't be found out.
+    """
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _read(file)
+    else:
+        return None
+    finally:
+        os.close(file)
+
+
+def _read(file: int) -> Served:
+    who, _, identity = os.pread(file, NOTE, 0).decode(errors="replace").partition("\n")
+    return Served(who.strip(), identity.strip())

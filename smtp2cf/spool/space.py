@@ -55,6 +55,10 @@ class Space:
             self._look()
         return self._refusal
 
+    def look_again(self) -> None:
+        """Something has changed: what was seen holds good no more."""
+        self._looked_at = float("-inf")
+
     def has_enough(self) -> bool:
         """There is enough room, seen now, apart from what is set aside."""
         wanted = self._min_free * ENOUGH if self._refusal is not None else self._min_free

@@ -19,13 +19,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import structlog
 from prometheus_client import Gauge
 
 from smtp2cf.envelope import Outcomes
 from smtp2cf.reply import Reply, SendError
 from smtp2cf.spool import codec, sqlite_file
 from smtp2cf.spool.clock import Clock, Mark
-from smtp2cf.spool.lock import SpoolLock
+from smtp2cf.spool.hold import Hold, identity
+from smtp2cf.spool.lock import SpoolLock, served_by
 from smtp2cf.spool.protocol import (
     EVERYTHING,
     LEASE,
@@ -36,15 +38,27 @@ from smtp2cf.spool.protocol import (
     Memory,
     NewMail,
     SpoolError,
+    SpoolFull,
     SpoolItem,
     SpoolUnavailable,
     Status,
     Total,
 )
 from smtp2cf.spool.space import Space
-from smtp2cf.spool.sqlite_store import GIVEN_BACK, Page, Settlement, Store, Wanted, conditions
+from smtp2cf.spool.sqlite_errors import send_error
+from smtp2cf.spool.sqlite_store import (
+    GIVEN_BACK,
+    Inside,
+    Page,
+    Settlement,
+    Store,
+    Wanted,
+    conditions,
+)
 from smtp2cf.spool.waiting import Claims, DueAlarm
-from smtp2cf.spool.writer import Writer, send_error
+from smtp2cf.spool.writer import Writer
+
+_log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -59,22 +73,25 @@ READERS = 2
 class SqliteSpool:
     """See protocol.Spool. Made by `open`."""
 
-    def __init__(
-        self, path: Path, *, lock: SpoolLock | None, lease: float, left: "_Left", min_free: int
-    ) -> None:
-        self._path = path
-        self._lock = lock
+    def __init__(self, opened: "_Opened", *, lease: float, min_free: int) -> None:
+        path = opened.hold.path
+        self._lock = opened.lock
+        self._hold = opened.hold
         self._space = Space(path.parent, min_free)
-        self._clock = left.clock
+        self._clock = opened.left.clock
         owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._store = Store(owner, lease, self._clock)
-        self._writer = Writer(path, lambda: sqlite_file.connect_writer(path))
+        self._writer = Writer(
+            self._hold, self._space, lambda: sqlite_file.connect_writer(path, serve=self._lock is not None)
+        )
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="spool-reader")
-        self._connections = _Connections(path)
+        self._connections = _Connections(self._hold)
         self._claims = Claims(lease, self._renew)
         self._alarm = DueAlarm(self._until_due, POLL)
         until = self._clock.now() + MEMORY
-        self._memory = {digest: (codec.decode_reply(reply), until) for digest, reply in left.memory.items()}
+        self._memory = {
+            digest: (codec.decode_reply(reply), until) for digest, reply in opened.left.memory.items()
+        }
 
     @classmethod
     async def open(
@@ -84,11 +101,13 @@ class SqliteSpool:
 
         Raises SpoolError.
         """
-        lock, left = await asyncio.to_thread(_prepare, path, serve)
-        return cls(path, lock=lock, lease=lease, left=left, min_free=min_free)
+        opened = await asyncio.to_thread(_open, path, serve)
+        return cls(opened, lease=lease, min_free=min_free)
 
     async def put(self, *mail: NewMail) -> None:
         """See protocol.Spool."""
+        if self._space.exhausted:
+            raise self.refusal() or SpoolFull("its reserve is used up")
         await self._writer.do(self._store.put, mail, sum(len(letter.message) for letter in mail))
         self._arrived(mail)
 
@@ -195,15 +214,21 @@ class SqliteSpool:
 
     async def check(self) -> None:
         """See protocol.Spool."""
-        free_inside: int = await self._writer.do(self._store.check, None)
-        self._space.inside = free_inside
+        found: Inside = await self._writer.do(self._store.check, None)
+        self._space.inside = found.free
+        self._space.exhausted = not found.reserve
+        if self._space.exhausted and self._space.has_enough():
+            await self._writer.do(self._store.set_aside, None)
+            self._space.exhausted = False
+        self._space.look_again()
+        refusal = self.refusal()
         FREE.set(self._space.free)
-        if (refusal := self.refusal()) is not None:
+        if refusal is not None:
             raise refusal
 
     def refusal(self) -> SendError | None:
         """See protocol.Spool."""
-        return self._space.refusal()
+        return self._hold.trouble or self._space.refusal()
 
     async def recall(self, digest: bytes, *, begin: bool = True) -> Memory | None:
         """See protocol.Spool. Kept in memory as well: only the unconfirmed are, so it is little."""
@@ -230,10 +255,14 @@ class SqliteSpool:
         await self._claims.close()
         try:
             await self._writer.do(self._store.give_back, None)
+        except SendError as error:
+            # Whoever serves the spool next takes all of it over.
+            _log.warning("spool.not_given_back", reply=str(error.reply))
         finally:
             await self._writer.close()
             await asyncio.to_thread(self._readers.shutdown)
             self._connections.close()
+            self._hold.close()
             if self._lock is not None:
                 self._lock.release()
 
@@ -280,22 +309,18 @@ class SqliteSpool:
 
 
 class _Connections:
-    """One connection for each reading thread, opened again after an error, or when the file is another."""
+    """One connection for each reading thread, opened again after an error."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, hold: Hold) -> None:
+        self._hold = hold
         self._of_thread = threading.local()
         self._all: set[sqlite3.Connection] = set()
 
     def use(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        file = sqlite_file.identity(self._path)
+        self._hold.check()
         connection: sqlite3.Connection | None = getattr(self._of_thread, "connection", None)
-        if connection is not None and self._of_thread.file != file:
-            self._drop(connection)
-            connection = None
         if connection is None:
-            connection = self._of_thread.connection = sqlite_file.connect_reader(self._path)
-            self._of_thread.file = file
+            connection = self._of_thread.connection = sqlite_file.connect_reader(self._hold.path)
             self._all.add(connection)
         try:
             return work(connection)
@@ -327,18 +352,55 @@ class _Left(NamedTuple):
     memory: dict[bytes, str]
 
 
-def _prepare(path: Path, serve: bool) -> tuple[SpoolLock | None, _Left]:
+class _Opened(NamedTuple):
+    """The files, the lock of who serves them, and what the process before left."""
+
+    hold: Hold
+    lock: SpoolLock | None
+    left: _Left
+
+
+def _open(path: Path, serve: bool) -> _Opened:
+    """Take hold of the files; whoever serves voids the claims of the process before. Raises SpoolError."""
+    lock_path = path.with_name(path.name + ".lock")
     if not serve:
-        sqlite_file.prepare(path, serve=False)
-        return None, _take_over(path, serve=False)
+        served = _served(path, lock_path)
+        return _opened(sqlite_file.take_hold(path, serve=False, alone=not served), None)
     sqlite_file.make_directory(path.parent)
-    lock = SpoolLock(path.with_name(path.name + ".lock"))
+    lock = SpoolLock(lock_path)
     try:
-        sqlite_file.prepare(path, serve=True)
-        return lock, _take_over(path, serve=True)
+        hold = sqlite_file.take_hold(path, serve=True)
+        lock.note(identity(path))
+        return _opened(hold, lock)
     except BaseException:
         lock.release()
         raise
+
+
+def _opened(hold: Hold, lock: SpoolLock | None) -> _Opened:
+    try:
+        return _Opened(hold, lock, _take_over(hold.path, serve=lock is not None))
+    except BaseException:
+        hold.close()
+        raise
+
+
+def _served(path: Path, lock_path: Path) -> bool:
+    """A bridge serves the file; raises SpoolError where it serves another that was there before.
+
+    Its log is still found by this file's name: merely to open the two together would mix them.
+    """
+    try:
+        served = served_by(lock_path)
+        file = "{}:{}".format(*identity(path)) if served is not None else ""
+    except OSError as error:
+        raise SpoolError(sqlite_file.cannot_open(path, error)) from error
+    if served is not None and served.file not in ("", file):
+        raise SpoolError(
+            f"another file is in the place of {path}, which {served.who} has open: move the old one back,"
+            " or restart the bridge"
+        )
+    return served is not None
 
 
 def _take_over(path: Path, *, serve: bool) -> _Left:
@@ -359,7 +421,7 @@ def _take_over(path: Path, *, serve: bool) -> _Left:
         finally:
             connection.close()
     except sqlite3.Error as error:
-        raise SpoolError(f"cannot open the spool {path}: {error}") from error
+        raise SpoolError(sqlite_file.cannot_open(path, error)) from error
 
 
 def _clock_of(connection: sqlite3.Connection) -> Clock:

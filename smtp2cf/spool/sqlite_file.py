@@ -5,12 +5,17 @@ Raises SpoolError with one line for the operator where the file is not, or not y
 Knows nothing of the jobs.
 """
 
+import contextlib
 import os
 import re
 import sqlite3
 from pathlib import Path
 
-from smtp2cf.spool.protocol import SpoolError
+from smtp2cf.spool import reserve
+from smtp2cf.spool.hold import Hold
+from smtp2cf.spool.permissions import permissions
+from smtp2cf.spool.protocol import SpoolError, SpoolFull
+from smtp2cf.spool.sqlite_errors import DAMAGE, WHEN_DAMAGED, send_error
 
 APPLICATION_ID = 0x53324346
 """What file(1) and we know the file by: "S2CF"."""
@@ -63,28 +68,73 @@ WAL_PAGES = 4000
 """Pages (16 MB) the log may have before it is worked into the file: fewer, larger fsyncs."""
 
 
-def prepare(path: Path, *, serve: bool) -> None:
-    """See that the file is ours, and of the current schema.
+def take_hold(path: Path, *, serve: bool, alone: bool = True) -> Hold:
+    """Open the file and see that it is ours, and of the current schema.
 
-    serve: make it where it is missing, its directory too (modes 0600 and 0700), and migrate it where
-    it is older. Nobody else does, so that a command run by root leaves nothing the server cannot open.
+    serve: make it where it is missing, its directory too (modes 0600 and 0700), migrate it where it is
+    older, and set room aside for a disk that is full. Nobody else does, so that a command run by root
+    leaves nothing the server cannot open. alone: nobody serves it now, so what was set aside may be used.
     """
     if sqlite3.sqlite_version_info < (3, 35):
         raise SpoolError(f"the spool needs SQLite 3.35 or newer, this is {sqlite3.sqlite_version}")
     try:
-        if serve:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        elif not path.exists():
+        if not serve and not path.exists():
             raise SpoolError(f"there is no spool at {path}: 'smtp2cf serve' makes it")
-        connection = _open(path)
-        try:
-            _migrate(connection, path, serve=serve)
-        finally:
-            connection.close()
-    except OSError as error:
-        raise SpoolError(f"cannot open the spool {path}: {error.strerror}") from error
-    except sqlite3.Error as error:
-        raise SpoolError(f"cannot open the spool {path}: {error}") from error
+        with contextlib.ExitStack() as undo:
+            hold = _take_hold(path, undo, serve=serve, alone=alone)
+            undo.pop_all()
+            return hold
+    except (OSError, sqlite3.Error) as error:
+        raise SpoolError(cannot_open(path, error)) from error
+
+
+def _take_hold(path: Path, undo: contextlib.ExitStack, *, serve: bool, alone: bool) -> Hold:
+    real = Path(os.path.realpath(path))
+    descriptor = None
+    if serve:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        undo.callback(os.close, descriptor)
+        reserve.set_aside(real)
+    if alone:
+        reserve.lend(real)
+    anchor = _open(path)
+    undo.callback(anchor.close)
+    if serve:
+        # What is in the log since a crash has its room in the file; the log is then as good as empty.
+        anchor.execute("PRAGMA wal_checkpoint").fetchone()
+    _migrate(anchor, path, serve=serve)
+    hold = Hold(path, anchor, descriptor)
+    if serve:
+        reserve.adopt(real)
+        _set_aside_inside(anchor, hold)
+    return hold
+
+
+def _set_aside_inside(connection: sqlite3.Connection, hold: Hold) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        reserve.set_aside_inside(connection)
+        hold.make_room(connection)
+        connection.execute("COMMIT")
+    except (sqlite3.Error, OSError) as error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        if not isinstance(send_error(error), SpoolFull):
+            raise
+
+
+def cannot_open(path: Path, error: Exception) -> str:
+    """One line for the operator: what is wrong with the file, and what to do."""
+    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+    if code in DAMAGE:
+        return f"cannot open the spool {path}: {error}. {WHEN_DAMAGED}"
+    if isinstance(send_error(error), SpoolFull):
+        return (
+            f"cannot open the spool {path}: the disk is full, and nothing was set aside for that yet;"
+            f" {reserve.FULL_SIZE / 2**20:.0f} MiB are needed in {path.parent}"
+        )
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    return f"cannot open the spool {path}: {reason}{permissions(path)}"
 
 
 def make_directory(path: Path) -> None:
@@ -92,31 +142,31 @@ def make_directory(path: Path) -> None:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise SpoolError(f"cannot make the spool's directory {path}: {error.strerror}") from error
+        raise SpoolError(
+            f"cannot make the spool's directory {path}: {error.strerror}{permissions(path)}"
+        ) from error
 
 
-def connect_writer(path: Path) -> sqlite3.Connection:
-    """A connection that writes and fsyncs; never makes a file. Raises sqlite3.Error."""
+def connect_writer(path: Path, *, serve: bool = True) -> sqlite3.Connection:
+    """A connection that writes and fsyncs; never makes a file. Raises sqlite3.Error.
+
+    serve: it works the log into the file, which whoever only has a few words to say leaves to others.
+    """
     return _open(
         path,
         "synchronous = FULL",
         "foreign_keys = ON",
         # Debian's SQLite overwrites what it deletes, which doubles the work of every delivered message.
         "secure_delete = FAST",
-        f"wal_autocheckpoint = {WAL_PAGES}",
+        f"wal_autocheckpoint = {WAL_PAGES if serve else 0}",
         f"journal_size_limit = {WAL_PAGES * 4096 * 2}",
+        "temp_store = MEMORY",  # no other file has to find room
     )
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
     """A connection that only reads. Raises sqlite3.Error."""
     return _open(path, "query_only = ON")
-
-
-def identity(path: Path) -> tuple[int, int]:
-    """What tells the file from another of its name. Raises OSError."""
-    status = path.stat()
-    return status.st_dev, status.st_ino
 
 
 def _open(path: Path, *pragmas: str) -> sqlite3.Connection:
@@ -154,7 +204,8 @@ def _migrate(connection: sqlite3.Connection, path: Path, *, serve: bool) -> None
         if version < len(MIGRATIONS):
             raise SpoolError(f"the spool {path} has an older schema: 'smtp2cf serve' brings it up to date")
         return
-    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of effect in an empty file alone
+    if not tables:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of effect in an empty file alone
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         raise SpoolError(f"the file system of {path} does not take SQLite's write-ahead log")

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from smtp2cf.spool import codec
+from smtp2cf.spool import codec, reserve
 from smtp2cf.spool.clock import Clock
 from smtp2cf.spool.fair import Lanes
 from smtp2cf.spool.protocol import MEMORY, PAGE, Action, Filter, NewMail, SpoolItem
@@ -65,6 +65,13 @@ class Page(NamedTuple):
     after: str
 
 
+class Inside(NamedTuple):
+    """What `Store.check` finds: octets of free pages, and whether the reserve is there."""
+
+    free: int
+    reserve: bool
+
+
 class Store:
     """The jobs of one process, which is `owner` of what it claims."""
 
@@ -74,16 +81,17 @@ class Store:
         self._clock = clock
         self._lanes = Lanes()
         # Mail goes in first and is claimed last, so that what comes in may leave in the same go.
-        self.put = Kind(0, self._put)
-        self.settle = Kind(1, self._settle)
-        self.begin = Kind(2, self._begin, durable=False)
-        self.renew = Kind(3, self._renew, durable=False)
-        self.give_back = Kind(4, self._give_back, durable=False)
+        self.put = Kind(0, self._put, fills=True)
+        self.settle = Kind(1, self._settle, drains=True)
+        self.begin = Kind(2, self._begin, durable=False, drains=True)
+        self.renew = Kind(3, self._renew, durable=False, drains=True)
+        self.give_back = Kind(4, self._give_back, durable=False, drains=True)
         self.memorize = Kind(5, self._memorize, durable=False)
-        self.apply = Kind(6, self._apply)
+        self.apply = Kind(6, self._apply, drains=True)
         self.check = Kind(7, self._check)
         self.tidy = Kind(8, self._tidy, durable=False)
-        self.claim = Kind(9, self._claim, durable=False)
+        self.claim = Kind(9, self._claim, durable=False, drains=True)
+        self.set_aside = Kind(10, self._set_aside)
 
     def _put(self, connection: sqlite3.Connection, jobs: list[Sequence[NewMail]]) -> list[None]:
         letters = {mail.envelope.queue_id: mail for together in jobs for mail in together}
@@ -230,13 +238,17 @@ class Store:
         )
         return sorted(queue_id for (queue_id,) in rows)
 
-    def _check(self, connection: sqlite3.Connection, jobs: list[None]) -> list[int]:
-        """The octets that are free inside the file."""
+    def _check(self, connection: sqlite3.Connection, jobs: list[None]) -> list[Inside]:
+        """What the file has inside: free room, and room that is set aside."""
         connection.execute("UPDATE checked SET at = ?", (self._clock.now(),))
         self._note_time(connection)
         (pages,) = connection.execute("PRAGMA freelist_count").fetchone()
         (page_size,) = connection.execute("PRAGMA page_size").fetchone()
-        return [pages * page_size] * len(jobs)
+        return [Inside(pages * page_size, reserve.is_set_aside_inside(connection))] * len(jobs)
+
+    def _set_aside(self, connection: sqlite3.Connection, jobs: list[None]) -> list[None]:
+        reserve.set_aside_inside(connection)
+        return jobs
 
     def _note_time(self, connection: sqlite3.Connection) -> None:
         """For the next process, should the host be off in between."""

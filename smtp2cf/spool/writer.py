@@ -2,7 +2,8 @@
 
 The event loop hands in jobs through a queue and awaits their futures. A job that fails takes nobody
 with it: the transaction is undone and the jobs are tried one by one. A connection that broke is
-opened again with the next job.
+opened again with the next job. On a disk that is full, the jobs that send mail and take it out go on with
+what is set aside for them (reserve.py).
 
 Knows nothing of what the jobs write.
 """
@@ -13,13 +14,16 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable
 from itertools import groupby
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import structlog
 
+from smtp2cf.reply import SendError
+from smtp2cf.spool import reserve
+from smtp2cf.spool.hold import Hold
 from smtp2cf.spool.protocol import SpoolFull, SpoolUnavailable
-from smtp2cf.spool.sqlite_file import identity
+from smtp2cf.spool.space import Space
+from smtp2cf.spool.sqlite_errors import BROKEN, BUSY, code_of, send_error
 
 _log = structlog.get_logger(__name__)
 
@@ -36,12 +40,15 @@ class Kind(NamedTuple):
     """A kind of job: all of a kind in a transaction are done in one go, lower ranks first.
 
     work: takes the connection and the jobs' arguments, gives their results in the same order.
-    durable: the result is given out only after an fsync.
+    durable: the result is given out only after an fsync. drains: it brings mail on its way out, so it may
+    use what is set aside for a full disk. fills: it brings mail in, and may not use what that leaves.
     """
 
     rank: int
     work: Work
     durable: bool = True
+    drains: bool = False
+    fills: bool = False
 
 
 class Job(NamedTuple):
@@ -56,15 +63,17 @@ class Job(NamedTuple):
 class Writer:
     """Runs jobs until it is closed.
 
-    path: the file, watched so that mail is not written to one that was removed. connect: opens it;
-    raises sqlite3.Error or OSError.
+    hold: the files, looked at so that nothing is written to others. space: told when the reserve has to be
+    used. connect: opens the database; raises
+    sqlite3.Error or OSError.
     """
 
-    def __init__(self, path: Path, connect: Callable[[], sqlite3.Connection]) -> None:
-        self._path = path
+    def __init__(self, hold: Hold, space: Space, connect: Callable[[], sqlite3.Connection]) -> None:
+        self._hold = hold
+        self._space = space
         self._connect = connect
         self._connection: sqlite3.Connection | None = None
-        self._file: tuple[int, int] | None = None
+        self._secured = False
         self._synchronous = True
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
@@ -123,33 +132,82 @@ class Writer:
         try:
             return self._transaction(batch)
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait get it
-            self._roll_back()
-            code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
-            if isinstance(error, OSError) or code in _BROKEN:
-                self._disconnect()
-            if len(batch) == 1 or isinstance(error, OSError) or code in _BROKEN or code in _BUSY:
+            self._undo(error)
+            if isinstance(send_error(error), SpoolFull):
+                return self._do_without_room(batch)
+            if len(batch) == 1 or self._everybody_meets(error):
                 return [(job, send_error(error)) for job in batch]
         return [result for job in batch for result in self._do([job])]
 
-    def _transaction(self, batch: list[Job]) -> list[tuple[Job, Any]]:
+    def _do_without_room(self, batch: list[Job]) -> list[tuple[Job, Any]]:
+        """Begin the log anew, which needs no room; if that is not enough, each job by itself."""
+        self._restart_log()
+        if len(batch) > 1:
+            try:
+                return self._transaction(batch)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._undo(error)
+        return [(job, self._do_cramped(job)) for job in batch]
+
+    def _do_cramped(self, job: Job) -> Any:
+        """A job's result with no more room than is there and what it may use of the reserve, or its error."""
+        result: Any = SpoolFull("the disk is full")
+        if job.kind.fills and self._space.exhausted:
+            return result
+        for spend in (False, True) if job.kind.drains else (False,):
+            try:
+                return self._transaction([job], spend=spend)[0][1]
+            except Exception as error:  # noqa: BLE001 - as above
+                self._undo(error)
+                result = send_error(error)
+            if not isinstance(result, SpoolFull):
+                break
+            self._restart_log()
+        return result
+
+    def _undo(self, error: Exception) -> None:
+        self._roll_back()
+        if isinstance(error, OSError) or code_of(error) in BROKEN:
+            self._disconnect()
+
+    @staticmethod
+    def _everybody_meets(error: Exception) -> bool:
+        return isinstance(error, (OSError, SendError)) or code_of(error) in BROKEN | BUSY
+
+    def _restart_log(self) -> None:
+        """Have the log written to from its beginning again; where others read it, as far as that goes."""
+        try:
+            self._connected().execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+        except (sqlite3.Error, OSError, SendError) as error:
+            _log.debug("spool.log_not_restarted", error=str(error))
+
+    def _transaction(self, batch: list[Job], *, spend: bool = False) -> list[tuple[Job, Any]]:
         connection = self._connected()
         self._set_synchronous(connection, any(job.kind.durable for job in batch))
         done: list[tuple[Job, Any]] = []
         connection.execute("BEGIN IMMEDIATE")
+        if spend and reserve.spend(connection):
+            self._space.exhausted = True
         # The sort is stable, and ranks are unique: jobs of a kind keep the order they came in.
         for kind, of_kind in groupby(sorted(batch, key=lambda job: job.kind.rank), key=lambda job: job.kind):
             jobs = list(of_kind)
             done += zip(jobs, kind.work(connection, [job.argument for job in jobs]), strict=True)
+        self._hold.make_room(connection)
         connection.execute("COMMIT")
         return done
 
     def _connected(self) -> sqlite3.Connection:
-        """The connection; raises OSError when the file is not the one it was opened on."""
-        if self._connection is not None and self._file != identity(self._path):
-            self._disconnect()
+        """The connection; raises SendError while the files are not those that were opened."""
+        try:
+            self._hold.check()
+        except SendError:
+            if self._connection is not None and not self._secured:
+                self._secured = True
+                self._hold.secure(self._connection)
+            raise
+        self._secured = False
         if self._connection is None:
             self._connection = self._connect()
-            self._file = identity(self._path)
             self._synchronous = True
         return self._connection
 
@@ -169,34 +227,6 @@ class Writer:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-
-
-def send_error(error: Exception) -> Exception:
-    """An error of SQLite or the system as the one that crosses rooms; any other as it is."""
-    if isinstance(error, (sqlite3.ProgrammingError, sqlite3.InterfaceError)):
-        return error  # a value that no column takes: an error of ours
-    if isinstance(error, sqlite3.Error):
-        code = getattr(error, "sqlite_errorcode", None) or 0
-        # Quotas and file size limits show as failed writes.
-        full = code & 0xFF == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_WRITE
-        return SpoolFull(error) if full else SpoolUnavailable(error)
-    if isinstance(error, OSError):
-        return SpoolUnavailable(f"{error.filename}: {error.strerror}")
-    return error
-
-
-_BROKEN = {
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_CORRUPT,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_NOTADB,
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_PROTOCOL,
-}
-"""Errors after which the connection is not to be trusted."""
-
-_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-"""Errors that every job of the batch would meet."""
 
 
 def _resolve(done: Iterable[tuple[Job, Any]]) -> None:

@@ -11,9 +11,9 @@ from smtp2cf.sandbox import Sandbox
 
 
 @contextlib.contextmanager
-def running_sandbox(**options: Any) -> Iterator[tuple[Sandbox, str]]:
-    """A sandbox made with `options`, and the base URL of its API."""
-    endpoint = Endpoint("127.0.0.1", 0)
+def running_sandbox(port: int = 0, **options: Any) -> Iterator[tuple[Sandbox, str]]:
+    """A sandbox made with `options`, and the base URL of its API. port: any free one by default."""
+    endpoint = Endpoint("127.0.0.1", port)
     sockets = listen(endpoint)
     sandbox = Sandbox(**options)
     loop = asyncio.new_event_loop()

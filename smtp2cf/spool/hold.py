@@ -1,0 +1,210 @@
+"""Hold: an SQLite spool's files as long as a process has them open, and whether they still are those.
+
+SQLite looks at no name twice. A database that is moved away goes on being written to, and its log and the
+log's index, found by name, are taken up by whatever file comes into its place: mail would be acknowledged
+that nobody finds again, and both files be damaged. So names are compared with what was opened before every
+transaction, and contents with what SQLite must have left. While something is wrong nothing is written.
+
+Formats: https://sqlite.org/fileformat2.html, https://sqlite.org/walformat.html.
+Knows nothing of what is written.
+"""
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+import structlog
+
+from smtp2cf.spool import reserve
+from smtp2cf.spool.protocol import SpoolUnavailable
+
+MAGIC = b"SQLite format 3\0"
+LOG_FORMATS = (0x377F0682, 0x377F0683)
+SHARED_LOCK = (0x40000002, 510)
+"""Where in its file SQLite locks, for as long as it reads: first octet and length."""
+LOOKS = 3
+"""Looks after which the log and its index, which another process may be changing, do not fit together."""
+
+_log = structlog.get_logger(__name__)
+
+
+class _Header(NamedTuple):
+    """What the database's first page says. Changes and schema are numbers that only grow."""
+
+    changes: int
+    pages: int
+    schema: int
+
+
+class Hold:
+    """The files of the database at `path`, which the connection `anchor` keeps open.
+
+    Another connection may come and go: while there is this one, SQLite does not remove the log. descriptor:
+    the database's own, opened before and closed after any connection, for to close it lets go of SQLite's
+    locks; None where nothing but the names is compared, and no room is made.
+    """
+
+    def __init__(self, path: Path, anchor: sqlite3.Connection, descriptor: int | None = None) -> None:
+        self.path = path
+        self.trouble: SpoolUnavailable | None = None
+        """What was wrong at the last look."""
+        self._anchor = anchor
+        self._descriptor = descriptor
+        self._lasting = ""
+        # SQLite follows a link to the database and has the other two beside what it points to.
+        real = Path(os.path.realpath(path))
+        self._log, self._index = reserve.log_of(real), real.with_name(real.name + "-shm")
+        self._main_identity = identity(path)
+        self._log_identity, self._index_identity = identity(self._log), identity(self._index)
+        self._log_descriptor = self._index_descriptor = -1
+        self._header = _Header(0, 0, 0)
+        (self._page_size,) = anchor.execute("PRAGMA page_size").fetchone()
+        if descriptor is not None:
+            self._log_descriptor = os.open(self._log, os.O_RDONLY | os.O_CLOEXEC)
+            self._index_descriptor = os.open(self._index, os.O_RDONLY | os.O_CLOEXEC)
+
+    def check(self) -> None:
+        """Raises SpoolUnavailable while the files are not what was opened."""
+        wrong = self._lasting or self._moved()
+        if not wrong and self._descriptor is not None:
+            wrong = self._lasting = self._changed()
+        if not wrong:
+            self.trouble = None
+            return
+        self.trouble = SpoolUnavailable(wrong)
+        raise self.trouble
+
+    def secure(self, connection: sqlite3.Connection) -> None:
+        """Something is wrong: see that nothing is lost, and that no other file inherits our log.
+
+        What is in the log goes into the file that it belongs to, wherever that is now, and the log is
+        emptied. If that file was changed itself, the log is put aside.
+        """
+        if self._lasting:
+            if _identity_or_none(self._log) == self._log_identity:
+                aside = self._log.with_name(f"{self._log.name}.replaced")
+                with contextlib.suppress(OSError):
+                    self._log.rename(aside)
+                    _log.warning("spool.log_put_aside", file=str(aside))
+        elif _identity_or_none(self._index) in (self._index_identity, None):
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+
+    def make_room(self, connection: sqlite3.Connection) -> None:
+        """See that the file has room for its pages, in a transaction that is about to be committed.
+
+        Raises OSError where there is none.
+        """
+        if self._descriptor is None:
+            return
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        size = os.fstat(self._descriptor).st_size
+        if pages * self._page_size > size:
+            reserve.allocate(self._descriptor, size, pages * self._page_size)
+
+    def close(self) -> None:
+        """Close the last connection, and with it the log, unless it is not to be touched."""
+        if self.trouble is not None:
+            self._keep_sqlite_off()
+        self._anchor.close()
+        for descriptor in (self._log_descriptor, self._index_descriptor, self._descriptor):
+            if descriptor is not None and descriptor >= 0:
+                os.close(descriptor)
+
+    def _moved(self) -> str:
+        """What is wrong with the names; "" for nothing."""
+        files = (
+            (self.path, self._main_identity),
+            (self._log, self._log_identity),
+            (self._index, self._index_identity),
+        )
+        for path, ours in files:
+            try:
+                found = identity(path)
+            except FileNotFoundError:
+                return (
+                    f"{path} was moved away or deleted while the bridge has it open, so no mail is taken:"
+                    " move it back, or restart the bridge to do without it"
+                )
+            except OSError as error:
+                return f"{path}: {error.strerror}"
+            if found != ours:
+                return (
+                    f"another file is in the place of {path}, which the bridge has open, so no mail is taken"
+                    " and nothing is written to it: move the old one back, or restart the bridge to use it"
+                )
+        return ""
+
+    def _changed(self) -> str:
+        """What is wrong with what is in the files; "" for nothing."""
+        found = self._read_header()
+        if found is None or found.changes < self._header.changes or found.schema < self._header.schema:
+            return (
+                f"{self.path} was overwritten or cut short while the bridge has it open, so no mail is taken:"
+                " stop the bridge, put the file there that you want, and start it"
+            )
+        self._header = found
+        if not any(self._log_fits() for _ in range(LOOKS)):
+            return (
+                f"{self._log} was overwritten or cut short while the bridge has it open, so no mail is taken:"
+                " restart the bridge; what was in that file alone is lost"
+            )
+        return ""
+
+    def _read_header(self) -> _Header | None:
+        """What the first page of the database says; None where it is none, or pages are missing."""
+        assert self._descriptor is not None  # noqa: S101 - asked only with one
+        octets = os.pread(self._descriptor, 100, 0)
+        if len(octets) < 100 or not octets.startswith(MAGIC):
+            return None
+        (page_size,) = struct.unpack_from(">H", octets, 16)
+        changes, pages = struct.unpack_from(">II", octets, 24)
+        (schema,) = struct.unpack_from(">I", octets, 40)
+        if os.fstat(self._descriptor).st_size < pages * (65536 if page_size == 1 else page_size):
+            return None
+        return _Header(changes, pages, schema)
+
+    def _log_fits(self) -> bool:
+        """The log is as its index says."""
+        index = os.pread(self._index_descriptor, 96, 0)
+        if len(index) < 96:
+            return False
+        if index[:48] != index[48:] or not index[12]:
+            return True  # somebody is writing it, or will build it anew
+        frames: int
+        (frames,) = struct.unpack_from("=I", index, 16)
+        if not frames:
+            return True
+        octets = os.pread(self._log_descriptor, 32, 0)
+        if len(octets) < 32 or struct.unpack_from(">I", octets)[0] not in LOG_FORMATS:
+            return False
+        size = 32 + frames * (24 + struct.unpack_from(">I", octets, 8)[0])
+        return index[32:40] == octets[16:24] and os.fstat(self._log_descriptor).st_size >= size
+
+    def _keep_sqlite_off(self) -> None:
+        """Have SQLite believe that somebody else reads, so that it leaves the log as it is.
+
+        Closing the last connection would write the log into the database and remove, by their names, what
+        may be another's log and index.
+        """
+        if self._descriptor is not None and hasattr(fcntl, "F_OFD_SETLK"):
+            lock = struct.pack("hhqqi", fcntl.F_RDLCK, os.SEEK_SET, *SHARED_LOCK, 0)
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, lock)
+
+
+def identity(path: Path) -> tuple[int, int]:
+    """What tells a file from all others: device and number. Raises OSError."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def _identity_or_none(path: Path) -> tuple[int, int] | None:
+    try:
+        return identity(path)
+    except OSError:
+        return None
