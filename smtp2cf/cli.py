@@ -18,6 +18,7 @@ from smtp2cf.cli_queue import EnvFile
 from smtp2cf.cli_queue import app as queue_app
 from smtp2cf.cli_send import send
 from smtp2cf.cli_user import app as user_app
+from smtp2cf.command_line import App, run
 from smtp2cf.endpoint import Endpoint, bound, listen
 from smtp2cf.spool import SpoolError
 from smtp2cf.terminal import fail
@@ -28,13 +29,7 @@ if TYPE_CHECKING:
 SANDBOX_ENDPOINT = "127.0.0.1:8787"
 SANDBOX_TLS_ENDPOINT = "127.0.0.1:2587"
 
-app = typer.Typer(
-    help="An SMTP relay that hands mail to Cloudflare's Email Sending API.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = App(help="An SMTP relay that hands mail to Cloudflare's Email Sending API.")
 app.command()(send)
 app.add_typer(queue_app, name="queue")
 app.add_typer(user_app, name="user")
@@ -42,7 +37,9 @@ app.add_typer(user_app, name="user")
 
 @app.command("install-sendmail")
 def install_sendmail(
-    prefix: Annotated[Path | None, typer.Option(help="Below which directory; /usr by default.")] = None,
+    prefix: Annotated[
+        Path | None, typer.Option(help="Below which directory; /usr by default.", metavar="DIRECTORY")
+    ] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Take the links away again.")] = False,
 ) -> None:
     """Make sendmail, mailq and newaliases of this host point to smtp2cf-sendmail."""
@@ -58,7 +55,7 @@ def install_sendmail(
 def main() -> None:
     """Run the command that the arguments name."""
     try:
-        app()
+        sys.exit(run(app, "smtp2cf"))
     except config.SettingsError as error:
         fail(error.args, os.EX_CONFIG)
     except SpoolError as error:
@@ -107,7 +104,7 @@ def serve(
     if sandbox:
         starttls = None if sandbox_tls_listen.lower() == "none" else _endpoint(sandbox_tls_listen)
         on_trial = trial.Trial(_endpoint(sandbox_listen), starttls)
-    _run(bridge.run(settings, on_trial, _announce))
+    _run_loop(bridge.run(settings, on_trial, _announce))
 
 
 @app.command()
@@ -121,7 +118,7 @@ def sandbox(
 
     hosts = (socket.gethostname(), *config.load().admin_hosts)
 
-    async def run() -> None:
+    async def stand_in_alone() -> None:
         endpoint = _endpoint(sandbox_listen)
         sockets = listen(endpoint)
         stand_in = Sandbox(token=None, hosts=hosts)
@@ -134,7 +131,7 @@ def sandbox(
         await stop.wait()
         await stand_in.stop()
 
-    _run(run())
+    _run_loop(stand_in_alone())
 
 
 @app.command()
@@ -200,7 +197,7 @@ def _endpoint(text: str) -> Endpoint:
         fail(str(error), os.EX_USAGE)
 
 
-def _run(main_task: Coroutine[Any, Any, None]) -> None:
+def _run_loop(main_task: Coroutine[Any, Any, None]) -> None:
     """Run on uvloop, where the platform has it."""
     new_event_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     with contextlib.suppress(ImportError):

@@ -19,6 +19,7 @@ import orjson
 import typer
 
 from smtp2cf import config
+from smtp2cf.command_line import App
 from smtp2cf.listing import listed
 from smtp2cf.reply import SendError
 from smtp2cf.spool import (
@@ -34,23 +35,34 @@ from smtp2cf.spool import (
 from smtp2cf.terminal import fail, printable
 from smtp2cf.units import seconds
 
-app = typer.Typer(no_args_is_help=True, help="Look at the mail that waits, and change what becomes of it.")
+app = App(help="Look at the mail that waits, and change what becomes of it.")
 
 EnvFile = Annotated[
-    Path | None, typer.Option("--env-file", help="A file of settings, as in config.example.env.")
+    Path | None,
+    typer.Option("--env-file", help="A file of settings, as in config.example.env.", metavar="FILE"),
 ]
 Ids = Annotated[list[str] | None, typer.Argument(help="Queue ids.", metavar="[QUEUE-ID]...")]
 IdOption = Annotated[
     list[str] | None, typer.Option("--id", help="A queue id; may be repeated.", metavar="QUEUE-ID")
 ]
 From = Annotated[
-    str | None, typer.Option("--from", help="The sender; * stands for anything, <> is the null sender.")
+    str | None,
+    typer.Option(
+        "--from", help="The sender; * stands for anything, <> is the null sender.", metavar="ADDRESS"
+    ),
 ]
-To = Annotated[str | None, typer.Option("--to", help="A recipient; * stands for anything.")]
+To = Annotated[
+    str | None, typer.Option("--to", help="A recipient; * stands for anything.", metavar="ADDRESS")
+]
 OlderThan = Annotated[
     str | None, typer.Option(help="Received longer ago than this: 90s, 36h, 5d.", metavar="AGE")
 ]
-StatusOption = Annotated[list[Status] | None, typer.Option("--status", help="In one of these states.")]
+StatusOption = Annotated[
+    list[Status] | None,
+    typer.Option(
+        "--status", help="In this state: queued, deferred, active or held; may be repeated.", metavar="STATUS"
+    ),
+]
 All = Annotated[bool, typer.Option("--all", help="Really all mail, where no filter says which.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
@@ -94,7 +106,7 @@ def list_(
 
 @app.command()
 def show(
-    queue_id: Annotated[str, typer.Argument(metavar="QUEUE-ID")],
+    queue_id: Annotated[str, typer.Argument(help="A queue id.", metavar="QUEUE-ID")],
     message: Annotated[bool, typer.Option("--message", help="Print the message's bytes instead.")] = False,
     as_json: Json = False,
     env_file: EnvFile = None,
@@ -132,7 +144,7 @@ def _change(action: Action, done: str, help_text: str) -> None:
     ) -> None:
         which = _filter(ids, id_, sender, to, older_than, status)
         if which == EVERYTHING and not everything:
-            raise typer.BadParameter("say which mail: queue ids, a filter, or --all")
+            fail("say which mail: queue ids, a filter, or --all", os.EX_USAGE)
         _apply(action, done, which, as_json, env_file)
 
 

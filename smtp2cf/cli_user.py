@@ -15,9 +15,10 @@ import typer
 
 from smtp2cf import config
 from smtp2cf.cli_queue import EnvFile, Json
+from smtp2cf.command_line import App
 from smtp2cf.terminal import fail, printable, read_password
 
-app = typer.Typer(no_args_is_help=True, help="Change who may log in, in SMTP2CF_USERS_FILE.")
+app = App(help="Change who may log in, in SMTP2CF_USERS_FILE.")
 
 Name = Annotated[str, typer.Argument(help="The user's name.", metavar="NAME")]
 FileOption = Annotated[

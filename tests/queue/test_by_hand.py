@@ -19,7 +19,7 @@ from tests.spool.conftest import Backend, new_mail
 from tests.support.bridge import Bridge, running_bridge
 
 WAITING = 3
-NOT_FOUND, UNAVAILABLE, NO_QUEUE, USAGE = os.EX_NOINPUT, os.EX_UNAVAILABLE, os.EX_CONFIG, 2
+NOT_FOUND, UNAVAILABLE, NO_QUEUE, USAGE = os.EX_NOINPUT, os.EX_UNAVAILABLE, os.EX_CONFIG, os.EX_USAGE
 
 
 class Desk:
