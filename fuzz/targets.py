@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from fuzz import api, messages, sendmail, session, smtp, spool
+from fuzz import api, messages, model, sendmail, session, smtp, spool
 
 CORPUS = Path(__file__).parent / "corpus"
 """Seeds and findings, a directory for each target."""
@@ -23,4 +23,5 @@ TARGETS: Mapping[str, Callable[[bytes], None]] = {
     "lookup": spool.lookup,
     "sendmail-addresses": sendmail.addresses,
     "sendmail-input": sendmail.message,
+    "model": model.model,
 }
