@@ -21,7 +21,7 @@ from typing import Annotated, Any, NamedTuple
 import orjson
 import typer
 
-from smtp2cf import __version__, config, healthcheck
+from smtp2cf import __version__, config, files, healthcheck
 from smtp2cf.cli_queue import EnvFile
 from smtp2cf.endpoint import Endpoint
 from smtp2cf.reply import SendError
@@ -158,11 +158,11 @@ def _trusted(settings: config.Settings, ca_file: Path | None, *, by_name: bool) 
         if file is None:
             continue
         try:
-            context.load_verify_locations(file)
+            context.load_verify_locations(cadata=files.read_text(file))
+        except files.FileError as error:
+            fail(f"{option}: {error}", os.EX_CONFIG)
         except ssl.SSLError:
             fail(f"{option}: {file} holds no certificate in PEM", os.EX_CONFIG)
-        except OSError as error:
-            fail(f"{option}: {file}: {error.strerror}", os.EX_CONFIG)
     return context
 
 

@@ -5,6 +5,7 @@ made of the descriptions here. Only serve.py and cli.py import this; everybody e
 """
 
 import difflib
+import io
 import ipaddress
 import os
 import re
@@ -16,10 +17,12 @@ from typing import Annotated, Any, Literal
 
 import platformdirs
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from smtp2cf import files
 from smtp2cf.access.senders import Senders
 from smtp2cf.endpoint import Endpoint
 from smtp2cf.units import as_duration, as_size, octets, seconds
@@ -507,14 +510,28 @@ def _listed(value: str) -> list[str]:
 
 def _given(env_file: Path | None) -> dict[str, str]:
     """Every variable of the env file and the environment."""
-    values: dict[str, str] = {}
-    if env_file is not None:
-        try:
-            with env_file.open(encoding="utf-8") as stream:
-                values = {name: value or "" for name, value in dotenv_values(stream=stream).items()}
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"--env-file {env_file}: {error}") from None
-    return {**values, **os.environ}
+    return {**(_env_file_values(env_file) if env_file is not None else {}), **os.environ}
+
+
+def _env_file_values(path: Path) -> dict[str, str]:
+    """The variables of an env file; raises SettingsError with a line for each that is none."""
+    try:
+        text = files.read_text(path)
+    except files.FileError as error:
+        raise SettingsError(f"--env-file {error}") from None
+    wrong = []
+    for binding in parse_stream(io.StringIO(text)):
+        # What was found is not shown: it may be a secret.
+        line = (
+            binding.original.line + len(binding.original.string) - len(binding.original.string.lstrip("\n"))
+        )
+        if binding.error:
+            wrong.append(f"--env-file {path}, line {line}: this is not NAME=value; is a quote left open?")
+        elif binding.key is not None and binding.key.startswith(PREFIX) and binding.value is None:
+            wrong.append(f"--env-file {path}, line {line}: {binding.key} has no = and no value")
+    if wrong:
+        raise SettingsError(*wrong)
+    return {name: value or "" for name, value in dotenv_values(stream=io.StringIO(text)).items()}
 
 
 def _secrets_from_files(given: Mapping[str, str]) -> dict[str, str]:
@@ -527,9 +544,11 @@ def _secrets_from_files(given: Mapping[str, str]) -> dict[str, str]:
         if given.get(variable):
             raise SettingsError(f"{variable} and {variable}_FILE are both set: set one of them")
         try:
-            secrets[name] = Path(path).read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
+            secrets[name] = files.read_text(Path(path)).strip()
+        except files.FileError as error:
             raise SettingsError(f"{variable}_FILE: {error}") from None
+        if not secrets[name]:
+            raise SettingsError(f"{variable}_FILE: {path} is empty")
     return secrets
 
 

@@ -127,6 +127,7 @@ class Bridge:
         )
         self._drop_run: asyncio.Task[None] | None = None
         self._watches: list[asyncio.Task[None]] = []
+        self._reading: asyncio.Task[bool] | None = None
         self._watch_spool: asyncio.Task[None] | None = None
 
     def readiness(self) -> Readiness:
@@ -182,6 +183,8 @@ class Bridge:
         self._watches.append(tasks.keep_running(allocator.give_back, "serve.give_back_memory"))
         if self.certificate is not None:
             self._watches.append(tasks.keep_running(self.certificate.watch, "serve.watch_certificate"))
+        if self.access.watch is not None:
+            self._watches.append(tasks.keep_running(self.access.watch, "serve.watch_users"))
         if self.relay.queue is not None:
             self.relay.queue.start()
         self._drop_run = tasks.keep_running(self.drop.run, "drop.run")
@@ -241,7 +244,7 @@ class Bridge:
     def reload(self) -> None:
         """Read anew what is in files of its own: the certificate."""
         if self.certificate is not None:
-            self.certificate.reload()
+            self._reading = asyncio.create_task(self.certificate.reread())
 
     async def _watch_token(self) -> None:
         """Find out at the start whether the token is good, and keep looking while it isn't."""

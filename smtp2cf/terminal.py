@@ -4,6 +4,7 @@ Knows no settings and no command.
 """
 
 import getpass
+import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -12,6 +13,8 @@ import typer
 
 LINE_LIMIT = 4096
 """Octets of a line of standard input that is a password."""
+_ERRNO = re.compile(r"\[Errno -?[0-9]+\] ")
+"""What Python puts in front of the system's words."""
 
 
 def fail(text: str | Sequence[str], status: int) -> NoReturn:
@@ -23,7 +26,7 @@ def fail(text: str | Sequence[str], status: int) -> NoReturn:
 
 def one_line(text: str) -> str:
     """What an error of a library or of the system says, on one line that writes nothing on a terminal."""
-    return printable(" ".join(text.split()))
+    return printable(" ".join(_ERRNO.sub("", text).split()))
 
 
 def printable(text: str) -> str:

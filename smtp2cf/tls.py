@@ -11,11 +11,15 @@ import re
 import ssl
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import structlog
+
+from smtp2cf import files
+
+T = TypeVar("T")
 
 CERT_SETTING, KEY_SETTING = "SMTP2CF_TLS_CERT_FILE", "SMTP2CF_TLS_KEY_FILE"
 
@@ -45,6 +49,14 @@ _DAY = 86400.0
 log = structlog.stdlib.get_logger("smtp2cf.tls")
 
 
+class OffLoop(Protocol):
+    """Calls a function where it may block, as asyncio.to_thread does."""
+
+    def __call__(self, function: Callable[[], T], /) -> Awaitable[T]:
+        """What it returns."""
+        ...
+
+
 class CertificateError(Exception):
     """The certificate can't be used; the text names the setting, the file and what is wrong, on one line."""
 
@@ -62,10 +74,18 @@ class Certificate:
     """The certificate of the bridge and its key, from files.
 
     cert_file: PEM, the server's own first, then its chain. key_file: PEM; the cert_file holds it too by
-    default. min_version: "1.0", "1.1", "1.2" or "1.3". Raises CertificateError.
+    default. min_version: "1.0", "1.1", "1.2" or "1.3". off_loop: calls what reads files while the bridge
+    runs. Raises CertificateError.
     """
 
-    def __init__(self, cert_file: Path, key_file: Path | None = None, min_version: str = "1.2") -> None:
+    def __init__(
+        self,
+        cert_file: Path,
+        key_file: Path | None = None,
+        min_version: str = "1.2",
+        off_loop: "OffLoop" = asyncio.to_thread,
+    ) -> None:
+        self._off_loop = off_loop
         self._cert_file = cert_file
         self._key_file = key_file or cert_file
         self._key_setting = KEY_SETTING if key_file else CERT_SETTING
@@ -99,14 +119,13 @@ class Certificate:
         return self._pair.expires
 
     def reload(self) -> bool:
-        """Read the files now. False if what is there can't be used: the log says why, the old one stays."""
-        stamps = self._stamps()
-        try:
-            self._renew(stamps)
-        except CertificateError as error:
-            self._complain(stamps, error)
-            return False
-        return True
+        """Read the files now, which blocks. False if what is there can't be used: the log says why, the old
+        one stays."""
+        return self._take(*self._read())
+
+    async def reread(self) -> bool:
+        """`reload`, while an event loop runs."""
+        return self._take(*await self._off_loop(self._read))
 
     async def watch(self) -> None:
         """Read the files when they change, and warn of the end that is near; until cancelled."""
@@ -121,27 +140,35 @@ class Certificate:
             if now - warned >= _DAY:
                 self._warn_of_time()
                 warned = now
-            stamps = self._stamps()
+            stamps = await self._off_loop(self._stamps)
             if stamps != seen:
                 seen, since = stamps, now
             elif stamps != self._judged:
-                self._renew_patiently(stamps, waited=now - since)
+                self._take(*await self._off_loop(self._read), patient=now - since < PATIENCE)
 
-    def _renew_patiently(self, stamps: object, waited: float) -> None:
+    def _read(self) -> tuple[object, "_Pair | CertificateError"]:
+        """What the files look like, and the pair in them or what is wrong with it. Blocks."""
+        stamps = self._stamps()
         try:
-            self._renew(stamps)
+            new = self._load()
         except CertificateError as error:
-            if waited >= PATIENCE:
-                self._complain(stamps, error)
-
-    def _renew(self, stamps: object) -> None:
-        new = self._load()
+            return stamps, error
         if new.expires <= time.time() < self._pair.expires:
-            raise CertificateError(f"{CERT_SETTING}: {self._cert_file} has expired on {_date(new.expires)}")
+            text = f"{CERT_SETTING}: {self._cert_file} has expired on {_date(new.expires)}"
+            return stamps, CertificateError(text)
+        return stamps, new
+
+    def _take(self, stamps: object, new: "_Pair | CertificateError", *, patient: bool = False) -> bool:
+        """Show a new pair from now on. patient: its files may be about to be replaced, nothing is said."""
+        if isinstance(new, CertificateError):
+            if not patient:
+                self._complain(stamps, new)
+            return False
         self._show_newest_in(new.context)
         self._pair, self._judged = new, stamps
         log.info("tls.reloaded", subject=new.subject, expires=_date(new.expires))
         self._warn_of_time()
+        return True
 
     def _complain(self, stamps: object, error: CertificateError) -> None:
         self._judged = stamps
@@ -271,9 +298,9 @@ def _is_readable(cert_file: Path) -> bool:
 
 def _read(setting: str, path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CertificateError(f"{setting}: {path}: {error.strerror}") from None
+        return files.read(path)
+    except files.FileError as error:
+        raise CertificateError(f"{setting}: {error}") from None
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

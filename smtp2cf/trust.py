@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 
+from smtp2cf import files
 from smtp2cf.endpoint import Endpoint
 from smtp2cf.tls import CERT_SETTING, NO_CHECK_TIME, Certificate, CertificateError, shake_hands, trusting
 
@@ -55,7 +56,10 @@ def _distrust(certificate: Certificate, ca_file: Path | None) -> str:
     """Why clients don't know who signed it, "" if they do."""
     if ca_file is not None:
         try:
+            files.read(ca_file)
             trusted = trusting(ca_file)
+        except files.FileError as error:
+            raise CertificateError(f"{CA_SETTING}: {error}") from None
         except ssl.SSLError:
             raise CertificateError(f"{CA_SETTING}: {ca_file} holds no certificate in PEM") from None
         except OSError as error:

@@ -3,7 +3,7 @@
 argon2 is loaded only where there are users.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 class Access(NamedTuple):
     """What a session and the relay ask. None where nothing is set that it could refuse by.
 
-    authenticate: see smtp2cf.access.logins. close: ends its threads.
+    authenticate: see smtp2cf.access.logins. close: ends its threads. watch: keeps up with the users file.
     """
 
     authenticate: Callable[[str, str, str], Awaitable[Reply | None]] | None = None
     sender_refusal: SenderRefusal | None = None
     close: Callable[[], None] = lambda: None
+    watch: Callable[[], Coroutine[None, None, None]] | None = None
 
 
 def open_access(users_file: Path | None, allowed_senders: Sequence[str], told: "Told") -> Access:
@@ -38,4 +39,6 @@ def open_access(users_file: Path | None, allowed_senders: Sequence[str], told: "
 
     users = UsersFile(users_file)
     logins = Logins(users, told)
-    return Access(logins.authenticate, SenderRules(everybody, users.senders_of).refusal, logins.close)
+    return Access(
+        logins.authenticate, SenderRules(everybody, users.senders_of).refusal, logins.close, users.watch
+    )

@@ -12,7 +12,8 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from smtp2cf.access.users import UsersFileError, parse_line, parse_users
+from smtp2cf import files
+from smtp2cf.access.users import FILE_LIMIT, UsersFileError, parse_line, parse_users
 
 NEW_MODE = 0o600
 """The mode of a file that was not there."""
@@ -82,7 +83,7 @@ def _change(path: Path, change: Callable[[bytes], bytes]) -> None:
         with _locked(path.parent):
             try:
                 found: os.stat_result | None = path.stat()
-                content = path.read_bytes()
+                content = files.read(path, FILE_LIMIT)
             except FileNotFoundError:
                 found, content = None, b""
             try:
@@ -90,6 +91,8 @@ def _change(path: Path, change: Callable[[bytes], bytes]) -> None:
             except ValueError as error:
                 raise UsersFileError(f"{path}, {error}") from None
             _replace(path, changed, found)
+    except files.FileError as error:
+        raise UsersFileError(str(error)) from None
     except OSError as error:
         hint = ": mount its directory, not the file" if error.errno == errno.EBUSY else ""
         raise UsersFileError(f"{path} can't be changed: {error.strerror or error}{hint}") from None

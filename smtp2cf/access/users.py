@@ -5,19 +5,20 @@ lines and lines that begin with # are comments. Names are compared as they are, 
 hash is in no error and no repr. Knows no session and no settings.
 """
 
+import asyncio
 import base64
 import os
 import re
 import stat
-import time
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
 from argon2 import Parameters, extract_parameters
 
+from smtp2cf import files
 from smtp2cf.access.senders import ANY, Senders
 from smtp2cf.reply import UNPRINTABLE
 
@@ -66,16 +67,14 @@ class _Seen:
 
 
 class UsersFile:
-    """The users of a file, as of at most LOOK_INTERVAL ago.
+    """The users of a file, as of at most LOOK_INTERVAL ago while `watch` runs.
 
     Raises UsersFileError at first when the file can't be used. Should it become so later, the last good one
-    goes on to hold. clock: seconds, time.monotonic but for tests.
+    goes on to hold.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._clock = clock
-        self._looked_at = clock()
         self._seen: _Seen | None
         self._users, self._seen = read_users(path)
         self._order: Sequence[User] = tuple(self._users.values())
@@ -84,12 +83,10 @@ class UsersFile:
     @property
     def users(self) -> Sequence[User]:
         """All users, in the order of the file."""
-        self._look()
         return self._order
 
     def find(self, name: str) -> User | None:
         """The user of this name in NFC, None where there is none."""
-        self._look()
         return self._users.get(name)
 
     def senders_of(self, name: str) -> Senders | None:
@@ -97,27 +94,39 @@ class UsersFile:
         user = self.find(name)
         return None if user is None else user.senders
 
-    def _look(self) -> None:
-        now = self._clock()
-        if now - self._looked_at < LOOK_INTERVAL:
-            return
-        self._looked_at = now
+    async def watch(self) -> None:
+        """Look again and again, in a thread, until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_INTERVAL)
+            self._take(await asyncio.to_thread(self._read_if_changed))
+
+    def look(self) -> None:
+        """Look now. Blocks."""
+        self._take(self._read_if_changed())
+
+    def _read_if_changed(self) -> "_Found | UsersFileError | None":
+        """What a file holds that has changed, None for one that has not."""
         try:
             seen: _Seen | None = _seen(self._path.stat())
         except OSError:
             seen = None
         if seen == self._seen:
-            return
+            return None
         # Whatever comes of it, nothing more is said until it changes once more.
         self._seen = seen
         try:
-            self._users, seen = read_users(self._path)
+            return read_users(self._path)
         except UsersFileError as error:
-            log.error("users.not_reread", reason=str(error), note="the users of before go on to hold")  # noqa: TRY400 - the reason is enough
-            return
-        self._seen, self._order = seen, tuple(self._users.values())
-        self._warn_of_readers(seen)
-        log.info("users.reread", file=str(self._path), users=len(self._order))
+            return error
+
+    def _take(self, found: "_Found | UsersFileError | None") -> None:
+        if isinstance(found, UsersFileError):
+            log.error("users.not_reread", reason=str(found), note="the users of before go on to hold")
+        elif found is not None:
+            self._users, self._seen = found
+            self._order = tuple(self._users.values())
+            self._warn_of_readers(self._seen)
+            log.info("users.reread", file=str(self._path), users=len(self._order))
 
     def _warn_of_readers(self, seen: _Seen) -> None:
         if seen.mode & stat.S_IROTH:
@@ -128,18 +137,15 @@ class UsersFile:
             )
 
 
-def read_users(path: Path) -> tuple[Mapping[str, User], _Seen]:
+_Found = tuple[Mapping[str, User], _Seen]
+
+
+def read_users(path: Path) -> _Found:
     """The users of a file by name, and what it looked like. Raises UsersFileError."""
     try:
-        with path.open("rb") as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise UsersFileError(f"{path} is no regular file")
-            content = file.read(FILE_LIMIT + 1)
-    except OSError as error:
-        raise UsersFileError(f"{path} can't be read: {error.strerror or error}") from None
-    if len(content) > FILE_LIMIT:
-        raise UsersFileError(f"{path} has more than {FILE_LIMIT} octets")
+        content, found = files.read_with_status(path, FILE_LIMIT)
+    except files.FileError as error:
+        raise UsersFileError(str(error)) from None
     try:
         users = parse_users(content)
     except ValueError as error:

@@ -25,7 +25,7 @@ from smtp2cf.access.logins import (
     hash_password,
     verify,
 )
-from smtp2cf.access.users import LOOK_INTERVAL, UsersFile
+from smtp2cf.access.users import UsersFile
 from tests.access.hashes import line
 
 CLIENT = "192.0.2.1"
@@ -41,7 +41,7 @@ class Door:
         self.verified: list[str] = []
         self.slept: list[float] = []
         self.threads: set[int] = set()
-        self.users = UsersFile(path, lambda: self.now)
+        self.users = UsersFile(path)
         self.logins = Logins(
             self.users,
             lambda *happened: self.told.append(happened),
@@ -63,7 +63,7 @@ class Door:
 
     def write(self, text: str) -> None:
         self.path.write_text(text)
-        self.now += LOOK_INTERVAL
+        self.users.look()
 
 
 @pytest.fixture

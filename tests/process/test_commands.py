@@ -79,9 +79,7 @@ def test_check_wants_an_account() -> None:
 def test_check_names_a_users_file_that_can_not_be_used(tmp_path: Path) -> None:
     done = smtp2cf("check", ACCOUNT_ID="a1", API_TOKEN=TOKEN, USERS_FILE=str(tmp_path / "users"))
     assert done.status == os.EX_CONFIG
-    assert done.err == (
-        f"smtp2cf: SMTP2CF_USERS_FILE: {tmp_path / 'users'} can't be read: No such file or directory\n"
-    )
+    assert done.err == (f"smtp2cf: SMTP2CF_USERS_FILE: {tmp_path / 'users'}: No such file or directory\n")
 
 
 def test_check_warns_of_a_variable_nobody_knows() -> None:

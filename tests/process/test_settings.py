@@ -255,7 +255,7 @@ def test_what_sender_domains_may_be(
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (None, "can't be read: No such file or directory"),
+        (None, ": No such file or directory"),
         ("anna:secret\n", "line 1: no argon2id hash"),
         ("# users\nanna\n", "line 2: no colon"),
     ],
