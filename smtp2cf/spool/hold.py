@@ -14,6 +14,8 @@ import fcntl
 import os
 import sqlite3
 import struct
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +29,8 @@ LOG_FORMATS = (0x377F0682, 0x377F0683)
 SHARED_LOCK = (0x40000002, 510)
 """Where in its file SQLite locks, for as long as it reads: first octet and length."""
 LOOKS = 3
-"""Looks after which the log and its index, which another process may be changing, do not fit together."""
+PAUSE = 0.01
+"""Looks after which something is wrong, and seconds between them: a process may be in the middle of it."""
 
 _log = structlog.get_logger(__name__)
 
@@ -37,7 +40,13 @@ class _Header(NamedTuple):
 
     changes: int
     pages: int
+    free_pages: int
     schema: int
+
+    @property
+    def state(self) -> tuple[int, int]:
+        """What nearly every transaction changes."""
+        return self.pages, self.free_pages
 
 
 class Hold:
@@ -61,22 +70,70 @@ class Hold:
         self._main_identity = identity(path)
         self._log_identity, self._index_identity = identity(self._log), identity(self._index)
         self._log_descriptor = self._index_descriptor = -1
-        self._header = _Header(0, 0, 0)
+        self._header = _Header(0, 0, 0, 0)
+        self._written_at = -1
+        self._state = self._left = (0, 0)
+        self._states = {self._state}
+        self._salt = b""
         (self._page_size,) = anchor.execute("PRAGMA page_size").fetchone()
         if descriptor is not None:
             self._log_descriptor = os.open(self._log, os.O_RDONLY | os.O_CLOEXEC)
             self._index_descriptor = os.open(self._index, os.O_RDONLY | os.O_CLOEXEC)
 
     def check(self) -> None:
-        """Raises SpoolUnavailable while the files are not what was opened."""
+        """Raises SpoolUnavailable while the names are another's, or since `verify` found more."""
         wrong = self._lasting or self._moved()
-        if not wrong and self._descriptor is not None:
-            wrong = self._lasting = self._changed()
         if not wrong:
             self.trouble = None
             return
         self.trouble = SpoolUnavailable(wrong)
         raise self.trouble
+
+    def verify(self, connection: sqlite3.Connection) -> None:
+        """Raises SpoolUnavailable where somebody else has written into the files, and it wasn't SQLite.
+
+        SQLite works the log into the file, whoever has it do so: then the file is as some transaction left
+        it since the log was begun. Anything else was put over it. For the thread that writes.
+        """
+        if self._descriptor is None:
+            return
+        self._lasting = self._changed()
+        written_at = os.fstat(self._descriptor).st_mtime_ns
+        if self._written_at < 0:
+            self._states = {self._state_of_file(), _state(connection)}
+        elif written_at != self._written_at and not _at_last(lambda: self._is_known(connection)):
+            self._lasting = self._lasting or self._overwritten()
+        self._written_at = written_at
+        if self._lasting:
+            self.check()
+
+    def begun(self, connection: sqlite3.Connection) -> None:
+        """A transaction was begun: note what it found, which may be another process's work."""
+        if self._descriptor is not None:
+            self._state = _state(connection)
+            if self._log_was_begun_anew():
+                self._states = {self._state_of_file()}
+            self._states.add(self._state)
+
+    def make_room(self, connection: sqlite3.Connection) -> None:
+        """A transaction is about to be committed: see that the file has room for all its pages.
+
+        Raises OSError where there is none.
+        """
+        if self._descriptor is None:
+            return
+        self._left = _state(connection)
+        needed = self._left[0] * self._page_size
+        if needed > (size := os.fstat(self._descriptor).st_size):
+            reserve.allocate(self._descriptor, size, needed)
+
+    def committed(self) -> None:
+        """Note what a transaction has left."""
+        if self._descriptor is not None:
+            if self._log_was_begun_anew():
+                # All before it is in the file now, and nothing else can get there any more.
+                self._states = {self._state}
+            self._states.add(self._left)
 
     def secure(self, connection: sqlite3.Connection) -> None:
         """Something is wrong: see that nothing is lost, and that no other file inherits our log.
@@ -93,18 +150,6 @@ class Hold:
         elif _identity_or_none(self._index) in (self._index_identity, None):
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-
-    def make_room(self, connection: sqlite3.Connection) -> None:
-        """See that the file has room for its pages, in a transaction that is about to be committed.
-
-        Raises OSError where there is none.
-        """
-        if self._descriptor is None:
-            return
-        (pages,) = connection.execute("PRAGMA page_count").fetchone()
-        size = os.fstat(self._descriptor).st_size
-        if pages * self._page_size > size:
-            reserve.allocate(self._descriptor, size, pages * self._page_size)
 
     def close(self) -> None:
         """Close the last connection, and with it the log, unless it is not to be touched."""
@@ -141,19 +186,41 @@ class Hold:
 
     def _changed(self) -> str:
         """What is wrong with what is in the files; "" for nothing."""
-        found = self._read_header()
-        if found is None or found.changes < self._header.changes or found.schema < self._header.schema:
-            return (
-                f"{self.path} was overwritten or cut short while the bridge has it open, so no mail is taken:"
-                " stop the bridge, put the file there that you want, and start it"
-            )
-        self._header = found
-        if not any(self._log_fits() for _ in range(LOOKS)):
+        if not _at_last(self._header_goes_on):
+            return self._overwritten()
+        if not _at_last(self._log_fits):
             return (
                 f"{self._log} was overwritten or cut short while the bridge has it open, so no mail is taken:"
                 " restart the bridge; what was in that file alone is lost"
             )
         return ""
+
+    def _header_goes_on(self) -> bool:
+        """The first page is one, and not an earlier one than before."""
+        found, before = self._read_header(), self._header
+        if found is None or found.changes < before.changes or found.schema < before.schema:
+            return False
+        self._header = found
+        return True
+
+    def _is_known(self, connection: sqlite3.Connection) -> bool:
+        """The database's file is as a transaction left it."""
+        return self._state_of_file() in self._states | {_state(connection)}
+
+    def _state_of_file(self) -> tuple[int, int]:
+        found = self._read_header()
+        return found.state if found is not None else (-1, -1)
+
+    def _log_was_begun_anew(self) -> bool:
+        """Since this was last asked: it has another salt."""
+        earlier, self._salt = self._salt, os.pread(self._index_descriptor, 8, 32)
+        return self._salt != earlier
+
+    def _overwritten(self) -> str:
+        return (
+            f"{self.path} was overwritten or cut short while the bridge has it open, so no mail is taken:"
+            " stop the bridge, put the file there that you want, and start it"
+        )
 
     def _read_header(self) -> _Header | None:
         """What the first page of the database says; None where it is none, or pages are missing."""
@@ -163,10 +230,10 @@ class Hold:
             return None
         (page_size,) = struct.unpack_from(">H", octets, 16)
         changes, pages = struct.unpack_from(">II", octets, 24)
-        (schema,) = struct.unpack_from(">I", octets, 40)
+        free_pages, schema = struct.unpack_from(">II", octets, 36)
         if os.fstat(self._descriptor).st_size < pages * (65536 if page_size == 1 else page_size):
             return None
-        return _Header(changes, pages, schema)
+        return _Header(changes, pages, free_pages, schema)
 
     def _log_fits(self) -> bool:
         """The log is as its index says."""
@@ -195,6 +262,21 @@ class Hold:
             lock = struct.pack("hhqqi", fcntl.F_RDLCK, os.SEEK_SET, *SHARED_LOCK, 0)
             with contextlib.suppress(OSError):
                 fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, lock)
+
+
+def _at_last(is_right: Callable[[], bool]) -> bool:
+    for _ in range(LOOKS - 1):
+        if is_right():
+            return True
+        time.sleep(PAUSE)
+    return is_right()
+
+
+def _state(connection: sqlite3.Connection) -> tuple[int, int]:
+    """As `_Header.state`, with what is in the log. Raises sqlite3.Error."""
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    (free_pages,) = connection.execute("PRAGMA freelist_count").fetchone()
+    return pages, free_pages
 
 
 def identity(path: Path) -> tuple[int, int]:

@@ -186,6 +186,7 @@ class Writer:
         self._set_synchronous(connection, any(job.kind.durable for job in batch))
         done: list[tuple[Job, Any]] = []
         connection.execute("BEGIN IMMEDIATE")
+        self._hold.begun(connection)
         if spend and reserve.spend(connection):
             self._space.exhausted = True
         # The sort is stable, and ranks are unique: jobs of a kind keep the order they came in.
@@ -194,21 +195,23 @@ class Writer:
             done += zip(jobs, kind.work(connection, [job.argument for job in jobs]), strict=True)
         self._hold.make_room(connection)
         connection.execute("COMMIT")
+        self._hold.committed()
         return done
 
     def _connected(self) -> sqlite3.Connection:
         """The connection; raises SendError while the files are not those that were opened."""
         try:
             self._hold.check()
+            if self._connection is None:
+                self._connection = self._connect()
+                self._synchronous = True
+            self._hold.verify(self._connection)
         except SendError:
             if self._connection is not None and not self._secured:
                 self._secured = True
                 self._hold.secure(self._connection)
             raise
         self._secured = False
-        if self._connection is None:
-            self._connection = self._connect()
-            self._synchronous = True
         return self._connection
 
     def _set_synchronous(self, connection: sqlite3.Connection, wanted: bool) -> None:

@@ -4,7 +4,9 @@ Nothing is taken, nothing is written to what came into its place, and nothing th
 by it: it is in the old file, wherever that went.
 """
 
+import asyncio
 import os
+import random
 import shutil
 import sqlite3
 import subprocess
@@ -15,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from smtp2cf.spool import Action, Filter, SpoolError, SpoolUnavailable
+from smtp2cf.spool import Action, Filter, SpoolError, SpoolUnavailable, sqlite_file
 from tests.spool.conftest import Backend, new_mail
 
 Act = Callable[[Path], None]
@@ -69,6 +71,10 @@ def copy_backup_over(file: Path) -> None:
     shutil.copyfile(file.parent / "backup", file)
 
 
+def copy_earlier_self_over(file: Path) -> None:
+    shutil.copyfile(file.parent / "earlier", file)
+
+
 def cut_to_nothing(file: Path) -> None:
     os.truncate(file, 0)
 
@@ -100,6 +106,7 @@ WRONG: dict[str, Act] = {
     "replaced by a symbolic link to a copy": replace_by_symbolic_link,
     "replaced by a backup": rename_backup_into_place,
     "overwritten by a backup": copy_backup_over,
+    "overwritten by itself as it was": copy_earlier_self_over,
     "cut to nothing": cut_to_nothing,
     "cut short": cut_short,
     "overwritten": overwrite,
@@ -136,8 +143,11 @@ async def in_use(sqlite: Backend, file: Path) -> Any:
         await spool.put(new_mail())
     script = f"import sqlite3; sqlite3.connect({str(file)!r}).execute('VACUUM INTO ?', (sys.argv[1],))"
     run("import sys; " + script, str(file.parent / "backup"))
-    await spool.put(new_mail())
-    spool._hold._anchor.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+    checkpoint = f"import sqlite3; sqlite3.connect({str(file)!r}).execute('PRAGMA wal_checkpoint').fetchall()"
+    run(checkpoint)
+    run("import shutil, sys; shutil.copyfile(*sys.argv[1:])", str(file), str(file.parent / "earlier"))
+    await spool.put(new_mail(b"x" * 20_000))
+    run(checkpoint)
     for _ in range(AFTER - BEFORE - 1):
         await spool.put(new_mail())
     return spool
@@ -271,6 +281,47 @@ async def test_a_file_behind_a_symbolic_link_is_told_from_another(
     assert await spool.count() == AFTER + 1
 
 
+OTHERS = """
+import random, sqlite3, sys, time
+for _ in range(60):
+    connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=10)
+    mode = random.choice(("PASSIVE", "FULL", "RESTART", "TRUNCATE"))
+    connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+    connection.execute("BEGIN")
+    connection.execute("SELECT count(*) FROM mail").fetchall()
+    time.sleep(random.uniform(0, 0.02))
+    connection.execute("COMMIT")
+    connection.execute("UPDATE mail SET next_attempt = next_attempt + 1 WHERE id % 7 = 0")
+    connection.close()
+    time.sleep(random.uniform(0, 0.02))
+"""
+
+
+def start_others(place: Path) -> list[subprocess.Popen[bytes]]:
+    return [subprocess.Popen([sys.executable, "-c", OTHERS, str(place)]) for _ in range(2)]
+
+
+async def test_programs_that_write_and_checkpoint_beside_it_are_no_alarm(
+    sqlite: Backend, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As replication does; the log is short, so that everybody works it into the file all the time."""
+    monkeypatch.setattr(sqlite_file, "WAL_PAGES", 100)
+    spool = await sqlite.open()
+    others = start_others(place)
+    put = sent = 0
+    while any(other.poll() is None for other in others):
+        sizes = (100, 5_000, 200_000)
+        await asyncio.gather(*(spool.put(new_mail(b"x" * size)) for size in sizes))
+        put += len(sizes)
+        for item in await spool.claim(random.randint(0, 6)):
+            assert await spool.read(item.queue_id)
+            assert await spool.settle(item.queue_id, {})
+            sent += 1
+        await spool.totals()
+    assert await spool.count() == put - sent
+    assert [other.returncode for other in others] == [0, 0]
+
+
 def link(file: Path) -> None:
     os.link(file, beside(file, ".link"))
 
@@ -285,11 +336,13 @@ def sql(statement: str) -> Act:
     return lambda file: run(script, str(file)) and None
 
 
+SAME = "import sys; f = open(sys.argv[1], 'r+b'); octets = f.read(); f.seek(0); f.write(octets)"
 HARMLESS: dict[str, Act] = {
     "a hard link to it": link,
     "a hard link over it, which is itself": lambda file: (link(file), beside(file, ".link").replace(file))[0],
     "its mode": lambda file: file.chmod(0o640),
     "its times": os.utime,
+    "its contents over itself": lambda file: run(SAME, str(file)) and None,
     "a copy of everything": copy,
     "a checkpoint by another program": sql("PRAGMA wal_checkpoint(TRUNCATE)"),
     "a restart of the log by another program": sql("PRAGMA wal_checkpoint(RESTART)"),
