@@ -9,8 +9,8 @@ Knows nothing of sockets, of Cloudflare or of the relay.
 import secrets
 import string
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from smtp2cf.reply import Reply
@@ -76,18 +76,35 @@ class Verdict(NamedTuple):
     outcomes: Outcomes
 
 
+def own_outcomes(verdict: Verdict, envelope: Envelope) -> Outcomes:
+    """Each recipient's own outcome, without the queue id that stands before what a client is shown."""
+    replies = {who: verdict.outcomes.get(who, verdict.reply) for who in envelope.forward_paths}
+    shown = f"{envelope.queue_id} "
+    return {who: reply._replace(text=reply.text.removeprefix(shown)) for who, reply in replies.items()}
+
+
 class Judged(NamedTuple):
     """What the rules for new mail made of mail that came without a session.
 
     envelopes: the transactions to hand over. given: the addresses they hold, by how they were written.
-    refused: those who are refused for good, as written; report: an envelope to tell the sender of them by,
-    whose reverse path is "" where the sender is no address.
+    refused: those who are refused for good, as written; report: an envelope with them, whose reverse path is
+    "" where the sender is no address.
     """
 
     envelopes: list[Envelope]
     given: Mapping[str, str]
     refused: Outcomes
     report: Envelope
+
+    def about(self, recipients: Collection[str]) -> Envelope:
+        """An envelope to tell the sender of some recipients by, with what it asked to be told of each."""
+        all_of_it = (self.report, *self.envelopes)
+        notify = {who: value for one in all_of_it for who, value in one.notify.items() if who in recipients}
+        orcpt = {who: value for one in all_of_it for who, value in one.orcpt.items() if who in recipients}
+        queue_id = (self.envelopes or [self.report])[0].queue_id
+        return replace(
+            self.report, forward_paths=tuple(recipients), notify=notify, orcpt=orcpt, queue_id=queue_id
+        )
 
 
 def address_key(address: str) -> str:

@@ -12,12 +12,13 @@ call at hand needs: a caller waits for every millisecond of the start.
 
 # pathlib alone takes longer to import than a message takes to send; contextlib brings collections
 # along; zip() has no strict= before Python 3.10.
-# ruff: noqa: PTH104, PTH108, PTH112, PTH118, PTH119, PTH123, PTH208, SIM105, B905
+# ruff: noqa: PTH100, PTH102, PTH104, PTH108, PTH112, PTH116, PTH118, PTH119, PTH120, PTH123, PTH208, SIM105, B905
 
 from __future__ import annotations
 
 import _socket  # socket itself brings selectors, enum and collections: 6 of our 30 milliseconds
 import os
+import stat  # which os has brought along
 import sys
 import time
 
@@ -910,7 +911,8 @@ def is_field(line: bytes) -> bool:
 class Envelope:
     """Who the message is from and for; the names are those of smtp2cf.envelope.Envelope.
 
-    reverse_path: "" for the null sender. ret, envid (as xtext), notify: "" where not asked for.
+    reverse_path: "" for the null sender. ret, envid (as xtext), notify: "" where not asked for. notify_of,
+    orcpt_of: what -bs was told for one recipient.
     """
 
     def __init__(self, reverse_path: str, forward_paths: list[str]) -> None:
@@ -921,6 +923,8 @@ class Envelope:
         self.ret = ""
         self.envid = ""
         self.notify = ""
+        self.notify_of: dict[str, str] = {}
+        self.orcpt_of: dict[str, str] = {}
 
     @property
     def ascii(self) -> bool:
@@ -1120,6 +1124,10 @@ class Reply:
         first = self.lines[0].partition(" ")[0]
         return first if first[:2] == f"{self.code // 100}." and first.count(".") == 2 else ""
 
+    def with_status(self) -> str:
+        """As a dropped file has it: with an enhanced status code."""
+        return f"{self} " if self.status else f"{self.code} {self.code // 100}.0.0 {str(self)[4:]}"
+
     def __str__(self) -> str:
         status = self.status
         rest = [line[len(status) :].strip() if line.startswith(status) else line for line in self.lines[1:]]
@@ -1314,25 +1322,24 @@ class Client:
         for word in (user, password):
             self._expect("AUTH", self.command(encoded(word), "..."))
 
-    def transaction(
-        self, envelope: Envelope, recipients: list[str], message: Message
-    ) -> tuple[list[Outcome], list[str]]:
-        """Send the message to some recipients: their outcomes, and who is left for another transaction."""
+    def begin(
+        self, envelope: Envelope, recipients: list[str], size: int
+    ) -> tuple[list[str], list[Outcome], list[str]]:
+        """MAIL and RCPT: who is in the transaction, who is not, and who is left for another one."""
         if not envelope.ascii and "SMTPUTF8" not in self.extensions:
             reply = Reply(
                 553, ["5.6.7 an address has letters outside ASCII, and the bridge offers no SMTPUTF8"]
             )
-            return [Outcome(recipient, "MAIL", reply) for recipient in recipients], []
-        answered = self._envelope(envelope, recipients, message.size)
+            return [], [Outcome(recipient, "MAIL", reply) for recipient in recipients], []
+        answered = self._envelope(envelope, recipients, size)
         accepted = [outcome.recipient for outcome in answered if outcome.reply.code < 300]
         if not accepted:
             self.command("RSET")
-            return answered, []
+            return [], answered, []
         # 452: too many for one transaction (RFC 5321 §4.5.3.1.10), so they get one of their own.
         later = [outcome.recipient for outcome in answered if outcome.reply.code == 452]
         refused = [outcome for outcome in answered if outcome.reply.code >= 300 and outcome.reply.code != 452]
-        final = self._data(message)
-        return [*refused, *(Outcome(recipient, "DATA", final) for recipient in accepted)], later
+        return accepted, refused, later
 
     def check(self, envelope: Envelope) -> list[Outcome]:
         """What the bridge says to each recipient; nothing is sent."""
@@ -1350,14 +1357,9 @@ class Client:
         return [Outcome(recipient, "RCPT", reply) for recipient, reply in zip(recipients, replies)]
 
     def _mail_command(self, envelope: Envelope, size: int) -> str:
-        parameters = (
-            ("SIZE", f"SIZE={size}" if size else ""),
-            ("8BITMIME", "BODY=8BITMIME" if envelope.eight_bit else ""),
-            ("SMTPUTF8", "SMTPUTF8" if envelope.smtputf8 else ""),
-            ("DSN", f"RET={envelope.ret}" if envelope.ret else ""),
-            ("DSN", f"ENVID={envelope.envid}" if envelope.envid else ""),
-        )
-        offered = [text for extension, text in parameters if text and extension in self.extensions]
+        offered = [
+            text for extension, text in mail_parameters(envelope, size) if extension in self.extensions
+        ]
         return " ".join([f"MAIL FROM:<{envelope.reverse_path}>", *offered])
 
     def _pipeline(self, commands: list[str]) -> list[Reply]:
@@ -1371,7 +1373,8 @@ class Client:
             replies += [self.read_reply() for _ in batch]
         return replies
 
-    def _data(self, message: Message) -> Reply:
+    def data(self, message: Message) -> Reply:
+        """The message to whom the transaction is for, and what was answered."""
         reply = self.command("DATA")
         if reply.code != 354:
             return reply if reply.code >= 400 else Reply(451, [f"4.5.0 DATA was answered with {reply}"])
@@ -1381,6 +1384,18 @@ class Client:
         reply = self.command(".")
         self.sock.settimeout(REPLY_TIMEOUT)
         return reply
+
+
+def mail_parameters(envelope: Envelope, size: int) -> list[tuple[str, str]]:
+    """The parameters of MAIL, each with the extension that it belongs to."""
+    parameters = (
+        ("SIZE", f"SIZE={size}" if size else ""),
+        ("8BITMIME", "BODY=8BITMIME" if envelope.eight_bit else ""),
+        ("SMTPUTF8", "SMTPUTF8" if envelope.smtputf8 else ""),
+        ("DSN", f"RET={envelope.ret}" if envelope.ret else ""),
+        ("DSN", f"ENVID={envelope.envid}" if envelope.envid else ""),
+    )
+    return [(extension, text) for extension, text in parameters if text]
 
 
 def dot_stuffed(blocks: Iterable[bytes]) -> Iterator[bytes]:
@@ -1394,64 +1409,106 @@ def dot_stuffed(blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 def send_to_bridge(
     settings: Settings, envelope: Envelope, message: Message, verbose: bool
-) -> tuple[list[Outcome], list[str], str]:
-    """The bridge's answers; where it went away, the recipients it has not answered for, and why."""
+) -> tuple[list[Outcome], list[list[str]], str]:
+    """The bridge's answers; where it went away, the recipients it has not answered for, and why.
+
+    Those come in groups: whoever was in a transaction that had the message is by themselves, so that the
+    bridge, which may have sent it, knows the same recipients and bytes again.
+    """
     outcomes: list[Outcome] = []
     waiting = envelope.forward_paths
+    unanswered: list[str] = []
     try:
         with Client(settings, verbose) as client:
             client.start()
             most = RECIPIENTS_AT_ONCE
             while waiting:
                 batch, rest = waiting[:most], waiting[most:]
-                answered, later = client.transaction(envelope, batch, message)
-                outcomes += answered
+                unanswered, refused, later = client.begin(envelope, batch, message.size)
+                outcomes += refused
                 most = len(batch) - len(later) if later else most
                 waiting = later + rest
+                if unanswered:
+                    final = client.data(message)
+                    outcomes += [Outcome(recipient, "DATA", final) for recipient in unanswered]
+                    unanswered = []
             client.quit()
     except Away as error:
-        return outcomes, waiting, str(error)
+        return outcomes, [group for group in (unanswered, waiting) if group], str(error)
     return outcomes, [], ""
 
 
 # --------------------------------------------------------------------------- the drop directory
 
 
-def drop(settings: Settings, envelope: Envelope, recipients: list[str], message: Message) -> None:
-    """Leave the message where the bridge finds it; raises Away where that is not possible.
+def drop_directory(settings: Settings) -> str:
+    return settings.get("DROP_DIR") or DEFAULTS["SMTP2CF_SENDMAIL_DROP_DIR"]
 
-    A file is a line of JSON and then the message. It is written under a name the bridge does not
-    look at, fsynced and renamed, so that it is there whole or not at all.
+
+def drop(
+    settings: Settings,
+    envelope: Envelope,
+    recipients: list[str],
+    message: Message,
+    refused: dict[str, Reply],
+) -> str:
+    """Leave the message where the bridge finds it, and return its path; raises Away where that fails.
+
+    refused: whom the bridge is to tell the sender of; it sends them nothing. A file is a line of JSON and
+    then the message. It is written under a name the bridge does not look at, fsynced and renamed, so that it
+    is there whole or not at all.
     """
+    directory = drop_directory(settings)
+    name = drop_name()
+    try:
+        _write_drop(directory, name, drop_head(envelope, recipients, message.size, refused), message)
+    except OSError as error:
+        raise Away(f"{directory}: {why(error)}") from error
+    return os.path.join(directory, f"{name}.drop")
+
+
+def drop_head(envelope: Envelope, recipients: list[str], size: int, refused: dict[str, Reply]) -> bytes:
+    """The first line of a dropped file."""
     import json
 
-    directory = settings.get("DROP_DIR") or DEFAULTS["SMTP2CF_SENDMAIL_DROP_DIR"]
+    notify: Any = envelope.notify or None
+    if envelope.notify_of:
+        notify = {
+            recipient: envelope.notify_of.get(recipient, envelope.notify or None) for recipient in recipients
+        }
     head = {
         "version": DROP_VERSION,
-        "size": message.size,
+        "size": size,
         "reverse_path": envelope.reverse_path,
         "forward_paths": recipients,
         "body": "8BITMIME" if envelope.eight_bit else "7BIT",
         "smtputf8": envelope.smtputf8,
         "ret": envelope.ret or None,
         "envid": envelope.envid or None,
-        "notify": envelope.notify or None,
+        "notify": notify,
     }
-    name = drop_name()
-    try:
-        _write_drop(directory, name, json.dumps(head).encode() + b"\n", message)
-    except OSError as error:
-        raise Away(f"{directory}: {why(error)}") from error
+    if envelope.orcpt_of:
+        head["orcpt"] = envelope.orcpt_of
+    if refused:
+        head["refused"] = {recipient: reply.with_status() for recipient, reply in refused.items()}
+    return json.dumps(head).encode() + b"\n"
 
 
-def _write_drop(directory: str, name: str, head: bytes, message: Message) -> None:
-    part, whole = os.path.join(directory, f".{name}.part"), os.path.join(directory, f"{name}.drop")
+def _write_drop(
+    directory: str, name: str, head: bytes, message: Message, like: os.stat_result | None = None
+) -> None:
+    """like: a file that this one takes the place of, whose age and owner it keeps."""
+    part, whole = os.path.join(directory, f".{drop_name()}.part"), os.path.join(directory, f"{name}.drop")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o640)
     try:
+        if like is not None and os.geteuid() == 0:
+            os.fchown(descriptor, like.st_uid, like.st_gid)
         os.fchmod(descriptor, 0o640)  # whatever the caller's umask: the bridge reads it as its group
         with open(descriptor, "wb", closefd=False) as file:
             file.write(head)
             file.writelines(message.blocks())
+        if like is not None:
+            os.utime(descriptor, ns=(like.st_mtime_ns, like.st_mtime_ns))
         os.fsync(descriptor)
         os.rename(part, whole)
         _sync_rename(directory, descriptor)
@@ -1491,37 +1548,98 @@ def drop_name() -> str:
 
 
 class Dropped:
-    """A dropped message that this user may see."""
+    """A dropped message that this user may see: one descriptor, looked at once, and used for everything.
 
-    def __init__(self, path: str) -> None:
+    Whoever owns the file may put another one, or a link, in its place at any moment. Raises OSError,
+    ValueError, KeyError, TypeError, AttributeError for what is no dropped message.
+    """
+
+    def __init__(self, directory: str, name: str) -> None:
         import json
 
-        self.path = path
-        self.name = os.path.basename(path)[: -len(".drop")]
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with open(descriptor, "rb") as file:
-            found = os.fstat(descriptor)
-            self.owner, self.dropped_at = found.st_uid, found.st_mtime
-            head = json.loads(file.readline(MAX_HEADER))
-            self.offset = file.tell()
+        self.directory = directory
+        self.path = os.path.join(directory, name)
+        self.name = name[: -len(".drop")]
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        self._file = open(descriptor, "rb")  # noqa: SIM115 - close() ends it
+        self.found = os.fstat(descriptor)
+        try:
+            line = self._file.readline(MAX_HEADER) if stat.S_ISREG(self.found.st_mode) else b""
+            self._read_head(json.loads(line))
+        except BaseException:
+            self._file.close()
+            raise
+        self._now = (self.envelope.forward_paths, self.refused)
+        self._offset = len(line)
+        self.whole = self.found.st_nlink == 1 and self.size == self.found.st_size - len(line)
+
+    def _read_head(self, head: dict[str, Any]) -> None:
         self.size = int(head["size"])
         self.envelope = Envelope(str(head["reverse_path"]), [str(path) for path in head["forward_paths"]])
         self.envelope.eight_bit, self.envelope.smtputf8 = head["body"] == "8BITMIME", bool(head["smtputf8"])
-        self.envelope.ret, self.envelope.envid = head["ret"] or "", head["envid"] or ""
-        self.envelope.notify = head["notify"] or ""
+        self.envelope.ret, self.envelope.envid = str(head["ret"] or ""), str(head["envid"] or "")
+        notify = head["notify"] or ""
+        self.envelope.notify_of = (
+            {str(k): str(v) for k, v in notify.items() if v} if isinstance(notify, dict) else {}
+        )
+        self.envelope.notify = "" if isinstance(notify, dict) else str(notify)
+        self.envelope.orcpt_of = {str(k): str(v) for k, v in dict(head.get("orcpt") or {}).items()}
+        refused = dict(head.get("refused") or {}).items()
+        self.refused = {str(who): Reply(int(text[:3]), [text[4:]]) for who, text in refused}
 
     def message(self) -> Message:
         message = Message()
-        with open(self.path, "rb") as file:
-            file.seek(self.offset)
-            for block in iter(lambda: file.read(BLOCK), b""):
-                message.write(block)
+        self._file.seek(self._offset)
+        left = self.size
+        while left:
+            block = self._file.read(min(BLOCK, left))
+            if not block:
+                raise OSError(f"{self.path} became shorter")
+            message.write(block)
+            left -= len(block)
         return message
+
+    def claim(self) -> bool:
+        """Nobody else's sendmail -q works on it from here on; False where one does, or it is gone."""
+        import fcntl
+
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            now = os.stat(self.path, follow_symlinks=False)
+        except OSError:
+            return False
+        return (now.st_dev, now.st_ino) == (self.found.st_dev, self.found.st_ino)
+
+    def keep(self, left: list[str], refused: dict[str, Reply], message: Message) -> None:
+        """Have it hold only who is left, and of whom the sender has yet to be told; remove it for none."""
+        if (left, refused) == self._now:
+            return
+        self._now = (left, refused)
+        if left or refused:
+            head = drop_head(self.envelope, left, message.size, refused)
+            _write_drop(self.directory, self.name, head, message, self.found)
+        else:
+            os.unlink(self.path)
+
+    def set_aside(self, refused: dict[str, Reply], message: Message) -> None:
+        """Put those who were refused, with nobody to tell, where the bridge puts its own."""
+        aside = os.path.join(os.path.dirname(os.path.abspath(self.directory)), "refused")
+        if not os.path.isdir(aside):
+            os.mkdir(aside, 0o700)
+        first = next(iter(refused.values()))
+        name = f"{self.name}.{first.code}-{first.status or '5.0.0'}"
+        _write_drop(
+            aside, name, drop_head(self.envelope, list(refused), message.size, {}), message, self.found
+        )
+        complain(f"{first}; kept as {os.path.join(aside, name)}.drop")
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def dropped(settings: Settings) -> Iterator[Dropped]:
     """The dropped messages, oldest first; none for users who may not list the directory."""
-    directory = settings.get("DROP_DIR") or DEFAULTS["SMTP2CF_SENDMAIL_DROP_DIR"]
+    directory = drop_directory(settings)
     try:
         names = sorted(os.listdir(directory))
     except OSError:
@@ -1530,90 +1648,203 @@ def dropped(settings: Settings) -> Iterator[Dropped]:
         if name.startswith(".") or not name.endswith(".drop"):
             continue
         try:
-            yield Dropped(os.path.join(directory, name))
+            one = Dropped(directory, name)
         except FileNotFoundError:
             continue  # the bridge has just taken it
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             complain(f"{name}: no dropped message: {why(error)}")
+            continue
+        if not one.whole:
+            one.close()
+            complain(f"{name}: no dropped message: not whole, or it has another name elsewhere")
+            continue
+        try:
+            yield one
+        finally:
+            one.close()
 
 
 # --------------------------------------------------------------------------- without a bridge
 
 
-def relay_directly(envelope: Envelope, message: Message) -> list[Outcome]:
-    """Run the relay in this process, once, with the account's settings (SMTP2CF_SENDMAIL_DIRECT)."""
+def relay_directly(
+    envelope: Envelope,
+    message: Message,
+    written_at: float,
+    settle: Callable[[list[Outcome], bool], dict[str, Reply]],
+) -> bool:
+    """Run the relay in this process, once, with the account's settings (SMTP2CF_SENDMAIL_DIRECT).
+
+    settle: is told the outcomes, and whether the mail has expired; returns those of whom the sender is to be
+    told. Returns whether the sender was.
+    """
     try:
         from smtp2cf.config import SettingsError
-        from smtp2cf.envelope import Envelope as RelayEnvelope
         from smtp2cf.serve import relay_once
     except ImportError as error:
         problem = f"{sys.executable} has no smtp2cf to relay with ({error})"
         raise Failure(CONFIG, f"SMTP2CF_SENDMAIL_DIRECT: {problem}") from error
-    recipients = envelope.forward_paths
-    relayed = RelayEnvelope(
-        reverse_path=envelope.reverse_path,
-        forward_paths=tuple(recipients),
-        body="8BITMIME" if envelope.eight_bit else "7BIT",
-        smtputf8=envelope.smtputf8,
-        ret={"FULL": "FULL", "HDRS": "HDRS"}.get(envelope.ret),  # type: ignore[arg-type]
-        envid=envelope.envid or None,
-        notify=dict.fromkeys(recipients, envelope.notify) if envelope.notify else {},
-    )
+
+    def settled(found: dict[str, Any], expired: bool) -> Any:
+        outcomes = [
+            Outcome(recipient, "DATA", Reply(reply.code, [f"{reply.status} {reply.text}"]))
+            for recipient, reply in found.items()
+        ]
+        untold = settle(outcomes, expired).items()
+        return {who: (reply.code, *reply.with_status().split(" ", 2)[1:]) for who, reply in untold}
+
+    mail = envelope.reverse_path, " ".join(text for _, text in mail_parameters(envelope, message.size))
+    recipients = [(recipient, rcpt_parameters(envelope, recipient)) for recipient in envelope.forward_paths]
     try:
-        verdict = relay_once(relayed, b"".join(message.blocks()))
+        return relay_once(mail, recipients, b"".join(message.blocks()), written_at, settled)
     except SettingsError as error:
         raise Failure(CONFIG, str(error)) from error
-    outcomes = []
-    for recipient in recipients:
-        reply = verdict.outcomes.get(recipient, verdict.reply)
-        outcomes.append(Outcome(recipient, "DATA", Reply(reply.code, [f"{reply.status} {reply.text}"])))
-    return outcomes
+
+
+def rcpt_parameters(envelope: Envelope, recipient: str) -> str:
+    notify = envelope.notify_of.get(recipient, envelope.notify)
+    orcpt = envelope.orcpt_of.get(recipient, "")
+    return " ".join([f"NOTIFY={notify}"] * bool(notify) + [f"ORCPT={orcpt}"] * bool(orcpt))
 
 
 # --------------------------------------------------------------------------- sending
 
 
+NO_ADDRESS = Reply(553, ["5.1.3 not an address"])
+NOT_SENT_TO = "not sent to <"
+"""How the bridge begins to name, in a reply of success, who did not get the message (relay/settle.py)."""
+
+
 def deliver(options: Options, settings: Settings) -> int:
     """Standard input to whoever takes it; returns the exit code."""
     submission = Submission(options, settings)
+    unusable = {printable(source)[:LONGEST_ADDRESS]: NO_ADDRESS for source in submission.unusable}
     try:
-        code = hand_over(settings, submission.envelope, submission.message, options.verbose)
+        code = hand_over(settings, submission.envelope, submission.message, unusable, options.verbose)
     finally:
         submission.message.close()
     for source in submission.unusable[:NAMED_ON_STDERR]:
         complain(f"no address: {source}")
-    return code or (NO_USER if submission.unusable else OK)
+    return code
 
 
-def hand_over(settings: Settings, envelope: Envelope, message: Message, verbose: bool) -> int:
-    """Send or drop, name on standard error who gets nothing, and return the exit code.
+def hand_over(
+    settings: Settings, envelope: Envelope, message: Message, unusable: dict[str, Reply], verbose: bool
+) -> int:
+    """Send or keep, name on standard error who gets nothing, and return the exit code.
 
-    One recipient's refusal never costs the others their mail. Whoever was deferred while others
-    were served is dropped: the caller, trying again, would send the others a second copy.
+    One recipient's refusal never costs the others their mail, and never makes the caller send it to them
+    again: as soon as somebody is served the sender learns of the others by DSN. unusable: no addresses.
     """
-    direct = settings.yes("DIRECT")
-    waiting: list[str] = []
-    reason = ""
-    if direct:
-        outcomes = relay_directly(envelope, message)
+    handing = Handing(settings, envelope, message, unusable, verbose)
+    if settings.yes("DIRECT"):
+        handing.told = relay_directly(envelope, message, time.time(), handing.settle_directly)
     else:
-        outcomes, waiting, reason = send_to_bridge(settings, envelope, message, verbose)
-    served = any(outcome.exit_code == OK for outcome in outcomes)
-    deferred = [outcome for outcome in outcomes if outcome.exit_code == TEMPFAIL]
-    refused = [outcome for outcome in outcomes if outcome.exit_code not in (OK, TEMPFAIL)]
-    keep = waiting + [outcome.recipient for outcome in deferred if (served or waiting) and not direct]
-    if keep:
+        handing.settle(*send_to_bridge(settings, envelope, message, verbose))
+    handing.report()
+    return handing.exit_code()
+
+
+class Handing:
+    """One message on its way: who got it, who is kept, and of whom the sender is told."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        envelope: Envelope,
+        message: Message,
+        unusable: dict[str, Reply],
+        verbose: bool,
+    ) -> None:
+        self._settings = settings
+        self._envelope = envelope
+        self._message = message
+        self._unusable = unusable
+        self._verbose = verbose
+        self.served: list[Outcome] = []
+        self.deferred: list[Outcome] = []
+        self.refused: list[Outcome] = []
+        self.told = True
+        self._kept = False
+        self._not_kept = ""
+
+    def settle(self, outcomes: list[Outcome], unanswered: list[list[str]], reason: str) -> None:
+        """The bridge has answered, or is away for some."""
+        self._sort(outcomes)
+        groups = unanswered
+        if self.deferred and (self.served or unanswered):
+            groups = [*unanswered, [outcome.recipient for outcome in self.deferred]]
+        untold = {outcome.recipient: outcome.reply for outcome in self.refused}
+        untold = {**untold, **self._unusable}
+        if groups:
+            self._keep(groups, untold, reason or str(self.deferred[0].reply))
+        elif self.served and untold:
+            self._leave_report(untold)
+
+    def settle_directly(self, outcomes: list[Outcome], _: bool) -> dict[str, Reply]:
+        """Cloudflare has answered; returns those of whom the relay is to tell the sender."""
+        self._sort(outcomes)
+        if not self.served:
+            return {}
+        if self.deferred:
+            self._keep([[one.recipient for one in self.deferred]], {}, str(self.deferred[0].reply))
+        given_up = [] if self._kept else self.deferred
+        self._not_kept = ""  # told is as good: whoever sends it again sends it to everybody
+        self.refused, self.deferred = [*self.refused, *given_up], []
+        return {**{outcome.recipient: outcome.reply for outcome in self.refused}, **self._unusable}
+
+    def _sort(self, outcomes: list[Outcome]) -> None:
+        self.served = [outcome for outcome in outcomes if outcome.exit_code == OK]
+        self.deferred = [outcome for outcome in outcomes if outcome.exit_code == TEMPFAIL]
+        self.refused = [outcome for outcome in outcomes if outcome.exit_code not in (OK, TEMPFAIL)]
+
+    def _keep(self, groups: list[list[str]], untold: dict[str, Reply], reason: str) -> None:
+        """Leave the message for groups of recipients, all of them or none, and whom to tell the sender of."""
+        paths: list[str] = []
         try:
-            drop(settings, envelope, keep, message)
+            for group in groups:
+                paths.append(
+                    drop(self._settings, self._envelope, group, self._message, {} if paths else untold)
+                )
         except Away as error:
-            complain(f"{reason or deferred[0].reply}; not kept either: {error}")
-            report_refused(refused + deferred, len(envelope.forward_paths))
+            self._not_kept = f"{reason}; not kept either: {error}"
+            for path in paths:
+                try:
+                    os.unlink(path)
+                except OSError:
+                    pass  # the bridge has it already
+            return
+        self._kept = True
+        self.deferred = []
+        if self._verbose:
+            complain(f"{reason}; kept for {sum(map(len, groups))} recipients")
+
+    def _leave_report(self, untold: dict[str, Reply]) -> None:
+        """Have the bridge tell the sender; standard error alone does where there is no drop directory."""
+        try:
+            drop(self._settings, self._envelope, [], self._message, untold)
+        except Away as error:
+            if self._verbose:
+                complain(f"the sender is not told: {error}")
+
+    def report(self) -> None:
+        """Say on standard error who gets nothing."""
+        if self._not_kept:
+            complain(self._not_kept)
+        report_refused(self.deferred + self.refused, len(self._envelope.forward_paths))
+        for reply in dict.fromkeys(outcome.reply for outcome in self.served):
+            text = str(reply)
+            if NOT_SENT_TO in text:  # the bridge tells the sender
+                complain(text[text.index(NOT_SENT_TO) :].partition("; kept for another attempt")[0])
+        if not self.told:
+            complain("and the sender could not be told of it")
+
+    def exit_code(self) -> int:
+        if self._not_kept:
             return TEMPFAIL
-        if verbose:
-            complain(f"{reason or deferred[0].reply}; kept for {len(keep)} recipients")
-        deferred = []
-    report_refused(deferred + refused, len(envelope.forward_paths))
-    return TEMPFAIL if deferred else refused[0].exit_code if refused else OK
+        if self.served or self._kept:
+            return OK
+        return TEMPFAIL if self.deferred else self.refused[0].exit_code
 
 
 def report_refused(outcomes: list[Outcome], recipients: int) -> None:
@@ -1673,7 +1904,7 @@ def smtp_on_stdio(options: Options, settings: Settings) -> int:
                 pump(client.sock, client.unread())
                 return OK
         except Away as error:
-            if not os.path.isdir(settings.get("DROP_DIR") or DEFAULTS["SMTP2CF_SENDMAIL_DROP_DIR"]):
+            if not os.path.isdir(drop_directory(settings)):
                 text = f"421 4.3.2 {settings.bridge} is away, and there is no drop directory"
                 write_stdout(f"{printable(text)}\r\n")
                 raise Failure(TEMPFAIL, str(error)) from error
@@ -1753,7 +1984,7 @@ class OwnSession:
             self._say(command(argument.strip()) if command else "500 5.5.2 unknown command")
 
     def _say(self, reply: str) -> None:
-        write_stdout(f"{reply}\r\n")
+        write_stdout("".join(f"{printable(line)}\r\n" for line in reply.split("\r\n")))
 
     def _line(self) -> str | None:
         """A command without its line end, None at the end of the input."""
@@ -1777,9 +2008,9 @@ class OwnSession:
     def _mail(self, argument: str) -> str:
         if self._envelope is not None:
             return "503 5.5.1 one MAIL at a time"
-        path, parameters = smtp_path(argument, "FROM:")
-        if path is None:
-            return "501 5.1.7 syntax: MAIL FROM:<address>"
+        path, parameters, wrong = smtp_path(argument, "FROM:", MAIL_PARAMETERS)
+        if wrong:
+            return wrong
         self._envelope = Envelope(path, [])
         self._envelope.eight_bit = parameters.get("BODY", "").upper() == "8BITMIME"
         self._envelope.smtputf8 = "SMTPUTF8" in parameters
@@ -1790,11 +2021,16 @@ class OwnSession:
     def _rcpt(self, argument: str) -> str:
         if self._envelope is None:
             return "503 5.5.1 MAIL first"
-        path, parameters = smtp_path(argument, "TO:")
+        path, parameters, wrong = smtp_path(argument, "TO:", RCPT_PARAMETERS)
+        if wrong:
+            return wrong
         if not path:
             return "501 5.1.3 syntax: RCPT TO:<address>"
         self._envelope.forward_paths.append(path)
-        self._envelope.notify = parameters.get("NOTIFY", self._envelope.notify)
+        if "NOTIFY" in parameters:
+            self._envelope.notify_of[path] = parameters["NOTIFY"].upper()
+        if "ORCPT" in parameters:
+            self._envelope.orcpt_of[path] = parameters["ORCPT"]
         return "250 2.1.5 OK"
 
     def _rset(self, _: str) -> str:
@@ -1811,19 +2047,20 @@ class OwnSession:
         envelope, self._envelope = self._envelope, None
         try:
             if self._settings.yes("DIRECT"):
-                return self._answer(relay_directly(envelope, message))
-            drop(self._settings, envelope, envelope.forward_paths, message)
+                return self._relay_directly(envelope, message)
+            drop(self._settings, envelope, envelope.forward_paths, message, {})
         except Away as error:
             return f"451 4.3.0 {error}"
         finally:
             message.close()
         return "250 2.0.0 kept until the bridge is back"
 
-    def _answer(self, outcomes: list[Outcome]) -> str:
-        """One reply for all: success when anybody was served, as the bridge does."""
-        best = min(outcomes, key=lambda outcome: outcome.reply.code)
-        report_refused([outcome for outcome in outcomes if outcome.exit_code], len(outcomes))
-        return str(best.reply)
+    def _relay_directly(self, envelope: Envelope, message: Message) -> str:
+        """One reply for all: success when anybody was served, as the bridge has it."""
+        handing = Handing(self._settings, envelope, message, {}, self._options.verbose)
+        handing.told = relay_directly(envelope, message, time.time(), handing.settle_directly)
+        handing.report()
+        return str((handing.served or handing.deferred or handing.refused)[0].reply)
 
     def _text(self) -> Iterator[bytes]:
         """The message up to CRLF.CRLF, dots unstuffed; what was pipelined behind it stays."""
@@ -1843,20 +2080,80 @@ class OwnSession:
         yield (ready + b"\r\n").replace(b"\r\n.", b"\r\n")[unseen:]
 
 
-def smtp_path(argument: str, keyword: str) -> tuple[str | None, dict[str, str]]:
-    """`FROM:<path> KEY=VALUE ...` as the path, None where it is none, and the parameters."""
+def is_xtext(text: str) -> bool:
+    """RFC 3461 §4."""
+    place = 0
+    while place < len(text):
+        if text[place] == "+":
+            if len(text[place + 1 : place + 3].strip("0123456789ABCDEF")) or place + 3 > len(text):
+                return False
+            place += 2
+        elif not "!" <= text[place] <= "~" or text[place] == "=":
+            return False
+        place += 1
+    return bool(text)
+
+
+def _is_notify(text: str) -> bool:
+    conditions = text.lower().split(",")
+    return text.upper() == "NEVER" or (
+        len(conditions) <= 3 and all(condition in NOTIFY_CONDITIONS for condition in conditions)
+    )
+
+
+def _is_orcpt(text: str) -> bool:
+    kind, semicolon, address = text.partition(";")
+    good = semicolon and kind.isascii() and kind.replace("-", "x").isalnum() and len(text) <= 500
+    if not good or not address:
+        return False
+    return is_xtext(address) or (
+        kind.lower() == "utf-8" and is_text(address) and not UNSEEN.intersection(address)
+    )
+
+
+# What the bridge takes (smtp2cf/smtpd/parameters.py), for it gets to see them later.
+MAIL_PARAMETERS: dict[str, Callable[[str], bool]] = {
+    "SIZE": lambda text: text.isascii() and text.isdigit() and len(text) <= 20,
+    "BODY": lambda text: text.upper() in ("7BIT", "8BITMIME"),
+    "SMTPUTF8": lambda text: not text,
+    "RET": lambda text: text.upper() in ("FULL", "HDRS"),
+    "ENVID": lambda text: len(text) <= LONGEST_ENVID and is_xtext(text),
+}
+RCPT_PARAMETERS: dict[str, Callable[[str], bool]] = {"NOTIFY": _is_notify, "ORCPT": _is_orcpt}
+
+
+def smtp_path(
+    argument: str, keyword: str, known: dict[str, Callable[[str], bool]]
+) -> tuple[str, dict[str, str], str]:
+    """`FROM:<path> KEY=VALUE ...` as the path and the parameters, or the reply to what is neither."""
+    usage = f"syntax: {'MAIL' if keyword == 'FROM:' else 'RCPT'} {keyword}<address>"
+    no_path = f"501 {'5.1.7' if keyword == 'FROM:' else '5.1.3'} {usage}"
     if argument[: len(keyword)].upper() != keyword:
-        return None, {}
+        return "", {}, no_path
     rest = argument[len(keyword) :].strip()
     end = 0
-    while end < len(rest) and rest[end] not in "> ":
+    while end < len(rest) and rest[end] != ">" and (rest[end] != " " or rest[0] == "<"):
         end = _end_of_quoted(rest, end) if rest[end] == '"' else end + 1
-    path, words = rest[: end + 1], rest[end + 1 :].split()
-    mailboxes = parse_addresses(path)
-    if len(mailboxes) != 1 or mailboxes[0].insert_at is not None:
-        return None, {}
-    parameters = (word.partition("=") for word in words)
-    return mailboxes[0].address, {key.upper(): value for key, _, value in parameters}
+    start = max(0, rest.rfind("<", 0, end))  # <Name <a@b>> and <<a@b>> mean the inner one
+    closing = ">" * rest.count("<", 0, end)
+    mailboxes = parse_addresses(rest[start : end + 1], blanks_part=False)
+    behind = rest[end + len(closing) :]
+    address = mailboxes[0].address if len(mailboxes) == 1 else None
+    local = address is not None and mailboxes[0].insert_at is not None
+    if local and keyword == "TO:" and str(address).lower() == "postmaster":
+        local = False  # RFC 5321 §4.5.1
+    if address is None or local or not rest.startswith(closing, end) or behind[:1] not in ("", " "):
+        return "", {}, no_path
+    parameters: dict[str, str] = {}
+    for word in behind.split():
+        key, _, value = word.partition("=")
+        key = key.upper()
+        if key not in known:
+            return "", {}, f"555 5.5.4 {key}: unknown parameter"
+        if key in parameters or not known[key](value):
+            return "", {}, f"501 5.5.4 {key}: not a value it may have"
+        parameters[key] = value
+    return address, parameters, ""
 
 
 # --------------------------------------------------------------------------- mailq and -q
@@ -1954,9 +2251,12 @@ def mailq(_: Options, settings: Settings) -> int:
         code = UNAVAILABLE
     for one in dropped(settings):
         sender = one.envelope.reverse_path or "MAILER-DAEMON"
-        reason = f"dropped by uid {one.owner}, the bridge has not taken it yet"
+        reason = f"dropped by uid {one.found.st_uid}, the bridge has not taken it yet"
         recipients = [(address, reason) for address in one.envelope.forward_paths]
-        report.add(one.name, one.size, one.dropped_at, sender, recipients)
+        recipients += [
+            (address, f"{reply}, the sender is yet to be told") for address, reply in one.refused.items()
+        ]
+        report.add(one.name, one.size, one.found.st_mtime, sender, recipients)
     if report.messages:
         report.end()
     elif code == OK:
@@ -1975,15 +2275,41 @@ def run_queue(options: Options, settings: Settings) -> int:
         return OK
     code = OK
     for one in dropped(settings):
+        if not one.claim():
+            continue
         message = one.message()
         try:
-            answer = hand_over(settings, one.envelope, message, options.verbose)
+            run_dropped(one, message)
+        except OSError as error:
+            complain(f"{one.name}: {why(error)}; it may go out once more")
+            code = OS_ERROR
         finally:
             message.close()
-        if answer == OK:
-            os.unlink(one.path)
-        code = code or answer
     return code
+
+
+def run_dropped(one: Dropped, message: Message) -> None:
+    """Relay one dropped message. Whoever is served is taken out of the file before anything else is done."""
+    left: list[str] = []
+
+    def settle(outcomes: list[Outcome], expired: bool) -> dict[str, Reply]:
+        deferred = [outcome for outcome in outcomes if outcome.exit_code == TEMPFAIL]
+        refused = [outcome for outcome in outcomes if outcome.exit_code not in (OK, TEMPFAIL)]
+        report_refused(deferred + refused, len(outcomes))
+        given_up = deferred if expired else []
+        left[:] = [] if expired else [outcome.recipient for outcome in deferred]
+        untold = {outcome.recipient: outcome.reply for outcome in refused + given_up}
+        untold = {**one.refused, **untold}
+        if untold and not one.envelope.reverse_path:
+            one.set_aside(untold, message)
+            untold = {}
+        one.keep(left, untold, message)
+        return untold
+
+    if relay_directly(one.envelope, message, one.found.st_mtime, settle):
+        one.keep(left, {}, message)
+    else:
+        complain(f"{one.name}: the sender could not be told")
 
 
 # --------------------------------------------------------------------------- main

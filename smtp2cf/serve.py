@@ -6,7 +6,7 @@ import functools
 import resource
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -32,7 +32,7 @@ from smtp2cf.admin import Admin, Readiness
 from smtp2cf.cloudflare import Client
 from smtp2cf.doors import Doors
 from smtp2cf.endpoint import Endpoint, group_id
-from smtp2cf.envelope import Envelope, Verdict
+from smtp2cf.envelope import Outcomes, own_outcomes
 from smtp2cf.listing import listed
 from smtp2cf.relay import DropDirectory, Relay
 from smtp2cf.reply import Reply, SendError
@@ -322,15 +322,25 @@ async def open_spool(settings: config.Settings, *, serve: bool = True) -> Spool 
     )
 
 
-def relay_once(envelope: Envelope, message: bytes) -> Verdict:
+def relay_once(
+    mail: tuple[str, str],
+    recipients: Sequence[tuple[str, str]],
+    message: bytes,
+    written_at: float,
+    settle: Callable[[Outcomes, bool], Mapping[str, tuple[int, str, str]]],
+) -> bool:
     """Relay one message without a bridge, with the settings of the environment.
 
-    For sendmail in a container that runs once. Raises config.SettingsError.
+    For sendmail in a container that runs once. mail, recipients: addresses, and the parameters of MAIL and
+    RCPT. written_at: seconds since the epoch. settle: is told every recipient's outcome, and whether the mail
+    has expired, before anybody else is; returns those of whom the sender is to be told, with code, enhanced
+    status and text. Returns whether the sender was. Raises config.SettingsError.
     """
     settings = policies.require_account(config.load())
     logs.configure("error", settings.log_format)
+    judged = judge(policies.smtp_policy(settings), mail, recipients, written_at)
 
-    async def once() -> Verdict:
+    async def once() -> bool:
         client = make_client(settings)
         try:
             relay = Relay(
@@ -341,9 +351,21 @@ def relay_once(envelope: Envelope, message: bytes) -> Verdict:
                     None, settings.allowed_sender_domains, maillog.login
                 ).sender_refusal,
             )
-            verdict = await relay.accept(envelope, message)
-            await relay.drain(settings.api_timeout)
-            return verdict
+            outcomes: Outcomes = {}
+            for envelope in judged.envelopes:
+                verdict = await relay.accept(envelope, message)
+                outcomes |= own_outcomes(verdict, envelope)
+            given = {who: outcomes[path] for who, path in judged.given.items()}
+            expired = time.time() - written_at >= settings.expire_after
+            told = settle({**judged.refused, **given}, expired)
+            untold = {who: Reply(*reply) for who, reply in told.items()}
+            try:
+                await relay.bounce(judged.about(untold.keys()), message, untold)
+            except SendError:
+                return False
+            finally:
+                await relay.drain(settings.api_timeout)
+            return True
         finally:
             await client.aclose()
 

@@ -20,7 +20,7 @@ from typing import Final
 
 import structlog
 
-from smtp2cf.envelope import Envelope, Judged, Outcomes, Verdict, new_queue_id
+from smtp2cf.envelope import Envelope, Judged, Outcomes, Verdict, new_queue_id, own_outcomes
 from smtp2cf.relay.drop_file import SUFFIX, BadDropError, Dropped, read_drop, write_drop
 from smtp2cf.reply import Reply, SendError
 
@@ -237,7 +237,7 @@ class DropDirectory:
             if untold:
                 if waiting.done:
                     await self._keep(name, mail, left, untold)
-                report = _to_report(judged.report, envelopes, untold)
+                report = replace(judged.about(untold.keys()), received_at=time.time() - age)
                 await self._report(name, mail, report, untold, everybody=not waiting.done and not deferred)
                 waiting.done |= untold.keys()
             if deferred:
@@ -259,8 +259,9 @@ class DropDirectory:
             left = tuple(path for path in envelope.forward_paths if path not in known)
             if not left:
                 continue
-            verdict = await self._accept(_only(envelope, left), message)
-            outcomes = {path: verdict.outcomes.get(path, verdict.reply) for path in left}
+            envelope = _only(envelope, left)
+            verdict = await self._accept(envelope, message)
+            outcomes = own_outcomes(verdict, envelope)
             waiting.done |= {path for path, reply in outcomes.items() if reply.success}
             waiting.refused |= {path: reply for path, reply in outcomes.items() if reply.permanent}
             deferred |= {path: reply for path, reply in outcomes.items() if reply.transient}
@@ -327,16 +328,6 @@ def _only(envelope: Envelope, forward_paths: tuple[str, ...]) -> Envelope:
     notify = {path: value for path, value in envelope.notify.items() if path in kept}
     orcpt = {path: value for path, value in envelope.orcpt.items() if path in kept}
     return replace(envelope, forward_paths=forward_paths, notify=notify, orcpt=orcpt)
-
-
-def _to_report(report: Envelope, envelopes: list[Envelope], untold: Outcomes) -> Envelope:
-    """The envelope of a report: what the transactions' recipients asked for, and all whom it is about."""
-    notify = {who: value for envelope in envelopes for who, value in envelope.notify.items()}
-    orcpt = {who: value for envelope in envelopes for who, value in envelope.orcpt.items()}
-    whole = replace(report, notify={**report.notify, **notify}, orcpt={**report.orcpt, **orcpt})
-    if envelopes:
-        whole = replace(whole, queue_id=envelopes[0].queue_id)
-    return _only(whole, tuple(untold))
 
 
 def _move(path: Path, kept: Path, reason: str) -> None:

@@ -38,7 +38,7 @@ def judge(
     for who, more in recipients:
         if len(taken[-1].rcpt_tos) >= policy.max_recipients:
             taken.append(_begin(policy, sender, parameters)[0])
-        refusal = _alone(who) or taken[-1].rcpt(f"TO:<{who}> {more}", limit=policy.max_recipients)
+        refusal = _alone(who) or taken[-1].rcpt(f"TO:<{who}> {more}".rstrip(), limit=policy.max_recipients)
         if refusal is None:
             given[who] = taken[-1].rcpt_tos[-1]
         else:
@@ -61,11 +61,11 @@ def _begin(policy: Policy, sender: str, parameters: str) -> tuple[Transaction, R
 
 
 def _alone(address: str) -> Reply | None:
-    """The reply where it is no address, or has parameters of its own behind it."""
+    """The reply where parameters of its own stand behind it; whether it is an address is not asked here."""
     try:
         return ALONE if parse_path(f"<{address}>")[1] else None
-    except PathError as error:
-        return error.reply
+    except PathError:
+        return None
 
 
 def _complete(

@@ -168,8 +168,9 @@ def test_direct_sends_without_a_bridge(direct: Sendmail, bridge: Bridge) -> None
     [
         (("bounce@y.example",), 67, "550 5.1.1"),
         (("auth@y.example",), 75, "451 4.3.5"),
-        (("good@y.example", "bounce@y.example"), 67, "(<bounce@y.example>)"),
-        (("good@y.example", "suppressed@y.example"), 67, "suppressed"),
+        (("bounce@y.example", "auth@y.example"), 75, "451 4.3.5"),
+        (("good@y.example", "bounce@y.example"), 0, "(<bounce@y.example>)"),
+        (("good@y.example", "suppressed@y.example"), 0, "suppressed"),
     ],
 )
 def test_direct_exits_with_what_cloudflare_said(

@@ -1,5 +1,7 @@
 """-bs: SMTP on standard input and output."""
 
+# ruff: noqa: E501 - a row of a table is a line
+
 import smtplib
 import socket
 import subprocess
@@ -8,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from smtp2cf.sendmail import smtp_path
+from smtp2cf.sendmail import MAIL_PARAMETERS, RCPT_PARAMETERS, smtp_path
+from smtp2cf.smtpd.transaction import Transaction
 from tests.sendmail.conftest import Result, Sendmail
 from tests.sendmail.front_door import read_drop
 from tests.sendmail.scripted import certificate, scripted
@@ -219,8 +222,74 @@ def test_away_message_cut_anywhere(away: Sendmail) -> None:
         ("FROM:<@relay:a@x>", "a@x", {}),
         ("from:<a@x> smtputf8 body=8bitmime", "a@x", {"SMTPUTF8": "", "BODY": "8bitmime"}),
         ("FROM:a@x SIZE=1", "a@x", {"SIZE": "1"}),
-        ("TO:<a@x>", None, {}),
+        ("FROM: < a@x >", "a@x", {}),
+        ("FROM:<<a@x>> SIZE=1", "a@x", {"SIZE": "1"}),
+        ("FROM:<Anna Smith <a@x>>", "a@x", {}),
+        ("FROM:<>", "", {}),
     ],
 )
-def test_path_and_parameters(argument: str, path: str | None, parameters: dict[str, str]) -> None:
-    assert smtp_path(argument, "FROM:") == (path, parameters)
+def test_path_and_parameters(argument: str, path: str, parameters: dict[str, str]) -> None:
+    assert smtp_path(argument, "FROM:", MAIL_PARAMETERS) == (path, parameters, "")
+
+
+PARAMETERS = [
+    "RET=NONE", "RET=FULL", "ret=hdrs", "RET", "RET=FULL RET=FULL", "ENVID=" + "x" * 600, "ENVID=" + "x" * 100, "ENVID=a+b",
+    "ENVID=a+2Bb", "ENVID=a+2", "ENVID=a=b", "ENVID=", "BODY=BINARYMIME", "BODY=7bit", "SIZE=1", "SIZE=x", "SIZE=" + "1" * 21,
+    "SMTPUTF8", "SMTPUTF8=1", "FOO=1", "FOO", "NOTIFY=NEVER", "RET=FULL ENVID=x",
+]  # fmt: skip
+RCPT_WORDS = [
+    "NOTIFY=NEVER", "notify=success,Failure", "NOTIFY=NEVER,FAILURE", "NOTIFY=FAILURE,FAILURE,DELAY,SUCCESS", "NOTIFY=", "NOTIFY",
+    "ORCPT=rfc822;a@x", "ORCPT=rfc822;a+40x", "ORCPT=rfc822;a+4", "ORCPT=rfc822", "ORCPT=;a@x", "ORCPT=utf-8;jörg@x",
+    "ORCPT=rfc822;jörg@x", "ORCPT=rfc822;" + "x" * 500, "SIZE=1", "ORCPT=rfc822;a=b", "NOTIFY=NEVER NOTIFY=NEVER",
+]  # fmt: skip
+PATHS = ["<a@x>", "a@x", "<a@x", "<a@x>>", "<a b@x>", "<a@[zz]>", "<a@[::1]>", '<a@"x y">', "<local>", "<a@x, b@y>",
+         "<a@x>SIZE=1", "a@x> SIZE=1", "<a@x..y>", "<jörg@bücher.example>", "<a\u200b@x>", '<"a\\b"@x>', ""]  # fmt: skip
+MAILS = [f"FROM:{path}" for path in PATHS] + [f"FROM:<a@x> {words}" for words in PARAMETERS]
+RCPTS = [f"TO:{path}" for path in PATHS] + [f"TO:<a@x> {words}" for words in RCPT_WORDS]
+
+
+@pytest.mark.parametrize("argument", [*MAILS, *RCPTS])
+def test_away_takes_what_the_bridge_takes_and_nothing_else(argument: str) -> None:
+    """What is answered with 250 now must not be refused later, when nobody waits for an answer."""
+    transaction = Transaction()
+    if argument.startswith("FROM"):
+        theirs = transaction.mail(argument, size_limit=10**9)
+        path, _, ours = smtp_path(argument, "FROM:", MAIL_PARAMETERS)
+        assert ours or path == transaction.mail_from
+    else:
+        theirs = transaction.rcpt(argument, limit=10)
+        path, _, ours = smtp_path(argument, "TO:", RCPT_PARAMETERS)
+        assert ours or [path] == transaction.rcpt_tos
+    assert bool(ours) == (theirs is not None), (ours, theirs)
+    if theirs is not None and theirs.status == "5.5.4":
+        assert ours[:9] == f"{theirs.code} {theirs.status}"
+
+
+def test_away_what_is_refused_keeps_nobody_from_their_mail(away: Sendmail) -> None:
+    away.with_drop_directory()
+    session = b"MAIL FROM:<a@x.example> RET=NONE\r\nMAIL FROM:<a@x.example> RET=HDRS\r\n"
+    session += (
+        b'RCPT TO:<ok1@y.example> NOTIFY=NEVER\r\nRCPT TO:<c@"x y">\r\nRCPT TO:<d@y.example> NOTIFY=NO\r\n'
+    )
+    session += (
+        b"RCPT TO:<ok2@y.example> NOTIFY=DELAY ORCPT=rfc822;Ok2@y\r\nDATA\r\n" + MESSAGE + b".\r\nQUIT\r\n"
+    )
+    result = away("-bs", input=session)
+
+    assert [reply[:3] for reply in replies(result)] == [
+        "220",
+        "501",
+        "250",
+        "250",
+        "501",
+        "501",
+        "250",
+        "354",
+        "250",
+        "221",
+    ]
+    [file] = away.drop_directory.iterdir()
+    envelope, _ = read_drop(file, 10_000)
+    assert envelope.forward_paths == ("ok1@y.example", "ok2@y.example")
+    assert envelope.notify == {"ok1@y.example": "NEVER", "ok2@y.example": "DELAY"}
+    assert (envelope.orcpt, envelope.ret) == ({"ok2@y.example": "rfc822;Ok2@y"}, "HDRS")

@@ -1,7 +1,15 @@
 """What the bridge answers is the exit code, and the first line on standard error."""
 
+# ruff: noqa: E501 - a row of a table is a line
+
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
+from smtp2cf.relay.drop_file import read_drop
+from smtp2cf.reply import Reply
 from tests.sendmail.conftest import Sendmail
 from tests.sendmail.scripted import HANG_UP, scripted
 from tests.support.bridge import Bridge, running_bridge
@@ -66,17 +74,154 @@ def test_refused_recipient_does_not_cost_the_others_their_mail(away: Sendmail) -
         result = away("a@example.net", "bad@example.net", "c@example.net", input=MAIL, env=env)
 
     assert len(server.messages) == 1
-    assert (result.code, result.stderr) == (67, "sendmail: 550 5.1.1 unknown (<bad@example.net>)\n")
+    assert (result.code, result.stderr) == (0, "sendmail: 550 5.1.1 unknown (<bad@example.net>)\n")
 
 
 def test_no_address_does_not_cost_the_others_their_mail(sendmail: Sendmail, bridge: Bridge) -> None:
     result = sendmail("a@example.net", "John Doe", "x@", "@y", "<b@example.net", "c@example.net", input=MAIL)
 
     assert [one["recipients"] for one in bridge.messages()] == [["a@example.net", "c@example.net"]]
-    assert result.code == 67
+    assert result.code == 0
     assert [line.partition("no address: ")[2] for line in result.stderr.splitlines()] == [
         "John Doe", "x@", "@y", "<b@example.net",
     ]  # fmt: skip
+
+
+def by_name(line: str) -> str:
+    """RCPT's answer, as the recipient's name has it."""
+    replies = {"bad": "550 5.1.1 unknown", "busy": "450 4.2.1 busy", "denied": "550 5.7.1 not to them"}
+    return next((reply for name, reply in replies.items() if name in line), "250 2.1.5 ok")
+
+
+OK, BAD, DENIED, BUSY = ("ok@y.example", "bad@y.example", "denied@y.example", "busy@y.example")
+MIXED = [
+    # recipients, DATA's answer, exit code, who is kept, of whom the sender is told
+    ((OK,), "250 ok", 0, [], []),
+    ((OK, BAD), "250 ok", 0, [], [BAD]),
+    ((OK, DENIED, BAD), "250 ok", 0, [], [DENIED, BAD]),
+    ((OK, BUSY), "250 ok", 0, [BUSY], []),
+    ((OK, BUSY, BAD), "250 ok", 0, [BUSY], [BAD]),
+    ((OK, "nobody at all"), "250 ok", 0, [], ["nobody at all"]),
+    ((BAD,), "250 ok", 67, [], []),
+    ((DENIED,), "250 ok", 77, [], []),
+    ((BAD, "nobody at all"), "250 ok", 67, [], []),
+    ((BUSY,), "250 ok", 75, [], []),
+    ((BUSY, BAD), "250 ok", 75, [], []),
+    ((BAD, BUSY), "250 ok", 75, [], []),
+    (("nobody at all",), "250 ok", 64, [], []),
+    ((OK, BAD), "554 5.6.0 bad", 67, [], []),
+    ((OK,), "554 5.6.0 bad", 65, [], []),
+    ((OK, BAD), "451 4.3.0 later", 75, [], []),
+    ((OK,), HANG_UP, 0, [OK], []),
+    ((OK, BAD), HANG_UP, 0, [OK], [BAD]),
+    ((BAD, OK, "nobody at all"), HANG_UP, 0, [OK], [BAD, "nobody at all"]),
+    ((OK, BUSY, BAD), HANG_UP, 0, [OK, BUSY], [BAD]),
+]
+
+
+@pytest.mark.parametrize(("recipients", "answer", "code", "kept", "told"), MIXED)
+def test_what_becomes_of_several_recipients(
+    away: Sendmail, recipients: tuple[str, ...], answer: str, code: int, kept: list[str], told: list[str]
+) -> None:
+    """Once anybody is served or kept the code is 0, and somebody tells the sender of the others."""
+    away.with_drop_directory()
+    with scripted({"RCPT": by_name, ".": answer}) as server:
+        result = away(
+            "-f", "a@x.example", *recipients, input=MAIL, env={"SMTP2CF_SENDMAIL_HOST": server.endpoint}
+        )
+
+    files = [read_drop(file, 10_000) for file in sorted(away.drop_directory.iterdir())]
+    assert result.code == code
+    assert [who for file in files for who, _ in file.recipients] == kept
+    assert [who for file in files for who in file.refused] == told
+    assert all(who in result.stderr for who in recipients if who not in (OK, BUSY))
+
+
+@pytest.mark.parametrize(
+    ("recipients", "code"), [((OK, BAD), 0), ((OK, BUSY), 75), ((OK, "nobody at all"), 0)]
+)
+def test_several_recipients_without_a_drop_directory(
+    away: Sendmail, recipients: tuple[str, ...], code: int
+) -> None:
+    with scripted({"RCPT": by_name}) as server:
+        result = away(
+            "-f", "a@x.example", *recipients, input=MAIL, env={"SMTP2CF_SENDMAIL_HOST": server.endpoint}
+        )
+
+    assert result.code == code
+    assert recipients[1] in result.stderr
+
+
+def test_lost_bridge_leaves_those_it_had_the_message_for_by_themselves(away: Sendmail) -> None:
+    """The bridge knows the same recipients and bytes again, and sends nothing twice."""
+    away.with_drop_directory()
+    count = 0
+
+    def rcpt(line: str) -> str:
+        nonlocal count
+        count += 1
+        return "452 4.5.3 too many" if count > 3 else by_name(line)
+
+    recipients = ("r1@y.example", BAD, "r2@y.example", "r3@y.example", "r4@y.example")
+    with scripted({"RCPT": rcpt, ".": HANG_UP}) as server:
+        result = away(
+            "-f", "a@x.example", *recipients, input=MAIL, env={"SMTP2CF_SENDMAIL_HOST": server.endpoint}
+        )
+
+    files = [read_drop(file, 10_000) for file in sorted(away.drop_directory.iterdir())]
+    assert result.code == 0
+    assert [[who for who, _ in file.recipients] for file in files] == [
+        ["r1@y.example", "r2@y.example"], ["r3@y.example", "r4@y.example"],
+    ]  # fmt: skip
+    assert [file.refused for file in files] == [{BAD: Reply(550, "5.1.1", "unknown")}, {}]
+
+
+def test_all_or_none_of_the_lost_are_kept(away: Sendmail, tmp_path: Path) -> None:
+    """Where the second file finds no room the first goes too: the caller sends to all of them again."""
+    away.with_drop_directory()
+    code = "import sys, smtp2cf.sendmail as s; real, calls = s._write_drop, []\n"
+    code += (
+        "def full(*a, **k):\n    calls.append(1)\n    if len(calls) > 1: raise OSError(28, 'No space left')\n"
+    )
+    code += "    return real(*a, **k)\ns._write_drop = full\nsys.argv = ['sendmail', 'ok@y', 'busy@y']\nsys.exit(s.main())"
+    with scripted({"RCPT": by_name, ".": HANG_UP}) as server:
+        env = {**away.env, "SMTP2CF_SENDMAIL_HOST": server.endpoint}
+        done = subprocess.run([sys.executable, "-c", code], input=MAIL, env=env, capture_output=True)
+
+    assert done.returncode == 75
+    assert b"not kept either" in done.stderr
+    assert list(away.drop_directory.iterdir()) == []
+
+
+def test_recipient_that_bounces_behind_a_success_is_named_and_the_sender_told(
+    sendmail: Sendmail, bridge: Bridge
+) -> None:
+    result = sendmail("-f", "a@x.example", "good@y.example", "bounce@y.example", input=MAIL)
+
+    assert result.code == 0
+    assert result.reason.startswith("not sent to <bounce@y.example> (550 5.1.1 ")
+    assert result.stderr.count("\n") == 1
+    report = bridge.wait_for(2)[1]
+    assert report["recipients"] == ["a@x.example"]
+    assert b"bounce@y.example" in report["mime_message"]
+
+
+def test_recipients_that_are_refused_before_the_message_are_reported_by_the_bridge(
+    away: Sendmail, own_bridge_directory: Path
+) -> None:
+    away.with_drop_directory()
+    drop = str(away.drop_directory)
+    with running_bridge(own_bridge_directory, SENDMAIL_DROP_DIR=drop) as bridge:
+        result = away("-f", "a@x.example", "good@y.example", "John Doe", "b@", input=MAIL, env=bridge.env)
+        first, report = bridge.wait_for(2)
+
+    assert (result.code, first["recipients"], report["recipients"]) == (
+        0,
+        ["good@y.example"],
+        ["a@x.example"],
+    )
+    assert b"John Doe" in report["mime_message"]
+    assert list(away.drop_directory.iterdir()) == []
 
 
 def test_deferred_recipient_is_kept_when_others_were_served(away: Sendmail) -> None:
