@@ -5,6 +5,7 @@ import quopri
 import re
 
 import pytest
+import webencodings
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -120,6 +121,20 @@ CHARSETS = [
     ("뷁", "cp949", "ks_c_5601-1987"),
     ("㐀€", "gb18030", "gb2312"),
     ("嘅", "big5hkscs", "big5"),
+    ("碁€", "cp950", "x-x-big5"),
+    ("中文", "big5", "cn-big5"),
+    ("表示ソ①", "cp932", "windows-31j"),
+    ("①日本", "euc_jis_2004", "x-euc-jp"),
+    ("뷁", "cp949", "ks_c_5601-1989"),
+    ("Łódź", "iso8859-2", "csisolatin2"),
+    ("Grüße", "utf-8", "unicode-1-1-utf-8"),
+    ("ελλάς", "iso8859-7", "sun_eu_greek"),
+    ("ไทย", "cp874", "dos-874"),
+    ("Ünlü İş", "cp1254", "iso-8859-9"),
+    ("Łódź", "iso8859-2", " ISO_8859-2:1987 "),
+    ("Grüße", "cp850", "cp-850"),
+    ("Größe", "mac_roman", "mac_roman"),
+    ("Łódź", "cp852", "IBM852"),
     ("Grüße é", "latin-1", "utf-16"),
     ("Grüße \\u0041", "latin-1", "unicode_escape"),
     ("Grüße", "latin-1", "zlib"),
@@ -131,6 +146,39 @@ CHARSETS = [
 @pytest.mark.parametrize(("text", "codec", "label"), CHARSETS)
 def test_text_is_what_readers_take_the_label_for(text: str, codec: str, label: str) -> None:
     assert decode(text.encode(codec), label) == text
+
+
+# What is not on top of ASCII is no charset for a header.
+LABELS = {
+    label: webencodings.lookup(label).codec_info.name
+    for label in webencodings.LABELS
+    if webencodings.lookup(label).name
+    not in ("replacement", "utf-16be", "utf-16le", "iso-2022-jp", "x-user-defined")
+}
+SAMPLES = (
+    "Größe",
+    "Łódź",
+    "Ünlü ğ",
+    "Привет",
+    "ελλάς",
+    "שלום",
+    "سلام",
+    "ไทย",
+    "tēze ž",
+    "日本語",
+    "中文",
+    "한국어",
+)
+
+
+@pytest.mark.parametrize(("label", "codec"), LABELS.items())
+def test_every_label_of_the_standard_is_known(label: str, codec: str) -> None:
+    if codec == "cp1252" and "ascii" in label:
+        assert decode("“€”".encode("cp1252"), label) == "“€”"
+    said = [text for text in SAMPLES if text.encode(codec, "ignore").decode(codec) == text]
+    assert said
+    for text in said:
+        assert decode(text.encode(codec), label) == text
 
 
 def test_utf8_with_a_broken_character_loses_only_that() -> None:
