@@ -244,7 +244,7 @@ class Bridge:
     def reload(self) -> None:
         """Read anew what is in files of its own: the certificate."""
         if self.certificate is not None:
-            self._reading = asyncio.create_task(self.certificate.reread())
+            self._reading = tasks.start(self.certificate.reread(), "serve.reread_certificate")
 
     async def _watch_token(self) -> None:
         """Find out at the start whether the token is good, and keep looking while it isn't."""

@@ -15,6 +15,7 @@ ELSEWHERE = {
     ("relay/deliver.py", "_each"): "in a TaskGroup",
     ("relay/drop.py", "_start_due"): "_done logs its error",
     ("serve.py", "until"): "awaited there",
+    ("stopping.py", "finished"): "awaited there",
 }
 """Where else tasks are begun, by file and function, and who sees their end."""
 

@@ -209,6 +209,8 @@ class Relay:
             await queue.keep(envelope, message, {}, answer=self._answer(envelope, verdict))
         except SendError as error:
             maillog.refused(envelope, error.reply)
+            if error.unanswered:
+                self._may_be_kept(envelope, envelope.forward_paths)
             return _same_for_all(envelope, error.reply)
         maillog.kept(envelope, "queued", size=len(message))
         return verdict
@@ -218,6 +220,7 @@ class Relay:
         attempt = asyncio.get_running_loop().create_task(
             self.attempt(envelope, envelope.forward_paths, message)
         )
+        may_be_kept = False
         try:
             if await patience.wait((attempt,), self._policy.reply_timeout):
                 text = f"{envelope.queue_id} kept, Cloudflare has not answered yet"
@@ -228,13 +231,56 @@ class Relay:
         except SendError as error:
             # It can't be kept: the client waits on for the true answer.
             log.warning("spool.unavailable", queue_id=envelope.queue_id, reply=str(error.reply))
+            may_be_kept = error.unanswered
+            if may_be_kept and self._recall is not None:
+                self._recall.may_be_kept(envelope)
         except asyncio.CancelledError:
             attempt.cancel()
             raise
-        return await self._settle(envelope, message, await attempt)
+        except Exception:
+            log.exception("relay.error", queue_id=envelope.queue_id)  # a call is made: wait for its answer
+        if not may_be_kept:
+            return await self._settle(envelope, message, await attempt)
+        done, tell = None, True
+        try:
+            done = await attempt
+            verdict = await self._settle(envelope, message, done)
+            tell = verdict.reply.transient
+            return verdict
+        finally:
+            queue.settle_in_doubt(envelope, message, done, tell=tell)
 
     async def _settle(self, envelope: Envelope, message: bytes, attempt: Attempt) -> Verdict:
         """An attempt has ended: keep or report what the answer leaves open, and find the answer."""
+        try:
+            return await self._keep_and_report(envelope, message, attempt)
+        except Exception as error:
+            log.exception("relay.error", queue_id=envelope.queue_id)
+            return await self._rescue(envelope, message, attempt, error)
+
+    async def _rescue(
+        self, envelope: Envelope, message: bytes, attempt: Attempt, failure: Exception
+    ) -> Verdict:
+        """Our own code failed after the calls: what was sent must not be sent again, nor may anybody who
+        bounced go unsaid. Where the answer does not say everything, a person has to look.
+        """
+        verdict = self._verdict(envelope, attempt, kept=False)
+        if self._is_plain(envelope, attempt.outcomes):
+            return verdict
+        if self.queue is not None:
+            kept = self._verdict(envelope, attempt, kept=True)
+            answer = self._answer(envelope, kept)
+            try:
+                await self.queue.keep_held(envelope, message, attempt.outcomes, failure, answer)
+            except SendError as error:
+                log.warning("spool.unavailable", queue_id=envelope.queue_id, reply=str(error.reply))
+                if any(reply.transient for reply in attempt.outcomes.values()):
+                    return self._not_kept(envelope, attempt, error)
+            else:
+                return kept
+        return verdict
+
+    async def _keep_and_report(self, envelope: Envelope, message: bytes, attempt: Attempt) -> Verdict:
         outcomes = attempt.outcomes
         maillog.attempted(envelope, outcomes, attempt.message_ids, size=len(message))
         if attempt.unanswered:
@@ -265,12 +311,20 @@ class Relay:
     def _not_kept(self, envelope: Envelope, attempt: Attempt, error: SendError) -> Verdict:
         """The answer when those who have to wait can't be kept: no success, for it would lose their mail."""
         verdict = self._verdict(envelope, attempt, kept=False)
+        if error.unanswered:
+            self._may_be_kept(envelope, [who for who, out in attempt.outcomes.items() if out.transient])
         if envelope.per_recipient or not verdict.reply.success:
             return verdict
         # Whoever sends it again, sends it to all of them.
         maillog.possible_duplicate(envelope, [who for who, out in attempt.outcomes.items() if out.success])
         reply = error.reply._replace(text=f"{envelope.queue_id} {error.reply.text}")
         return Verdict(reply, verdict.outcomes)
+
+    def _may_be_kept(self, envelope: Envelope, recipients: Sequence[str]) -> None:
+        """The client is told to send the mail again, and the spool may have it all the same."""
+        maillog.possible_duplicate(envelope, recipients)
+        if self._recall is not None:
+            self._recall.may_be_kept(envelope)
 
     def _answer(self, envelope: Envelope, verdict: Verdict) -> Answer | None:
         """What is kept with the mail, for a client that asks again because it did not get the reply."""

@@ -16,6 +16,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import structlog
+
 from smtp2cf.cloudflare import MAX_RECIPIENTS_PER_CALL, Sent
 from smtp2cf.envelope import Outcomes
 from smtp2cf.reply import Reply, Scope, SendError
@@ -34,6 +36,10 @@ NOT_FOUND_OUT = Reply(
     f"Cloudflare refuses some of the recipients, and {SEARCH_LIMIT} calls did not tell whether this one",
 )
 
+INTERNAL_ERROR = Reply(451, "4.3.0", "internal error in the bridge: its log says more")
+
+log = structlog.stdlib.get_logger("smtp2cf.relay")
+
 Send = Callable[[Sequence[str]], Awaitable[Sent]]
 T = TypeVar("T")
 
@@ -49,13 +55,15 @@ class Attempt:
 
     outcomes: every recipient's. message_ids: Cloudflare's, by recipient, of calls that took it for
     somebody. unanswered: recipients of calls that had no answer: their mail may have been sent.
-    retry_after: seconds, where Cloudflare named them.
+    retry_after: seconds, where Cloudflare named them. error: what our own code failed with over a call;
+    its recipients are unanswered.
     """
 
     outcomes: Outcomes = field(default_factory=dict)
     message_ids: dict[str, str] = field(default_factory=dict)
     unanswered: list[str] = field(default_factory=list)
     retry_after: float | None = None
+    error: Exception | None = None
 
 
 async def deliver(send: Send, recipients: Sequence[str], *, whole: bool = True) -> Attempt:
@@ -65,8 +73,11 @@ async def deliver(send: Send, recipients: Sequence[str], *, whole: bool = True) 
     ask what these say about the message.
     """
     delivery = _Delivery(send, recipients, whole=whole)
-    await delivery.to_all()
     outcomes = delivery.attempt.outcomes
+    try:
+        await delivery.to_all()
+    except Exception as error:  # noqa: BLE001 - logged; what is known of some must not be lost
+        delivery.crashed([who for who in recipients if who not in outcomes], error)
     delivery.attempt.outcomes = {who: outcomes[who] for who in recipients}
     return delivery.attempt
 
@@ -177,6 +188,9 @@ class _Delivery:
             sent = await self._send(part)
         except SendError as error:
             return self._failed(part, error)
+        except Exception as error:  # noqa: BLE001 - logged; the other calls must not be lost with this one
+            self.crashed(part, error)
+            return None
         self._vouched = True
         self.attempt.outcomes.update(sent.outcomes)
         if sent.message_id and any(reply.success for reply in sent.outcomes.values()):
@@ -197,6 +211,13 @@ class _Delivery:
             self._alone += part
         self._answer(part, error.reply)
         return None
+
+    def crashed(self, part: Sequence[str], error: Exception) -> None:
+        """Our own code failed, before a call to them or after it."""
+        log.exception("deliver.error", exc_info=error)
+        self.attempt.error = error
+        self.attempt.unanswered += part
+        self._answer(part, INTERNAL_ERROR)
 
     def _answer(self, recipients: Iterable[str], reply: Reply) -> None:
         self.attempt.outcomes.update(dict.fromkeys(recipients, reply))

@@ -165,17 +165,44 @@ class Queue:
 
         Raises SendError when it can't be kept.
         """
-        await self.spool.put(
-            NewMail(
-                envelope=envelope,
-                message=message,
-                attempts=1,
-                expires_in=self.retry.expire_after,
-                claimed=True,
-                answer=answer,
-            )
+        await self.spool.put(self._claimed(envelope, message, {}, answer))
+        self._go(envelope.queue_id, self._settle_late(envelope, message, attempt))
+
+    async def keep_held(
+        self, envelope: Envelope, message: bytes, outcomes: Outcomes, error: Exception, answer: Answer | None
+    ) -> None:
+        """Put mail into the spool for a person to look at: our own code failed over it after its call.
+
+        Raises SendError when it can't be kept.
+        """
+        await self.spool.put(self._claimed(envelope, message, outcomes, answer))
+        self._go(
+            envelope.queue_id,
+            self._fail(envelope, error, outcomes, attempts=1, failures=MAX_FAILURES),
         )
-        self._go(self._settle_late(envelope, message, attempt))
+
+    def settle_in_doubt(
+        self, envelope: Envelope, message: bytes, attempt: Attempt | None, *, tell: bool
+    ) -> None:
+        """Mail that `keep_in_flight` failed to keep may be in the spool all the same: then end its claim.
+
+        attempt: what became of it, None where nobody knows. tell: nobody else tells of who bounced.
+        """
+        self._go(envelope.queue_id, self._settle_in_doubt(envelope, message, attempt, tell=tell))
+
+    def _claimed(
+        self, envelope: Envelope, message: bytes, outcomes: Outcomes, answer: Answer | None
+    ) -> NewMail:
+        """Mail that this process is at work on, in its first attempt."""
+        return NewMail(
+            envelope=envelope,
+            message=message,
+            outcomes=outcomes,
+            attempts=1,
+            expires_in=self.retry.expire_after,
+            claimed=True,
+            answer=answer,
+        )
 
     async def _settle_late(self, envelope: Envelope, message: bytes, attempt: asyncio.Task[Attempt]) -> None:
         try:
@@ -185,6 +212,20 @@ class Queue:
             await self._fail(envelope, error, {}, attempts=1, failures=1)
         else:
             await self._settle(envelope, message, {}, done, attempts=1, is_dsn=False)
+
+    async def _settle_in_doubt(
+        self, envelope: Envelope, message: bytes, attempt: Attempt | None, *, tell: bool
+    ) -> None:
+        if attempt is None:
+            await self._surely(lambda: self.spool.give_back(envelope.queue_id))
+            return
+        outcomes = attempt.outcomes
+        final = {who: reply for who, reply in outcomes.items() if not reply.transient}
+        dsns = dsns_for(envelope, message, final, self.bounce) if tell else []
+        retry_in = self.retry.delay(1, attempt.retry_after) if len(final) < len(outcomes) else None
+        await self._surely(
+            lambda: self.spool.settle(envelope.queue_id, outcomes, retry_in=retry_in, dsns=dsns)
+        )
 
     # ---- sending
 
@@ -217,7 +258,7 @@ class Queue:
             return
         items = await self.spool.claim(room)
         for item in items:
-            self._go(self._send(item))
+            self._go(item.queue_id, self._send(item))
         if not items:
             await self.spool.wait_due(POLL)
 
@@ -240,10 +281,19 @@ class Queue:
             return 0 if active else 1
         return min(self.retry.parallel - active, active + 1)
 
-    def _go(self, work: Coroutine[Any, Any, None]) -> None:
-        task = tasks.start(work, "queue.send")
+    def _go(self, queue_id: str, work: Coroutine[Any, Any, None]) -> None:
+        """Work on mail that is claimed."""
+        task = tasks.start(self._to_the_end(queue_id, work), "queue.send")
         self._tasks.add(task)
         task.add_done_callback(self._gone)
+
+    async def _to_the_end(self, queue_id: str, work: Coroutine[Any, Any, None]) -> None:
+        """Whatever the work comes to, the claim ends with it: what nobody works on must not stay claimed."""
+        try:
+            await work
+        except Exception:
+            log.exception("queue.error", queue_id=queue_id)
+            await self._surely(lambda: self.spool.give_back(queue_id))
 
     def _gone(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -300,6 +350,7 @@ class Queue:
                 item.outcomes,
                 attempt,
                 attempts=item.attempts + 1,
+                failures=item.failures,
                 is_dsn=item.is_dsn,
                 age=item.age if item.expired else None,
             )
@@ -319,23 +370,24 @@ class Queue:
         *,
         attempts: int,
         is_dsn: bool,
+        failures: int = 0,
         age: float | None = None,
     ) -> None:
         """Write down what an attempt came to: gone, or when it is tried again, and who is told.
 
         age: of mail that has expired, so that this was its last attempt.
         """
-        maillog.attempted(
-            envelope, attempt.outcomes, attempt.message_ids, size=len(message), attempts=attempts
-        )
-        if attempt.unanswered:
-            maillog.possible_duplicate(envelope, attempt.unanswered)
         outcomes = {**earlier, **attempt.outcomes}
         final = {who: reply for who, reply in attempt.outcomes.items() if not reply.transient}
         expired: Outcomes = {}
         if age is not None:
             expired = {who: _given_up(age, reply) for who, reply in outcomes.items() if reply.transient}
         try:
+            maillog.attempted(
+                envelope, attempt.outcomes, attempt.message_ids, size=len(message), attempts=attempts
+            )
+            if attempt.unanswered:
+                maillog.possible_duplicate(envelope, attempt.unanswered)
             told = {**final, **expired}
             dsns = [] if is_dsn else dsns_for(envelope, message, told, self.bounce, expired=True)
         except Exception as error:
@@ -345,9 +397,13 @@ class Queue:
             return
         waits = not expired and any(reply.transient for reply in outcomes.values())
         outcomes |= expired
-        retry_in = self.retry.delay(attempts, attempt.retry_after) if waits else None
+        failures = failures + 1 if attempt.error is not None else 0
+        hold = _reason(attempt.error) if attempt.error and waits and failures >= MAX_FAILURES else ""
+        retry_in = self.retry.delay(attempts, attempt.retry_after) if waits and not hold else None
         settled = await self._surely(
-            lambda: self.spool.settle(envelope.queue_id, outcomes, retry_in=retry_in, dsns=dsns)
+            lambda: self.spool.settle(
+                envelope.queue_id, outcomes, retry_in=retry_in, hold=hold, failures=failures, dsns=dsns
+            )
         )
         if settled:
             if expired:
@@ -358,14 +414,19 @@ class Queue:
     async def _surely(self, work: Callable[[], Awaitable[T]]) -> T:
         """Have the spool do what may be done twice but not left out; wait for it while it is away.
 
-        A claim that nobody ends would keep its mail for as long as this process lives.
+        A claim that nobody ends would keep its mail for as long as this process lives, and an outcome that
+        is not written down is an attempt that is made again.
         """
+        pause = SPOOL_RETRY
         while True:
             try:
                 return await work()
             except SendError as error:
                 log.warning("queue.spool_unavailable", reply=str(error.reply))
-                await asyncio.sleep(SPOOL_RETRY)
+            except Exception:
+                log.exception("queue.error")
+                pause = min(2 * pause, POLL)
+            await asyncio.sleep(pause)
 
     async def _expire(self, item: SpoolItem, message: bytes) -> None:
         """Give up: the sender is told, unless it is a DSN that can't be delivered."""
@@ -380,7 +441,7 @@ class Queue:
         self, envelope: Envelope, error: Exception, outcomes: Outcomes, *, attempts: int, failures: int
     ) -> None:
         """Our own code failed over this message: try it again, but not for ever."""
-        hold = f"{type(error).__name__}: {error}" if failures >= MAX_FAILURES else ""
+        hold = _reason(error) if failures >= MAX_FAILURES else ""
         retry_in = None if hold else self.retry.delay(attempts)
         open_ = [who for who in envelope.forward_paths if who not in outcomes or outcomes[who].transient]
         if open_:  # it may have failed over the answer to a call
@@ -396,6 +457,10 @@ def _given_up(age: float, last: Reply | None) -> Reply:
     """What becomes of a recipient after so many seconds. last: the last answer there was for it."""
     why = f"the last answer was: {last}" if last is not None else "no attempt was answered"
     return Reply(451, "4.4.7", f"given up after {_duration(age)}; {why}")
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _bounced(outcomes: Outcomes) -> bool:

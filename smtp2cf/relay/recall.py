@@ -31,7 +31,8 @@ class _Transaction:
 
     left: the client hung up before the answer. settled: where somebody waits for it, set once it is clear
     whether it got it. noted: the answer that was handed to the spool together with the mail. exceptions:
-    the digests under which recipients' own answers are noted.
+    the digests under which recipients' own answers are noted. in_doubt: that answer is in the spool if the
+    mail is, and nobody knows.
     """
 
     digest: bytes
@@ -39,6 +40,7 @@ class _Transaction:
     under_way: bool = False
     ended: bool = False
     noted: Reply | None = None
+    in_doubt: bool = False
     left: bool = False
     settled: asyncio.Event | None = None
 
@@ -87,6 +89,13 @@ class Recall:
             self._remember_exceptions(transaction, verdict.outcomes)
         return Answer(transaction.digest, reply)
 
+    def may_be_kept(self, envelope: Envelope) -> None:
+        """The spool was lost while it kept the mail with its answer: if it has, a repetition gets that one,
+        whatever this client is told."""
+        transaction = self._transactions.get(envelope.queue_id)
+        if transaction is not None:
+            transaction.in_doubt = True
+
     def end(self, envelope: Envelope, verdict: Verdict) -> None:
         """Note the answer: from here on a repetition gets it, should the client not."""
         transaction = self._transactions.get(envelope.queue_id)
@@ -94,12 +103,13 @@ class Recall:
             return
         self._end(transaction)
         reply = verdict.reply
+        transaction.in_doubt = transaction.in_doubt and reply.transient
         if reply.success:
             if reply != transaction.noted:
                 if envelope.per_recipient:
                     self._remember_exceptions(transaction, verdict.outcomes)
                 self._spool.remember(transaction.digest, reply)
-        elif transaction.noted is None and not self._is_under_way(transaction.digest):
+        elif (transaction.noted is None or reply.permanent) and not self._is_under_way(transaction.digest):
             # Refused mail is the client's to send again. (The spool may have failed after it had kept it.)
             self._spool.forget(transaction.digest)
 
@@ -122,7 +132,7 @@ class Recall:
             transaction.left = True
             return
         del self._transactions[envelope.queue_id]
-        if received and not self._is_under_way(transaction.digest):
+        if received and not transaction.in_doubt and not self._is_under_way(transaction.digest):
             for digest in (transaction.digest, *transaction.exceptions):
                 self._spool.forget(digest)
         self._settle(transaction)

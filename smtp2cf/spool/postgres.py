@@ -69,6 +69,7 @@ class PostgresSpool:
         self._finishes = Batcher(self._finish_all)
         self._memos = Batcher(self._memorize_all)
         self._posted: dict[bytes, asyncio.Future[None]] = {}
+        self._closed = False
         self._claiming = asyncio.Lock()
         self._claim_lost = False  # true from when a claim goes out until its answer is here
         database.listen(self._alarm.ring)
@@ -237,6 +238,9 @@ class PostgresSpool:
 
     async def close(self) -> None:
         """See protocol.Spool."""
+        if self._closed:
+            return
+        self._closed = True
         await self._claims.close()
         for batcher in (self._puts, self._begins, self._finishes, self._memos):
             await batcher.finish()

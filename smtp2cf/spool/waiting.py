@@ -63,6 +63,10 @@ class Claims:
                 if not self._failed:
                     _log.warning("spool.unavailable", reply=str(error.reply))
                 self._failed = True
+            except Exception:  # noqa: BLE001 - logged below
+                # The next renewal must not wait for longer than the leases do.
+                _log.exception("spool.renewal_failed")
+                self._failed = True
             else:
                 if self._failed:
                     _log.info("spool.available")

@@ -21,7 +21,7 @@ from smtp2cf import cli, envelope, serve
 from smtp2cf.cloudflare import client
 from smtp2cf.relay import accept
 from smtp2cf.smtpd import session
-from smtp2cf.spool import postgres, sqlite, writer
+from smtp2cf.spool import postgres, postgres_database, sqlite, writer
 
 LEASE = "1.0"
 """Seconds: after a kill, PostgreSQL's mail is another's when the lease is over. SMTP2CF_TEST_LEASE is more
@@ -105,6 +105,8 @@ def bridge(env: dict[str, str], log: str) -> None:
     envelope._PROCESS = "".join(envelope.secrets.choice(envelope._DIGITS) for _ in range(3))
     opened = serve.spool.open_spool
     serve.spool.open_spool = functools.partial(opened, lease=float(env.get("SMTP2CF_TEST_LEASE", LEASE)))  # type: ignore[assignment]
+    if timeout := env.get("SMTP2CF_TEST_COMMAND_TIMEOUT"):
+        postgres_database.COMMAND_TIMEOUT = float(timeout)
     if at := env.get("SMTP2CF_TEST_KILL_AT"):
         name, _, number = at.partition(":")
         arm(name, int(number))

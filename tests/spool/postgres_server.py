@@ -66,6 +66,12 @@ class PostgresServer:
     def stop(self, mode: str = "fast") -> None:
         self._run("pg_ctl", "-D", self._data, "-m", mode, "-w", "stop")
 
+    def pids(self) -> list[int]:
+        """Every process of the server, its parent first."""
+        parent = int((self._data / "postmaster.pid").read_text().split()[0])
+        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        return [parent, *map(int, children)]
+
     def close(self) -> None:
         self.stop("immediate")
         shutil.rmtree(self._directory)
