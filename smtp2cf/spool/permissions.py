@@ -23,10 +23,13 @@ def permissions(path: Path) -> str:
             usable = os.access(place, os.R_OK | os.W_OK | (os.X_OK if place.is_dir() else 0))
         if not usable:
             user, owner = _user(os.geteuid()), _user(found.st_uid)
-            if place in path.parents:
-                mend = f"chown {user} {place}" if place == path.parent else f"chmod o+x {place}"
+            if place in path.parents and place != path.parent:
+                mend = f"chmod o+x {place}"
             else:
-                mend = f"chown {user} {path}*"
+                files = f"{path.with_name(path.name.removesuffix('.lock'))}*"
+                mend = (
+                    f"chown {user} {path.parent} {files}" if place == path.parent else f"chown {user} {files}"
+                )
             return (
                 f": {place} belongs to {owner}:{_group(found.st_gid)} (mode {found.st_mode & 0o7777:04o}) and"
                 f" this runs as {user}; run it as {owner}, or mend it as root: {mend}"

@@ -17,17 +17,15 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from prometheus_client import Gauge
 
 from smtp2cf.envelope import Outcomes
 from smtp2cf.reply import Reply, SendError
-from smtp2cf.spool import codec, sqlite_file
-from smtp2cf.spool.clock import Clock, Mark
-from smtp2cf.spool.hold import Hold, identity
-from smtp2cf.spool.lock import SpoolLock, served_by
+from smtp2cf.spool import codec, sqlite_file, sqlite_salvage
+from smtp2cf.spool.hold import Hold
 from smtp2cf.spool.protocol import (
     EVERYTHING,
     LEASE,
@@ -37,7 +35,6 @@ from smtp2cf.spool.protocol import (
     Filter,
     Memory,
     NewMail,
-    SpoolError,
     SpoolFull,
     SpoolItem,
     SpoolUnavailable,
@@ -45,16 +42,9 @@ from smtp2cf.spool.protocol import (
     Total,
 )
 from smtp2cf.spool.space import Space
-from smtp2cf.spool.sqlite_errors import send_error
-from smtp2cf.spool.sqlite_store import (
-    GIVEN_BACK,
-    Inside,
-    Page,
-    Settlement,
-    Store,
-    Wanted,
-    conditions,
-)
+from smtp2cf.spool.sqlite_errors import SpoolDamaged, send_error
+from smtp2cf.spool.sqlite_opening import Opened, open_files
+from smtp2cf.spool.sqlite_store import Inside, Page, Settlement, Store, Wanted, conditions
 from smtp2cf.spool.waiting import Claims, DueAlarm
 from smtp2cf.spool.writer import Writer
 
@@ -73,7 +63,7 @@ READERS = 2
 class SqliteSpool:
     """See protocol.Spool. Made by `open`."""
 
-    def __init__(self, opened: "_Opened", *, lease: float, min_free: int) -> None:
+    def __init__(self, opened: Opened, *, lease: float, min_free: int) -> None:
         path = opened.hold.path
         self._lock = opened.lock
         self._hold = opened.hold
@@ -101,7 +91,7 @@ class SqliteSpool:
 
         Raises SpoolError.
         """
-        opened = await asyncio.to_thread(_open, path, serve)
+        opened = await asyncio.to_thread(open_files, path, serve)
         return cls(opened, lease=lease, min_free=min_free)
 
     async def put(self, *mail: NewMail) -> None:
@@ -130,9 +120,11 @@ class SqliteSpool:
 
     async def read(self, queue_id: str) -> bytes | None:
         """See protocol.Spool."""
-        row = await self._one(
-            "SELECT bytes FROM message WHERE id = (SELECT id FROM mail WHERE queue_id = ?)", (queue_id,)
-        )
+        statement = "SELECT bytes FROM message WHERE id = (SELECT id FROM mail WHERE queue_id = ?)"
+        try:
+            row = await self._one(statement, (queue_id,))
+        except SpoolDamaged:
+            return await self._read(partial(sqlite_salvage.message, queue_id=queue_id))
         return None if row is None else row[0]
 
     async def settle(
@@ -166,18 +158,20 @@ class SqliteSpool:
         await self._alarm.wait(at_most)
 
     async def items(self, which: Filter = EVERYTHING) -> AsyncIterator[SpoolItem]:
-        """See protocol.Spool."""
+        """See protocol.Spool. Of a damaged file what can be read, and then its error."""
         where, values = conditions(which, self._clock.now())
-        statement = (
-            f"SELECT {codec.ITEM_COLUMNS} FROM mail WHERE queue_id > :after AND {where} "  # noqa: S608 - constants
-            f"ORDER BY queue_id LIMIT {PAGE}"
-        )
+        where = f"queue_id > :after AND {where}"
+        statement = f"SELECT {codec.ITEM_COLUMNS} FROM mail WHERE {where} ORDER BY queue_id LIMIT {PAGE}"  # noqa: S608 - constants
         after = ""
         while True:
             values["after"] = after
-            page: list[SpoolItem] = await self._read(
-                partial(_fetch, statement=statement, values=dict(values), now=self._clock.now())
-            )
+            known: dict[str, Any] = {"values": dict(values), "now": self._clock.now()}
+            try:
+                page: list[SpoolItem] = await self._read(partial(_fetch, statement=statement, **known))
+            except SpoolDamaged:
+                for item in await self._read(partial(sqlite_salvage.items, where=where, **known)):
+                    yield item
+                raise
             for item in page:
                 yield item
             if len(page) < PAGE:
@@ -254,7 +248,8 @@ class SqliteSpool:
         """See protocol.Spool."""
         await self._claims.close()
         try:
-            await self._writer.do(self._store.give_back, None)
+            if self._lock is not None:  # nobody else claims
+                await self._writer.do(self._store.give_back, None)
         except SendError as error:
             # Whoever serves the spool next takes all of it over.
             _log.warning("spool.not_given_back", reply=str(error.reply))
@@ -343,94 +338,3 @@ def _fetch(
     reader: sqlite3.Connection, statement: str, values: dict[str, object], now: float
 ) -> list[SpoolItem]:
     return [codec.decode_item(row, now) for row in reader.execute(statement, values)]
-
-
-class _Left(NamedTuple):
-    """What the process before left: its clock, and what it remembers that has not faded."""
-
-    clock: Clock
-    memory: dict[bytes, str]
-
-
-class _Opened(NamedTuple):
-    """The files, the lock of who serves them, and what the process before left."""
-
-    hold: Hold
-    lock: SpoolLock | None
-    left: _Left
-
-
-def _open(path: Path, serve: bool) -> _Opened:
-    """Take hold of the files; whoever serves voids the claims of the process before. Raises SpoolError."""
-    lock_path = path.with_name(path.name + ".lock")
-    if not serve:
-        served = _served(path, lock_path)
-        return _opened(sqlite_file.take_hold(path, serve=False, alone=not served), None)
-    sqlite_file.make_directory(path.parent)
-    lock = SpoolLock(lock_path)
-    try:
-        hold = sqlite_file.take_hold(path, serve=True)
-        lock.note(identity(path))
-        return _opened(hold, lock)
-    except BaseException:
-        lock.release()
-        raise
-
-
-def _opened(hold: Hold, lock: SpoolLock | None) -> _Opened:
-    try:
-        return _Opened(hold, lock, _take_over(hold.path, serve=lock is not None))
-    except BaseException:
-        hold.close()
-        raise
-
-
-def _served(path: Path, lock_path: Path) -> bool:
-    """A bridge serves the file; raises SpoolError where it serves another that was there before.
-
-    Its log is still found by this file's name: merely to open the two together would mix them.
-    """
-    try:
-        served = served_by(lock_path)
-        file = "{}:{}".format(*identity(path)) if served is not None else ""
-    except OSError as error:
-        raise SpoolError(sqlite_file.cannot_open(path, error)) from error
-    if served is not None and served.file not in ("", file):
-        raise SpoolError(
-            f"another file is in the place of {path}, which {served.who} has open: move the old one back,"
-            " or restart the bridge"
-        )
-    return served is not None
-
-
-def _take_over(path: Path, *, serve: bool) -> _Left:
-    """Read what the process before left. serve: its claims are void, and the clock is ours now."""
-    try:
-        connection = sqlite_file.connect_writer(path) if serve else sqlite_file.connect_reader(path)
-        try:
-            clock = _clock_of(connection)
-            if not serve:
-                return _Left(clock, {})
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute(f"UPDATE mail SET {GIVEN_BACK} WHERE status = 'active'")  # noqa: S608 - a constant
-            connection.execute("DELETE FROM clock")
-            connection.execute("INSERT INTO clock VALUES (?, ?, ?)", clock.mark())
-            connection.execute("COMMIT")
-            known = connection.execute("SELECT digest, reply FROM memory WHERE until > ?", (clock.now(),))
-            return _Left(clock, dict(known))
-        finally:
-            connection.close()
-    except sqlite3.Error as error:
-        raise SpoolError(sqlite_file.cannot_open(path, error)) from error
-
-
-def _clock_of(connection: sqlite3.Connection) -> Clock:
-    """The clock as the process before left it.
-
-    A file of before there was one went by the host's, which may have been set back since it was last checked.
-    """
-    mark = connection.execute("SELECT boot, passed, now FROM clock").fetchone()
-    if mark is not None:
-        return Clock.resume(Mark(*mark))
-    (checked_at,) = connection.execute("SELECT at FROM checked").fetchone()
-    return Clock(max(time.time(), checked_at))

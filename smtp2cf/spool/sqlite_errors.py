@@ -32,6 +32,13 @@ _FULL = frozenset({sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE})
 """How quotas, file size limits and an index that can't grow show."""
 
 
+class SpoolDamaged(SpoolUnavailable):
+    """What is in the file can't be read, or not all of it."""
+
+    def __init__(self, error: sqlite3.Error) -> None:
+        super().__init__(f"{error}. {WHEN_DAMAGED}")
+
+
 def code_of(error: Exception) -> int:
     """SQLite's primary result code; 0 where there is none."""
     return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
@@ -45,7 +52,7 @@ def send_error(error: Exception) -> Exception:
         code = code_of(error)
         if code == sqlite3.SQLITE_FULL or getattr(error, "sqlite_errorcode", None) in _FULL:
             return SpoolFull(error)
-        return SpoolUnavailable(f"{error}. {WHEN_DAMAGED}" if code in DAMAGE else error)
+        return SpoolDamaged(error) if code in DAMAGE else SpoolUnavailable(error)
     if isinstance(error, OSError):
         if error.errno in NO_ROOM:
             return SpoolFull("the disk is full")

@@ -1,0 +1,113 @@
+"""How an SQLite spool is opened: its lock, its files, and what the process before left in it.
+
+Knows nothing of the jobs.
+"""
+
+import sqlite3
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from smtp2cf.spool import sqlite_file
+from smtp2cf.spool.clock import Clock, Mark
+from smtp2cf.spool.hold import Hold, identity
+from smtp2cf.spool.lock import SpoolLock, served_by
+from smtp2cf.spool.protocol import SpoolError
+from smtp2cf.spool.sqlite_errors import DAMAGE, code_of
+from smtp2cf.spool.sqlite_store import GIVEN_BACK
+
+
+class Left(NamedTuple):
+    """What the process before left: its clock, and what it remembers that has not faded."""
+
+    clock: Clock
+    memory: dict[bytes, str]
+
+
+class Opened(NamedTuple):
+    """The files, the lock of who serves them, and what the process before left."""
+
+    hold: Hold
+    lock: SpoolLock | None
+    left: Left
+
+
+def open_files(path: Path, serve: bool) -> Opened:
+    """Take hold of the files; whoever serves voids the claims of the process before. Raises SpoolError."""
+    lock_path = path.with_name(path.name + ".lock")
+    if not serve:
+        served = _served(path, lock_path)
+        return _with_what_was_left(sqlite_file.take_hold(path, serve=False, alone=not served), None)
+    sqlite_file.make_directory(path.parent)
+    lock = SpoolLock(lock_path)
+    try:
+        hold = sqlite_file.take_hold(path, serve=True)
+        lock.note(identity(path))
+        return _with_what_was_left(hold, lock)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _with_what_was_left(hold: Hold, lock: SpoolLock | None) -> Opened:
+    try:
+        return Opened(hold, lock, _take_over(hold.path, serve=lock is not None))
+    except BaseException:
+        hold.close()
+        raise
+
+
+def _served(path: Path, lock_path: Path) -> bool:
+    """A bridge serves the file; raises SpoolError where it serves another that was there before.
+
+    Its log is still found by this file's name: merely to open the two together would mix them.
+    """
+    try:
+        served = served_by(lock_path)
+        file = "{}:{}".format(*identity(path)) if served is not None else ""
+    except OSError as error:
+        raise SpoolError(sqlite_file.cannot_open(path, error)) from error
+    if served is not None and served.file not in ("", file):
+        raise SpoolError(
+            f"another file is in the place of {path}, which {served.who} has open: move the old one back,"
+            " or restart the bridge"
+        )
+    return served is not None
+
+
+def _take_over(path: Path, *, serve: bool) -> Left:
+    """Read what the process before left. serve: its claims are void, and the clock is ours now."""
+    try:
+        connection = sqlite_file.connect_writer(path) if serve else sqlite_file.connect_reader(path)
+        try:
+            clock = _clock_of(connection, serve=serve)
+            if not serve:
+                return Left(clock, {})
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(f"UPDATE mail SET {GIVEN_BACK} WHERE status = 'active'")  # noqa: S608 - a constant
+            connection.execute("DELETE FROM clock")
+            connection.execute("INSERT INTO clock VALUES (?, ?, ?)", clock.mark())
+            connection.execute("COMMIT")
+            known = connection.execute("SELECT digest, reply FROM memory WHERE until > ?", (clock.now(),))
+            return Left(clock, dict(known))
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise SpoolError(sqlite_file.cannot_open(path, error)) from error
+
+
+def _clock_of(connection: sqlite3.Connection, *, serve: bool) -> Clock:
+    """The clock as the process before left it; for who only reads the host's, where it can't be read.
+
+    A file of before there was one went by the host's, which may have been set back since it was last checked.
+    """
+    try:
+        mark = connection.execute("SELECT boot, passed, now FROM clock").fetchone()
+        if mark is not None:
+            return Clock.resume(Mark(*mark))
+        (checked_at,) = connection.execute("SELECT at FROM checked").fetchone()
+    except sqlite3.Error as error:
+        if serve or code_of(error) not in DAMAGE:
+            raise
+        checked_at = 0.0
+    return Clock(max(time.time(), checked_at))
