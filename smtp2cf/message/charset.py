@@ -59,6 +59,14 @@ def decode(raw: bytes, label: str) -> str:
     return salvage(raw)
 
 
+def decode_word(raw: bytes, label: str) -> str:
+    """The text of the octets of an encoded word, which may be in a charset that is not on top of ASCII."""
+    encoding = webencodings.lookup(label) if len(label) <= _LONGEST_LABEL and label.isascii() else None
+    if encoding is not None and encoding.name == "iso-2022-jp":
+        return raw.decode("iso2022_jp_ext", "replace")
+    return decode(raw, label)
+
+
 def salvage(raw: bytes) -> str:
     """The text of `raw` where nobody knows its charset: UTF-8, and each byte that isn't as windows-1252,
     which is what most such bytes have ever been."""

@@ -14,8 +14,6 @@ import secrets
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from email.errors import HeaderParseError
-from email.header import decode_header
 from email.policy import compat32
 from email.utils import format_datetime, make_msgid, quote
 from enum import Enum
@@ -24,6 +22,7 @@ from typing import NamedTuple
 from smtp2cf.envelope import Envelope
 from smtp2cf.message.charset import decode
 from smtp2cf.message.eightbit import is_utf8
+from smtp2cf.message.encoded import decode_words, mend_words
 from smtp2cf.message.header import split_header
 from smtp2cf.message.newlines import normalize_newlines
 from smtp2cf.message.transfer import quoted_printable
@@ -324,19 +323,8 @@ def _shown_header(message: bytes) -> bytes:
 def _subject(header: bytes) -> str:
     """The original's subject as people read it, in one line, shortened."""
     found = _SUBJECT.search(header)
-    text = " ".join(decode(found[1][: 12 * _SUBJECT_LIMIT], "").split()) if found else ""
-    try:
-        pieces = decode_header(text)
-    except HeaderParseError:
-        pieces = [(text, None)]
-    said = "".join(
-        piece
-        if isinstance(piece, str)
-        # decode_header gives back in this encoding what is no encoded word.
-        else (decode(piece, charset) if charset else piece.decode("raw-unicode-escape", "replace"))
-        for piece, charset in pieces
-    )
-    return _quoted(said, _SUBJECT_LIMIT)
+    text = decode(mend_words(found[1][: 12 * _SUBJECT_LIMIT]), "") if found else ""
+    return _quoted(decode_words(text), _SUBJECT_LIMIT)
 
 
 def _references(header: bytes) -> Iterator[tuple[str, str]]:

@@ -11,6 +11,7 @@ from itertools import groupby
 from urllib.parse import quote
 
 from smtp2cf.message.charset import decode
+from smtp2cf.message.encoded import decode_words, mend_words
 from smtp2cf.message.mime import PARAMETER, SEGMENT, unquote
 from smtp2cf.message.words import ENCODED_WORD, Kind, Unit, fixed, space, text_units, write
 
@@ -68,19 +69,24 @@ def convert_field(name: str, value: bytes, charset: str) -> bytes:
     name: in lower case. charset: the label of the charset that `value` is probably in, "" if nobody
     knows.
     """
-    text = decode(value, charset)
+    if name in _STRUCTURED:
+        return decode(value, charset).encode()
+    mended = mend_words(value)
+    text = decode(mended, charset)
     column = len(name) + 1
     if name in _ADDRESSES:
         text = write(_address_units(text), column)
     elif name in _WITH_PARAMETERS:
-        text = _write_parameters(text)
-    elif name not in _STRUCTURED:
+        text = _write_parameters(text, has_words=mended is not value)
+    else:
         text = write(text_units(text), column)
     return text.encode()
 
 
-def _write_parameters(text: str) -> str:
+def _write_parameters(text: str, *, has_words: bool) -> str:
     """Content-Type or Content-Disposition with RFC 2231's parameters instead of raw ones.
+
+    has_words: instead of encoded words, too, which do not belong there but are read by many.
 
     One that has such a form already, whole or in sections, keeps its plain twin as raw UTF-8.
     """
@@ -90,7 +96,7 @@ def _write_parameters(text: str) -> str:
     }
 
     def rewrite(segment: re.Match[str]) -> str:
-        if segment[0].isascii():
+        if segment[0].isascii() and not (has_words and "=?" in segment[0]):
             return segment[0]
         found = PARAMETER.fullmatch(segment[0])
         if found is None or found["name"].lower() in extended:
@@ -103,7 +109,7 @@ def _write_parameters(text: str) -> str:
 
 def _extended_parameter(name: str, value: str) -> str:
     """A parameter in RFC 2231's form; in sections if it is very long."""
-    encoded = quote(value.replace("\r", "").replace("\n", ""), safe="!#$&+-.^_`|~")
+    encoded = quote(decode_words(value).replace("\r", "").replace("\n", ""), safe="!#$&+-.^_`|~")
     if len(encoded) <= _LONGEST_PARAMETER:
         return f"{name}*=utf-8''{encoded}"
     sections = re.findall(rf"(?:%..|[^%]){{1,{_SECTION // 3}}}", encoded)
@@ -125,9 +131,12 @@ def _address_units(text: str) -> list[Unit]:
                 at = _add_comment(units, text, found.start())
             case "encoded":
                 units.append(Unit(Kind.ENCODED, written, written))
-            case "quoted" | "atom":
+            case "quoted":
                 words.append(len(units))
-                units.append(Unit(Kind.WORD, written, unquote(written)))
+                units.append(Unit(Kind.WORD, written, decode_words(unquote(written))))
+            case "atom":
+                words.append(len(units))
+                units.append(Unit(Kind.WORD, written, written))
             case _:
                 # A name stands before <…> and before the colon of a group.
                 if written in (",", ";"):

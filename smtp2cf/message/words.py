@@ -116,7 +116,7 @@ class _Line:
         if self._column > _LATEST_START and len(self._pieces) > 1 and not self._pieces[-1].strip(" \t"):
             self._append("\r\n" + self._pieces.pop())
         room = max(LINE - self._column, _SMALLEST_ROOM)
-        self._append("\r\n ".join(_encoded_words(text, min(room, _WORD_LIMIT))))
+        self._append("\r\n ".join(encoded_words(text, min(room, _WORD_LIMIT))))
 
     def fold_if_too_long(self, following: Sequence[Unit]) -> None:
         length = sum(len(unit.written) for unit in following)
@@ -169,7 +169,7 @@ def _glued(unit: Unit) -> bool:
     return unit.kind is Kind.ENCODED or unit.written[:1] in ("<", "(")
 
 
-def _encoded_words(text: str, room: int) -> Iterator[str]:
+def encoded_words(text: str, room: int = _WORD_LIMIT) -> Iterator[str]:
     """Encoded words that say `text`, Q or B, whichever is shorter; the first has `room` characters.
     No character is cut in two (RFC 2047 §5)."""
     raw = text.encode()

@@ -160,7 +160,9 @@ SHOWN_SUBJECTS = [
     (b"Subject: =?no-such-charset?q?abc?=\r\n", '("abc",'),
     (b"Subject: =?utf-8?b?abc?=\r\n", '("'),
     (b"Subject: =?utf-8?q?a=0D=0AX-Evil:_yes?=\r\n", '("a X-Evil: yes",'),
-    (b"Subject: \\u12 \xfc =?utf-8?q?x?=\r\n", "x"),
+    (b"Subject: \\u12 \xfc =?utf-8?q?x?=\r\n", '("\\u12 ü x",'),
+    (b"Subject: =?iso-8859-1?Q?Fr\xf6sche?= =?iso-8859-1?Q?_C:\\new?=\r\n", '("Frösche C:\\new",'),
+    (b"Subject: =?iso-2022-jp?b?GyRCRnxLXBsoQg==?=\r\n", '("日本",'),
     (b"Subject: " + b"long " * 1000 + b"\r\n", 'lo...",'),
 ]
 
@@ -170,6 +172,28 @@ def test_the_text_shows_the_subject(field: bytes, shown: str) -> None:
     report = dsn(message=b"To: b@example.net\r\n" + field + b"\r\nSubject: in the body\r\n")
     assert_sound(report)
     assert shown in text(report)
+
+
+ESCAPES = [
+    r"C:\users\new",
+    r"\n\r\t\0",
+    r"\1\g<1>\g<name>",
+    r"\x41\u0041\U00000041\N{BULLET}",
+    r"{0}{age}%s%(a)s",
+    "a\\",
+]
+
+
+@pytest.mark.parametrize("said", ESCAPES)
+@pytest.mark.parametrize("beside", ["", " é", " =?utf-8?q?x?="])
+def test_a_backslash_in_what_is_told_is_a_backslash(said: str, beside: str) -> None:
+    report = dsn(
+        failed(reply=Reply(550, "5.1.1", f"no such user {said}")),
+        message=f"Subject: {said}{beside}\r\n\r\n".encode(),
+    )
+    assert f'("{said}' in text(report)
+    assert f"no such user {said}" in text(report)
+    assert blocks(report)[1]["Diagnostic-Code"] == f"smtp; 550 5.1.1 no such user {said}"
 
 
 # What hostile people write

@@ -167,6 +167,30 @@ def test_a_field_is_in_the_charset_of_its_part_or_else_of_the_message(
     assert str(read(to_utf8(raw))["Subject"]) == subject
 
 
+WORDS = {
+    "Subject": (b"=?iso-8859-1?Q?Fr\xf6sche?= im =?utf-8?q?Teich?=", "Frösche im Teich"),
+    "From": (b'"=?iso-8859-1?Q?J=FCrgen?= Gr\xf6\xdfe" <a@x>', "Jürgen Größe <a@x>"),
+    "To": (
+        b"=?iso-8859-2?b?o/Nk\xbcvA==?= <a@x>, =?iso-8859-1?q?J\xfcrgen M?= <b@x>",
+        "Łódź <a@x>, Jürgen M <b@x>",
+    ),
+    "X-Long": (b"=?iso-8859-1?Q?" + b"Gr\xfc\xdfe " * 40 + b"?=", "Grüße " * 39 + "Grüße"),
+}
+
+
+@pytest.mark.parametrize(("name", "value", "read_as"), [(name, *row) for name, row in WORDS.items()])
+def test_encoded_words_with_raw_octets_are_read(name: str, value: bytes, read_as: str) -> None:
+    field = name.encode() + b": " + value
+    charset = b"" if name != "To" else b"Content-Type: text/plain; charset=iso-8859-2\r\n"
+    found = str(read(to_utf8(field + b"\r\n" + charset + b"\r\nx"))[name]).strip()
+    assert found == read_as
+
+
+def test_a_file_name_of_encoded_words_and_raw_octets_is_read() -> None:
+    value = b'attachment; filename="=?utf-8?q?r=C3=A9sum?= \xe9.pdf"'
+    assert read(to_utf8(b"Content-Disposition: " + value + b"\r\n\r\nx")).get_filename() == "résum é.pdf"
+
+
 def test_fields_in_utf8_stay_beside_raw_ones() -> None:
     before = "Subject: Grüße\r\n".encode() + message("From: \xe9 <a@b>", "", "x")
     assert to_utf8(before) == "Subject: Grüße\r\n".encode() + message("From: =?utf-8?b?w6k=?= <a@b>", "", "x")
@@ -224,6 +248,8 @@ HOSTILE = {
     + b"-" * 2_000_000
     + b"\xe9",
     "an empty boundary": b'Content-Type: multipart/x; boundary=""\r\n\r\n' + b"--\r\n\xe9\r\n" * 500_000,
+    "encoded words without end": b"Subject: " + b"=?a?q?x" * 30_000 + b"\xe9\r\n\r\n",
+    "encoded words with raw octets": b"Subject: " + b"=?a?q?\xe9?=" * 300_000 + b"\r\n\r\n",
     "NUL": b"\0\xe9" * 2_000_000,
     "quoted-printable": b"Content-Transfer-Encoding: quoted-printable\r\n\r\n" + b"=\xe9" * 500_000,
 }

@@ -30,6 +30,15 @@ UNSTRUCTURED = [
     (" é\r\n é", " =?utf-8?b?w6kgw6k=?="),
     (" a\r\n\té\r\n b", " a\r\n\t=?utf-8?b?w6k=?=\r\n b"),
     (" é =? no word ?=", " =?utf-8?b?w6k=?= =? no word ?="),
+    (" =?iso-8859-1?Q?Frösche?=", " =?utf-8?q?Fr=C3=B6sche?="),
+    (" Re: =?iso-8859-2?q?£ódź?= a".replace("ź", "\xbc"), " Re: =?utf-8?b?xYHDs2TFug==?= a"),
+    (" =?iso-8859-1?Q?Frö?= =?iso-8859-1?Q?sche?=", " =?utf-8?q?Fr=C3=B6?= =?iso-8859-1?Q?sche?="),
+    (" =?iso-8859-1?Q?Frösche im_Teich=21?= x", " =?utf-8?q?Fr=C3=B6sche_im_Teich!?= x"),
+    (" =?utf-8?q?J?= Größe", " =?utf-8?q?J?= =?utf-8?b?IEdyw7bDn2U=?="),
+    (" =?utf-8?Q?Frösche?=", " =?utf-8?q?Fr=C3=B6sche?="),
+    (" =?iso-8859-1?B?RnL2c2é?=", " =?utf-8?b?RnLDtnM=?="),
+    (" =?nobody-knows?Q?Frö?=", " =?utf-8?q?Fr=C3=B6?="),
+    (" =?a?q?é", " =?utf-8?b?PT9hP3E/w6k=?="),
 ]
 
 
@@ -63,6 +72,12 @@ ADDRESSES = [
         " =?utf-8?b?TcO8bGxlci1Mw7xkZW5zY2hlaWR0?=\r\n <mueller-luedenscheidt@example.com>",
     ),
     (" =?utf-8?q?a?= é <a@b>", " =?utf-8?q?a?= =?utf-8?b?IMOp?= <a@b>"),
+    (' "=?iso-8859-1?Q?J=FCrgen?= Größe" <a@b>', " =?utf-8?b?SsO8cmdlbiBHcsO2w59l?= <a@b>"),
+    (' "=?iso-8859-1?Q?Jürgen?=" <a@b>', " =?utf-8?q?J=C3=BCrgen?= <a@b>"),
+    (' =?iso-8859-1?Q?Jürgen?= "x" <a@b>', ' =?utf-8?q?J=C3=BCrgen?= "x" <a@b>'),
+    (" a@b (=?iso-8859-1?Q?Jürgen?=)", " a@b (=?utf-8?q?J=C3=BCrgen?=)"),
+    (' "=?utf-8?q?=C3?= =?utf-8?q?=A9?= é" <a@b>', " =?utf-8?b?w6kgw6k=?= <a@b>"),
+    (' "=?iso-2022-jp?b?GyRCRnxLXBsoQg==?= é" <a@b>', " =?utf-8?b?5pel5pysIMOp?= <a@b>"),
 ]
 
 
@@ -85,6 +100,9 @@ PARAMETERS = [
     (" a; x*0=é; x*1=b", " a; x*0=é; x*1=b"),
     (" a; é; =é; é=a; y=é", " a; é; =é;\r\n é*=utf-8''a;\r\n y*=utf-8''%C3%A9"),
     ("é", "é"),
+    (' a; filename="=?utf-8?q?r=C3=A9sum?= é.pdf"', " a;\r\n filename*=utf-8''r%C3%A9sum%20%C3%A9.pdf"),
+    (' a; filename="=?iso-8859-1?Q?Frösche?=.pdf"', " a;\r\n filename*=utf-8''Fr%C3%B6sche.pdf"),
+    (" a; x==?utf-8?q?a?=; y=é", " a; x==?utf-8?q?a?=;\r\n y*=utf-8''%C3%A9"),
 ]
 
 
