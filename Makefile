@@ -41,7 +41,7 @@ $(VENV)-audit/.set-up: requirements/audit.txt
 	$(VENV)-audit/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/audit.txt
 	@touch $@
 
-fuzz: $(VENV)/.fuzz  ## feed the parsers with what nobody wrote (TARGET=path for one of them, SECONDS=60 for each)
+fuzz: $(VENV)/.fuzz  ## feed the parsers with what nobody wrote, and break the world in the model (TARGET=path for one, SECONDS=60 for each)
 	$(BIN)/python -m fuzz --seconds $(or $(SECONDS),60) $(TARGET)
 
 $(VENV)/.fuzz: $(SET_UP) requirements/fuzz.txt
