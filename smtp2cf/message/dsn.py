@@ -20,6 +20,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from smtp2cf.envelope import Envelope
+from smtp2cf.message.causes import LATER, cause_of
 from smtp2cf.message.charset import decode
 from smtp2cf.message.eightbit import is_utf8
 from smtp2cf.message.encoded import decode_words, mend_words
@@ -111,36 +112,6 @@ _KINDS = {
 
 _FAILURES = (Event.FAILED, Event.EXPIRED)
 
-# What a status says and what to do, by its subject and detail (RFC 3463 §3, RFC 5248), else by its subject.
-_CHECK = "Check the address for typing errors; ask the recipient for the right one in some other way."
-_LATER = "Send the message again later. If it fails again, ask your postmaster."
-_ASK = "Ask your postmaster, who finds the details below."
-_WORDS = {
-    "1.1": ("There is no such mailbox.", _CHECK),
-    "1.2": ("The domain of the address does not exist or takes no mail.", _CHECK),
-    "1.3": ("The address is not one that mail can be sent to.", _CHECK),
-    "1.6": ("The mailbox has moved and nobody knows where to.", _CHECK),
-    "1.7": ("Your own address, the sender's, is not valid.", _ASK),
-    "1.8": ("Your own address, the sender's, has a domain that does not exist.", _ASK),
-    "1.10": ("The domain of the address takes no mail.", _CHECK),
-    "2.1": ("The mailbox is switched off.", _CHECK),
-    "2.2": ("The mailbox is full.", "Tell the recipient in some other way, then send the message again."),
-    "2.3": (
-        "The message is larger than the mailbox allows.",
-        "Make it smaller, or send a link to large files.",
-    ),
-    "3.4": ("The message is too large.", "Make it smaller, or send a link to large files."),
-    "4.6": ("The message went round in circles.", _ASK),
-    "1": ("There is something wrong with the address.", _CHECK),
-    "2": ("The mailbox does not take this message now.", _LATER),
-    "3": ("The mail system cannot take this message now.", _LATER),
-    "4": ("The mail system could not be reached.", _LATER),
-    "5": ("The mail systems did not understand each other.", _ASK),
-    "6": ("The content of the message was not accepted.", _ASK),
-    "7": ("The message was refused by a rule or a block list.", _ASK),
-}
-_NO_WORDS = ("The message was not accepted.", _ASK)
-
 _STATUS = re.compile(r"[245]\.\d{1,3}\.\d{1,3}")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _XTEXT = re.compile(r"\+([0-9A-Fa-f]{2})")
@@ -216,7 +187,10 @@ def build(
 def _text(
     envelope: Envelope, reports: Sequence[Report], hostname: str, now: float, subject: str, note: str
 ) -> bytes:
-    """The part for people. Recipients of the same fate are named together."""
+    """The part for people: what happened and what they can do; then the answers, for the postmaster.
+
+    Recipients of the same fate are named together.
+    """
     groups: dict[tuple[Event, Reply, float | None], list[str]] = {}
     importance = list(_KINDS)
     for report in sorted(reports, key=lambda report: importance.index(report.event))[:NAMED_LIMIT]:
@@ -229,26 +203,34 @@ def _text(
     for (event, reply, retry_until), recipients in groups.items():
         paragraphs.append(_wrapped(f"{who} {_KINDS[event].told.format(age=age)}"))
         paragraphs.append("\r\n".join(f"    <{recipient}>" for recipient in recipients))
-        paragraphs += _why(event, reply, retry_until)
+        if event not in (Event.DELIVERED, Event.RELAYED):
+            paragraphs.append(_wrapped(_why(event, reply, retry_until)))
         who = "It"
     if len(reports) > NAMED_LIMIT:
         paragraphs.append(f"{len(reports) - NAMED_LIMIT} more recipients are in the delivery report.")
-    paragraphs += [_wrapped(note), f"For the postmaster: the queue id is {_inline(envelope.queue_id)}.\r\n"]
-    return "\r\n\r\n".join(paragraphs).encode()
+    paragraphs += [_wrapped(note), f"For the postmaster: the queue id is {_inline(envelope.queue_id)}."]
+    paragraphs += [
+        f"{_answer_for(recipients) if len(groups) > 1 else 'The answer was:'}\r\n"
+        + _wrapped(_quoted(str(reply)), indent="    ")
+        for (_, reply, _), recipients in groups.items()
+    ]
+    return ("\r\n\r\n".join(paragraphs) + "\r\n").encode()
 
 
-def _why(event: Event, reply: Reply, retry_until: float | None) -> Iterator[str]:
-    """Why it is so and what to do about it, paragraph by paragraph."""
-    if event not in (Event.DELIVERED, Event.RELAYED):
-        _, _, detail = reply.status.partition(".")
-        why, advice = _WORDS.get(detail) or _WORDS.get(detail.partition(".")[0]) or _NO_WORDS
-        if event is Event.DELAYED:
-            until = f" until {_date(retry_until)}" if retry_until is not None else ""
-            advice = f"It will be tried again{until}. You need not do anything, nor send it again."
-        elif event is Event.EXPIRED or reply.transient:
-            advice = _LATER
-        yield _wrapped(f"{why} {advice}")
-    yield "The answer was:\r\n" + _wrapped(_quoted(str(reply)), indent="    ")
+def _answer_for(recipients: Sequence[str]) -> str:
+    others = f" and {len(recipients) - 1} more" if len(recipients) > 1 else ""
+    return f"The answer for <{recipients[0]}>{others} was:"
+
+
+def _why(event: Event, reply: Reply, retry_until: float | None) -> str:
+    """Why it is so and what to do about it."""
+    why, advice = cause_of(reply)
+    if event is Event.DELAYED:
+        until = f" until {_date(retry_until)}" if retry_until is not None else ""
+        advice = f"It will be tried again{until}. You need not do anything, nor send it again."
+    elif event is Event.EXPIRED:
+        advice = LATER
+    return f"{why} {advice}"
 
 
 def _status(envelope: Envelope, reports: Sequence[Report], hostname: str, now: float) -> _Part:

@@ -7,8 +7,9 @@ from email.utils import parsedate_to_datetime
 
 import pytest
 
+from smtp2cf.message.causes import cause_of
 from smtp2cf.message.dsn import DIAGNOSTIC_LIMIT, Event, Report, build, wanted
-from smtp2cf.reply import Reply
+from smtp2cf.reply import BOUNCED, SUPPRESSED, Reply
 from tests.message.dsn_reading import (
     MESSAGE,
     NO_SUCH_USER,
@@ -169,9 +170,56 @@ def test_the_text_says_who_why_what_to_do_and_where_to_look() -> None:
     assert "The header of your message is attached." in said
 
 
-def test_the_text_names_the_queue_id() -> None:
+def test_codes_and_ids_are_below_for_the_postmaster() -> None:
     about = envelope()
-    assert f"the queue id is {about.queue_id}." in text(dsn(about=about))
+    reply = Reply(550, "5.1.1", "refused [HTTP 400: email.sending.error 10203]")
+    people, for_the_postmaster, below = text(dsn(failed(reply=reply), about=about)).partition(
+        "For the postmaster: "
+    )
+    assert for_the_postmaster
+    assert f"the queue id is {about.queue_id}. The answer was: 550 5.1.1 refused [HTTP 400" in below
+    for code in (about.queue_id, "550", "5.1.1", "HTTP", "10203"):
+        assert code not in people
+
+
+def test_each_answer_says_whom_it_is_about() -> None:
+    others = [failed(f"{name}@example.net", UNREACHABLE) for name in "cd"]
+    below = text(dsn(failed(), *others)).partition("For the postmaster: ")[2]
+    assert "The answer for <bert@example.net> was: 550 5.1.1 no such user" in below
+    assert "The answer for <c@example.net> and 1 more was: 451 4.4.1 connection refused" in below
+
+
+CAUSES = {
+    "no such address": (NO_SUCH_USER, "There is no such mailbox. Check the address for spelling mistakes"),
+    "bounced": (BOUNCED, "There is no such mailbox. Check the address for spelling mistakes"),
+    "suppressed": (SUPPRESSED, "has stopped sending to this address"),
+    "suppressed, in Cloudflare's words": (
+        SUPPRESSED._replace(text=f"{SUPPRESSED.text} [HTTP 400: email.sending.error.recipient_suppressed]"),
+        "Ask your postmaster, who can remove the address from Cloudflare's suppression list.",
+    ),
+    "too big": (Reply(552, "5.3.4", "the message is too big for Cloudflare"), "too large. Make it smaller"),
+    "too big for the mailbox": (Reply(552, "5.2.3", "x"), "larger than the mailbox allows. Make it smaller"),
+    "its content": (
+        Reply(554, "5.6.0", "Cloudflare finds the message invalid"),
+        "content of the message was not accepted. Sending the same message again does not help.",
+    ),
+    "a rule": (Reply(550, "5.7.1", "no"), "refused by a rule or a block list. Ask your postmaster"),
+    "for now": (Reply(451, "4.7.1", "throttled"), "Send the message again later."),
+}
+
+
+@pytest.mark.parametrize(("reply", "words"), CAUSES.values(), ids=CAUSES)
+def test_people_read_the_cause_and_what_they_can_do(reply: Reply, words: str) -> None:
+    assert words in text(dsn(failed(reply=reply))).partition("For the postmaster")[0]
+
+
+def test_every_cause_says_what_to_do_in_plain_words() -> None:
+    for detail in ("0.0", "1.1", "1.99", "2.1", "3.0", "4.0", "5.0", "6.0", "7.1", "9.9", ""):
+        for code in (4, 5):
+            why, advice = cause_of(Reply(100 * code + 50, f"{code}.{detail}", "x"))
+            assert why.endswith(".")
+            assert re.search("again|postmaster|some other way|smaller", advice)
+            assert not re.search(r"\d|SMTP|status|code", why + advice)
 
 
 WORDS = [
