@@ -18,7 +18,15 @@ from typing import Annotated, Any, Literal
 import platformdirs
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
-from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -38,14 +46,15 @@ FORMS = {
     "auth_without_tls": "yes or no",
     "check_header_from": "yes or no",
     "api_base_url": "a URL such as https://api.cloudflare.com/client/v4",
-    "hostname": "a name in printable ASCII, without blanks",
-    "null_sender_address": "an address such as bounces@example.com",
-    "postmaster": "an address such as mailer-daemon@example.com",
+    "hostname": "a host's name such as mx1.example.com",
     "socket_mode": "permissions in octal, such as 0660",
 }
 """What a setting may be, where pydantic's own words would be a pattern or none that help."""
 UNCLEAR = ("string_pattern_mismatch", "bool_parsing")
 """Kinds of error with such words."""
+_LABEL = r"[0-9A-Za-z_](?:[0-9A-Za-z_-]{0,61}[0-9A-Za-z_])?"
+_HOST_NAME = rf"^(?:{_LABEL}(?:\.{_LABEL}){{0,126}}\.?|\[(?:IPv6:)?[0-9A-Fa-f:.]{{2,45}}\])$"
+"""A domain or an address literal: it stands in greetings, header fields and reports."""
 SPOOLS = ("sqlite", "postgresql", "postgres")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -132,8 +141,9 @@ class Settings(BaseSettings):
         examples=["mail"],
     )
     hostname: str = Field(
-        default_factory=socket.gethostname,
-        pattern=r"^[!-~]{1,255}$",
+        default_factory=lambda: socket.gethostname(),
+        validate_default=True,
+        pattern=_HOST_NAME,
         description="The name in the SMTP greeting; this host's name by default.",
     )
     allow_networks: Annotated[tuple[Network, ...], NoDecode] = Field(
@@ -197,7 +207,6 @@ class Settings(BaseSettings):
     )
     null_sender_address: str = Field(
         "",
-        pattern=r"^([^\s<>]+@[^\s<>@]+)?$",
         description="Stands in for the null sender <> of bounces, which Cloudflare does not take;"
         " without it such mail gets 550 5.1.7.",
         examples=["bounces@example.com"],
@@ -333,7 +342,6 @@ class Settings(BaseSettings):
     )
     postmaster: str = Field(
         "",
-        pattern=r"^([^\s<>]+@[^\s<>@]+)?$",
         description="The address that delivery reports come from, in a domain set up at Cloudflare;"
         " mailer-daemon@ the sender's domain by default.",
         examples=["mailer-daemon@example.com"],
@@ -382,6 +390,21 @@ class Settings(BaseSettings):
             return value
         return () if value.lower() in ("", "none") else tuple(Endpoint.parse(part) for part in _listed(value))
 
+    @field_validator("null_sender_address", "postmaster")
+    @classmethod
+    def _address(cls, value: str, info: ValidationInfo) -> str:
+        """What goes into an envelope and a header is judged as what a client says at MAIL is."""
+        from smtp2cf.smtpd.path import PathError, parse_path
+
+        try:
+            good = not value or parse_path(f"<{value}>") == (value, "")
+        except PathError:
+            good = False
+        if not good:
+            example = (cls.model_fields[str(info.field_name)].examples or [""])[0]
+            raise ValueError(f"it must be an address such as {example}")
+        return value
+
     @field_validator("api_token")
     @classmethod
     def _token(cls, token: SecretStr) -> SecretStr:
@@ -425,7 +448,7 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         names = tuple(name.lower() for name in _listed(value))
-        if wrong := [name for name in names if not name.isascii() or ":" in name or " " in name]:
+        if wrong := [name for name in names if not re.fullmatch(r"[!-9;-~]+", name)]:
             raise ValueError(f"{wrong[0]!r} is no header field's name")
         return names
 

@@ -1124,9 +1124,10 @@ class Reply:
         first = self.lines[0].partition(" ")[0]
         return first if first[:2] == f"{self.code // 100}." and first.count(".") == 2 else ""
 
-    def with_status(self) -> str:
-        """As a dropped file has it: with an enhanced status code."""
-        return f"{self} " if self.status else f"{self.code} {self.code // 100}.0.0 {str(self)[4:]}"
+    def parted(self) -> tuple[int, str, str]:
+        """Code, enhanced status code, which there always is, and text."""
+        text = str(self)[4:]
+        return self.code, self.status or f"{self.code // 100}.0.0", text[len(self.status) :].strip()
 
     def __str__(self) -> str:
         status = self.status
@@ -1490,7 +1491,9 @@ def drop_head(envelope: Envelope, recipients: list[str], size: int, refused: dic
     if envelope.orcpt_of:
         head["orcpt"] = envelope.orcpt_of
     if refused:
-        head["refused"] = {recipient: reply.with_status() for recipient, reply in refused.items()}
+        head["refused"] = {
+            recipient: "{} {} {}".format(*reply.parted()) for recipient, reply in refused.items()
+        }
     return json.dumps(head).encode() + b"\n"
 
 
@@ -1690,8 +1693,7 @@ def relay_directly(
             Outcome(recipient, "DATA", Reply(reply.code, [f"{reply.status} {reply.text}"]))
             for recipient, reply in found.items()
         ]
-        untold = settle(outcomes, expired).items()
-        return {who: (reply.code, *reply.with_status().split(" ", 2)[1:]) for who, reply in untold}
+        return {who: reply.parted() for who, reply in settle(outcomes, expired).items()}
 
     mail = envelope.reverse_path, " ".join(text for _, text in mail_parameters(envelope, message.size))
     recipients = [(recipient, rcpt_parameters(envelope, recipient)) for recipient in envelope.forward_paths]

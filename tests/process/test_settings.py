@@ -34,7 +34,14 @@ BROKEN = [
     ("SMTP2CF_SOCKET_MODE", "0888", "it must be permissions in octal, such as 0660"),
     ("SMTP2CF_SOCKET_MODE", "u=rw", "it must be permissions in octal, such as 0660"),
     ("SMTP2CF_TLS_MIN_VERSION", "3", "it must be '1.0', '1.1', '1.2' or '1.3'"),
-    ("SMTP2CF_HOSTNAME", "a b", "it must be a name in printable ASCII, without blanks"),
+    *(
+        (
+            "SMTP2CF_HOSTNAME",
+            wrong,
+            "it must be a host's name such as mx1.example.com",
+        )
+        for wrong in ("a b", "a\r\nBcc: v@x", "<a>", "a@b", "-a", "a..b", "a,b", "[zz]", "a\x1b")
+    ),
     ("SMTP2CF_ALLOW_NETWORKS", "10.0.0.0/40", f"'10.0.0.0/40' {NETWORK}"),
     ("SMTP2CF_PROXY_NETWORKS", "balancer", f"'balancer' {NETWORK}"),
     ("SMTP2CF_I_AM_AN_OPEN_RELAY", "maybe", "it must be yes or no"),
@@ -42,7 +49,20 @@ BROKEN = [
     ("SMTP2CF_ALLOWED_SENDER_DOMAINS", "example.com,*", f"'*' {SENDER}"),
     ("SMTP2CF_ALLOWED_SENDER_DOMAINS", "<a@example.com>", f"'<a@example.com>' {SENDER}"),
     ("SMTP2CF_CHECK_HEADER_FROM", "always", "it must be yes or no"),
-    ("SMTP2CF_NULL_SENDER_ADDRESS", "me", "it must be an address such as bounces@example.com"),
+    *(
+        ("SMTP2CF_NULL_SENDER_ADDRESS", wrong, "it must be an address such as bounces@example.com")
+        for wrong in (
+            "me",
+            "a@b\r\nBcc: v@x",
+            "a,b@x",
+            'a"b@x',
+            "a@[zz]",
+            "a@x\x01",
+            "a;b@x",
+            "(a)@x",
+            "<a@x>",
+        )
+    ),
     ("SMTP2CF_MAX_MESSAGE_SIZE", "big", SIZE),
     ("SMTP2CF_MAX_MESSAGE_SIZE", "10", "it must be at least 1KiB"),
     ("SMTP2CF_MAX_RECIPIENTS", "many", INTEGER),
@@ -108,6 +128,16 @@ def test_a_wrong_secret_is_named_and_not_shown(
 ) -> None:
     environment.setenv(variable, value)
     assert start(environment, capsys) == f"smtp2cf: {variable}: its value is wrong: {why}\n"
+
+
+def test_name_of_the_host_is_held_to_the_same(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment.setattr("socket.gethostname", lambda: "web> 1\nBcc: v@x")
+    told = start(environment, capsys)
+    assert told.startswith(
+        "smtp2cf: SMTP2CF_HOSTNAME: 'web> 1\\nBcc: v@x' is wrong: it must be a host's name"
+    )
 
 
 def test_what_pydantic_has_no_words_for_has_ours() -> None:
