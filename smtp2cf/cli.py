@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import io
 import os
 import signal
 import socket
@@ -54,14 +55,32 @@ def install_sendmail(
 
 def main() -> None:
     """Run the command that the arguments name."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # whatever the locale, no message is lost
     try:
-        sys.exit(run(app, "smtp2cf"))
+        status = run(app, "smtp2cf")
+        sys.stdout.flush()
     except config.SettingsError as error:
         fail(error.args, os.EX_CONFIG)
     except SpoolError as error:
         fail(str(error), os.EX_CONFIG)
+    except BrokenPipeError:
+        status = _output_is_gone(os.EX_IOERR)  # `| head` has seen enough
     except OSError as error:
-        fail(error.strerror or str(error), os.EX_OSERR)
+        where = f"{error.filename}: " if error.filename else ""
+        _output_is_gone(os.EX_OSERR)
+        fail(f"{where}{error.strerror or error}", os.EX_OSERR)
+    sys.exit(status)
+
+
+def _output_is_gone(status: int) -> int:
+    """Where standard output takes nothing more, Python is not to try again, and complain, at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status
 
 
 @app.callback(invoke_without_command=True)

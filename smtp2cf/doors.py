@@ -4,10 +4,14 @@ Knows nothing of what is spoken but its name.
 """
 
 import contextlib
+import errno
 import socket
 from collections.abc import Mapping
 
 from smtp2cf.endpoint import Endpoint, bound, listen
+
+OPTIONS = {"sandbox": "--sandbox-listen", "starttls": "--sandbox-tls-listen"}
+"""What says where to listen, other than SMTP2CF_…_LISTEN."""
 
 
 class Doors:
@@ -29,6 +33,7 @@ class Doors:
         self._opened = opened
         self._mode = mode
         self._group = group
+        self._settings: dict[Endpoint, str] = {}
         for sockets in handed_over.values():
             self._close_at_the_end(sockets)
 
@@ -37,14 +42,23 @@ class Doors:
     ) -> tuple[list[socket.socket], tuple[Endpoint, ...]]:
         """The sockets for a protocol, and where they are: these endpoints, where none was handed over.
 
-        Raises OSError, whose text names the endpoint.
+        Raises OSError, whose text names the endpoint and what says so.
         """
+        setting = OPTIONS.get(protocol, f"SMTP2CF_{protocol.upper()}_LISTEN")
         if given := self._handed_over.get(protocol):
             return given, tuple(map(Endpoint.of, given))
         sockets: list[socket.socket] = []
         found = []
         for endpoint in endpoints:
-            new = listen(endpoint, mode=self._mode, group=self._group)
+            try:
+                new = listen(endpoint, mode=self._mode, group=self._group)
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE and (other := self._settings.get(endpoint)):
+                    text = f"{setting}: cannot listen on {endpoint}: {other} names it too"
+                else:
+                    text = f"{setting}: {error.strerror}"
+                raise OSError(error.errno, text) from error
+            self._settings[endpoint] = setting
             self._close_at_the_end(new)
             sockets += new
             found.append(bound(new, endpoint))

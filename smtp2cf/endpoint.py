@@ -79,7 +79,29 @@ def listen(endpoint: Endpoint, *, mode: int = SOCKET_MODE, group: int | None = N
             return [_listen_unix(endpoint.path, mode, group)]
         return _listen_tcp(endpoint.host, endpoint.port)
     except OSError as error:
-        raise OSError(error.errno, f"cannot listen on {endpoint}: {error.strerror or error}") from error
+        raise OSError(error.errno, f"cannot listen on {endpoint}: {_why(endpoint, error)}") from error
+
+
+def _why(endpoint: Endpoint, error: OSError) -> str:
+    """What keeps us from listening, and what to do about it."""
+    why = error.strerror or str(error)
+    if isinstance(error, socket.gaierror):
+        return f"{why}: an address, or a name of this host, is meant"
+    if error.errno == errno.EADDRINUSE:
+        if endpoint.path and not _is_socket(endpoint.path):
+            return "a file that is no socket is there"
+        return f"{why}: another process listens there, which `ss -ltnxp` names"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "this host has no such address"
+    if error.errno == errno.EACCES:
+        if endpoint.path:
+            return f"{why}: user id {os.geteuid()} may not make a socket there"
+        return (
+            f"{why}: ports below 1024 need root, CAP_NET_BIND_SERVICE or a socket from systemd (docs/tls.md)"
+        )
+    if error.errno == errno.ENOENT and endpoint.path:
+        return f"{why}: make {Path(endpoint.path).parent} first"
+    return why
 
 
 def group_id(name: str) -> int | None:
@@ -185,12 +207,16 @@ def _give_to(path: str, group: int) -> None:
         raise OSError(error.errno, text) from None
 
 
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
 def _is_stale(path: str) -> bool:
     """A socket file is there and nobody listens on it."""
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            return False
-    except FileNotFoundError:
+    if not _is_socket(path):
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         return probe.connect_ex(path) == errno.ECONNREFUSED

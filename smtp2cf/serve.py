@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import functools
+import os
 import resource
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -264,7 +266,7 @@ class Bridge:
 
 
 def make_client(settings: config.Settings) -> Client:
-    """The client for the account of the settings; raises config.SettingsError for a proxy that is none."""
+    """The client for the account of the settings; raises config.SettingsError for a wrong proxy or CA."""
     try:
         return Client(
             base_url=settings.api_base_url,
@@ -273,8 +275,17 @@ def make_client(settings: config.Settings) -> Client:
             timeout=settings.api_timeout,
             concurrency=settings.api_concurrency,
         )
+    except OSError as error:
+        raise config.SettingsError(_no_public_cas(error)) from None
     except ValueError as error:
         raise config.SettingsError(str(error)) from None
+
+
+def _no_public_cas(error: OSError) -> str:
+    """The environment's CAs can't be loaded. ssl.SSLError is an OSError, and an empty file's."""
+    variable = "SSL_CERT_FILE" if os.environ.get("SSL_CERT_FILE") else "SSL_CERT_DIR"
+    why = "it holds no certificate in PEM" if isinstance(error, ssl.SSLError) else error.strerror
+    return f"{variable}: {os.environ.get(variable, '')}: {why}"
 
 
 def make_access(settings: config.Settings) -> Access:
@@ -308,6 +319,8 @@ def clients_will_refuse(settings: config.Settings, certificate: Certificate | No
     places = (*settings.smtp_listen, *settings.smtps_listen, *settings.lmtp_listen)
     try:
         return list(trust.complaints(certificate, places, settings.hostname, settings.tls_ca_file))
+    except OSError as error:
+        raise config.SettingsError(_no_public_cas(error)) from None
     except CertificateError as error:
         raise config.SettingsError(str(error)) from None
 

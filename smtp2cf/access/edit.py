@@ -94,7 +94,12 @@ def _change(path: Path, change: Callable[[bytes], bytes]) -> None:
     except files.FileError as error:
         raise UsersFileError(str(error)) from None
     except OSError as error:
-        hint = ": mount its directory, not the file" if error.errno == errno.EBUSY else ""
+        hints = {
+            errno.EBUSY: ": mount its directory, not the file",
+            errno.ENOENT: f": make {path.parent} first",
+            errno.EACCES: f": user id {os.geteuid()} may not write in {path.parent}",
+        }
+        hint = hints.get(error.errno or 0, "")
         raise UsersFileError(f"{path} can't be changed: {error.strerror or error}{hint}") from None
 
 

@@ -159,7 +159,8 @@ def test_a_place_that_is_taken_is_named(bridge: Bridge, tmp_path: Path, setting:
     sandbox = ("--sandbox", "--sandbox-listen", "127.0.0.1:0", "--sandbox-tls-listen", "127.0.0.1:0")
     done = smtp2cf("serve", *sandbox, **{**places, setting: taken})
     assert done.status == os.EX_OSERR
-    assert done.err == f"smtp2cf: cannot listen on {taken}: Address already in use\n"
+    why = "Address already in use: another process listens there, which `ss -ltnxp` names"
+    assert done.err == f"smtp2cf: SMTP2CF_{setting}: cannot listen on {taken}: {why}\n"
 
 
 def test_the_sandbox_alone_stops_at_sigterm() -> None:
