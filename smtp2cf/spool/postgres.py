@@ -148,7 +148,8 @@ class PostgresSpool:
         if change[0] == postgres_sql.FINISH and not dsns:
             settled = await self._finishes.ask(queue_id)
         else:
-            settled = await self._database.run(partial(self._settle, change=change, dsns=dsns))
+            values = self._put_values(dsns) if dsns else ()
+            settled = await self._database.run(partial(self._settle, change=change, dsns=values))
         self._claims.drop((queue_id,))
         if settled:
             self._arrived(dsns)
@@ -272,19 +273,18 @@ class PostgresSpool:
     async def _put_together(self, jobs: Sequence[Sequence[NewMail]]) -> None:
         # By queue id, since one who was told of a failure may ask again while the first is on its way.
         letters = {mail.envelope.queue_id: mail for together in jobs for mail in together}
-        rows = [_row(mail) for mail in letters.values()]
-        if rows:
-            columns = zip(*rows, strict=True)
-            await self._database.execute(postgres_sql.PUT, *columns, self._owner, self._lease, MEMORY)
+        if letters:
+            await self._database.execute(postgres_sql.PUT, *self._put_values(list(letters.values())))
+
+    def _put_values(self, letters: Sequence[NewMail]) -> list[object]:
+        """What postgres_sql.PUT takes, for this one request however often it has to be made."""
+        columns = zip(*map(_row, letters), strict=True)
+        return [*columns, self._owner, self._lease, MEMORY, secrets.token_bytes(16)]
 
     async def _put_alone(self, job: Sequence[NewMail]) -> SendError | None:
         """Put what one asked for; the error where it can't be."""
         try:
-            try:
-                await self._put_together((job,))
-            except QueueIdTaken:
-                # Our own first try may have been under way still: this one sees what it wrote.
-                await self._put_together((job,))
+            await self._put_together((job,))
         except QueueIdTaken as error:
             queue_ids = [mail.envelope.queue_id for mail in job]
             _log.error("spool.queue_id_taken", queue_ids=queue_ids, reason=str(error))
@@ -318,14 +318,12 @@ class PostgresSpool:
         finished = {row[0] for row in await self._database.fetch(postgres_sql.FINISH, queue_ids, self._owner)}
         return [queue_id in finished for queue_id in queue_ids]
 
-    async def _settle(
-        self, connection: Connection, change: Sequence[object], dsns: Sequence[NewMail]
-    ) -> bool:
+    async def _settle(self, connection: Connection, change: Sequence[object], dsns: Sequence[object]) -> bool:
+        """dsns: the values of postgres_sql.PUT, where there are any to put in."""
         async with connection.transaction():
             settled = bool(await connection.fetch(*change))
             if settled and dsns:
-                columns = zip(*map(_row, dsns), strict=True)
-                await connection.execute(postgres_sql.PUT, *columns, self._owner, self._lease, MEMORY)
+                await connection.execute(postgres_sql.PUT, *dsns)
         return settled
 
     def _post(self, memo: Memo) -> None:

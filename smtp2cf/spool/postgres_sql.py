@@ -52,8 +52,14 @@ is first; if it is active, when the lease is over; NULL, never, if it is held. M
 compression, which costs more than it saves for mail that stays for a second.
 """
 
-PUT = """
-    WITH new AS (
+PUT_MEMORY = 120
+"""Seconds for which a request to put mail is known, in case that it comes again."""
+
+PUT = f"""
+    WITH first_time AS (
+        INSERT INTO smtp2cf_memory VALUES ($20, '', smtp2cf_now() + {PUT_MEMORY})
+        ON CONFLICT (digest) DO NOTHING RETURNING digest
+    ), new AS (
         SELECT *, smtp2cf_now() + delay AS next_attempt, smtp2cf_now() + expires_in AS expires,
             smtp2cf_now() - age AS received_at,
             CASE WHEN claimed THEN smtp2cf_now() + $18
@@ -65,6 +71,7 @@ PUT = """
             $14::bytea[], $15::bytea[], $16::text[])
         AS new (queue_id, status, delay, expires_in, age, attempts,
             claimed, is_dsn, size, sender, recipients, envelope, outcomes, message, digest, reply)
+        WHERE EXISTS (SELECT FROM first_time)
     ), remembered AS (
         INSERT INTO smtp2cf_memory
         SELECT DISTINCT ON (digest) digest, reply, smtp2cf_now() + $19 FROM new WHERE digest IS NOT NULL
@@ -91,8 +98,11 @@ PUT = """
         RETURNING id, queue_id
     )
     INSERT INTO smtp2cf_message (id, bytes) SELECT kept.id, new.message FROM kept JOIN new USING (queue_id)
-"""
-"""Mail that is there already is left alone, unless its first attempt is under way here. A queue id that
+"""  # noqa: S608 - a constant
+"""$20 stands for this very request: put again, because the first answer was lost, it does nothing. The mail
+may have been sent by then and be gone.
+
+Mail that is there already is left alone, unless its first attempt is under way here. A queue id that
 other mail has is an error, and nothing is kept."""
 
 CLAIM = f"""

@@ -70,6 +70,23 @@ async def test_mail_is_kept_once(spool: Any, line: Line) -> None:
     assert await spool.read(mail[0].envelope.queue_id) == mail[0].message
 
 
+async def test_mail_that_is_sent_before_its_sender_hears_that_it_is_kept_does_not_come_again(
+    spool: Any, line: Line, postgres: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_database, "RECONNECT_EVERY", 0.5)
+    other = await postgres.open()
+    line.lose("INSERT 0")
+    putting = asyncio.create_task(spool.put(new_mail(), new_mail()))
+    async with asyncio.timeout(5):
+        while not (claimed := await other.claim(5)):  # noqa: ASYNC110 - it has no event for this
+            await asyncio.sleep(0.01)
+    assert not putting.done()
+    for item in claimed:
+        assert await other.settle(item.queue_id, {"ben@example.org": SENT})
+    await putting
+    assert await other.count() == 0
+
+
 async def test_what_was_claimed_is_claimed_again_at_once(spool: Any, line: Line) -> None:
     mail = [new_mail() for _ in range(5)]
     await spool.put(*mail)
