@@ -1,4 +1,4 @@
-# The image of smtp2cf: the bridge and what it needs, no compiler, no package installer, no shell used.
+# The image of smtp2cf: the bridge and what it needs, no compiler, no package installer, no shell used to run.
 #
 #   docker build --build-arg VERSION=1.2.3 --build-arg REVISION=$(git rev-parse HEAD) -t smtp2cf .
 #   docker run --read-only -p 127.0.0.1:2525:2525 -e SMTP2CF_ACCOUNT_ID=… -e SMTP2CF_API_TOKEN=… smtp2cf
@@ -23,7 +23,8 @@ RUN python3 -m pip --python /build/tools/bin/python install --require-hashes --o
 COPY pyproject.toml README.md LICENSE ./
 COPY smtp2cf smtp2cf
 RUN python3 -m pip --python /build/tools/bin/python wheel --no-index --no-deps --no-build-isolation --wheel-dir dist . \
-    && python3 -m pip --python /opt/smtp2cf/bin/python install --no-index --no-deps dist/*.whl
+    && python3 -m pip --python /opt/smtp2cf/bin/python install --no-index --no-deps dist/*.whl \
+    && find /opt/smtp2cf/bin -mindepth 1 ! -name 'python*' ! -name 'smtp2cf*' -delete
 
 FROM ${BASE}
 ARG VERSION=unknown
@@ -33,6 +34,16 @@ LABEL org.opencontainers.image.title="smtp2cf" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
+# The base's own installer goes, and what comes along with a Python: nobody installs or develops in here.
+RUN for path in $(python3 -I -c 'import sys; print(*filter(None, sys.path))'); do \
+        rm -rf "$path"/pip "$path"/pip-* "$path"/setuptools "$path"/setuptools-* "$path"/pkg_resources \
+            "$path"/_distutils_hack "$path"/distutils-precedence.pth "$path"/wheel "$path"/wheel-* \
+            "$path"/ensurepip "$path"/idlelib; \
+    done \
+    && rm -rf /usr/share/python-wheels /root/.cache \
+    && find "$(dirname "$(python3 -I -c 'import os, sys; print(os.path.realpath(sys.executable))')")" \( \
+        -name pip -o -name 'pip[0-9]*' -o -name 'easy_install*' -o -name wheel -o -name 'idle*[0-9]' -o -name idle \
+        -o -name 'pydoc*' -o -name '2to3*' -o -name 'python*-config' \) -delete
 COPY --from=build /opt/smtp2cf /opt/smtp2cf
 # A number and no name: Kubernetes' runAsNonRoot believes only numbers.
 RUN ["install", "-d", "-o", "10025", "-g", "10025", "-m", "0750", "/var/lib/smtp2cf"]

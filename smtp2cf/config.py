@@ -281,8 +281,8 @@ class Settings(BaseSettings):
     )
     partial_bounce: Literal["accept", "reject"] = Field(
         "accept",
-        description="Some recipients bounced and others got the mail: accept answers 250 and names them,"
-        " reject answers 5xx.",
+        description="Some recipients bounced and others got the mail: accept answers 250, names them and"
+        " sends a DSN; reject answers 5xx, on which many clients report every recipient as unsent.",
     )
     non_utf8: Literal["convert", "reject"] = Field(
         "convert",

@@ -1,6 +1,7 @@
 """The image, built and run for real: as its user, on a read-only root, without a shell."""
 
 import os
+import re
 import signal
 import smtplib
 import urllib.error
@@ -57,9 +58,39 @@ def test_its_volume_belongs_to_its_user(image: Image) -> None:
     assert (status.st_uid, status.st_gid, status.st_mode & 0o007) == (int(USER), int(USER), 0)
 
 
-def test_brings_no_package_installer_of_its_own(image: Image) -> None:
-    assert (image.root / "opt/smtp2cf/bin/smtp2cf").exists()
-    assert not list((image.root / "opt/smtp2cf").glob("**/site-packages/pip"))
+INSTALLERS = {"pip", "setuptools", "wheel", "ensurepip", "pkg_resources", "idlelib"}
+SCRIPTS = re.compile(
+    r"(pip|idle|pydoc|2to3|easy_install)[-0-9.]*|wheel|python.*-config|activate.*|Activate\.ps1"
+)
+
+
+def test_holds_no_package_installer(image: Image) -> None:
+    """Neither ours nor the base's: whoever gets in brings their own."""
+    libraries = re.compile(r"/(site|dist)-packages/|/python3[.0-9]*/[^/]*$")
+    packed = re.compile(r"(pip|setuptools|wheel)-.*\.(whl|dist-info|egg-info)")
+    found = [
+        path.relative_to(image.root)
+        for where in ("opt", "usr", "root")
+        for path in (image.root / where).rglob("*")
+        if (path.name in INSTALLERS and libraries.search(str(path))) or packed.fullmatch(path.name)
+    ]
+    assert found == []
+
+
+def test_holds_no_stray_scripts(image: Image) -> None:
+    ours = {path.name for path in (image.root / "opt/smtp2cf/bin").iterdir()}
+    assert {name for name in ours if not name.startswith("python")} == {"smtp2cf", "smtp2cf-sendmail"}
+    for where in ("usr/bin", "usr/local/bin", "opt/smtp2cf/bin"):
+        names = [path.name for path in (image.root / where).iterdir()]
+        assert [name for name in names if SCRIPTS.fullmatch(name)] == []
+
+
+def test_nothing_can_be_installed_in_it(image: Image, container: Container) -> None:
+    pythons = [at for at in ("/usr/bin/python3", "/usr/local/bin/python3") if (image.root / at[1:]).exists()]
+    for module in ("pip", "ensurepip"):
+        for python in ("python3", *pythons):
+            done = container.execute(python, "-m", module, "--version", user="0:0")
+            assert f"No module named {module}" in done.stderr
 
 
 def test_runs_as_its_user_without_any_privilege(container: Container) -> None:
