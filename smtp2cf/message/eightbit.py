@@ -1,7 +1,8 @@
 """8-bit conversion: a message that is not UTF-8, made UTF-8 for readers to see the same (RFC 6152).
 
 JSON carries no other bytes. What needs no change stays byte for byte, so this walks over the MIME
-structure and collects edits; nothing is parsed and written anew. What is done to bytes that are not
+structure, once and from front to back whatever the nesting, and collects edits; nothing is parsed and
+written anew. What is done to bytes that are not
 UTF-8:
 
 - the body of a part: quoted-printable if it is text, base64 if it is not, or long and mostly 8-bit. The
@@ -27,7 +28,13 @@ from smtp2cf.message import transfer
 from smtp2cf.message.charset import decode, salvage, says_something
 from smtp2cf.message.fields import convert_field
 from smtp2cf.message.header import Field, Header, parse_header
-from smtp2cf.message.mime import ContentType, parse_content_type, parse_transfer_encoding, split_multipart
+from smtp2cf.message.mime import (
+    ContentType,
+    Delimiter,
+    Delimiters,
+    parse_content_type,
+    parse_transfer_encoding,
+)
 
 MAX_DEPTH = 100
 """Parts within parts that are looked into."""
@@ -61,9 +68,7 @@ def to_utf8(message: bytes) -> bytes:
     """
     if is_utf8(message):
         return message
-    conversion = _Conversion(message)
-    conversion.entity(0, len(message), "text/plain", depth=0, is_message=True)
-    return conversion.result()
+    return _Conversion(message).result()
 
 
 class _Edit(NamedTuple):
@@ -72,12 +77,29 @@ class _Edit(NamedTuple):
     instead: bytes
 
 
+class _Multipart(NamedTuple):
+    """A multipart that is open: how deep it is, and what its parts are that do not say it."""
+
+    depth: int
+    part_type: str
+
+
+class _Message(NamedTuple):
+    """A message that is open and may need a MIME-Version: its header, and how many multiparts are around."""
+
+    header: Header
+    multiparts: int
+
+
 class _Conversion:
-    """The walk over one message: what has been decided so far, as edits in their order."""
+    """The walk over one message from front to back, and what has been decided so far, as edits."""
 
     def __init__(self, message: bytes) -> None:
         self._message = message
         self._edits: list[_Edit] = []
+        self._delimiters = Delimiters(message)
+        self._multiparts: list[_Multipart] = []
+        self._messages: list[_Message] = []
         # No byte from _scanned_from to _next_raw is outside UTF-8, the one at _next_raw is.
         self._scanned_from = 0
         self._next_raw = _first_raw(message, 0)
@@ -87,54 +109,107 @@ class _Conversion:
 
     def result(self) -> bytes:
         """The message with all edits made."""
+        self._walk()
         pieces: list[bytes] = []
         done = 0
-        for edit in self._edits:
+        for edit in sorted(self._edits, key=lambda edit: edit[:2]):
             pieces += (self._message[done : edit.start], edit.instead)
             done = edit.end
         pieces.append(self._message[done:])
         return b"".join(pieces)
 
-    def entity(self, start: int, end: int, default_type: str, *, depth: int, is_message: bool) -> bool:
-        """Convert the message or body part between the two; has it or a part of it been encoded?"""
-        header = parse_header(self._message, start, end, most=MAX_FIELDS + 1)
-        if depth > MAX_DEPTH or len(header.fields) > MAX_FIELDS:
-            self._salvage(start, end)
-            return False
-        fields = [field for field in header.fields if self._is_raw(field.start, field.end)]
-        content_type = self._content_type(header, default_type)
-        place = len(self._edits)
-        encoding, encoded = "", False
-        if self._is_raw(header.body, end):
-            transfer_encoding = self._transfer_encoding(header)
-            if content_type.media_type.startswith("multipart/") and content_type.boundary is not None:
-                encoded = self._multipart(header.body, end, content_type, depth)
-            elif content_type.media_type in _MESSAGES and transfer_encoding not in _ENCODED:
-                encoded = self.entity(header.body, end, "text/plain", depth=depth + 1, is_message=True)
-            else:
-                encoding = self._leaf(header.body, end, content_type.media_type, transfer_encoding)
-                encoded = encoding != ""
-        edits = self._field_edits(fields, content_type)
-        edits = _with_encoding(edits, header, encoding, needs_version=is_message and encoded)
-        self._edits[place:place] = sorted(edits)
-        return encoded
-
-    def _multipart(self, start: int, end: int, content_type: ContentType, depth: int) -> bool:
-        part_type = "message/rfc822" if content_type.media_type == "multipart/digest" else "text/plain"
-        encoded = False
-        for region in split_multipart(self._message, start, end, content_type.boundary or b""):
-            self._parts_left -= region.part
+    def _walk(self) -> None:
+        everything = len(self._message)
+        delimiter = self._entity(0, "text/plain", depth=0, is_message=True)
+        while delimiter is not None and self._is_raw(delimiter.end, everything):
+            self._delimiters.leave(delimiter)
+            del self._multiparts[self._delimiters.depth :]
+            while self._messages and self._messages[-1].multiparts > delimiter.level:
+                self._messages.pop()
+            if delimiter.closes:
+                delimiter = self._around(delimiter.end)
+                continue
+            self._parts_left -= 1
             if self._parts_left < 0:
-                self._salvage(region.start, end)
-                break
-            if self._is_raw(region.start, region.end):
-                if region.part:
-                    encoded |= self.entity(
-                        region.start, region.end, part_type, depth=depth + 1, is_message=False
-                    )
-                else:
-                    self._salvage(region.start, region.end)
-        return encoded
+                self._salvage(delimiter.end, everything)
+                return
+            depth, part_type = self._multiparts[-1]
+            delimiter = self._entity(delimiter.end, part_type, depth=depth + 1, is_message=False)
+
+    def _entity(self, start: int, default_type: str, *, depth: int, is_message: bool) -> Delimiter | None:
+        """Convert the message or part that begins here, and the messages in it that begin before a
+        delimiter; returns the delimiter behind."""
+        while True:
+            header, delimiter = self._header(start)
+            if depth > MAX_DEPTH or len(header.fields) > MAX_FIELDS:
+                return self._around(start)
+            raw = [field for field in header.fields if self._is_raw(field.start, field.end)]
+            content_type = self._content_type(header, default_type)
+            transfer_encoding = self._transfer_encoding(header)
+            edits = self._field_edits(raw, content_type)
+            is_multipart = content_type.media_type.startswith("multipart/")
+            has_message = content_type.media_type in _MESSAGES and transfer_encoding not in _ENCODED
+            if delimiter is not None or not (
+                has_message or (is_multipart and content_type.boundary is not None)
+            ):
+                return self._leaf_entity(
+                    header, delimiter, edits, content_type, transfer_encoding, is_message
+                )
+            self._edits += edits
+            if is_message:
+                self._messages.append(_Message(header, self._delimiters.depth))
+            if is_multipart:
+                is_digest = content_type.media_type == "multipart/digest"
+                self._multiparts.append(_Multipart(depth, "message/rfc822" if is_digest else "text/plain"))
+                self._delimiters.open(content_type.boundary or b"")
+                return self._around(header.body)
+            start, default_type, depth, is_message = header.body, "text/plain", depth + 1, True
+
+    def _header(self, start: int) -> tuple[Header, Delimiter | None]:
+        """The header that begins here; and the delimiter, where one comes before any body."""
+        header = parse_header(self._message, start, len(self._message), most=MAX_FIELDS + 1)
+        first_line_end = self._message.find(b"\n", header.body) + 1 or len(self._message)
+        delimiter = self._delimiters.find(start, first_line_end)
+        if delimiter is not None:
+            header = parse_header(self._message, start, self._end(start, delimiter), most=MAX_FIELDS + 1)
+        return header, delimiter
+
+    def _leaf_entity(
+        self,
+        header: Header,
+        delimiter: Delimiter | None,
+        edits: list[_Edit],
+        content_type: ContentType,
+        transfer_encoding: str,
+        is_message: bool,
+    ) -> Delimiter | None:
+        """Convert a body without parts, with the edits of its header; returns the delimiter behind."""
+        delimiter = delimiter or self._delimiters.find(header.body)
+        end = self._end(header.body, delimiter)
+        encoding = ""
+        if self._is_raw(header.body, end):
+            encoding = self._leaf(header.body, end, content_type.media_type, transfer_encoding)
+        self._edits += _with_encoding(edits, header, encoding, needs_version=is_message and encoding != "")
+        if encoding:
+            for message in self._messages:
+                self._edits += _with_encoding([], message.header, "", needs_version=True)
+            self._messages.clear()
+        if delimiter is not None:
+            self._salvage(end, delimiter.end)
+        return delimiter
+
+    def _around(self, start: int) -> Delimiter | None:
+        """Convert what is around parts, from here to the next delimiter, which is returned."""
+        delimiter = self._delimiters.find(start)
+        self._salvage(start, delimiter.end if delimiter else len(self._message))
+        return delimiter
+
+    def _end(self, start: int, delimiter: Delimiter | None) -> int:
+        """Where a part ends that begins here: the line end before a delimiter belongs to that."""
+        if delimiter is None:
+            return len(self._message)
+        line_end = 2 if self._message.endswith(b"\r\n", start, delimiter.start) else 1
+        return max(delimiter.start - line_end, start)
 
     def _leaf(self, start: int, end: int, media_type: str, transfer_encoding: str) -> str:
         """Convert a body without parts; returns the transfer encoding it now has, "" for the old one."""

@@ -6,7 +6,6 @@ are read. Knows nothing of what is done with the parts.
 """
 
 import re
-from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -144,43 +143,6 @@ def unquote(value: str) -> str:
     or another."""
     quoted = _QUOTED.match(value)
     return _ESCAPED.sub(r"\1", quoted[1]) if quoted else value.strip()
-
-
-class Region(NamedTuple):
-    part: bool
-    start: int
-    end: int
-
-
-_DELIMITER_TAIL = re.compile(rb"(?P<close>--)?+[ \t]*+(?:\r?\n|\Z)")
-
-
-def split_multipart(message: bytes, start: int, end: int, boundary: bytes) -> Iterator[Region]:
-    """The regions of the multipart body from `start` to `end`, one behind the other without a gap.
-
-    A delimiter is a line of its own, but for white space behind it; a longer line is none. The line
-    end before it belongs to it. No delimiter: all is preamble. No closing one: the last part ends at
-    `end`.
-    """
-    delimiter = b"\n--" + boundary
-    text_start, part_start = start, -1
-    # The line end before a delimiter may be the one before the body, or that of the delimiter before.
-    at = max(start - 1, 0)
-    while (at := message.find(delimiter, at, end)) >= 0:
-        tail = _DELIMITER_TAIL.match(message, at + len(delimiter), end)
-        if tail is None:
-            at += 1
-            continue
-        if part_start >= 0:
-            text_start = max(at - message.endswith(b"\r", part_start, at), part_start)
-            yield Region(True, part_start, text_start)
-        if tail["close"]:
-            yield Region(False, text_start, end)
-            return
-        yield Region(False, text_start, tail.end())
-        part_start = tail.end()
-        at = tail.end() - 1
-    yield Region(False, text_start, end) if part_start < 0 else Region(True, part_start, end)
 
 
 def _parameters(text: str) -> dict[str, str]:
