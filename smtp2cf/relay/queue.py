@@ -175,11 +175,16 @@ class Queue:
 
         Raises SendError when it can't be kept.
         """
-        await self.spool.put(self._claimed(envelope, message, outcomes, answer))
-        self._go(
-            envelope.queue_id,
-            self._fail(envelope, error, outcomes, attempts=1, failures=MAX_FAILURES),
-        )
+        may_be_kept = True
+        try:
+            await self.spool.put(self._claimed(envelope, message, outcomes, answer))
+        except SendError as failure:
+            may_be_kept = failure.unanswered
+            raise
+        finally:
+            if may_be_kept:
+                work = self._fail(envelope, error, outcomes, attempts=1, failures=MAX_FAILURES)
+                self._go(envelope.queue_id, work)
 
     def settle_in_doubt(
         self, envelope: Envelope, message: bytes, attempt: Attempt | None, *, tell: bool

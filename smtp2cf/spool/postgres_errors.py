@@ -62,8 +62,11 @@ def meaning(error: BaseException) -> Meaning:
 
 
 def leaves_connection(error: BaseException) -> bool:
-    """The connection can be used again: the server has answered, or the driver refused to ask."""
-    return meaning(error) is not Meaning.LOST
+    """The connection can be used again: the server has answered, or the driver refused to ask.
+
+    A server that may not be written to has become somebody's stand-by: the next connection finds the other.
+    """
+    return meaning(error) is not Meaning.LOST and not isinstance(error, asyncpg.ReadOnlySQLTransactionError)
 
 
 def is_permanent(error: Exception) -> bool:

@@ -20,6 +20,11 @@ from tests.spool.postgres_server import PostgresServer
 from tests.support.sandbox import running_sandbox
 
 COUNT = 400
+MODES = {
+    "direct": {"MODE": "direct"},
+    "late": {"MODE": "direct", "REPLY_TIMEOUT": "0.02"},  # most are kept while their call goes on
+    "queue": {"MODE": "queue"},
+}
 TIMES = 4
 """How often the database goes away while they are sent."""
 
@@ -87,7 +92,7 @@ def freeze(server: PostgresServer) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["direct", "queue"])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     "go_away", [restart_fast, restart_immediate, end_sessions, allow_few_sessions, freeze]
 )
@@ -114,7 +119,7 @@ def test_no_message_more_or_less(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["direct", "queue"])
+@pytest.mark.parametrize("mode", MODES)
 def test_a_server_that_closes_in_the_middle_of_commits(
     bridges: Zygote, postgres: Backend, tmp_path: Path, mode: str
 ) -> None:
@@ -140,7 +145,7 @@ def sent_under_load(
 ) -> Iterator[Harness]:
     """Messages go through a bridge while something happens to its database; after, all is counted."""
     with running_sandbox(token=None, keep=10_000) as (sandbox, api):
-        settings = {"SPOOL_URL": url, "MODE": mode, "TEST_LEASE": "60", "TEST_COMMAND_TIMEOUT": "1"}
+        settings = {"SPOOL_URL": url, **MODES[mode], "TEST_LEASE": "60", "TEST_COMMAND_TIMEOUT": "1"}
         harness = Harness(bridges, sandbox, api, tmp_path, **settings)
         port = free_port()
         pid = harness.start(port)

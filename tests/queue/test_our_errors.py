@@ -63,6 +63,19 @@ async def test_a_dsn_that_can_t_be_built_sends_nothing_twice(
     assert [call.recipients for call in api.calls] == [["bounce@example.org", "ok@example.org"]]
 
 
+async def test_mail_to_be_held_that_was_kept_though_the_spool_says_it_failed(
+    backend: Backend, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dsn, "build", failing)
+    api.answer = by_name
+    spool = await backend.open(lease=600)
+    Doubtful(spool, monkeypatch, claimed=True)
+    async with world(spool, api, retry=RETRY) as here:
+        assert "not sent to <bounce@example.org>" in await here.accept("bounce@example.org", "ok@example.org")
+        await here.until(lambda item: item.status is Status.HELD)
+    assert len(api.calls) == 1
+
+
 async def test_without_a_spool_the_answer_names_who_bounced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dsn, "build", failing)
 
