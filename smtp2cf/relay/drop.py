@@ -111,6 +111,7 @@ class DropDirectory:
         self._bounce = bounce
         self._answered = answered
         self._closed = closed
+        self._was_closed = False
         self._ready: deque[str] = deque()
         self._waiting: dict[str, _Waiting] = {}
         self._in_flight: dict[str, asyncio.Task[None]] = {}
@@ -182,8 +183,14 @@ class DropDirectory:
 
     def _start_due(self) -> None:
         if self._closed is not None and self._closed() is not None:
+            self._was_closed = True
             return  # it is looked at again after `interval`, and whoever closed says why
         now = time.monotonic()
+        if self._was_closed:
+            # What was put off for the same reason need not wait for its turn.
+            self._was_closed = False
+            for waiting in self._waiting.values():
+                waiting.next_attempt = now
         for name in [name for name, waiting in self._waiting.items() if waiting.next_attempt <= now]:
             if name not in self._in_flight and name not in self._ready:
                 self._ready.append(name)

@@ -19,7 +19,7 @@ import structlog
 
 from smtp2cf.envelope import Outcomes
 from smtp2cf.reply import Reply, SendError
-from smtp2cf.spool import codec, postgres_sql
+from smtp2cf.spool import codec, postgres_reserve, postgres_sql
 from smtp2cf.spool.batcher import Batcher
 from smtp2cf.spool.fair import Lanes
 from smtp2cf.spool.postgres_database import Connection, Database, QueueIdTaken
@@ -32,6 +32,7 @@ from smtp2cf.spool.protocol import (
     Filter,
     Memory,
     NewMail,
+    SpoolFull,
     SpoolItem,
     SpoolUnavailable,
     Status,
@@ -70,6 +71,7 @@ class PostgresSpool:
         self._memos = Batcher(self._memorize_all)
         self._posted: dict[bytes, asyncio.Future[None]] = {}
         self._closed = False
+        self._full: SpoolFull | None = None
         self._claiming = asyncio.Lock()
         self._claim_lost = False  # true from when a claim goes out until its answer is here
         database.listen(self._alarm.ring)
@@ -91,6 +93,8 @@ class PostgresSpool:
         except BaseException as error:
             if not (isinstance(error, SendError) and error.unanswered):
                 self._claims.drop(claimed)
+            if isinstance(error, SpoolFull):
+                self._full = error
             raise
         self._arrived(mail)
 
@@ -213,10 +217,19 @@ class PostgresSpool:
         """See protocol.Spool."""
         self._require_usable()
         await self._database.execute(postgres_sql.CHECK)
+        # That writes over what is there, even on a full disk; mail needs more.
+        try:
+            await self._database.run(postgres_reserve.keep, fills=True)
+            if self._full is not None:
+                await self._database.run(postgres_reserve.try_for_room, fills=True)
+        except SpoolFull as error:
+            self._full = error
+            raise
+        self._full = None
 
     def refusal(self) -> SendError | None:
-        """See protocol.Spool."""
-        return None
+        """See protocol.Spool. The server alone knows its disk: from when it was full until there is room."""
+        return self._full
 
     async def recall(self, digest: bytes, *, begin: bool = True) -> Memory | None:
         """See protocol.Spool. Shared, so a client that comes back to another replica is known there."""
@@ -224,7 +237,7 @@ class PostgresSpool:
             # Who got its answer and sends the same again at once must not meet what is being forgotten.
             await asyncio.wait((posted,))
         if begin:
-            rows = await self._database.fetch(postgres_sql.RECALL, digest, MEMORY)
+            rows = await self._database.fetch(postgres_sql.RECALL, digest, MEMORY, fills=True)
         else:
             rows = await self._database.fetch(postgres_sql.KNOWN, digest)
         return Memory(codec.decode_reply(rows[0][0])) if rows else None
@@ -274,7 +287,8 @@ class PostgresSpool:
         # By queue id, since one who was told of a failure may ask again while the first is on its way.
         letters = {mail.envelope.queue_id: mail for together in jobs for mail in together}
         if letters:
-            await self._database.execute(postgres_sql.PUT, *self._put_values(list(letters.values())))
+            values = self._put_values(list(letters.values()))
+            await self._database.execute(postgres_sql.PUT, *values, fills=True)
 
     def _put_values(self, letters: Sequence[NewMail]) -> list[object]:
         """What postgres_sql.PUT takes, for this one request however often it has to be made."""
@@ -341,7 +355,9 @@ class PostgresSpool:
         last = {memo.digest: memo.reply for memo in memos}
         kept = {digest: reply for digest, reply in last.items() if reply is not None}
         if kept:
-            await self._database.execute(postgres_sql.REMEMBER, list(kept), list(kept.values()), MEMORY)
+            await self._database.execute(
+                postgres_sql.REMEMBER, list(kept), list(kept.values()), MEMORY, fills=True
+            )
         if len(kept) < len(last):
             await self._database.execute(
                 postgres_sql.FORGET, [digest for digest in last if digest not in kept]

@@ -17,6 +17,7 @@ import asyncpg  # type: ignore[import-untyped]
 import structlog
 
 from smtp2cf import tasks
+from smtp2cf.spool import postgres_reserve
 from smtp2cf.spool.postgres_errors import Meaning, is_permanent, leaves_connection, meaning, one_line
 from smtp2cf.spool.postgres_sql import MIGRATIONS
 from smtp2cf.spool.protocol import SpoolError, SpoolFull, SpoolUnavailable
@@ -40,6 +41,8 @@ COMMAND_TIMEOUT = 30.0
 PATIENCE = 5.0
 RECONNECT_EVERY = 0.5
 """Seconds: for one connection, for one statement, for all attempts at it, between two."""
+SPEND_EVERY = 0.2
+"""Seconds between two attempts to make room on a full disk."""
 CROWDED = 10.0
 """Seconds until another connection is asked for where the server had none left."""
 OPEN_EVERY = 1.0
@@ -69,6 +72,8 @@ class Database:
         self._url = url
         self._turns = asyncio.Semaphore(CONNECTIONS)
         self._withheld = 0
+        self._spending = asyncio.Lock()
+        self._spent_at = float("-inf")
         self._why_not_open = ""
         self._closed = False
         self._announcement: asyncio.Task[None] | None = None
@@ -93,10 +98,11 @@ class Database:
             database._kept.append(tasks.keep_running(database._keep_opening, "postgres.open"))
             return database
 
-    async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+    async def run(self, work: Callable[[Connection], Awaitable[T]], *, fills: bool = False) -> T:
         """Have something done that may be done twice; raises SendError.
 
-        It is `unanswered` where a connection broke, so that the work may have been done.
+        fills: it brings in what is new, so it may not use what is set aside for a full disk. The error
+        is `unanswered` where a connection broke, so that the work may have been done.
         """
         clock = asyncio.get_running_loop().time
         give_up = clock() + PATIENCE
@@ -115,6 +121,9 @@ class Database:
                     raise
                 unanswered = unanswered or (connected and means is Meaning.LOST)
                 if means is Meaning.FULL:
+                    if not fills and await self._spend_reserve():
+                        fills = True  # once is enough
+                        continue
                     raise SpoolFull(one_line(error), unanswered=unanswered) from error
                 if means is Meaning.TAKEN:
                     raise QueueIdTaken(one_line(error), unanswered=unanswered) from error
@@ -122,13 +131,13 @@ class Database:
                     raise SpoolUnavailable(one_line(error), unanswered=unanswered) from error
             await asyncio.sleep(RECONNECT_EVERY)
 
-    async def fetch(self, statement: str, *values: object) -> list[Any]:
-        """The rows a statement gives; raises SendError."""
-        return await self.run(lambda connection: connection.fetch(statement, *values))
+    async def fetch(self, statement: str, *values: object, fills: bool = False) -> list[Any]:
+        """The rows a statement gives; raises SendError. fills: as for `run`."""
+        return await self.run(lambda connection: connection.fetch(statement, *values), fills=fills)
 
-    async def execute(self, statement: str, *values: object) -> None:
-        """Run a statement; raises SendError."""
-        await self.run(lambda connection: connection.execute(statement, *values))
+    async def execute(self, statement: str, *values: object, fills: bool = False) -> None:
+        """Run a statement; raises SendError. fills: as for `run`."""
+        await self.run(lambda connection: connection.execute(statement, *values), fills=fills)
 
     def listen(self, on_wake: Callable[[], None]) -> None:
         """From now on, call `on_wake` whenever a process announces, and after every reconnection."""
@@ -154,6 +163,21 @@ class Database:
         except Exception as error:  # noqa: BLE001 - whatever it is, the server drops what we let go of
             _log.warning("spool.not_closed", error=one_line(error))
             self._pool.terminate()
+
+    async def _spend_reserve(self) -> bool:
+        """Make room for what is there to go out; False where that fails. For all who ask at a time, once."""
+        clock = asyncio.get_running_loop().time
+        async with self._spending:
+            if clock() < self._spent_at + SPEND_EVERY:
+                return True
+            try:
+                async with self._connected() as connection:
+                    await postgres_reserve.spend(connection)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the disk is still full
+                _log.debug("spool.reserve_not_spent", error=one_line(error))
+                return False
+            self._spent_at = clock()
+            return True
 
     # ---- connections
 

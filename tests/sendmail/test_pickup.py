@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import itertools
 import json
 import os
 import time
@@ -120,6 +121,21 @@ async def test_what_is_there_waits_while_no_mail_is_taken(policy: DropPolicy) ->
         full = None
         await until(lambda: not files(policy.directory))
     assert len(accept.taken) == 1
+
+
+async def test_what_was_put_off_is_tried_at_once_when_mail_is_taken_again(policy: DropPolicy) -> None:
+    put(policy)
+    full = Reply(452, "4.3.1", "full")
+    accept = Accept(full, SENT)
+
+    def closed() -> Reply | None:
+        # Once, behind the first attempt.
+        return full if accept.taken and next(times) == 0 else None
+
+    times = itertools.count()
+    async with taking(replace(policy, retry_min=3600, retry_max=3600), accept, closed=closed):
+        await until(lambda: not files(policy.directory))
+    assert len(accept.taken) == 2
 
 
 async def test_a_reason_that_finds_no_room_is_no_reason_to_keep_the_file(
