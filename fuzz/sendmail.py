@@ -1,8 +1,10 @@
 """Targets: what sendmail reads from its caller: addresses, the message with its header."""
 
+import re
+
 from fuzz.octets import split, text
 from smtp2cf import sendmail
-from smtp2cf.message.newlines import has_bare_newlines
+from smtp2cf.message.newlines import has_bare_newlines, normalize_newlines
 
 
 def addresses(octets: bytes) -> None:
@@ -17,14 +19,15 @@ def addresses(octets: bytes) -> None:
 
 
 def message(octets: bytes) -> None:
-    """However the input is cut, the message is lines with CRLF, no dot ends it before its end, and its
-    header is fields."""
+    """However the input is cut, the message is lines with CRLF, in which a CR may be left for the bridge;
+    no dot ends it before its end, and its header is fields without a CR."""
     size, body = split(octets, 2)
     step = size[0] or 1 if size else 7
     blocks = [body[at : at + step] for at in range(0, len(body), step)]
     made = _made(blocks)
     assert made == _made([body])
-    assert not has_bare_newlines(made)
+    assert not re.search(rb"(?<!\r)\n", made)
+    assert not has_bare_newlines(normalize_newlines(made))
     assert not made or made.endswith(b"\r\n")
     stuffed = b"".join(sendmail.dot_stuffed([made[at : at + step] for at in range(0, len(made), step)]))
     assert b"\r\n.\r\n" not in b"\r\n" + stuffed
@@ -32,6 +35,7 @@ def message(octets: bytes) -> None:
     dotted = b"".join(sendmail.until_lone_dot(sendmail.unix_lines(blocks)))
     assert b"\n.\n" not in b"\n" + dotted
     fields = sendmail.read_header(sendmail.Input(sendmail.unix_lines(blocks)))
+    assert not any(b"\r" in field for field in fields)
     assert all(sendmail.is_field(field.split(b"\n")[0] + b"\n") for field in fields)
     assert all(line[:1] in (b" ", b"\t") for field in fields for line in field.split(b"\n")[1:] if line)
 
