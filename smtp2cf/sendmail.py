@@ -176,8 +176,8 @@ def read_settings_file(path: str) -> dict[str, str]:
         if not line or line.startswith("#"):
             continue
         key, equals, value = line.partition("=")
-        if not equals:
-            raise Failure(CONFIG, f"{path}, line {number}: not KEY=VALUE")
+        if not equals or CONTROL.intersection(line):
+            raise Failure(CONFIG, f"{path}, line {number}: not KEY=VALUE, or with a control character in it")
         value = value.strip()
         if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
             value = value[1:-1]
@@ -185,6 +185,9 @@ def read_settings_file(path: str) -> dict[str, str]:
     if "SMTP2CF_SENDMAIL_PASSWORD" in values:
         raise Failure(CONFIG, f"{path}: everybody reads this file; use SMTP2CF_SENDMAIL_PASSWORD_FILE")
     return values
+
+
+CONTROL = frozenset(map(chr, (*range(32), 127)))
 
 
 def why(error: BaseException) -> str:

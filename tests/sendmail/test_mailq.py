@@ -5,11 +5,14 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
 from smtp2cf.spool import Status
+from tests.process.command import smtp2cf
 from tests.sendmail.conftest import Sendmail
+from tests.support.bridge import running_bridge
 
 ITEMS = [
     {
@@ -117,3 +120,19 @@ def test_bridge_without_admin_server_has_no_queue_to_show(away: Sendmail) -> Non
     result = away("-bp", env={"SMTP2CF_ADMIN_LISTEN": "none"})
 
     assert (result.code, result.stdout) == (0, "Mail queue is empty\n")
+
+
+def test_held_mail_of_a_real_bridge_is_marked(away: Sendmail, tmp_path: Path) -> None:
+    with running_bridge(tmp_path, STATE_DIR=str(tmp_path / "state")) as bridge:
+        assert away("-f", "a@x.example", "error@y.example", input=b"\nhi\n", env=bridge.env).code == 0
+        assert away("-f", "b@x.example", "error@y.example", input=b"\nhi\n", env=bridge.env).code == 0
+        lines = [
+            line for line in away("-bp", env=bridge.env).stdout.splitlines() if line.endswith("@x.example")
+        ]
+        held, other = (line.split()[0] for line in lines)
+        done = smtp2cf("queue", "hold", held, STATE_DIR=str(tmp_path / "state"))
+        assert done.status == 0, done.err
+        shown = away("-bp", env=bridge.env).stdout
+
+    assert f"{held.rstrip('*')}! " in shown
+    assert f"{other.rstrip('*')}!" not in shown

@@ -63,6 +63,11 @@ def test_file_is_read_and_the_environment_wins(tmp_path: Path, away: Sendmail) -
     ("conf", "says"),
     [
         ("nonsense\n", "line 1: not KEY=VALUE"),
+        (
+            "# ours\nSMTP2CF_SENDMAIL_DROP_DIR=/tmp/a\0b\n",
+            "line 2: not KEY=VALUE, or with a control character",
+        ),
+        ("SMTP2CF_SENDMAIL_DOMAIN=x.example\x1b[2J\n", "line 1: not KEY=VALUE, or with a control character"),
         ("SMTP2CF_SENDMAIL_PASSWORD=secret\n", "everybody reads this file"),
         ("SMTP2CF_SENDMAIL_DIRECT=maybe\n", "SMTP2CF_SENDMAIL_DIRECT=maybe: may be yes or no"),
         (
