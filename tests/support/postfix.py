@@ -52,6 +52,7 @@ retry      unix - - n -    - error
 anvil      unix - - n -    1 anvil
 scache     unix - - n -    1 scache
 showq      unix n - n -    - showq
+tlsmgr     unix - - n 1000? 1 tlsmgr
 postlog    unix-dgram n - n - 1 postlogd
 """
 
