@@ -343,7 +343,8 @@ class Settings(BaseSettings):
     postmaster: str = Field(
         "",
         description="The address that delivery reports come from, in a domain set up at Cloudflare;"
-        " mailer-daemon@ the sender's domain by default.",
+        " mailer-daemon@ the sender's domain by default. Mail to <Postmaster>, without a domain, goes there"
+        " too; it is refused where this is not set.",
         examples=["mailer-daemon@example.com"],
     )
 

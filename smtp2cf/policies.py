@@ -72,6 +72,7 @@ def smtp_policy(settings: config.Settings) -> Policy:
         auth_without_tls=settings.auth_without_tls,
         proxy_networks=settings.proxy_networks,
         crlf_only=settings.bare_newline == "reject",
+        postmaster=settings.postmaster,
     )
 
 

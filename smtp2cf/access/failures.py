@@ -1,7 +1,8 @@
 """Failed logins: which client has had how many, and what comes of it. No I/O.
 
 An address is slowed with each failure, then refused for a while, then hung up on if it goes on knocking. It
-is the exact address that is meant, so whoever guesses from one locks out nobody beside it. A success
+is the exact address that is meant, so whoever guesses from one locks out nobody beside it. Clients try the
+same password by one mechanism after the other: the same failure within seconds counts once. A success
 resets. Clients on a unix socket have no address in common with an attacker and none of their own: they are
 slowed and never refused.
 """
@@ -9,7 +10,7 @@ slowed and never refused.
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from smtp2cf.reply import Reply
 
@@ -24,6 +25,9 @@ KNOCKS = 5
 FORGOTTEN_AFTER = 3600.0
 """Seconds after the last failure at which nothing is known of it any more. Until then, one more failure of
 an address that was refused has it refused again."""
+SAME_WITHIN = 10.0
+"""Seconds within which the same user and password of an address are one failure. smtplib and Symfony's mailer
+go through the mechanisms that way; the delays in between are ours."""
 AT_ONCE = 16
 """Logins of one address that may be verified at once, so that it does not take the whole line."""
 ADDRESSES = 10_000
@@ -38,6 +42,7 @@ class _Address:
     under_way: int = 0
     last: float = 0.0
     knocks: int = 0
+    tried: dict[bytes, float] = field(default_factory=dict)
 
 
 class Failures:
@@ -96,19 +101,28 @@ class Failures:
         known = self._addresses.get(client)
         if known is not None:
             known.failures = known.knocks = 0
+            known.tried = {}
             if not known.under_way:
                 del self._addresses[client]
 
-    def failed(self, client: str) -> float:
-        """A login was not good; returns the seconds to wait before that is answered."""
+    def failed(self, client: str, tried: bytes = b"") -> float:
+        """A login was not good; returns the seconds to wait before that is answered.
+
+        tried: what stands for the user and the password, b"" for nothing that could come again.
+        """
         if not client:
             return DELAYS[1] / 2
         known = self._known(client)
         if known is None:
             known = self._addresses[client] = _Address()
-        known.failures += 1
+        now = self._clock()
+        known.tried = {other: at for other, at in known.tried.items() if now - at <= SAME_WITHIN}
+        if tried not in known.tried:
+            known.failures += 1
+            known.last = now
+            if tried and len(known.tried) < REFUSED_AFTER:
+                known.tried[tried] = now
         known.knocks = 0
-        known.last = self._clock()
         self._addresses.move_to_end(client)
         self._bound()
         return min(DELAYS[1], DELAYS[0] * 2.0 ** min(known.failures - 1, 30))

@@ -140,7 +140,7 @@ class Logins:
             self._failures.succeeded(client)
             self._told(client, user.name, "success", "")
             return None
-        delay = self._failures.failed(client)
+        delay = self._failures.failed(client, self._digest(name, password))
         self._told(client, name, "failure", reason)
         await self._sleep(delay)
         return WRONG
@@ -217,6 +217,11 @@ class Logins:
         """What stands for a user's line with a password, and tells neither without our key."""
         # No user's name and no hash has a NUL, so no two of them make the same text.
         return hmac.digest(self._key, b"%b\0%b\0%b" % (name.encode(), written.encode(), secret), "sha256")
+
+    def _digest(self, name: str, password: str) -> bytes:
+        """What stands for a user and a password that were tried, and tells neither without our key."""
+        tried = f"{name}\0{password}".encode("utf-8", "backslashreplace")
+        return hmac.digest(self._key, tried, "sha256")
 
     def _is_remembered(self, fingerprint: bytes) -> bool:
         until = self._remembered.get(fingerprint)

@@ -1,8 +1,10 @@
 """Paths of MAIL FROM and RCPT TO (RFC 5321 §4.1.2, RFC 6531 §3.3), read as clients really write them.
 
-Accepted beside the standard's `<local@domain>`: no angle brackets, spaces around the address, source
-routes (dropped, as §4.1.1.3 allows), quoted local parts, address literals, UTF-8 with or without
-SMTPUTF8, and dots anywhere in a local part (mailboxes like `a..b@` exist). Knows no session.
+Accepted beside the standard's `<local@domain>`: no angle brackets, brackets in brackets with or without a
+name before them (`<Anna B <anna@example.com>>`, as barcode scanners write it), spaces around the address,
+source routes (dropped, as §4.1.1.3 allows), quoted local parts, address literals, UTF-8 with or without
+SMTPUTF8, and dots anywhere in a local part (mailboxes like `a..b@` exist). `<Postmaster>` is a recipient
+without a domain (§4.5.1). Knows no session.
 """
 
 import re
@@ -25,7 +27,16 @@ _PLAIN = re.compile(
 )
 _BRACKETED = re.compile(rf"<\s*(?:{_ROUTE}({_LOCAL}@{_DOMAIN})\s*)?>")
 _BARE = re.compile(rf"({_LOCAL}@{_DOMAIN})(?=\s|\Z)")
+_NAMED = re.compile(r"((?:[^\x00-\x1f<>@,]*<)+)([^<>,]*)((?:>\s*)+)(?=\S|\Z)")
+_POSTMASTER = re.compile(
+    r'(?:<\s*(?:postmaster|"postmaster")\s*>|(?:postmaster|"postmaster")(?=\s|\Z))', re.IGNORECASE
+)
 _LOCAL_ONLY = re.compile(rf"<\s*({_LOCAL})\s*>|({_LOCAL})(?=\s|\Z)")
+
+
+NO_POSTMASTER = Reply(
+    550, "5.1.1", "there is no address for the postmaster here: SMTP2CF_POSTMASTER is not set"
+)
 
 
 class PathError(ValueError):
@@ -44,7 +55,7 @@ def parse_path(text: str) -> tuple[str, str]:
     if match := _PLAIN.match(text):
         address = match[1]
     else:
-        text = text.lstrip()
+        text = _without_name(text.lstrip())
         if not text:
             raise PathError(Reply(501, "5.1.3", "an address is missing"))
         match = _BRACKETED.match(text) or _BARE.match(text)
@@ -56,16 +67,48 @@ def parse_path(text: str) -> tuple[str, str]:
         address = address.removesuffix(".") if not address.endswith("]") else address
     if len(address) > ADDRESS_LIMIT:
         raise PathError(Reply(501, "5.1.3", f"the address has more than {ADDRESS_LIMIT} characters"))
-    rest = text[match.end() :]
-    if rest and not rest[0].isspace():
+    rest = text[match.end() :].strip()
+    if not _ends_at(text, match.end()) or rest.startswith("<"):
         raise PathError(_no_address(text))
-    return address, rest.strip()
+    return address, rest
+
+
+def parse_forward_path(text: str, postmaster: str) -> tuple[str, str]:
+    """The same for a recipient, where `Postmaster` in any letter case needs no domain (RFC 5321 §4.5.1).
+
+    postmaster: who that is, "" for nobody. Raises PathError.
+    """
+    if _PLAIN.match(text):
+        return parse_path(text)
+    path = _without_name(text.lstrip())
+    match = _POSTMASTER.match(path)
+    if match is None or not _ends_at(path, match.end()):
+        return parse_path(text)
+    if not postmaster:
+        raise PathError(NO_POSTMASTER)
+    return postmaster, path[match.end() :].strip()
+
+
+def _ends_at(path: str, end: int) -> bool:
+    return end == len(path) or path[end].isspace()
+
+
+def _without_name(text: str) -> str:
+    """A path in one pair of brackets: without those around it, and the names that are not the address."""
+    match = _NAMED.match(text)
+    if match is None:
+        return text
+    opened, address, closed = match.groups()
+    if opened == "<" or opened.count("<") != closed.count(">"):
+        return text
+    rest = text[match.end() :]
+    return f"<{address}>" + (f" {rest}" if closed[-1:].isspace() else rest)
 
 
 def _no_address(text: str) -> Reply:
     shown = text if len(text) <= 100 else text[:100] + "..."
     match = _LOCAL_ONLY.match(text)
-    if match is not None and (match.end() == len(text) or text[match.end()].isspace()):
+    if match is not None and _ends_at(text, match.end()) and "<" not in text[match.end() :]:
         return Reply(553, "5.1.3", f"{shown}: the address has no domain")
     return Reply(553, "5.1.3", f"{shown}: not an address")
 

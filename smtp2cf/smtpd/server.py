@@ -76,8 +76,8 @@ class Policy:
     max_message_size: octets. max_recipients: of one transaction. max_sessions: at once.
     session_timeout: seconds of silence, and for one command to be whole. auth_without_tls: passwords may
     come in clear. proxy_networks: proxies that say for whom they connect. crlf_only: a command that ends
-    with LF alone is refused. max_message_memory: octets of messages that are held at once while they come
-    in and are relayed.
+    with LF alone is refused. postmaster: who gets mail to `<Postmaster>`, "" for nobody. max_message_memory:
+    octets of messages that are held at once while they come in and are relayed.
     """
 
     hostname: str
@@ -89,6 +89,7 @@ class Policy:
     auth_without_tls: bool = False
     proxy_networks: tuple[Network, ...] = ()
     crlf_only: bool = False
+    postmaster: str = ""
     max_message_memory: int = 512 << 20
 
     def may_relay(self, client: str) -> bool:

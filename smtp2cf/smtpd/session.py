@@ -25,6 +25,7 @@ from smtp2cf.smtpd import replies
 from smtp2cf.smtpd.chunks import Chunks, parse_bdat
 from smtp2cf.smtpd.connection import ERROR_BUDGET, Connection, Reader
 from smtp2cf.smtpd.data import DataReader
+from smtp2cf.smtpd.path import NO_POSTMASTER, PathError, parse_forward_path
 from smtp2cf.smtpd.sasl import AUTH_LINE_LIMIT, AUTH_USAGE, Credentials, Exchange, Step, parse_auth
 from smtp2cf.smtpd.transaction import MAIL_USAGE, RCPT_USAGE, Transaction
 
@@ -133,8 +134,15 @@ class Session(Connection):
         self.close(replies.GOODBYE)
 
     def smtp_VRFY(self, address: str) -> None:
-        """VRFY: we can't know, only Cloudflare's answer to the message does."""
-        self._answer(replies.CANNOT_VERIFY if address else replies.syntax("VRFY address"))
+        """VRFY: we can't know, only Cloudflare's answer to the message does. We do know our postmaster."""
+        if not address:
+            return self._answer(replies.syntax("VRFY address"))
+        try:
+            parse_forward_path(address, self._server.policy.postmaster)
+        except PathError as error:
+            if error.reply == NO_POSTMASTER:
+                return self._answer(error.reply)
+        return self._answer(replies.CANNOT_VERIFY)
 
     def smtp_HELP(self, topic: str) -> None:
         """HELP: the commands there are, or how one is written."""
@@ -239,7 +247,8 @@ class Session(Connection):
             return self._answer(replies.NO_MAIL if self.session.host_name else replies.NO_HELLO)
         if self.envelope.chunks is not None:
             return self._answer(replies.BDAT_BEGUN)
-        refusal = self.envelope.rcpt(argument, limit=self._server.policy.max_recipients)
+        policy = self._server.policy
+        refusal = self.envelope.rcpt(argument, limit=policy.max_recipients, postmaster=policy.postmaster)
         if refusal is None and (refusal := self._server.recipient_refusal(self)) is not None:
             self._server.notices.warning("session.recipient_refused", client=self.client, reply=str(refusal))
             self.envelope.take_back()

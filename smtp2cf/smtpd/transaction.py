@@ -12,7 +12,7 @@ from smtp2cf.reply import Reply
 from smtp2cf.smtpd import replies
 from smtp2cf.smtpd.chunks import Chunks
 from smtp2cf.smtpd.parameters import MAIL_RULES, RCPT_RULES, Parameters, parse_parameters
-from smtp2cf.smtpd.path import PathError, parse_path
+from smtp2cf.smtpd.path import PathError, parse_forward_path, parse_path
 
 MAIL_USAGE = "MAIL FROM:<address> [parameters]"
 RCPT_USAGE = "RCPT TO:<address> [parameters]"
@@ -47,14 +47,17 @@ class Transaction(aiosmtpd.Envelope):
         self.mail_from = address
         return None
 
-    def rcpt(self, argument: str, *, limit: int) -> Reply | None:
-        """Take RCPT's argument (`TO:<address> …`); the reply where it is refused."""
+    def rcpt(self, argument: str, *, limit: int, postmaster: str = "") -> Reply | None:
+        """Take RCPT's argument (`TO:<address> …`); the reply where it is refused.
+
+        postmaster: who `<Postmaster>` is, "" for nobody.
+        """
         if argument[:3].upper() != "TO:":
             return replies.syntax(RCPT_USAGE)
         if len(self.rcpt_tos) >= limit:
             return replies.too_many_recipients(limit)
         try:
-            address, rest = parse_path(argument[3:])
+            address, rest = parse_forward_path(argument[3:], postmaster)
         except PathError as error:
             return error.reply
         if not address:

@@ -11,6 +11,7 @@ from smtp2cf.access.failures import (
     KNOCKS,
     REFUSED_AFTER,
     REFUSED_FOR,
+    SAME_WITHIN,
     Failures,
 )
 
@@ -135,3 +136,49 @@ def test_no_more_addresses_are_kept_than_fit(known: Failures, monkeypatch: pytes
     assert len(known) == 3
     assert [known.refusal(f"192.0.2.{number}") is None for number in range(5)] == [True] * 2 + [False] * 3
     assert ADDRESSES >= 1000
+
+
+# ---- the same password by one mechanism after the other
+
+
+def test_the_same_failure_within_seconds_counts_once(known: Failures, clock: Clock) -> None:
+    for number in range(REFUSED_AFTER):
+        assert known.refusal(CLIENT) is None, f"{number} tries are not too many"
+        first = known.failed(CLIENT, b"%d" % number)
+        clock.now += first
+        assert known.failed(CLIENT, b"%d" % number) == first
+        clock.now += first
+    assert known.refusal(CLIENT) is not None
+
+
+def test_two_users_of_one_address_may_take_turns(known: Failures) -> None:
+    for number in range(REFUSED_AFTER // 2):
+        for tried in (b"anna%d", b"bert%d", b"anna%d", b"bert%d"):
+            known.failed(CLIENT, tried % number)
+    assert known.refusal(CLIENT) is not None
+    known.succeeded(CLIENT)
+    for tried in (b"anna", b"bert") * REFUSED_AFTER:
+        known.failed(CLIENT, tried)
+    assert known.refusal(CLIENT) is None
+
+
+def test_the_same_failure_counts_again_later(known: Failures, clock: Clock) -> None:
+    for _ in range(REFUSED_AFTER):
+        known.failed(CLIENT, b"anna")
+        clock.now += SAME_WITHIN + 1
+    assert known.refusal(CLIENT) is not None
+
+
+def test_other_passwords_and_other_addresses_count_each(known: Failures) -> None:
+    for number in range(REFUSED_AFTER):
+        known.failed(CLIENT, b"%d" % number)
+        known.failed(NEIGHBOUR, b"1")
+    assert known.refusal(CLIENT) is not None
+    assert known.refusal(NEIGHBOUR) is None
+
+
+def test_what_was_tried_is_forgotten_with_a_success(known: Failures) -> None:
+    known.failed(CLIENT, b"anna")
+    known.succeeded(CLIENT)
+    assert known.failed(CLIENT, b"anna") == DELAYS[0]
+    assert len(known) == 1

@@ -246,6 +246,17 @@ async def test_who_guesses_is_slowed_then_refused_without_a_hash_then_hung_up_on
     assert await door.login("anna", "secret", "192.0.2.2") is None
 
 
+async def test_a_client_that_tries_every_mechanism_has_as_many_tries(door: Door) -> None:
+    """As smtplib and Symfony's mailer do: AUTH PLAIN with a password, then AUTH LOGIN with the same."""
+    for number in range(REFUSED_AFTER):
+        for _ in ("PLAIN", "LOGIN"):
+            assert await door.login("anna", f"guess {number}") == WRONG
+            door.now += door.slept[-1]
+        if number < REFUSED_AFTER - 1:
+            assert door.logins._failures.refusal(CLIENT) is None
+    assert (await door.login("anna", "secret")).code == 454
+
+
 async def test_a_success_resets_what_failed_before(door: Door) -> None:
     for _ in range(2):
         for number in range(REFUSED_AFTER - 1):

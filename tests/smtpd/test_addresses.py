@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtp2cf.reply import Reply
-from smtp2cf.smtpd.path import PathError, parse_path
+from smtp2cf.smtpd import LMTP_DOOR, SMTP_DOOR, Door
+from smtp2cf.smtpd.path import PathError, parse_forward_path, parse_path
 from tests.smtpd.conftest import Start
 
 ADDRESSES = [
@@ -43,6 +44,17 @@ ADDRESSES = [
     ('<"jörg b"@bücher.example>', '"jörg b"@bücher.example'),
     ("<👋@example.com>", "👋@example.com"),
     ("jörg@bücher.example", "jörg@bücher.example"),
+    ("<<anna@example.com>>", "anna@example.com"),
+    ("<<<anna@example.com>>>", "anna@example.com"),
+    ("< <anna@example.com> >", "anna@example.com"),
+    ("<Scanner <anna@example.com>>", "anna@example.com"),
+    ("<Anna B <anna@example.com>>", "anna@example.com"),
+    ("<Anna B <<anna@example.com> > >", "anna@example.com"),
+    ('<"Anna B." <anna@example.com>>', "anna@example.com"),
+    ("<Jörg <jörg@bücher.example>>", "jörg@bücher.example"),
+    ("Anna B <anna@example.com>", "anna@example.com"),
+    ('"Anna B" <anna@example.com>', "anna@example.com"),
+    ('<Anna <"a b"@example.com>>', '"a b"@example.com'),
     ("<" + "a" * 64 + "@" + "b" * 63 + ".example>", "a" * 64 + "@" + "b" * 63 + ".example"),
 ]
 
@@ -78,7 +90,24 @@ NO_ADDRESSES = [
     ("<anna@[a b]>", NOT_ONE),
     ("<anna@example.com", NOT_ONE),
     ("anna@example.com>", NOT_ONE),
-    ("<<anna@example.com>>", NOT_ONE),
+    ("<<anna@example.com>", NOT_ONE),
+    ("<anna@example.com>>", NOT_ONE),
+    ("<Anna <anna@example.com>", NOT_ONE),
+    ("Anna <anna@example.com>>", NOT_ONE),
+    ("<Anna anna@example.com>", NOT_ONE),
+    ("<<anna@example.com><bert@example.net>>", NOT_ONE),
+    ("<<anna@example.com> <bert@example.net>>", NOT_ONE),
+    ("<anna@example.com <bert@example.net>>", NOT_ONE),
+    ("anna@example.com <bert@example.net>", NOT_ONE),
+    ("<<anna@example.com>,<bert@example.net>>", NOT_ONE),
+    ("<anna@example.com,bert@example.net>", NOT_ONE),
+    ("<<anna@example.com,bert@example.net>>", NOT_ONE),
+    ("<B, Anna <anna@example.com>>", NOT_ONE),
+    ("<Anna\x00 <anna@example.com>>", NOT_ONE),
+    ("<<anna@example.com>>SIZE=1", NOT_ONE),
+    ("<Anna <anna b@example.com>>", NOT_ONE),
+    ("<Anna <anna>>", NO_DOMAIN),
+    ("<<anna>>", NO_DOMAIN),
     ("<anna@example.com>,<bert@example.net>", NOT_ONE),
     ("anna@example.com,bert@example.net", NOT_ONE),
     ("<anna@example.com>SIZE=1", NOT_ONE),
@@ -114,7 +143,7 @@ def test_what_is_no_address(text: str, wrong: tuple[int, str]) -> None:
     assert wrong[1] in reply.text
 
 
-@pytest.mark.parametrize("text", ["<>", " <>", "< >"])
+@pytest.mark.parametrize("text", ["<>", " <>", "< >", "<<>>", "<Nobody <>>"])
 def test_the_null_path(text: str) -> None:
     assert parse_path(text) == ("", "")
 
@@ -130,6 +159,8 @@ def test_the_null_path(text: str) -> None:
         "<" * 2000,
         "@" * 2000,
         '"' * 2000,
+        "<" * 1000 + "a" + ">" * 999,
+        "<a " * 700 + "> " * 600 + "!",
         " " * 2000 + "<",
     ],
 )
@@ -210,3 +241,108 @@ async def test_refused_addresses_leave_the_transaction_alone(start: Start) -> No
     """)
     assert service.envelope.reverse_path == ""
     assert service.envelope.forward_paths == ("bert@example.net",)
+
+
+# ---- the postmaster (RFC 5321 §4.5.1)
+
+POSTMASTERS = [
+    "<Postmaster>",
+    "<postmaster>",
+    "<POSTMASTER>",
+    " < pOsTmAsTeR >",
+    "Postmaster",
+    '<"Postmaster">',
+    "<<Postmaster>>",
+    "<The Postmaster <postmaster>>",
+]
+NOT_POSTMASTERS = [
+    "<postmasters>",
+    "<post master>",
+    "<the.postmaster>",
+    "postmaster>",
+    "<<postmaster>",
+    "<anna>",
+]
+
+
+@pytest.mark.parametrize("text", POSTMASTERS)
+def test_the_postmaster_needs_no_domain(text: str) -> None:
+    assert parse_forward_path(text, "ops@example.com") == ("ops@example.com", "")
+    assert parse_forward_path(f"{text} NOTIFY=NEVER", "ops@example.com") == (
+        "ops@example.com",
+        "NOTIFY=NEVER",
+    )
+    with pytest.raises(PathError, match="SMTP2CF_POSTMASTER is not set") as refused:
+        parse_forward_path(text, "")
+    assert (refused.value.reply.code, refused.value.reply.status) == (550, "5.1.1")
+
+
+@pytest.mark.parametrize("text", NOT_POSTMASTERS)
+def test_nobody_else_does_without_one(text: str) -> None:
+    with pytest.raises(PathError) as refused:
+        parse_forward_path(text, "ops@example.com")
+    assert refused.value.reply.code == 553
+
+
+def test_a_postmaster_with_a_domain_is_who_it_says() -> None:
+    assert parse_forward_path("<Postmaster@example.net>", "ops@example.com") == ("Postmaster@example.net", "")
+
+
+@given(st.text('<>@,a "postmaster', max_size=30))
+def test_both_kinds_of_path_agree_on_what_is_an_address(text: str) -> None:
+    try:
+        expected = parse_path(text)
+    except PathError:
+        expected = None
+    try:
+        found = parse_forward_path(text, "ops@example.com")
+    except PathError:
+        assert expected is None
+    else:
+        assert found == expected or found[0] == "ops@example.com"
+
+
+@pytest.mark.parametrize("door", [SMTP_DOOR, LMTP_DOOR])
+async def test_mail_to_the_postmaster_goes_to_the_address_of_the_setting(start: Start, door: Door) -> None:
+    service = await start(door=door, postmaster="ops@example.com")
+    client = await service.greeted()
+    await client.play("""
+        C: VRFY Postmaster
+        S: 252 2.1.5
+        C: MAIL FROM:<anna@example.com>
+        S: 250 2.1.0
+        C: RCPT TO:<Postmaster> NOTIFY=NEVER
+        S: 250 2.1.5
+        C: RCPT TO:<Scanner <bert@example.net>>
+        S: 250 2.1.5
+        C: DATA
+        S: 354
+        C: .
+        S: 250
+    """)
+    assert service.envelope.forward_paths == ("ops@example.com", "bert@example.net")
+    assert service.envelope.notify == {"ops@example.com": "NEVER"}
+
+
+async def test_without_the_setting_the_postmaster_is_refused_and_the_setting_named(start: Start) -> None:
+    client = await (await start()).greeted()
+    await client.play("""
+        C: VRFY <postmaster>
+        S: 550 5.1.1 there is no address for the postmaster here: SMTP2CF_POSTMASTER is not set
+        C: MAIL FROM:<The Scanner <anna@example.com>>
+        S: 250 2.1.0
+        C: RCPT TO:<Postmaster>
+        S: 550 5.1.1 there is no address for the postmaster here: SMTP2CF_POSTMASTER is not set
+        C: RCPT TO:<bert@example.net>
+        S: 250 2.1.5
+    """)
+
+
+@pytest.mark.parametrize(
+    "path", ["<anna@example.com,bert@example.net>", "<<a@example.com>, <b@example.net>>"]
+)
+async def test_two_addresses_in_one_path_are_none(start: Start, path: str) -> None:
+    client = await (await start()).greeted()
+    assert (await client.ask(f"MAIL FROM:{path}")).startswith("553 5.1.3")
+    await client.ask("MAIL FROM:<>")
+    assert (await client.ask(f"RCPT TO:{path}")).startswith("553 5.1.3")
