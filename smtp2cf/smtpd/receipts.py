@@ -179,8 +179,14 @@ class SessionReceipts:
         self._relaying = envelope
 
     def fail(self) -> None:
-        """It came to grief; what the client is told says nothing of it."""
+        """It came to grief, and has no answer."""
         self._relaying = None
+
+    def unanswered(self) -> None:
+        """It has an answer that the client is not told, because of a mistake of ours."""
+        envelope, self._relaying = self._relaying, None
+        if envelope is not None:
+            self._all.tell(envelope, received=False)
 
     def answer(self, reply: Reply, transport: asyncio.Transport | None, size: int) -> None:
         """It has its answer, which is about to be written.

@@ -305,19 +305,28 @@ class Session(Connection):
 
     async def _finish_message(self, reader: DataReader | Chunks) -> None:
         """The message is whole: relay it and answer what became of it."""
+        try:
+            verdict = await self._verdict(reader)
+            wire = self._answers(verdict)
+        except Exception:
+            # As many answers as the client waits for, whatever has failed.
+            log.exception("session.error", client=self.client, command="DATA")
+            self._receipts.unanswered()
+            verdict = self._same_for_all(replies.INTERNAL_ERROR)
+            wire = self._answers(verdict)
+        self.envelope = Transaction()
+        self._send_answer(verdict.reply, wire)
+
+    async def _verdict(self, reader: DataReader | Chunks) -> Verdict:
         message = reader.message()
         if reader.too_big:
             log.info("session.too_big", client=self.client, reverse_path=self.envelope.mail_from)
-            verdict = self._same_for_all(replies.too_big(self._server.policy.max_message_size))
-        elif reader.dropped:
-            verdict = self._same_for_all(replies.NO_ROOM)
-        else:
-            del reader
-            self.envelope.chunks = None
-            verdict = await self._relay(message)
-        wire = self._answers(verdict)
-        self.envelope = Transaction()
-        self._send_answer(verdict.reply, wire)
+            return self._same_for_all(replies.too_big(self._server.policy.max_message_size))
+        if reader.dropped:
+            return self._same_for_all(replies.NO_ROOM)
+        del reader
+        self.envelope.chunks = None
+        return await self._relay(message)
 
     async def _relay(self, message: bytes) -> Verdict:
         envelope = self.envelope.complete(
@@ -330,12 +339,9 @@ class Session(Connection):
         self._relaying = len(message)
         try:
             verdict = await self._server.accept(envelope, message)
-        except BaseException as error:
+        except BaseException:
             self._receipts.fail()
-            if not isinstance(error, Exception):
-                raise
-            log.exception("session.error", client=self.client, command="DATA")
-            return self._same_for_all(replies.INTERNAL_ERROR)
+            raise
         finally:
             self._relaying = 0
             self._heard_at = self.loop.time()

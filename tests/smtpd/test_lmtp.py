@@ -180,6 +180,38 @@ async def test_a_mistake_of_ours_is_answered_for_each(start: Start, logged: list
     assert [line["event"] for line in logged if line["log_level"] == "error"] == ["session.error"]
 
 
+@pytest.mark.parametrize(
+    ("broken", "chunked"),
+    [
+        ("transaction.Transaction.complete", False),
+        ("transaction.Transaction.complete", True),
+        ("session._of_recipient", False),
+        ("session._of_recipient", True),
+        ("data.DataReader.message", False),
+        ("chunks.Chunks.message", True),
+    ],
+)
+async def test_a_mistake_anywhere_around_a_message_is_answered_for_each(
+    start: Start, logged: list, monkeypatch: pytest.MonkeyPatch, broken: str, chunked: bool
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        monkeypatch.undo()
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(f"smtp2cf.smtpd.{broken}", fail)
+    service = await start(door=LMTP_DOOR)
+    session = to_data(*TWO)
+    if chunked:
+        session = session.removesuffix(b"DATA\r\n") + b"BDAT 3 LAST\r\nx\r\n"
+    else:
+        session += dotted(b"x\r\n")
+    heard = await answers(service, session + b"NOOP\r\n")
+    assert [line[:9] for line in heard[-3:]] == ["451 4.3.0", "451 4.3.0", "250 2.0.0"]
+    assert [line["event"] for line in logged if line["log_level"] == "error"] == ["session.error"]
+    # Where the mail was taken, its client does not have the answer to it.
+    assert [received for _, received in service.confirmed] == [False] * len(service.taken)
+
+
 async def test_a_recipient_without_an_outcome_has_the_answer_to_the_message(start: Start) -> None:
     async def forgetful(envelope: Envelope, _: bytes) -> Verdict:
         return Verdict(LATER, {envelope.forward_paths[0]: SENT})
