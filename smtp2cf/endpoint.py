@@ -15,6 +15,9 @@ from typing import NamedTuple
 
 BACKLOG = 2048
 """Connections the kernel may hold before we accept them; it caps this at net.core.somaxconn."""
+SEND_BUFFER = 65536
+"""Octets that the kernel holds for a client that reads nothing; left alone it holds megabytes. Set before
+listen(): a connection has what its socket had when the kernel accepted it."""
 SOCKET_MODE = 0o660
 """Permissions of a unix socket: its owner and its group may connect."""
 UNIX_PATH_LIMIT = 107
@@ -128,6 +131,7 @@ def _listen_tcp(host: str, port: int) -> list[socket.socket]:
         for family, kind, proto, _, address in dict.fromkeys(found):
             sock = opened.enter_context(socket.socket(family, kind, proto))
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             if port == 0 and sockets:

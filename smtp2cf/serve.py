@@ -38,10 +38,10 @@ from smtp2cf.envelope import Outcomes, own_outcomes
 from smtp2cf.listing import listed
 from smtp2cf.relay import DropDirectory, Relay
 from smtp2cf.reply import Reply, SendError
-from smtp2cf.smtpd import LMTP_DOOR, SMTP_DOOR, SMTPS_DOOR, Door, Server, judge
+from smtp2cf.smtpd import LMTP_DOOR, SMTP_DOOR, SMTPS_DOOR, Door, Files, Server, judge
 from smtp2cf.spool import Spool
 from smtp2cf.stopping import LeftBehind, Signals, finished, leave
-from smtp2cf.systemd import HandedOverError, handed_over
+from smtp2cf.systemd import HandedOver, HandedOverError, handed_over
 from smtp2cf.tls import Certificate, CertificateError
 from smtp2cf.waiting import Waiting
 
@@ -56,6 +56,9 @@ FIRST_LOOK = 1.0
 LOOK_PATIENCE = 0.5
 """Seconds for a last look at the spool, when the process is to end at once."""
 AGAIN = "Ctrl-C once more leaves at once"
+
+FILES_OF_OUR_OWN = 64
+"""What a bridge has open without any session: its sockets, the spool, logs, probes."""
 
 log = structlog.stdlib.get_logger("smtp2cf.serve")
 
@@ -179,7 +182,8 @@ class Bridge:
         await self.admin.start(admin)
         for door, sockets in mail.items():
             if sockets:
-                await self.server.start(sockets, door)
+                shared = any(isinstance(sock, HandedOver) for sock in sockets)
+                await self.server.start(sockets, door, shared=shared)
         _gauges(self)
         self._watches.append(tasks.keep_running(self._watch_token, "serve.watch_token"))
         self._watches.append(tasks.keep_running(allocator.give_back, "serve.give_back_memory"))
@@ -437,6 +441,7 @@ async def run(
         if listening.smtps and certificate is None:
             raise config.SettingsError("SMTPS needs a certificate: SMTP2CF_TLS_CERT_FILE is not set")
         bridge = Bridge(settings, await open_spool(settings), sandbox, certificate)
+        warn_of_few_files(settings, bridge.server.files)
         warn_of_exposure(settings, [sock for sockets in places.mail.values() for sock in sockets])
         for line in clients_will_refuse(settings, certificate):
             log.warning("tls.clients_will_refuse", note=line)
@@ -510,6 +515,20 @@ def _doors(settings: config.Settings, opened: contextlib.ExitStack) -> Doors:
         raise config.SettingsError(f"SMTP2CF_SOCKET_GROUP: {error}") from None
     except HandedOverError as error:
         raise config.SettingsError(str(error)) from None
+
+
+def warn_of_few_files(settings: config.Settings, files: Files) -> None:
+    """Say that the limit of open files is below what the sessions need that may come."""
+    needed = settings.max_sessions + settings.api_concurrency + FILES_OF_OUR_OWN
+    if files.usable < needed:
+        log.warning(
+            "serve.few_files",
+            limit=files.limit,
+            sessions=max(0, files.usable - settings.api_concurrency - FILES_OF_OUR_OWN),
+            note=f"SMTP2CF_MAX_SESSIONS is {settings.max_sessions}, but the limit of open files has room for"
+            " fewer, and clients beyond that get 421: raise it (LimitNOFILE= in systemd, ulimit -n), or"
+            " lower SMTP2CF_MAX_SESSIONS",
+        )
 
 
 def _raise_file_limit() -> None:

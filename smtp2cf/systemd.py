@@ -9,11 +9,17 @@ import re
 import socket
 from collections.abc import MutableMapping
 
+from smtp2cf.endpoint import SEND_BUFFER
+
 PROTOCOLS = ("smtp", "smtps", "lmtp", "admin")
 """What FileDescriptorName= may be; a socket without such a name speaks the first."""
 
 _FIRST = 3
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+
+
+class HandedOver(socket.socket):
+    """One of them. Who waits there to be accepted waits for the next process, when this one ends."""
 
 
 class HandedOverError(Exception):
@@ -62,7 +68,7 @@ def _listening(number: int, name: str) -> socket.socket:
     """The socket behind a file descriptor, if it is one that takes connections."""
     try:
         os.set_inheritable(number, False)
-        sock = socket.socket(fileno=number)
+        sock = HandedOver(fileno=number)
         listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError as error:
         raise HandedOverError(
@@ -74,5 +80,7 @@ def _listening(number: int, name: str) -> socket.socket:
             f"file descriptor {number} ({name}) from systemd is no listening stream socket:"
             " ListenStream= with Accept=no is needed"
         )
+    # For those to come. Connections that wait already have the kernel's: sessions see to theirs.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
     sock.setblocking(False)
     return sock

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from smtp2cf.endpoint import Endpoint, group_id, listen
+from smtp2cf.endpoint import SEND_BUFFER, Endpoint, group_id, listen
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
 
@@ -189,3 +189,12 @@ def test_an_endpoint_is_known_by_its_socket(
 def test_an_endpoint_on_a_unix_socket_is_known_by_its_path(path: Path) -> None:
     with listen(at(path))[0] as sock:
         assert Endpoint.of(sock) == at(path)
+
+
+def test_a_connection_made_before_anybody_accepts_has_the_small_buffer() -> None:
+    (listener,) = listen(Endpoint("127.0.0.1"))
+    with listener, socket.create_connection(listener.getsockname()):
+        listener.setblocking(True)
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= 2 * SEND_BUFFER

@@ -5,6 +5,7 @@ mail that comes without a session.
 """
 
 from smtp2cf.smtpd.dropped import judge
+from smtp2cf.smtpd.files import Files
 from smtp2cf.smtpd.quotas import Quota, Quotas
 from smtp2cf.smtpd.server import LMTP_DOOR, SMTP_DOOR, SMTPS_DOOR, Accept, Door, Policy, Server
 
@@ -14,6 +15,7 @@ __all__ = [
     "SMTP_DOOR",
     "Accept",
     "Door",
+    "Files",
     "Policy",
     "Quota",
     "Quotas",

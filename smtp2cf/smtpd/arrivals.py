@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from aiosmtpd.proxy_protocol import get_proxy
 
 from smtp2cf import tasks
-from smtp2cf.reply import one_line
+from smtp2cf.reply import Reply, one_line
 from smtp2cf.smtpd import replies
 from smtp2cf.smtpd.connection import HANDSHAKE_TIMEOUT, tls_failed
 from smtp2cf.smtpd.networks import is_in
@@ -26,10 +26,40 @@ OUT_OF_FILES_WAIT = 1.0
 """Seconds until the next try to accept a connection when there are no files left for one."""
 GOODBYE_WAIT = 1.0
 """Seconds that a proxy without a header has to read why it is turned away."""
+GOODBYES = 1000
+"""Connections that are told at once why they are turned away."""
 PROXY_LINE_LIMIT = 107
 """Octets of a version 1 header with its CRLF (PROXY protocol §2.1)."""
 
 Peer = tuple[str, int]
+
+
+def turn_away_waiting(listeners: list[socket.socket], reply: Reply) -> None:
+    """Say goodbye to those who are connected and not accepted yet; not in TLS, which has no words for it."""
+    told: list[socket.socket] = []
+    for listener in listeners:
+        while len(told) < GOODBYES:
+            try:
+                sock, _ = listener.accept()
+            except OSError:
+                break  # nobody waits, or there is no file left
+            told.append(sock)
+            sock.setblocking(False)
+            _say(sock, reply)
+    if told:
+        # A client that has spoken first would lose the reply to a reset if we closed now.
+        asyncio.get_running_loop().call_later(GOODBYE_WAIT, _close_all, told)
+
+
+def _say(sock: socket.socket, reply: Reply) -> None:
+    with contextlib.suppress(OSError):  # gone already
+        sock.send(reply.wire())
+        sock.shutdown(socket.SHUT_WR)
+
+
+def _close_all(sockets: list[socket.socket]) -> None:
+    for sock in sockets:
+        sock.close()
 
 
 class Arrivals:
@@ -59,6 +89,11 @@ class Arrivals:
                 await asyncio.sleep(OUT_OF_FILES_WAIT)
                 continue
             client = peer[0] if isinstance(peer, tuple) else ""
+            if self._server.files.are_short(sock.fileno()):
+                if not self._door.tls:
+                    _say(sock, replies.NO_FILES)
+                sock.close()
+                continue
             if len(self._arriving) >= self._server.policy.max_sessions or self._has_enough(client):
                 self._notices.warning("session.refused", client=client, arriving=len(self._arriving))
                 sock.close()
@@ -88,6 +123,8 @@ class Arrivals:
             await self._turn_away(sock, client)
             return
         except BaseException:
+            if not self._door.tls:
+                _say(sock, replies.SHUTTING_DOWN)
             sock.close()
             raise
         tls = self._server.tls() if self._door.tls and self._server.tls is not None else None

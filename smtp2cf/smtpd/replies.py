@@ -47,6 +47,7 @@ PER_RECIPIENT = b"353 each recipient's answer follows, then one for all\r\n"
 
 TOO_MANY_ERRORS = Reply(421, "4.7.0", "too many errors, goodbye")
 TOO_MANY_SESSIONS = Reply(421, "4.3.2", "too many sessions (SMTP2CF_MAX_SESSIONS), try again later")
+NO_FILES = Reply(421, "4.3.1", "no file descriptors left for another session, try again later")
 NO_ROOM = Reply(
     452, "4.3.1", "too much mail at once (SMTP2CF_MAX_MESSAGE_MEMORY), send the message again later"
 )

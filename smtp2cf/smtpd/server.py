@@ -22,8 +22,9 @@ from aiosmtpd.smtp import SMTP
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.reply import Reply
 from smtp2cf.smtpd import replies
-from smtp2cf.smtpd.arrivals import Arrivals
+from smtp2cf.smtpd.arrivals import Arrivals, turn_away_waiting
 from smtp2cf.smtpd.connection import Connection
+from smtp2cf.smtpd.files import Files
 from smtp2cf.smtpd.networks import Network, is_in
 from smtp2cf.smtpd.notices import Notices
 from smtp2cf.smtpd.quotas import Quotas
@@ -36,11 +37,8 @@ Authenticate = Callable[[str, str, str], Awaitable[Reply | None]]
 SenderRefusal = Callable[[str, str], Reply | None]
 """(user name, "" for nobody; reverse path) → the reply where it may not send so."""
 
-BACKLOG = 2048
 KEEP_FILE: Mapping[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 """A unix socket's file is removed by whoever made it, which may be systemd."""
-SEND_BUFFER = 65536
-"""Octets of replies that the kernel holds for a client that reads none; left alone it holds megabytes."""
 ABORT_WAIT = 1.0
 """Seconds that sessions which are hung up on have to end."""
 
@@ -126,6 +124,7 @@ class Server:
         self._quotas = quotas
         self.closed = closed
         self.notices = Notices()
+        self.files = Files()
         self.sessions: set[Connection] = set()
         self.session_template = _session_template(policy)
         self._may_relay = functools.lru_cache(maxsize=4096)(policy.may_relay)
@@ -136,26 +135,33 @@ class Server:
         }
         self._arrivals: list[Arrivals] = []
         self._listeners: list[asyncio.Server] = []
+        self._own_sockets: list[socket.socket] = []
         self._emptied = asyncio.Event()
         self._draining = False
 
-    async def start(self, sockets: list[socket.socket], door: Door = SMTP_DOOR) -> None:
-        """Take sessions on listening sockets. Raises ValueError at a door with TLS where there is none."""
+    async def start(
+        self, sockets: list[socket.socket], door: Door = SMTP_DOOR, *, shared: bool = False
+    ) -> None:
+        """Take sessions on listening sockets. Raises ValueError at a door with TLS where there is none.
+
+        shared: another process has them too (systemd), and who waits there waits for the next bridge.
+        """
         if door.tls and self.tls is None:
             raise ValueError("a door with TLS needs a certificate")
         loop = asyncio.get_running_loop()
+        backlog = self.files.backlog
+        if not shared and not door.tls:
+            self._own_sockets += sockets
         for sock in sockets:
             is_unix = sock.family == socket.AF_UNIX
-            if sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) >= 16384:  # nobody has made it small
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # the accepted inherit it
             if door.tls or (self.policy.proxy_networks and not is_unix):
                 self._arrivals.append(Arrivals(self, sock, door))
                 continue
             session = functools.partial(Session, self, door)
             if is_unix:
-                listener = await loop.create_unix_server(session, sock=sock, backlog=BACKLOG, **KEEP_FILE)
+                listener = await loop.create_unix_server(session, sock=sock, backlog=backlog, **KEEP_FILE)
             else:
-                listener = await loop.create_server(session, sock=sock, backlog=BACKLOG)
+                listener = await loop.create_server(session, sock=sock, backlog=backlog)
             self._listeners.append(listener)
 
     # ---- what sessions ask
@@ -228,6 +234,7 @@ class Server:
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - sessions outlive it and are told
         """Take no new sessions, let transactions finish for `timeout` seconds, then hang up."""
         self._draining = True
+        turn_away_waiting(self._own_sockets, replies.SHUTTING_DOWN)
         for listener in self._listeners:
             listener.close()
         for arrivals in self._arrivals:
@@ -249,10 +256,12 @@ class Server:
             self._emptied.clear()
             await asyncio.wait_for(self._emptied.wait(), timeout)
 
-    def admit(self, session: Connection) -> Reply | None:
+    def admit(self, session: Connection, descriptor: int) -> Reply | None:
         """Count a session in; the reply when there are too many, or no more are wanted."""
         if self._draining:
             return replies.SHUTTING_DOWN
+        if self.files.are_short(descriptor):
+            return replies.NO_FILES
         if len(self.sessions) >= self.policy.max_sessions:
             self.notices.warning("session.refused", client=session.client, sessions=len(self.sessions))
             return replies.TOO_MANY_SESSIONS

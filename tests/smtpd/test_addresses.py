@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtp2cf.reply import Reply
-from smtp2cf.smtpd import LMTP_DOOR, SMTP_DOOR, Door
+from smtp2cf.smtpd import LMTP_DOOR, SMTP_DOOR, Door, Policy, judge
 from smtp2cf.smtpd.path import PathError, parse_forward_path, parse_path
 from tests.smtpd.conftest import Start
 
@@ -346,3 +346,21 @@ async def test_two_addresses_in_one_path_are_none(start: Start, path: str) -> No
     assert (await client.ask(f"MAIL FROM:{path}")).startswith("553 5.1.3")
     await client.ask("MAIL FROM:<>")
     assert (await client.ask(f"RCPT TO:{path}")).startswith("553 5.1.3")
+
+
+@pytest.mark.parametrize(
+    ("setting", "given"), [("ops@example.com", {"Postmaster": "ops@example.com"}), ("", {})]
+)
+def test_the_postmaster_of_dropped_mail_is_the_same(setting: str, given: dict[str, str]) -> None:
+    policy = Policy(
+        hostname="bridge.example",
+        allow_networks=(),
+        max_message_size=1000,
+        max_recipients=10,
+        max_sessions=1,
+        session_timeout=1.0,
+        postmaster=setting,
+    )
+    judged = judge(policy, ("anna@example.com", ""), [("Postmaster", "")], 0.0)
+    assert judged.given == given
+    assert [str(reply)[:9] for reply in judged.refused.values()] == ([] if setting else ["550 5.1.1"])

@@ -302,6 +302,6 @@ async def test_a_client_that_comes_while_the_server_stops_is_turned_away(start: 
     stopping = asyncio.create_task(service.server.drain(10))
     await until(lambda: all(session._closing for session in service.server.sessions))
     (session,) = service.server.sessions
-    assert service.server.admit(session) == Reply(421, "4.3.2", "shutting down, try again later")
+    assert service.server.admit(session, 3) == Reply(421, "4.3.2", "shutting down, try again later")
     await begun.ask("RSET")
     await stopping
