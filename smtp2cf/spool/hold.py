@@ -75,14 +75,23 @@ class Hold:
         self._state = self._left = (0, 0)
         self._states = {self._state}
         self._salt = b""
+        self._main_changed = False
+        self._index_size = 0
         (self._page_size,) = anchor.execute("PRAGMA page_size").fetchone()
         if descriptor is not None:
             self._log_descriptor = os.open(self._log, os.O_RDONLY | os.O_CLOEXEC)
             self._index_descriptor = os.open(self._index, os.O_RDONLY | os.O_CLOEXEC)
+            self._salt = os.pread(self._index_descriptor, 8, 32)
 
     def check(self) -> None:
         """Raises SpoolUnavailable while the names are another's, or since `verify` found more."""
         wrong = self._lasting or self._moved()
+        if not wrong and self._descriptor is not None and self._index_is_short():
+            # Every connection reads it as memory: where there is none, the system kills the process.
+            wrong = self._lasting = (
+                f"{self._index} was cut short while the bridge has it open, so no mail is taken: restart the"
+                " bridge; nothing is lost"
+            )
         if not wrong:
             self.trouble = None
             return
@@ -139,10 +148,11 @@ class Hold:
         """Something is wrong: see that nothing is lost, and that no other file inherits our log.
 
         What is in the log goes into the file that it belongs to, wherever that is now, and the log is
-        emptied. If that file was changed itself, the log is put aside.
+        emptied. If that file was changed itself, or the log is not ours any more, the log is put aside; of
+        ours SQLite reads at the next start what is whole.
         """
         if self._lasting:
-            if _identity_or_none(self._log) == self._log_identity:
+            if not self._log_is_ours() and _identity_or_none(self._log) == self._log_identity:
                 aside = self._log.with_name(f"{self._log.name}.replaced")
                 with contextlib.suppress(OSError):
                     self._log.rename(aside)
@@ -191,9 +201,21 @@ class Hold:
         if not _at_last(self._log_fits):
             return (
                 f"{self._log} was overwritten or cut short while the bridge has it open, so no mail is taken:"
-                " restart the bridge; what was in that file alone is lost"
+                " restart the bridge; what was in the part that is gone is lost"
             )
         return ""
+
+    def _index_is_short(self) -> bool:
+        """It never shrinks while it is open."""
+        size = os.fstat(self._index_descriptor).st_size
+        short = size < self._index_size
+        self._index_size = max(size, self._index_size)
+        return short
+
+    def _log_is_ours(self) -> bool:
+        """What is in the log, if not all of it, belongs to the database as it is."""
+        log = os.pread(self._log_descriptor, 32, 0)
+        return not self._main_changed and len(log) == 32 and log[16:24] == self._salt
 
     def _header_goes_on(self) -> bool:
         """The first page is one, and not an earlier one than before."""
@@ -217,6 +239,7 @@ class Hold:
         return self._salt != earlier
 
     def _overwritten(self) -> str:
+        self._main_changed = True
         return (
             f"{self.path} was overwritten or cut short while the bridge has it open, so no mail is taken:"
             " stop the bridge, put the file there that you want, and start it"

@@ -122,6 +122,8 @@ WRONG: dict[str, Act] = {
     "index moved": with_index(move),
     "index deleted": with_index(delete),
     "index moved and copied back": with_index(move_and_copy_back),
+    "index cut to nothing": with_index(cut_to_nothing),
+    "index cut short": with_index(cut_short),
 }
 IN_PLACE = {name for name in WRONG if "overwritten" in name or "cut" in name}
 PASSING = {"moved", "its directory moved", "replaced by a backup", "moved and copied back", "log moved"}
@@ -216,6 +218,24 @@ async def test_without_its_log_the_file_has_everything(sqlite: Backend, place: P
     await sqlite.close(spool)
     beside(place, "-wal").unlink(missing_ok=True)
     assert await (await sqlite.open(serve=True)).count() == AFTER
+
+
+@pytest.mark.parametrize(
+    ("what", "kept"),
+    [("index cut to nothing", AFTER), ("index cut short", AFTER), ("log cut short", BEFORE + 1)],
+)
+async def test_a_restart_reads_what_is_whole_of_the_log(
+    sqlite: Backend, place: Path, what: str, kept: int
+) -> None:
+    spool = await in_use(sqlite, place)
+    WRONG[what](place)
+    await refuses(spool)
+    await sqlite.close(spool)
+    spool = await sqlite.open(serve=True)
+    assert await spool.count() >= kept
+    await spool.put(new_mail())
+    await sqlite.close(spool)
+    assert kept_in(place) >= kept + 1
 
 
 @pytest.mark.parametrize("what", sorted(PASSING))
