@@ -8,10 +8,11 @@ The transport is called directly, below httpx.AsyncClient: no redirects, cookies
 here, and they cost as much as the rest of the call.
 """
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import httpx
 import orjson
@@ -19,7 +20,7 @@ import orjson
 from smtp2cf import __version__
 from smtp2cf.cloudflare.errors import TokenRefusedError, error_of
 from smtp2cf.cloudflare.pacing import Pacer, retry_after_of
-from smtp2cf.cloudflare.transport import Answer, Transport
+from smtp2cf.cloudflare.transport import Answer, NotBegun, Transport
 from smtp2cf.envelope import Outcomes, address_key
 from smtp2cf.reply import (
     ACCEPTED,
@@ -71,6 +72,16 @@ class TokenState(NamedTuple):
     reason: str
 
 
+class Lease(Protocol):
+    """The right to send a message, which may be lost while its call waits: relay's Lease."""
+
+    def holds(self) -> bool:
+        """It may be sent, as far as is known without asking."""
+
+    async def confirm(self) -> None:
+        """Make sure that it may be sent; raises SendError when it may not."""
+
+
 _ACCEPTED_TOKEN = TokenState(True, "")
 
 
@@ -119,15 +130,21 @@ class Client:
         await self._transport.aclose()
 
     async def send(
-        self, reverse_path: str, recipients: Sequence[str], message: bytes, deadline: float
+        self,
+        reverse_path: str,
+        recipients: Sequence[str],
+        message: bytes,
+        deadline: float,
+        lease: Lease | None = None,
     ) -> Sent:
         """Hand a message to send_raw for at most 50 recipients.
 
         message: UTF-8. deadline: time.monotonic() seconds until which it may wait for its turn; a
-        call that was throttled is repeated by then. Raises SendError.
+        call that was throttled is repeated by then. lease: asked when it may go out, and right before it
+        does. Raises SendError.
         """
         answer = await self._call(
-            "POST", self._send_raw, deadline, lambda: _submission(reverse_path, recipients, message)
+            "POST", self._send_raw, deadline, lambda: _submission(reverse_path, recipients, message), lease
         )
         sent = _read_sent(answer, recipients)
         if sent is None:
@@ -158,7 +175,12 @@ class Client:
         return self.token_state
 
     async def _call(
-        self, method: str, target: bytes, deadline: float, body: Callable[[], bytes] = bytes
+        self,
+        method: str,
+        target: bytes,
+        deadline: float,
+        body: Callable[[], bytes] = bytes,
+        lease: Lease | None = None,
     ) -> Answer:
         """One call when the account's limits allow it, repeated while they turn out not to.
 
@@ -168,7 +190,7 @@ class Client:
         while True:
             turn = await self.pacer.admit(deadline)
             try:
-                answer = await self._exchange(method, target, body())
+                answer = await self._exchange(method, target, body(), lease)
                 error = None if answer.status < 300 else _error_in(answer)
                 if error is None or error.reply.status != "4.7.1":
                     if answer.status < 500:
@@ -181,11 +203,16 @@ class Client:
             if time.monotonic() + self.pacer.blocked_for > deadline:
                 raise error
 
-    async def _exchange(self, method: str, target: bytes, body: bytes) -> Answer:
+    async def _exchange(self, method: str, target: bytes, body: bytes, lease: Lease | None) -> Answer:
         """One HTTP exchange; raises SendError where there is no whole answer, telling whether the mail may
         have gone through nevertheless."""
         try:
-            return await self._exchange_with(method, target, self._fields, body)
+            if lease is None:
+                return await self._exchange_with(method, target, self._fields, body)
+            while True:
+                await lease.confirm()
+                with contextlib.suppress(NotBegun):  # it took too long to connect, or the process was stopped
+                    return await self._exchange_with(method, target, self._fields, body, lease.holds)
         except NEVER_SENT as error:
             reply = Reply(451, "4.4.1", f"cannot reach {self._host}: {one_line(str(error), REASON_LIMIT)}")
             raise SendError(reply, Scope.ACCOUNT) from error
@@ -203,8 +230,11 @@ async def _exchange_through(
     target: bytes,
     fields: bytes,
     body: bytes,
+    may_begin: Callable[[], bool] | None = None,
 ) -> Answer:
     """An exchange through any other of httpx's transports."""
+    if may_begin is not None and not may_begin():
+        raise NotBegun
     headers = dict(line.split(b": ", 1) for line in fields.splitlines())
     request = httpx.Request(method, base.copy_with(raw_path=target), headers=headers, content=body)
     response = await transport.handle_async_request(request)

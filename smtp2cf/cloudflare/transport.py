@@ -14,7 +14,7 @@ import base64
 import select
 import urllib.request
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import aiohttp
@@ -56,6 +56,10 @@ class Answer(NamedTuple):
     body: bytes
 
 
+class NotBegun(Exception):  # noqa: N818 - it is no error of anybody's
+    """The request was not to be sent any more when there was a connection for it. Nothing was."""
+
+
 class Transport(httpx.AsyncBaseTransport):
     """Exchanges requests with the host of `base_url`, through the proxy that the environment names.
 
@@ -88,11 +92,19 @@ class Transport(httpx.AsyncBaseTransport):
         ]
         return httpx.Response(answer.status, headers=headers, stream=httpx.ByteStream(answer.body))
 
-    async def exchange(self, method: str, target: bytes, fields: bytes, body: bytes) -> Answer:
+    async def exchange(
+        self,
+        method: str,
+        target: bytes,
+        fields: bytes,
+        body: bytes,
+        may_begin: Callable[[], bool] | None = None,
+    ) -> Answer:
         """One exchange, with an answer that was read whole; httpx's objects would cost a tenth of relaying
         a message.
 
-        target: path and query. fields: the header's lines, but Content-Length. Raises httpx.ConnectError
+        target: path and query. fields: the header's lines, but Content-Length. may_begin: asked at the last
+        moment; raises NotBegun where it says no. Raises httpx.ConnectError
         where there is no connection, so that nothing was sent; httpx.ReadTimeout and httpx.ReadError where
         the request was sent and no whole answer came back. Their texts are for a person.
         """
@@ -106,6 +118,9 @@ class Transport(httpx.AsyncBaseTransport):
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # It is no cause to show: aiohttp's may hold what was sent to the proxy, with the password.
             raise httpx.ConnectError(_why_unreachable(error)) from None
+        if may_begin is not None and not may_begin():
+            self._keep(connection, loop)
+            raise NotBegun
         try:
             with _Deadline(loop, deadline, connection):
                 answer = await _converse(connection, (head, body))

@@ -23,6 +23,7 @@ from smtp2cf.message.newlines import has_bare_newlines, normalize_newlines
 from smtp2cf.relay import patience
 from smtp2cf.relay.bounce import BouncePolicy, dsns_for
 from smtp2cf.relay.deliver import Attempt, deliver
+from smtp2cf.relay.lease import Lease
 from smtp2cf.relay.queue import Pace, Queue, RetryPolicy
 from smtp2cf.relay.recall import Recall
 from smtp2cf.relay.settle import settle, settle_each
@@ -34,8 +35,9 @@ MAX_RECEIVED = 100
 QUEUE_PATIENCE = 60.0
 """Seconds that mail from the queue waits for its turn under the account's limit before it is put back."""
 
-SendRaw = Callable[[str, Sequence[str], bytes, float], Awaitable[Sent]]
-"""(reverse path, at most 50 recipients, message, deadline in time.monotonic() seconds) → Sent."""
+SendRaw = Callable[..., Awaitable[Sent]]
+"""(reverse path, at most 50 recipients, message, deadline in time.monotonic() seconds) → Sent. With a spool
+there is one more: the Lease."""
 SenderRefusal = Callable[[str, str], Reply | None]
 """(user name, "" for nobody; reverse path or address of the header) → None if it may be used, or why not."""
 
@@ -136,18 +138,21 @@ class Relay:
         message: bytes,
         is_dsn: bool = False,
         patience: float | None = None,
+        lease: Lease | None = None,
     ) -> Attempt:
         """One attempt to send to `recipients`, with an outcome for each spelling they were given in.
 
-        patience: seconds it may wait for its turn, None for as long as a client would.
+        patience: seconds it may wait for its turn, None for as long as a client would. lease: of mail that
+        other bridges may come to have.
         """
         sender = envelope.reverse_path or self._policy.null_sender_address
         if is_dsn:
             sender = self._bounce.sender_of(recipients[0])
         deadline = time.monotonic() + (self._policy.reply_timeout if patience is None else patience)
+        leases = () if lease is None else (lease,)
         unique = unique_addresses(recipients)
         attempt = await deliver(
-            lambda part: self._send_raw(sender, part, message, deadline),
+            lambda part: self._send_raw(sender, part, message, deadline, *leases),
             unique,
             whole=len(recipients) >= len(envelope.forward_paths),
         )
@@ -160,9 +165,9 @@ class Relay:
         return attempt
 
     async def _attempt_from_queue(
-        self, envelope: Envelope, recipients: Sequence[str], message: bytes, is_dsn: bool
+        self, envelope: Envelope, recipients: Sequence[str], message: bytes, is_dsn: bool, lease: Lease
     ) -> Attempt:
-        return await self.attempt(envelope, recipients, message, is_dsn, QUEUE_PATIENCE)
+        return await self.attempt(envelope, recipients, message, is_dsn, QUEUE_PATIENCE, lease)
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - what is under way outlives it
         """Let what is under way end for `timeout` seconds; the rest stays in the spool."""
@@ -217,15 +222,16 @@ class Relay:
 
     async def _send_or_keep(self, queue: Queue, envelope: Envelope, message: bytes) -> Verdict:
         """Direct mode: Cloudflare's answer, or the spool when that takes too long."""
+        lease = Lease(queue.spool, envelope.queue_id, kept=False)
         attempt = asyncio.get_running_loop().create_task(
-            self.attempt(envelope, envelope.forward_paths, message)
+            self.attempt(envelope, envelope.forward_paths, message, lease=lease)
         )
         may_be_kept = False
         try:
             if await patience.wait((attempt,), self._policy.reply_timeout):
                 text = f"{envelope.queue_id} kept, Cloudflare has not answered yet"
                 verdict = _same_for_all(envelope, Reply(250, "2.0.0", text))
-                await queue.keep_in_flight(envelope, message, attempt, self._answer(envelope, verdict))
+                await queue.keep_in_flight(envelope, message, attempt, lease, self._answer(envelope, verdict))
                 maillog.kept(envelope, "Cloudflare has not answered yet", size=len(message))
                 return verdict
         except SendError as error:
@@ -240,20 +246,25 @@ class Relay:
         except Exception:
             log.exception("relay.error", queue_id=envelope.queue_id)  # a call is made: wait for its answer
         if not may_be_kept:
-            return await self._settle(envelope, message, await attempt)
+            return await self._settle(envelope, message, await attempt, tried=lease.called)
         done, tell = None, True
         try:
             done = await attempt
-            verdict = await self._settle(envelope, message, done)
+            verdict = await self._settle(envelope, message, done, tried=lease.called)
             tell = verdict.reply.transient
             return verdict
         finally:
             queue.settle_in_doubt(envelope, message, done, tell=tell)
 
-    async def _settle(self, envelope: Envelope, message: bytes, attempt: Attempt) -> Verdict:
-        """An attempt has ended: keep or report what the answer leaves open, and find the answer."""
+    async def _settle(
+        self, envelope: Envelope, message: bytes, attempt: Attempt, *, tried: bool = True
+    ) -> Verdict:
+        """An attempt has ended: keep or report what the answer leaves open, and find the answer.
+
+        tried: a call was made.
+        """
         try:
-            return await self._keep_and_report(envelope, message, attempt)
+            return await self._keep_and_report(envelope, message, attempt, tried=tried)
         except Exception as error:
             log.exception("relay.error", queue_id=envelope.queue_id)
             return await self._rescue(envelope, message, attempt, error)
@@ -280,7 +291,9 @@ class Relay:
                 return kept
         return verdict
 
-    async def _keep_and_report(self, envelope: Envelope, message: bytes, attempt: Attempt) -> Verdict:
+    async def _keep_and_report(
+        self, envelope: Envelope, message: bytes, attempt: Attempt, *, tried: bool
+    ) -> Verdict:
         outcomes = attempt.outcomes
         maillog.attempted(envelope, outcomes, attempt.message_ids, size=len(message))
         if attempt.unanswered:
@@ -289,7 +302,7 @@ class Relay:
         verdict = self._verdict(envelope, attempt, kept=kept)
         if self.queue is not None and kept:
             try:
-                await self._keep_rest(self.queue, envelope, message, attempt, verdict)
+                await self._keep_rest(self.queue, envelope, message, attempt, verdict, tried=tried)
             except SendError as error:
                 log.warning("spool.unavailable", queue_id=envelope.queue_id, reply=str(error.reply))
                 verdict = self._not_kept(envelope, attempt, error)
@@ -347,7 +360,14 @@ class Relay:
         return all(reply.permanent for reply in outcomes.values())
 
     async def _keep_rest(
-        self, queue: Queue, envelope: Envelope, message: bytes, attempt: Attempt, verdict: Verdict
+        self,
+        queue: Queue,
+        envelope: Envelope,
+        message: bytes,
+        attempt: Attempt,
+        verdict: Verdict,
+        *,
+        tried: bool,
     ) -> None:
         """Put what is not final into the spool, with DSNs about what is; raises SendError.
 
@@ -360,8 +380,8 @@ class Relay:
             envelope,
             message,
             attempt.outcomes,
-            attempts=1,
-            retry_after=attempt.retry_after,
+            attempts=int(tried),
+            retry_in=queue.retry.delay(1, attempt.retry_after),
             dsns=dsns,
             answer=self._answer(envelope, verdict),
         )

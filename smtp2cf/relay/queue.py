@@ -20,6 +20,7 @@ from smtp2cf.envelope import Envelope, Outcomes
 from smtp2cf.relay import patience
 from smtp2cf.relay.bounce import BouncePolicy, dsns_for
 from smtp2cf.relay.deliver import Attempt
+from smtp2cf.relay.lease import Lease
 from smtp2cf.reply import Reply, SendError
 from smtp2cf.spool import Answer, NewMail, Spool, SpoolItem
 
@@ -43,8 +44,8 @@ RUSH_PAUSE = 0.01
 LOOK_AGAIN = 0.05
 """Seconds until a line of calls that was full is looked at again."""
 
-Attempting = Callable[[Envelope, Sequence[str], bytes, bool], Awaitable[Attempt]]
-"""(envelope, recipients, message, is a DSN) → what one attempt came to."""
+Attempting = Callable[[Envelope, Sequence[str], bytes, bool, Lease], Awaitable[Attempt]]
+"""(envelope, recipients, message, is a DSN, lease) → what one attempt came to."""
 
 log = structlog.stdlib.get_logger("smtp2cf.queue")
 
@@ -138,7 +139,7 @@ class Queue:
         outcomes: Outcomes,
         *,
         attempts: int = 0,
-        retry_after: float | None = None,
+        retry_in: float = 0.0,
         dsns: Sequence[NewMail] = (),
         answer: Answer | None = None,
     ) -> None:
@@ -148,7 +149,7 @@ class Queue:
             message=message,
             outcomes=outcomes,
             attempts=attempts,
-            delay=self.retry.delay(attempts, retry_after) if attempts else 0.0,
+            delay=retry_in,
             expires_in=self.retry.expire_after,
             answer=answer,
         )
@@ -159,14 +160,19 @@ class Queue:
             self._keeping -= 1
 
     async def keep_in_flight(
-        self, envelope: Envelope, message: bytes, attempt: asyncio.Task[Attempt], answer: Answer | None
+        self,
+        envelope: Envelope,
+        message: bytes,
+        attempt: asyncio.Task[Attempt],
+        lease: Lease,
+        answer: Answer | None,
     ) -> None:
         """Put mail into the spool whose first attempt is still under way; its late answer settles it.
 
-        Raises SendError when it can't be kept.
+        lease: the attempt's. Raises SendError when it can't be kept.
         """
-        await self.spool.put(self._claimed(envelope, message, {}, answer))
-        self._go(envelope.queue_id, self._settle_late(envelope, message, attempt))
+        await lease.keep(self._claimed(envelope, message, {}, answer))
+        self._go(envelope.queue_id, self._settle_late(envelope, message, attempt, lease))
 
     async def keep_held(
         self, envelope: Envelope, message: bytes, outcomes: Outcomes, error: Exception, answer: Answer | None
@@ -209,14 +215,16 @@ class Queue:
             answer=answer,
         )
 
-    async def _settle_late(self, envelope: Envelope, message: bytes, attempt: asyncio.Task[Attempt]) -> None:
+    async def _settle_late(
+        self, envelope: Envelope, message: bytes, attempt: asyncio.Task[Attempt], lease: Lease
+    ) -> None:
         try:
             done = await attempt
         except Exception as error:
             log.exception("queue.error", queue_id=envelope.queue_id)
             await self._fail(envelope, error, {}, attempts=1, failures=1)
         else:
-            await self._settle(envelope, message, {}, done, attempts=1, is_dsn=False)
+            await self._settle(envelope, message, {}, done, attempts=1, is_dsn=False, tried=lease.called)
 
     async def _settle_in_doubt(
         self, envelope: Envelope, message: bytes, attempt: Attempt | None, *, tell: bool
@@ -346,9 +354,9 @@ class Queue:
         elif await self.spool.begin(item.queue_id):
             if item.unanswered:
                 maillog.possible_duplicate(item.envelope, item.unresolved)
-            attempt = Attempt()
+            attempt, lease = Attempt(), Lease(self.spool, item.queue_id, kept=True)
             if item.unresolved:
-                attempt = await self._attempt(item.envelope, item.unresolved, message, item.is_dsn)
+                attempt = await self._attempt(item.envelope, item.unresolved, message, item.is_dsn, lease)
             await self._settle(
                 item.envelope,
                 message,
@@ -357,7 +365,8 @@ class Queue:
                 attempts=item.attempts + 1,
                 failures=item.failures,
                 is_dsn=item.is_dsn,
-                age=item.age if item.expired else None,
+                tried=lease.called,
+                age=item.age if item.expired and (lease.called or item.attempts) else None,
             )
 
     def _is_over(self, item: SpoolItem) -> bool:
@@ -375,12 +384,13 @@ class Queue:
         *,
         attempts: int,
         is_dsn: bool,
+        tried: bool,
         failures: int = 0,
         age: float | None = None,
     ) -> None:
         """Write down what an attempt came to: gone, or when it is tried again, and who is told.
 
-        age: of mail that has expired, so that this was its last attempt.
+        tried: a call was made. age: of mail that has expired, so that this was its last attempt.
         """
         outcomes = {**earlier, **attempt.outcomes}
         final = {who: reply for who, reply in attempt.outcomes.items() if not reply.transient}
@@ -407,7 +417,13 @@ class Queue:
         retry_in = self.retry.delay(attempts, attempt.retry_after) if waits and not hold else None
         settled = await self._surely(
             lambda: self.spool.settle(
-                envelope.queue_id, outcomes, retry_in=retry_in, hold=hold, failures=failures, dsns=dsns
+                envelope.queue_id,
+                outcomes,
+                retry_in=retry_in,
+                untried=not tried and not failures,
+                hold=hold,
+                failures=failures,
+                dsns=dsns,
             )
         )
         if settled:

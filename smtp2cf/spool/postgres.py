@@ -11,7 +11,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -38,7 +38,7 @@ from smtp2cf.spool.protocol import (
     Status,
     Total,
 )
-from smtp2cf.spool.waiting import Claims, DueAlarm
+from smtp2cf.spool.waiting import Claims, DueAlarm, Moment
 
 _log = structlog.get_logger(__name__)
 
@@ -67,6 +67,7 @@ class PostgresSpool:
         self._alarm = DueAlarm(self._until_due, POLL)
         self._puts = Batcher(self._put_all)
         self._begins = Batcher(self._begin_all)
+        self._confirms = Batcher(self._confirm_all)
         self._finishes = Batcher(self._finish_all)
         self._memos = Batcher(self._memorize_all)
         self._posted: dict[bytes, asyncio.Future[None]] = {}
@@ -107,12 +108,13 @@ class PostgresSpool:
             share = self._lanes.tried_share(limit)
             statement = (postgres_sql.CLAIM, limit, share, self._owner, self._lease)
         async with self._claiming:
+            asked_at = Moment.now()
             rows = await self._database.run(partial(self._claim, statement=statement))
             rows.sort(key=lambda row: (row[0], row[1]))
             claimed = [codec.decode_item(columns, now) for _, _, now, *columns in rows]
             # What we have already had its lease renewed: it was over, because the process was stopped.
             fresh = [item for item in claimed if item.queue_id not in self._claims]
-            self._claims.add(item.queue_id for item in fresh)
+            self._claims.add((item.queue_id for item in claimed), asked_at)
             self._claim_lost = False
         if fresh:
             self._alarm.found()
@@ -120,10 +122,29 @@ class PostgresSpool:
 
     async def begin(self, queue_id: str) -> bool:
         """See protocol.Spool."""
+        asked_at = Moment.now()
         begun = await self._begins.ask(queue_id)
-        if not begun:
+        if begun:
+            self._claims.confirm((queue_id,), asked_at)
+        else:
             self._claims.drop((queue_id,))
         return begun
+
+    def holds(self, queue_id: str) -> bool:
+        """See protocol.Spool."""
+        return self._claims.holds(queue_id)
+
+    async def confirm(self, queue_id: str) -> bool:
+        """See protocol.Spool."""
+        if self._claims.is_fresh(queue_id):
+            return True
+        asked_at = Moment.now()
+        is_ours = await self._confirms.ask(queue_id)
+        if is_ours:
+            self._claims.confirm((queue_id,), asked_at)
+        else:
+            self._claims.drop((queue_id,))
+        return is_ours
 
     async def read(self, queue_id: str) -> bytes | None:
         """See protocol.Spool."""
@@ -136,6 +157,7 @@ class PostgresSpool:
         outcomes: Outcomes,
         *,
         retry_in: float | None = None,
+        untried: bool = False,
         hold: str = "",
         failures: int = 0,
         dsns: Sequence[NewMail] = (),
@@ -146,7 +168,8 @@ class PostgresSpool:
         if hold:
             change = (postgres_sql.HOLD, queue_id, self._owner, known, failures, codec.printable(hold))
         elif retry_in is not None:
-            change = (postgres_sql.DEFER, queue_id, self._owner, known, failures, float(retry_in))
+            put_off = (known, failures, float(retry_in), int(untried))
+            change = (postgres_sql.DEFER, queue_id, self._owner, *put_off)
         else:
             change = (postgres_sql.FINISH, [queue_id], self._owner)
         if change[0] == postgres_sql.FINISH and not dsns:
@@ -256,7 +279,7 @@ class PostgresSpool:
             return
         self._closed = True
         await self._claims.close()
-        for batcher in (self._puts, self._begins, self._finishes, self._memos):
+        for batcher in (self._puts, self._begins, self._confirms, self._finishes, self._memos):
             await batcher.finish()
         try:
             await self._database.execute(postgres_sql.GIVE_BACK, self._owner, None)
@@ -328,6 +351,10 @@ class PostgresSpool:
         begun = {row[0] for row in rows}
         return [queue_id in begun for queue_id in queue_ids]
 
+    async def _confirm_all(self, queue_ids: Sequence[str]) -> list[bool]:
+        ours = await self._renew_leases(queue_ids)
+        return [queue_id in ours for queue_id in queue_ids]
+
     async def _finish_all(self, queue_ids: Sequence[str]) -> list[bool]:
         finished = {row[0] for row in await self._database.fetch(postgres_sql.FINISH, queue_ids, self._owner)}
         return [queue_id in finished for queue_id in queue_ids]
@@ -364,13 +391,18 @@ class PostgresSpool:
             )
         return [None] * len(memos)
 
-    async def _renew(self, queue_ids: Sequence[str]) -> None:
-        if queue_ids:
-            await self._database.execute(postgres_sql.RENEW, queue_ids, self._owner, self._lease)
+    async def _renew(self, queue_ids: Sequence[str]) -> Collection[str]:
+        renewed = await self._renew_leases(queue_ids) if queue_ids else ()
         # A statement may be carried out long after its connection was lost: what came of it shows here.
         if not self._claim_lost:
             await self._database.run(self._give_back_strays)
         await self._database.execute(postgres_sql.FORGET_OLD)
+        return renewed
+
+    async def _renew_leases(self, queue_ids: Sequence[str]) -> set[str]:
+        """Those that are ours."""
+        rows = await self._database.fetch(postgres_sql.RENEW, queue_ids, self._owner, self._lease)
+        return {row[0] for row in rows}
 
     async def _until_due(self) -> float | None:
         rows = await self._database.fetch(postgres_sql.UNTIL_DUE)

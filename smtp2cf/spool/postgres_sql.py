@@ -144,7 +144,10 @@ BEGIN = """
     WHERE queue_id = ANY($1::text[]) AND owner = $2 RETURNING queue_id
 """
 
-RENEW = "UPDATE smtp2cf_mail SET due = smtp2cf_now() + $3 WHERE queue_id = ANY($1::text[]) AND owner = $2"
+RENEW = """
+    UPDATE smtp2cf_mail SET due = smtp2cf_now() + $3
+    WHERE queue_id = ANY($1::text[]) AND owner = $2 RETURNING queue_id
+"""
 
 _GIVEN_BACK = """
     UPDATE smtp2cf_mail SET
@@ -179,9 +182,11 @@ FINISH = "DELETE FROM smtp2cf_mail WHERE queue_id = ANY($1::text[]) AND owner = 
 
 DEFER = """
     UPDATE smtp2cf_mail SET
-        status = CASE WHEN hold_reason = '' THEN 'deferred' ELSE 'held' END,
+        status = CASE WHEN hold_reason != '' THEN 'held' WHEN attempts > $6 THEN 'deferred' ELSE 'queued' END,
         next_attempt = smtp2cf_now() + $5,
-        due = CASE WHEN hold_reason = '' THEN least(smtp2cf_now() + $5, expires) END,
+        due = CASE WHEN hold_reason != '' THEN NULL WHEN attempts > $6 THEN least(smtp2cf_now() + $5, expires)
+            ELSE smtp2cf_now() + $5 END,
+        attempts = attempts - $6,
         owner = '', unanswered = false, outcomes = $3, failures = $4
     WHERE queue_id = $1 AND owner = $2 RETURNING queue_id
 """

@@ -19,6 +19,7 @@ The states, and what changes them:
 | settle retry_in | active, ours                       | deferred, not `unanswered` (held if marked)         |
 | settle hold     | active, ours                       | held, not `unanswered`                              |
 | settle          | active, ours                       | gone                                                |
+| settle untried  | active, ours                       | as settle retry_in, with one attempt less           |
 | give_back, close| active, ours                       | queued or deferred, due as before (held if marked)  |
 | apply RETRY     | queued, deferred                   | the same, due now                                   |
 | apply HOLD      | queued, deferred                   | held                                                |
@@ -236,6 +237,12 @@ class Spool(Protocol):
     async def begin(self, queue_id: str) -> bool:
         """Note that an attempt is about to begin; False: not ours any more, so do not send it."""
 
+    def holds(self, queue_id: str) -> bool:
+        """Its claim is ours for sure, by clocks that go on while this process stands still."""
+
+    async def confirm(self, queue_id: str) -> bool:
+        """See that its claim is ours, and renew it; False: it is not, so do not send it."""
+
     async def read(self, queue_id: str) -> bytes | None:
         """The message bytes; None when the mail is gone."""
 
@@ -245,6 +252,7 @@ class Spool(Protocol):
         outcomes: Outcomes,
         *,
         retry_in: float | None = None,
+        untried: bool = False,
         hold: str = "",
         failures: int = 0,
         dsns: Sequence[NewMail] = (),
@@ -253,8 +261,9 @@ class Spool(Protocol):
 
         outcomes: every recipient's that is known, earlier ones too. retry_in: seconds until the next
         attempt; with neither it nor `hold`, the reason for an operator to look, the mail is done
-        with and removed. dsns: mail to put in by the way. False: the claim was not ours any more
-        and nothing was written, no DSN either.
+        with and removed. untried: no call was made, so what was begun counts as no attempt. dsns: mail
+        to put in by the way. False: the claim was not ours any more and nothing was written, no DSN
+        either.
         """
 
     async def give_back(self, *queue_ids: str) -> None:

@@ -13,7 +13,7 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -45,7 +45,7 @@ from smtp2cf.spool.space import Space
 from smtp2cf.spool.sqlite_errors import SpoolDamaged, send_error
 from smtp2cf.spool.sqlite_opening import Opened, open_files
 from smtp2cf.spool.sqlite_store import Inside, Page, Settlement, Store, Wanted, conditions
-from smtp2cf.spool.waiting import Claims, DueAlarm
+from smtp2cf.spool.waiting import Claims, DueAlarm, Moment
 from smtp2cf.spool.writer import Writer
 
 _log = structlog.get_logger(__name__)
@@ -98,25 +98,51 @@ class SqliteSpool:
         """See protocol.Spool."""
         if self._space.exhausted:
             raise self.refusal() or SpoolFull("its reserve is used up")
-        await self._writer.do(self._store.put, mail, sum(len(letter.message) for letter in mail))
+        claimed = [letter.envelope.queue_id for letter in mail if letter.claimed]
+        self._claims.add(claimed)
+        try:
+            await self._writer.do(self._store.put, mail, sum(len(letter.message) for letter in mail))
+        except Exception:
+            self._claims.drop(claimed)
+            raise
         self._arrived(mail)
 
     async def claim(self, limit: int, *, expired: bool = False) -> list[SpoolItem]:
         """See protocol.Spool."""
+        asked_at = Moment.now()
         claimed: list[SpoolItem] = await self._writer.do(self._store.claim, Wanted(limit, expired))
         # What we have already had its lease renewed: it was over, because the process was stopped.
         fresh = [item for item in claimed if item.queue_id not in self._claims]
-        self._claims.add(item.queue_id for item in fresh)
+        self._claims.add((item.queue_id for item in claimed), asked_at)
         if fresh:
             self._alarm.found()
         return fresh
 
     async def begin(self, queue_id: str) -> bool:
         """See protocol.Spool."""
+        asked_at = Moment.now()
         begun: bool = await self._writer.do(self._store.begin, queue_id)
-        if not begun:
+        if begun:
+            self._claims.confirm((queue_id,), asked_at)
+        else:
             self._claims.drop((queue_id,))
         return begun
+
+    def holds(self, queue_id: str) -> bool:
+        """See protocol.Spool."""
+        return self._claims.holds(queue_id)
+
+    async def confirm(self, queue_id: str) -> bool:
+        """See protocol.Spool. Nobody else claims, but an operator may delete."""
+        if self._claims.is_fresh(queue_id):
+            return True
+        asked_at = Moment.now()
+        renewed: Collection[str] = await self._writer.do(self._store.renew, (queue_id,))
+        if queue_id in renewed:
+            self._claims.confirm((queue_id,), asked_at)
+        else:
+            self._claims.drop((queue_id,))
+        return queue_id in renewed
 
     async def read(self, queue_id: str) -> bytes | None:
         """See protocol.Spool."""
@@ -133,12 +159,13 @@ class SqliteSpool:
         outcomes: Outcomes,
         *,
         retry_in: float | None = None,
+        untried: bool = False,
         hold: str = "",
         failures: int = 0,
         dsns: Sequence[NewMail] = (),
     ) -> bool:
         """See protocol.Spool."""
-        job = Settlement(queue_id, codec.encode_outcomes(outcomes), retry_in, hold, failures, dsns)
+        job = Settlement(queue_id, codec.encode_outcomes(outcomes), retry_in, untried, hold, failures, dsns)
         settled: bool = await self._writer.do(self._store.settle, job, sum(len(dsn.message) for dsn in dsns))
         self._claims.drop((queue_id,))
         if settled:
@@ -262,21 +289,20 @@ class SqliteSpool:
                 self._lock.release()
 
     def _arrived(self, mail: Sequence[NewMail]) -> None:
-        self._claims.add(letter.envelope.queue_id for letter in mail if letter.claimed)
         for letter in mail:
             if letter.answer is not None:
                 self._memory[letter.answer.digest] = letter.answer.reply, self._clock.now() + MEMORY
         if any(not letter.claimed for letter in mail):
             self._alarm.ring()
 
-    async def _renew(self, queue_ids: Sequence[str]) -> None:
+    async def _renew(self, queue_ids: Sequence[str]) -> Collection[str]:
         now = self._clock.now()
         for digest in [digest for digest, (_, until) in self._memory.items() if until < now]:
             del self._memory[digest]
-        if queue_ids:
-            await self._writer.do(self._store.renew, queue_ids)
+        renewed: Collection[str] = await self._writer.do(self._store.renew, queue_ids) if queue_ids else ()
         while await self._writer.do(self._store.tidy, None):
             pass
+        return renewed
 
     async def _until_due(self) -> float | None:
         row = await self._one(

@@ -44,6 +44,7 @@ class Settlement(NamedTuple):
     queue_id: str
     outcomes: str
     retry_in: float | None
+    untried: bool
     hold: str
     failures: int
     dsns: Sequence[NewMail]
@@ -158,11 +159,11 @@ class Store:
         elif job.retry_in is not None:
             next_attempt = self._clock.now() + job.retry_in
             cursor = connection.execute(
-                "UPDATE mail SET status = iif(hold_reason = '', 'deferred', 'held'), next_attempt = ?, "
-                "due = iif(hold_reason = '', min(?, expires), NULL), owner = '', unanswered = 0, "
-                "outcomes = ?, failures = ? WHERE queue_id = ? AND owner = ?",
-                (next_attempt, next_attempt, job.outcomes, job.failures, *ours),
+                "UPDATE mail SET attempts = attempts - ?, next_attempt = ?, unanswered = 0, outcomes = ?, "
+                "failures = ? WHERE queue_id = ? AND owner = ?",
+                (job.untried, next_attempt, job.outcomes, job.failures, *ours),
             )
+            connection.execute(f"UPDATE mail SET {GIVEN_BACK} WHERE queue_id = ? AND owner = ?", ours)  # noqa: S608 - a constant
         else:
             cursor = connection.execute("DELETE FROM mail WHERE queue_id = ? AND owner = ?", ours)
         settled = cursor.rowcount > 0
@@ -182,13 +183,17 @@ class Store:
             for queue_id in jobs
         ]
 
-    def _renew(self, connection: sqlite3.Connection, jobs: list[Sequence[str]]) -> list[None]:
+    def _renew(self, connection: sqlite3.Connection, jobs: list[Sequence[str]]) -> list[list[str]]:
+        """Those of each job that are ours."""
+        renewed = []
         for queue_ids in jobs:
-            connection.execute(
-                "UPDATE mail SET due = ? WHERE owner = ? AND queue_id IN (SELECT value FROM json_each(?))",
+            rows = connection.execute(
+                "UPDATE mail SET due = ? WHERE owner = ? AND queue_id IN (SELECT value FROM json_each(?)) "
+                "RETURNING queue_id",
                 (self._clock.now() + self._lease, self._owner, json.dumps(queue_ids)),
             )
-        return [None] * len(jobs)
+            renewed.append([queue_id for (queue_id,) in rows])
+        return renewed
 
     def _give_back(self, connection: sqlite3.Connection, jobs: list[Sequence[str] | None]) -> list[None]:
         """None: whatever this process claims, because it ends."""

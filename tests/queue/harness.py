@@ -94,13 +94,15 @@ class Harness:
 
     # ---- bridges
 
-    def start(self, port: int, kill_at: str = "") -> int:
+    def start(self, port: int, kill_at: str = "", stop_at: str = "") -> int:
         """A bridge that listens, or died trying; its process id."""
         env = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
         env |= {f"SMTP2CF_{name}": value for name, value in self._settings.items()}
         env["SMTP2CF_SMTP_LISTEN"] = f"127.0.0.1:{port}"
         if kill_at:
             env["SMTP2CF_TEST_KILL_AT"] = kill_at
+        if stop_at:
+            env["SMTP2CF_TEST_STOP_AT"] = stop_at
         pid = self.zygote.start(env, self.log)
         wait_until(lambda: is_dead(pid) or accepts(port), "the bridge listens")
         return pid
@@ -246,6 +248,11 @@ def is_dead(pid: int) -> bool:
     except ProcessLookupError:
         return True
     return False
+
+
+def is_stopped(pid: int) -> bool:
+    """By SIGSTOP."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def wait_until(condition: Any, what: str, timeout: float = PATIENCE, pause: float = 0.005) -> None:

@@ -5,11 +5,13 @@ standard input, {"env": {…}, "log": path}, and answers with its process id. No
 kernel takes the dead away.
 
 SMTP2CF_TEST_KILL_AT="name:number" makes the bridge kill itself at the number-th time it comes to that
-point. Every change that outlives a process is one of the calls in POINTS: to the spool, to the API, to
+point; SMTP2CF_TEST_STOP_AT makes it stop (SIGSTOP), until somebody lets it go on.
+Every change that outlives a process is one of the calls in POINTS: to the spool, to the API, to
 the client's socket. They are wrapped from here, so the code that runs in production has no hook in it.
 """
 
 import functools
+import inspect
 import json
 import os
 import signal
@@ -19,7 +21,7 @@ from typing import Any, NamedTuple
 
 from smtp2cf import cli, envelope, serve
 from smtp2cf.cloudflare import client
-from smtp2cf.relay import accept
+from smtp2cf.relay import accept, lease
 from smtp2cf.smtpd import session
 from smtp2cf.spool import postgres, postgres_database, sqlite, writer
 
@@ -58,16 +60,24 @@ POINTS = {
     "the outcome is settled": Point(SPOOLS, "settle", AFTER, ("queue", "late")),
 }
 
+STOPS = {
+    "the attempt is noted": POINTS["the attempt is noted"],
+    "a call has its turn": Point((lease.Lease,), "confirm", BEFORE),
+    "a call is confirmed": Point((lease.Lease,), "confirm", AFTER),
+    "a call has its connection": Point((lease.Lease,), "holds", BEFORE),
+}
+"""Where to stop between a claim and a call."""
 
-def arm(name: str, number: int) -> None:
-    """Die at the `number`-th time that this point is reached."""
-    point, left = POINTS[name], number
+
+def arm(name: str, number: int, what: signal.Signals = signal.SIGKILL) -> None:
+    """Die, or stop, at the `number`-th time that this point is reached."""
+    point, left = (POINTS | STOPS)[name], number
 
     def reached() -> None:
         nonlocal left
         left -= 1
         if not left:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), what)
 
     for owner in point.owners:
         setattr(owner, point.name, _wrapped(getattr(owner, point.name), point.when, reached))
@@ -89,7 +99,7 @@ def _wrapped(function: Callable[..., Any], when: str, reached: Callable[[], None
         reached()
         return function(*args, **kwargs)
 
-    return now if function is writer._resolve else later
+    return later if inspect.iscoroutinefunction(function) else now
 
 
 def bridge(env: dict[str, str], log: str) -> None:
@@ -107,9 +117,13 @@ def bridge(env: dict[str, str], log: str) -> None:
     serve.spool.open_spool = functools.partial(opened, lease=float(env.get("SMTP2CF_TEST_LEASE", LEASE)))  # type: ignore[assignment]
     if timeout := env.get("SMTP2CF_TEST_COMMAND_TIMEOUT"):
         postgres_database.COMMAND_TIMEOUT = float(timeout)
-    if at := env.get("SMTP2CF_TEST_KILL_AT"):
-        name, _, number = at.partition(":")
-        arm(name, int(number))
+    for setting, what in (
+        ("SMTP2CF_TEST_KILL_AT", signal.SIGKILL),
+        ("SMTP2CF_TEST_STOP_AT", signal.SIGSTOP),
+    ):
+        if at := env.get(setting):
+            name, _, number = at.partition(":")
+            arm(name, int(number), what)
     sys.argv = ["smtp2cf", "serve"]
     status = 1
     try:

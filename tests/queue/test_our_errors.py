@@ -134,10 +134,10 @@ async def test_a_group_that_keeps_failing_is_held_and_the_others_are_sent_once(
     async with world(await backend.open(), api, retry=RETRY) as here:
         send = here.relay._send_raw
 
-        async def half(sender: str, recipients: Any, message: bytes, deadline: float) -> Sent:
+        async def half(sender: str, recipients: Any, message: bytes, deadline: float, lease: Any) -> Sent:
             if group_of(recipients) == 1:
                 raise Bug("a bug")
-            return await send(sender, recipients, message, deadline)
+            return await send(sender, recipients, message, deadline, lease)
 
         monkeypatch.setattr(here.relay, "_send_raw", half)
         recipients = [f"r{number}@example.org" for number in range(100)]
@@ -269,10 +269,11 @@ async def test_leases_are_renewed_whatever_fails(lines: list[Any]) -> None:
     renewed = asyncio.Event()
     errors: list[Exception] = [Bug("a bug"), KeyError("another"), SpoolUnavailable("away")]
 
-    async def renew(_: Any) -> None:
+    async def renew(_: Any) -> tuple[str, ...]:
         if errors:
             raise errors.pop()
         renewed.set()
+        return ()
 
     claims = Claims(0.03, renew)
     await asyncio.wait_for(renewed.wait(), 5)

@@ -78,7 +78,7 @@ async def test_mail_that_makes_the_code_fail_is_held_after_three_tries_and_stops
 ) -> None:
     tried: list[str] = []
 
-    async def attempt(envelope, recipients, message, is_dsn) -> Attempt:
+    async def attempt(envelope, recipients, message, is_dsn, lease) -> Attempt:
         tried.append(recipients[0])
         if recipients[0] == "poison@example.org":
             raise ZeroDivisionError("of ours")

@@ -18,6 +18,7 @@ from smtp2cf.spool import (
     SpoolUnavailable,
     Status,
 )
+from tests.spool.clocks import Host
 from tests.spool.conftest import Backend, new_mail
 
 OK = Reply(250, "2.0.0", "sent")
@@ -291,6 +292,7 @@ async def test_a_dsn_goes_in_with_what_it_is_about(spool: Any) -> None:
 async def test_a_dsn_for_a_part_of_the_recipients(spool: Any) -> None:
     queue_id = await put_one(spool, forward_paths=("a@example.org", "b@example.org"))
     await spool.claim(1)
+    await spool.begin(queue_id)
     known = {"a@example.org": NEVER, "b@example.org": LATER}
     assert await spool.settle(queue_id, known, retry_in=60, dsns=[new_mail(is_dsn=True)])
     assert {item.is_dsn: item.status for item in await items(spool)} == {
@@ -308,7 +310,75 @@ async def test_what_is_not_ours_cannot_be_settled(spool: Any, end: dict[str, Any
     assert await items(spool) == [before]
 
 
+async def test_what_was_begun_without_a_call_was_no_attempt(spool: Any) -> None:
+    """Else mail could expire that nobody ever tried to send."""
+    queue_id = await put_one(spool, expires_in=-1)
+    (item,) = await spool.claim(1)
+    assert await spool.begin(queue_id)
+    assert await spool.settle(queue_id, {"ben@example.org": LATER}, retry_in=60, untried=True)
+    item = await only(spool)
+    assert (item.status, item.attempts, item.unanswered) == (Status.QUEUED, 0, False)
+    assert await spool.claim(1) == []
+    assert await spool.claim(1, expired=True) == []
+
+
 # --- leases
+
+
+async def test_a_claim_holds_until_a_third_of_its_lease_is_left(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = Host(monkeypatch, backend)
+    spool = await backend.open(lease=60)
+    claimed, kept = await put_one(spool), await put_one(spool, attempts=1, claimed=True)
+    assert not spool.holds(claimed)
+    await spool.claim(1)
+    for queue_id in (claimed, kept):
+        assert spool.holds(queue_id)
+    await host.sleep(30)
+    await spool.begin(claimed)
+    await host.sleep(30)
+    assert (spool.holds(claimed), spool.holds(kept)) == (True, False)
+    assert await spool.confirm(kept)
+    assert spool.holds(kept)
+    await spool.settle(kept, {})
+    assert not spool.holds(kept)
+    assert not await spool.confirm(kept)
+    await do(spool, Action.DELETE)
+    assert not await spool.confirm(claimed)
+    assert not spool.holds(claimed)
+
+
+@pytest.mark.parametrize("told_by", ["what has passed", "the host's clock"])
+async def test_a_host_that_stood_still_learns_it_from_either_clock(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, told_by: str
+) -> None:
+    host = Host(monkeypatch, backend)
+    spool = await backend.open(lease=60)
+    queue_id = await put_one(spool)
+    await spool.claim(1)
+    if told_by == "the host's clock":
+        host.jump += 50
+    else:
+        await host.sleep(50)
+        host.jump -= 100
+    assert not spool.holds(queue_id)
+    assert await spool.confirm(queue_id)
+    assert spool.holds(queue_id)
+
+
+async def test_a_claim_that_another_has_is_not_confirmed(
+    postgres: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = Host(monkeypatch, postgres)
+    paused, other = await postgres.open(lease=60), await postgres.open(lease=60)
+    queue_id = await put_one(paused)
+    await paused.claim(1)
+    await host.sleep(61)
+    assert [item.queue_id for item in await other.claim(1)] == [queue_id]
+    assert not paused.holds(queue_id)
+    assert not await paused.confirm(queue_id)
+    assert other.holds(queue_id)
 
 
 async def test_a_dead_process_loses_its_mail_when_the_lease_is_over(backend: Backend) -> None:

@@ -155,6 +155,7 @@ async def test_a_server_that_closes_in_the_middle_of_a_commit(
 ) -> None:
     await spool.put(new_mail())
     (item,) = await spool.claim(1)
+    assert await spool.begin(item.queue_id)
     outcomes = {"ben@example.org": LATER if retry_in else SENT}
     line.lose("COMMIT")
     await spool.settle(item.queue_id, outcomes, retry_in=retry_in, dsns=[new_mail(is_dsn=True)])
