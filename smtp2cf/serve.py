@@ -200,7 +200,8 @@ class Bridge:
             )
             self._watches.append(self._watch_spool)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.waiting.looked.wait(), FIRST_LOOK)
+                async with asyncio.timeout(FIRST_LOOK):
+                    await self.waiting.looked.wait()
 
     async def until(self, stop: asyncio.Event) -> None:
         """Return when `stop` is set; raises SpoolError where the spool turns out to be none to be used."""
@@ -239,7 +240,8 @@ class Bridge:
         waiting, place = 0, ""
         if self.waiting is not None:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.waiting.look(), LOOK_PATIENCE)
+                async with asyncio.timeout(LOOK_PATIENCE):
+                    await self.waiting.look()
             waiting = self.waiting.messages
             place = spool.place(self._settings.spool_url.get_secret_value(), self._settings.state_dir)
         sessions = self.server.sessions

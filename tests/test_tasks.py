@@ -14,6 +14,7 @@ ELSEWHERE = {
     ("relay/accept.py", "_send_or_keep"): "awaited there, or by the queue that it is handed to",
     ("relay/deliver.py", "_each"): "in a TaskGroup",
     ("relay/drop.py", "_start_due"): "_done logs its error",
+    ("relay/lease.py", "keep"): "awaited there",
     ("serve.py", "until"): "awaited there",
     ("stopping.py", "finished"): "awaited there",
 }
@@ -96,3 +97,11 @@ def test_no_task_is_begun_elsewhere_but_where_its_end_is_seen() -> None:
                     if isinstance(node, ast.Attribute) and node.attr in ("create_task", "ensure_future")
                 }
     assert found == set(ELSEWHERE)
+
+
+def test_nothing_loses_a_cancellation() -> None:
+    """asyncio.wait_for of Python 3.11 does, where what it waits for is there at that moment: whoever stops
+    the task would wait for ever. asyncio.timeout does the same without."""
+    product = Path(tasks.__file__).parent
+    users = [path.name for path in product.rglob("*.py") if "asyncio.wait_for(" in path.read_text()]
+    assert users == []

@@ -129,7 +129,8 @@ class DropDirectory:
                     await self._scan()
                 self._start_due()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), self._policy.interval)
+                    async with asyncio.timeout(self._policy.interval):
+                        await self._wake.wait()
             await asyncio.gather(*self._in_flight.values())
         finally:
             for task in self._in_flight.values():

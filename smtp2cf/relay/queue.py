@@ -267,7 +267,8 @@ class Queue:
         if room <= 0:
             self._one_less.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._one_less.wait(), LOOK_AGAIN)
+                async with asyncio.timeout(LOOK_AGAIN):
+                    await self._one_less.wait()
             return
         items = await self.spool.claim(room)
         for item in items:

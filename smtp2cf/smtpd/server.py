@@ -254,7 +254,8 @@ class Server:
     async def _until_empty(self, timeout: float) -> None:  # noqa: ASYNC109 - as above
         if self.sessions:
             self._emptied.clear()
-            await asyncio.wait_for(self._emptied.wait(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._emptied.wait()
 
     def admit(self, session: Connection, descriptor: int) -> Reply | None:
         """Count a session in; the reply when there are too many, or no more are wanted."""

@@ -186,7 +186,9 @@ class Database:
         """A connection of the pool. What was done with it stays done, whatever becomes of it then."""
         if self._pool is None:
             raise ConnectionError(self._why_not_open)
-        await asyncio.wait_for(self._turns.acquire(), PATIENCE)
+        # Python 3.11's wait_for loses a cancellation as it succeeds, and close would wait for ever.
+        async with asyncio.timeout(PATIENCE):
+            await self._turns.acquire()
         try:
             connection = await self._pool.acquire(timeout=PATIENCE)
         except asyncpg.TooManyConnectionsError:
