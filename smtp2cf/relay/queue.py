@@ -300,6 +300,7 @@ class Queue:
         task = tasks.start(self._to_the_end(queue_id, work), "queue.send")
         self._tasks.add(task)
         task.add_done_callback(self._gone)
+        task.add_done_callback(lambda _: work.close())  # it has not begun where its task was cancelled first
 
     async def _to_the_end(self, queue_id: str, work: Coroutine[Any, Any, None]) -> None:
         """Whatever the work comes to, the claim ends with it: what nobody works on must not stay claimed."""

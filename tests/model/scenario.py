@@ -31,13 +31,15 @@ LONGEST = 40 * EXPIRE_AFTER
 
 @dataclass(frozen=True)
 class Send:
-    """A client hands in a message. vanishes: it goes away before its first answer, and comes back."""
+    """A client hands in a message. vanishes: it goes away before its first answer, and comes back.
+    repeats: it has its answer, and sends the very same message again because it means to."""
 
     kinds: tuple[str, ...]
     per_recipient: bool = False
     never: bool = False
     invalid: bool = False
     vanishes: bool = False
+    repeats: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ Step = Send | Weather | Next | Disk | Jump | Kill | Stop | Pause | Wait
 class Scenario:
     mode: Literal["direct", "queue"]
     steps: tuple[Step, ...]
+    partial_bounce: Literal["accept", "reject"] = "accept"
 
 
 seconds = st.sampled_from([0.0, 0.5, 5.0, 12.0, 30.0, 90.0, 700.0, 3000.0, EXPIRE_AFTER])
@@ -118,7 +121,13 @@ sends = st.one_of(
         seldom,
         seldom,
     ),
-    st.builds(Send, st.lists(st.just("good"), min_size=1, max_size=5).map(tuple), seldom, vanishes=seldom),
+    st.builds(
+        Send,
+        st.lists(st.just("good"), min_size=1, max_size=5).map(tuple),
+        seldom,
+        vanishes=seldom,
+        repeats=seldom,
+    ),
 )
 steps: st.SearchStrategy[Step] = st.one_of(
     sends,
@@ -134,7 +143,10 @@ steps: st.SearchStrategy[Step] = st.one_of(
     st.builds(Jump, st.sampled_from([-864000.0, -86400.0, -3600.0, -5.0, 5.0, 3600.0, 86400.0, 864000.0])),
 )
 scenarios = st.builds(
-    Scenario, st.sampled_from(["direct", "queue"]), st.lists(steps, min_size=1, max_size=25).map(tuple)
+    Scenario,
+    st.sampled_from(["direct", "queue"]),
+    st.lists(steps, min_size=1, max_size=25).map(tuple),
+    st.sampled_from(["accept", "accept", "reject"]),
 )
 
 
@@ -142,15 +154,17 @@ scenarios = st.builds(
 class Ledger:
     """What was promised to clients.
 
-    acknowledged: by token and recipient, when it was first handed in. refused: told 5xx. named: the
-    answer says that it was not sent to them. again: how often it
-    was handed in again so late that the bridge need not remember. tokens: by queue id.
+    acknowledged: by token and recipient, when it was first handed in. refused: told 5xx. named: the answer
+    says that it was not sent to them. again: how often it was handed in again so late that the bridge need
+    not remember, or on purpose. copies: how often on purpose, to a bridge that knew that its client had the
+    answer. tokens: by queue id.
     """
 
     acknowledged: dict[tuple[str, str], float] = field(default_factory=dict)
     refused: set[tuple[str, str]] = field(default_factory=set)
     named: set[tuple[str, str]] = field(default_factory=set)
     again: Counter[str] = field(default_factory=Counter)
+    copies: Counter[str] = field(default_factory=Counter)
     sent_by: dict[str, Send] = field(default_factory=dict)
     tokens: dict[str, str] = field(default_factory=dict)
 
@@ -168,9 +182,17 @@ class Client:
         ledger.sent_by[token] = send
 
     async def run(self) -> None:
+        life = await self.hand_in()
+        if self.send.repeats and life is not None and not life.dead:
+            self.ledger.again[self.token] += 1
+            if life is await self.hand_in():
+                self.ledger.copies[self.token] += 1
+
+    async def hand_in(self) -> Life | None:
+        """Try until all are answered for; the bridge that has acknowledged it, None for none."""
         left = self.recipients
         vanishes = self.send.vanishes
-        last = self.began
+        last = self.world.now
         for _ in range(TRIES):
             await self.world.up.wait()
             if self.world.now - last >= MEMORY - REPEAT_AFTER:
@@ -187,14 +209,20 @@ class Client:
             life.answered(envelope, received=not vanishes)
             if vanishes:
                 vanishes = False
+                # A 5xx is not repeated: who is refused in part, and asks again, has it sent again.
+                self.ledger.again[self.token] += verdict.reply.permanent
             elif self.send.per_recipient:
                 left = self.take_each(verdict.outcomes)
             elif verdict.reply.success:
                 named = verdict.reply.text.partition("not sent to")[2]
                 self.ledger.named |= {(self.token, who) for who in left if f"<{who}>" in named}
-                return self.acknowledge(left)
+                self.acknowledge(left)
+                return life
             elif verdict.reply.permanent:
-                return self.refuse(left)
+                named = verdict.reply.text.partition("; ")[0]
+                whole = self.world.policy.partial_bounce == "accept"
+                self.refuse(who for who in left if whole or f"<{who}>" in named)
+                return None
             if not left:
                 return None
             await asyncio.sleep(REPEAT_AFTER)
@@ -236,7 +264,10 @@ def play(scenario: Scenario, directory: Path) -> list[str]:
 
 
 async def _play(scenario: Scenario, directory: Path) -> list[str]:
-    world = World(directory / "spool.sqlite3", MessagePolicy(mode=scenario.mode, reply_timeout=10.0))
+    world = World(
+        directory / "spool.sqlite3",
+        MessagePolicy(mode=scenario.mode, reply_timeout=10.0, partial_bounce=scenario.partial_bounce),
+    )
     ledger = Ledger()
     clients: list[asyncio.Task[None]] = []
     with simulated(world):
@@ -380,6 +411,8 @@ def _broken_promise(
             return [f"given up early: {key} {failures}"]
         if not world.api.named[key] and not any(line["event"] == "mail.attempt" for line in world.log):
             return [f"given up without an attempt: {key} {failures}"]
+    if _is_good(key, ledger) and 0 < sent + len(failures) <= ledger.copies[token]:
+        return [f"sent again on purpose, and taken for a repeat: {key}"]
     if sent or failures or (key in ledger.named and _could_not_keep(token, world, ledger)):
         return []
     if any(
