@@ -11,7 +11,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -90,6 +90,7 @@ class PostgresSpool:
         claimed = [letter.envelope.queue_id for letter in mail if letter.claimed]
         self._claims.add(claimed)  # from here on: it may be written long before we hear of it
         try:
+            await self._until_posted(letter.answer.digest for letter in mail if letter.answer is not None)
             await self._puts.ask(mail)
         except BaseException as error:
             if not (isinstance(error, SendError) and error.unanswered):
@@ -256,9 +257,7 @@ class PostgresSpool:
 
     async def recall(self, digest: bytes, *, begin: bool = True) -> Memory | None:
         """See protocol.Spool. Shared, so a client that comes back to another replica is known there."""
-        if (posted := self._posted.get(digest)) is not None:
-            # Who got its answer and sends the same again at once must not meet what is being forgotten.
-            await asyncio.wait((posted,))
+        await self._until_posted((digest,))
         if begin:
             rows = await self._database.fetch(postgres_sql.RECALL, digest, MEMORY, fills=True)
         else:
@@ -371,6 +370,12 @@ class PostgresSpool:
         # What is not remembered is sent a second time at worst; the renewal of leases reports the cause.
         future = self._posted[memo.digest] = self._memos.ask(memo)
         future.add_done_callback(partial(self._written, memo.digest))
+
+    async def _until_posted(self, digests: Iterable[bytes]) -> None:
+        """Who got its answer and sends the same again at once must not meet what is being forgotten."""
+        posted = [self._posted[digest] for digest in digests if digest in self._posted]
+        if posted:
+            await asyncio.wait(posted)
 
     def _written(self, digest: bytes, future: "asyncio.Future[None]") -> None:
         if self._posted.get(digest) is future:

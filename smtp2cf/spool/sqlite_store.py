@@ -81,13 +81,14 @@ class Store:
         self._lease = lease
         self._clock = clock
         self._lanes = Lanes()
-        # Mail goes in first and is claimed last, so that what comes in may leave in the same go.
-        self.put = Kind(0, self._put, fills=True)
-        self.settle = Kind(1, self._settle, drains=True)
-        self.begin = Kind(2, self._begin, durable=False, drains=True)
-        self.renew = Kind(3, self._renew, durable=False, drains=True)
-        self.give_back = Kind(4, self._give_back, durable=False, drains=True)
-        self.memorize = Kind(5, self._memorize, durable=False)
+        # Notes go first: a put notes an answer too, which an earlier forget must not take away.
+        # Then mail goes in, and is claimed last, so that what comes in may leave in the same go.
+        self.memorize = Kind(0, self._memorize, durable=False)
+        self.put = Kind(1, self._put, fills=True)
+        self.settle = Kind(2, self._settle, drains=True)
+        self.begin = Kind(3, self._begin, durable=False, drains=True)
+        self.renew = Kind(4, self._renew, durable=False, drains=True)
+        self.give_back = Kind(5, self._give_back, durable=False, drains=True)
         self.apply = Kind(6, self._apply, drains=True)
         self.check = Kind(7, self._check)
         self.tidy = Kind(8, self._tidy, durable=False)

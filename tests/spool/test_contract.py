@@ -707,6 +707,21 @@ async def test_an_answer_is_remembered_with_the_mail_it_is_for_or_not_at_all(bac
     assert await again.recall(b"lost", begin=False) is None
 
 
+async def test_what_was_forgotten_before_takes_no_later_answer_away(backend: Backend) -> None:
+    """A client that got its answer sends the same again on purpose, and vanishes before the second answer."""
+    spool = await backend.open()
+    digests = [b"digest-%d" % number for number in range(20)]
+    for digest in digests:
+        await spool.put(new_mail(answer=Answer(digest, OK)))
+    for digest in digests:
+        spool.forget(digest)
+    assert [await spool.recall(digest, begin=False) for digest in digests[:1]] == [None]
+    await asyncio.gather(*(spool.put(new_mail(answer=Answer(digest, OK))) for digest in digests))
+    await backend.close(spool)
+    again = await backend.open(serve=True)
+    assert [await again.recall(digest, begin=False) for digest in digests] == [Memory(OK)] * len(digests)
+
+
 async def test_a_transaction_that_was_only_looked_for_has_not_begun(backend: Backend) -> None:
     spool = await backend.open()
     assert await spool.recall(b"x", begin=False) is None
