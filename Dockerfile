@@ -64,6 +64,6 @@ USER 10025:10025
 STOPSIGNAL SIGTERM
 # Needs `--format docker` with buildah and podman: the OCI format has no health checks.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10s --retries=3 \
-    CMD ["python3", "-I", "-m", "smtp2cf.healthcheck"]
+    CMD ["python3", "-I", "-m", "smtp2cf.cli.healthcheck"]
 ENTRYPOINT ["smtp2cf"]
 CMD ["serve"]

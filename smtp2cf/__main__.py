@@ -1,5 +1,5 @@
 """`python -m smtp2cf`."""
 
-from smtp2cf.cli import main
+from smtp2cf.cli.app import main
 
 main()

@@ -1685,8 +1685,8 @@ def relay_directly(
     told. Returns whether the sender was.
     """
     try:
-        from smtp2cf.config import SettingsError
         from smtp2cf.serve import relay_once
+        from smtp2cf.settings.fields import SettingsError
     except ImportError as error:
         problem = f"{sys.executable} has no smtp2cf to relay with ({error})"
         raise Failure(CONFIG, f"SMTP2CF_SENDMAIL_DIRECT: {problem}") from error

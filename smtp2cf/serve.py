@@ -16,34 +16,26 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 from prometheus_client import REGISTRY, Gauge, Info
 
-from smtp2cf import (
-    __version__,
-    allocator,
-    config,
-    exposure,
-    logs,
-    maillog,
-    policies,
-    spool,
-    tasks,
-    trial,
-    trust,
-)
-from smtp2cf.access.access import Access, open_access
-from smtp2cf.admin import Admin, Readiness
+from smtp2cf import __version__, spool
+from smtp2cf.access.rules import Access, open_access
 from smtp2cf.cloudflare import Client
-from smtp2cf.doors import Doors
-from smtp2cf.endpoint import Endpoint, group_id
 from smtp2cf.envelope import Outcomes, own_outcomes
-from smtp2cf.listing import listed
+from smtp2cf.journal import logs, maillog, tasks
+from smtp2cf.journal.readiness import Readiness
+from smtp2cf.listen import open_relay, trust
+from smtp2cf.listen.certificate import Certificate, CertificateError
+from smtp2cf.listen.endpoint import Endpoint, group_id
+from smtp2cf.listen.signals import LeftBehind, Signals, finished, leave
+from smtp2cf.listen.sockets import Doors
+from smtp2cf.listen.systemd import HandedOver, HandedOverError, handed_over
 from smtp2cf.relay import DropDirectory, Relay
 from smtp2cf.reply import Reply, SendError
-from smtp2cf.smtpd import LMTP_DOOR, SMTP_DOOR, SMTPS_DOOR, Door, Files, Server, judge
+from smtp2cf.settings import fields, rooms, trial
+from smtp2cf.smtpd import LMTP_DOOR, SMTP_DOOR, SMTPS_DOOR, Door, Files, Server, judge, memory
 from smtp2cf.spool import Spool
-from smtp2cf.stopping import LeftBehind, Signals, finished, leave
-from smtp2cf.systemd import HandedOver, HandedOverError, handed_over
-from smtp2cf.tls import Certificate, CertificateError
-from smtp2cf.waiting import Waiting
+from smtp2cf.spool.health import Waiting
+from smtp2cf.spool.listing import listed
+from smtp2cf.web import Admin
 
 if TYPE_CHECKING:
     from smtp2cf.sandbox import Sandbox
@@ -83,7 +75,7 @@ class Bridge:
 
     def __init__(
         self,
-        settings: config.Settings,
+        settings: fields.Settings,
         store: Spool | None,
         sandbox: "Sandbox | None" = None,
         certificate: Certificate | None = None,
@@ -98,17 +90,17 @@ class Bridge:
         self.client = make_client(settings)
         self.relay = Relay(
             self.client.send,
-            policies.message_policy(settings),
+            rooms.message_policy(settings),
             spool=store,
-            retry=policies.retry_policy(settings),
-            bounce=policies.bounce_policy(settings),
+            retry=rooms.retry_policy(settings),
+            bounce=rooms.bounce_policy(settings),
             pace=self.client.pacer,
             sender_refusal=self.access.sender_refusal,
         )
-        quotas = policies.quotas(settings)
+        quotas = rooms.quotas(settings)
         self.server = Server(
             self.relay.accept,
-            policies.smtp_policy(settings),
+            rooms.smtp_policy(settings),
             self.relay.answered if store is not None else None,
             authenticate=self.access.authenticate,
             sender_refusal=self.access.sender_refusal,
@@ -120,11 +112,11 @@ class Bridge:
             self.readiness,
             self.status,
             self._queue_items if store is not None else None,
-            hosts=policies.own_names(settings),
+            hosts=rooms.own_names(settings),
         )
         self.drop = DropDirectory(
-            policies.drop_policy(settings),
-            functools.partial(judge, policies.smtp_policy(settings)),
+            rooms.drop_policy(settings),
+            functools.partial(judge, rooms.smtp_policy(settings)),
             self.relay.accept,
             self.relay.bounce,
             self.relay.answered,
@@ -186,7 +178,7 @@ class Bridge:
                 await self.server.start(sockets, door, shared=shared)
         _gauges(self)
         self._watches.append(tasks.keep_running(self._watch_token, "serve.watch_token"))
-        self._watches.append(tasks.keep_running(allocator.give_back, "serve.give_back_memory"))
+        self._watches.append(tasks.keep_running(memory.give_back, "serve.give_back_memory"))
         if self.certificate is not None:
             self._watches.append(tasks.keep_running(self.certificate.watch, "serve.watch_certificate"))
         if self.access.watch is not None:
@@ -271,8 +263,8 @@ class Bridge:
                 log.error("token.refused", reason=state.reason)
 
 
-def make_client(settings: config.Settings) -> Client:
-    """The client for the account of the settings; raises config.SettingsError for a wrong proxy or CA."""
+def make_client(settings: fields.Settings) -> Client:
+    """The client for the account of the settings; raises fields.SettingsError for a wrong proxy or CA."""
     try:
         return Client(
             base_url=settings.api_base_url,
@@ -282,9 +274,9 @@ def make_client(settings: config.Settings) -> Client:
             concurrency=settings.api_concurrency,
         )
     except OSError as error:
-        raise config.SettingsError(_no_public_cas(error)) from None
+        raise fields.SettingsError(_no_public_cas(error)) from None
     except ValueError as error:
-        raise config.SettingsError(str(error)) from None
+        raise fields.SettingsError(str(error)) from None
 
 
 def _no_public_cas(error: OSError) -> str:
@@ -294,50 +286,50 @@ def _no_public_cas(error: OSError) -> str:
     return f"{variable}: {os.environ.get(variable, '')}: {why}"
 
 
-def make_access(settings: config.Settings) -> Access:
-    """Who may send; raises config.SettingsError for a users file that can't be used."""
+def make_access(settings: fields.Settings) -> Access:
+    """Who may send; raises fields.SettingsError for a users file that can't be used."""
     try:
         return open_access(settings.users_file, settings.allowed_sender_domains, maillog.login)
     except ValueError as error:
-        raise config.SettingsError(f"SMTP2CF_USERS_FILE: {error}") from None
+        raise fields.SettingsError(f"SMTP2CF_USERS_FILE: {error}") from None
 
 
-def load_certificate(settings: config.Settings) -> Certificate | None:
-    """The certificate of the settings; raises config.SettingsError for one that can't be used."""
+def load_certificate(settings: fields.Settings) -> Certificate | None:
+    """The certificate of the settings; raises fields.SettingsError for one that can't be used."""
     if settings.tls_cert_file is None:
         if settings.tls_key_file is not None:
-            raise config.SettingsError("SMTP2CF_TLS_KEY_FILE is set, but SMTP2CF_TLS_CERT_FILE is not")
+            raise fields.SettingsError("SMTP2CF_TLS_KEY_FILE is set, but SMTP2CF_TLS_CERT_FILE is not")
         if settings.smtps_listen:
-            raise config.SettingsError(
+            raise fields.SettingsError(
                 "SMTP2CF_SMTPS_LISTEN needs a certificate: SMTP2CF_TLS_CERT_FILE is not set"
             )
         return None
     try:
         return Certificate(settings.tls_cert_file, settings.tls_key_file, settings.tls_min_version)
     except CertificateError as error:
-        raise config.SettingsError(str(error)) from None
+        raise fields.SettingsError(str(error)) from None
 
 
-def clients_will_refuse(settings: config.Settings, certificate: Certificate | None) -> list[str]:
-    """What clients will not put up with in the certificate; raises config.SettingsError."""
+def clients_will_refuse(settings: fields.Settings, certificate: Certificate | None) -> list[str]:
+    """What clients will not put up with in the certificate; raises fields.SettingsError."""
     if certificate is None:
         return []
     places = (*settings.smtp_listen, *settings.smtps_listen, *settings.lmtp_listen)
     try:
         return list(trust.complaints(certificate, places, settings.hostname, settings.tls_ca_file))
     except OSError as error:
-        raise config.SettingsError(_no_public_cas(error)) from None
+        raise fields.SettingsError(_no_public_cas(error)) from None
     except CertificateError as error:
-        raise config.SettingsError(str(error)) from None
+        raise fields.SettingsError(str(error)) from None
 
 
-async def open_spool(settings: config.Settings, *, serve: bool = True) -> Spool | None:
+async def open_spool(settings: fields.Settings, *, serve: bool = True) -> Spool | None:
     """The spool of the settings; None where there is to be none. Raises smtp2cf.spool.SpoolError."""
     url = settings.spool_url.get_secret_value()
     if url.lower() == "none":
         return None
     return await spool.open_spool(
-        url, state_dir=settings.state_dir, serve=serve, min_free=policies.spool_min_free(settings)
+        url, state_dir=settings.state_dir, serve=serve, min_free=rooms.spool_min_free(settings)
     )
 
 
@@ -353,19 +345,19 @@ def relay_once(
     For sendmail in a container that runs once. mail, recipients: addresses, and the parameters of MAIL and
     RCPT. written_at: seconds since the epoch. settle: is told every recipient's outcome, and whether the mail
     has expired, before anybody else is; returns those of whom the sender is to be told, with code, enhanced
-    status and text. Returns whether the sender was. Raises config.SettingsError.
+    status and text. Returns whether the sender was. Raises fields.SettingsError.
     """
-    settings = policies.require_account(config.load())
+    settings = rooms.require_account(fields.load())
     logs.configure("error", settings.log_format)
-    judged = judge(policies.smtp_policy(settings), mail, recipients, written_at)
+    judged = judge(rooms.smtp_policy(settings), mail, recipients, written_at)
 
     async def once() -> bool:
         client = make_client(settings)
         try:
             relay = Relay(
                 client.send,
-                policies.message_policy(settings),
-                bounce=policies.bounce_policy(settings),
+                rooms.message_policy(settings),
+                bounce=rooms.bounce_policy(settings),
                 sender_refusal=open_access(
                     None, settings.allowed_sender_domains, maillog.login
                 ).sender_refusal,
@@ -391,20 +383,20 @@ def relay_once(
     return asyncio.run(once())
 
 
-def warn_of_exposure(settings: config.Settings, sockets: list[socket.socket]) -> None:
+def warn_of_exposure(settings: fields.Settings, sockets: list[socket.socket]) -> None:
     """Say loudly that everybody may send, or that nobody can who is meant to.
 
     sockets: all that take mail, listening.
     """
-    reachable = exposure.reachable(sockets)
-    if (everybody := exposure.everybody_in(settings.allow_networks)) is not None:
+    reachable = open_relay.reachable(sockets)
+    if (everybody := open_relay.everybody_in(settings.allow_networks)) is not None:
         log.warning(
             "serve.open_relay",
             listens=reachable,
             note=f"SMTP2CF_ALLOW_NETWORKS holds {everybody}: everybody who reaches this bridge sends mail"
             " with your account, and spammers will (SMTP2CF_I_AM_AN_OPEN_RELAY=yes)",
         )
-    if reachable and settings.users_file is None and not exposure.beyond_loopback(settings.allow_networks):
+    if reachable and settings.users_file is None and not open_relay.beyond_loopback(settings.allow_networks):
         log.warning(
             "serve.nobody_may_relay",
             listens=reachable,
@@ -414,7 +406,7 @@ def warn_of_exposure(settings: config.Settings, sockets: list[socket.socket]) ->
 
 
 async def run(
-    settings: config.Settings, on_trial: trial.Trial | None, announce: Callable[[Listening], None]
+    settings: fields.Settings, on_trial: trial.Trial | None, announce: Callable[[Listening], None]
 ) -> None:
     """Run the bridge until SIGTERM or SIGINT. Raises OSError where it cannot listen.
 
@@ -426,11 +418,11 @@ async def run(
         places = _listen(_doors(settings, opened), settings, on_trial)
         listening, sandbox = places.at, None
         if listening.sandbox is not None:
-            sandbox = await trial.start_sandbox(places.sandbox, policies.own_names(settings))
+            sandbox = await trial.start_sandbox(places.sandbox, rooms.own_names(settings))
             had_one = trial.has_certificate(settings)
             settings = trial.settings_for(settings, listening.sandbox)
             listening = listening._replace(ca_file=None if had_one else settings.tls_ca_file)
-        policies.require_sense(settings)
+        rooms.require_sense(settings)
         settings = settings.model_copy(
             update={
                 "smtp_listen": listening.smtp,
@@ -441,7 +433,7 @@ async def run(
         )
         certificate = load_certificate(settings)
         if listening.smtps and certificate is None:
-            raise config.SettingsError("SMTPS needs a certificate: SMTP2CF_TLS_CERT_FILE is not set")
+            raise fields.SettingsError("SMTPS needs a certificate: SMTP2CF_TLS_CERT_FILE is not set")
         bridge = Bridge(settings, await open_spool(settings), sandbox, certificate)
         warn_of_few_files(settings, bridge.server.files)
         warn_of_exposure(settings, [sock for sockets in places.mail.values() for sock in sockets])
@@ -477,7 +469,7 @@ class _Places(NamedTuple):
     at: Listening
 
 
-def _listen(doors: Doors, settings: config.Settings, on_trial: trial.Trial | None) -> _Places:
+def _listen(doors: Doors, settings: fields.Settings, on_trial: trial.Trial | None) -> _Places:
     """Open every place to listen on. A sandbox that makes its certificate has TLS in a place of its own."""
     apart = on_trial is not None and not trial.has_certificate(settings)
     smtp, smtp_at = doors.open("smtp", settings.smtp_listen)
@@ -508,18 +500,18 @@ def _where(listening: Listening) -> dict[str, object]:
     return {**named, **single}
 
 
-def _doors(settings: config.Settings, opened: contextlib.ExitStack) -> Doors:
-    """What opens the sockets to listen on; raises config.SettingsError for those that can't be used."""
+def _doors(settings: fields.Settings, opened: contextlib.ExitStack) -> Doors:
+    """What opens the sockets to listen on; raises fields.SettingsError for those that can't be used."""
     try:
         group = group_id(settings.socket_group)
         return Doors(handed_over(), opened, mode=int(settings.socket_mode, 8), group=group)
     except ValueError as error:
-        raise config.SettingsError(f"SMTP2CF_SOCKET_GROUP: {error}") from None
+        raise fields.SettingsError(f"SMTP2CF_SOCKET_GROUP: {error}") from None
     except HandedOverError as error:
-        raise config.SettingsError(str(error)) from None
+        raise fields.SettingsError(str(error)) from None
 
 
-def warn_of_few_files(settings: config.Settings, files: Files) -> None:
+def warn_of_few_files(settings: fields.Settings, files: Files) -> None:
     """Say that the limit of open files is below what the sessions need that may come."""
     needed = settings.max_sessions + settings.api_concurrency + FILES_OF_OUR_OWN
     if files.usable < needed:

@@ -12,8 +12,8 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from smtp2cf import files
 from smtp2cf.access.users import FILE_LIMIT, UsersFileError, parse_line, parse_users
+from smtp2cf.listen import files
 
 NEW_MODE = 0o600
 """The mode of a file that was not there."""

@@ -18,8 +18,8 @@ from pathlib import Path
 import structlog
 from argon2 import Parameters, extract_parameters
 
-from smtp2cf import files
 from smtp2cf.access.senders import ANY, Senders
+from smtp2cf.listen import files
 from smtp2cf.reply import UNPRINTABLE
 
 NAME_LIMIT = 255

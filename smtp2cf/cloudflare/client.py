@@ -22,17 +22,7 @@ from smtp2cf.cloudflare.errors import TokenRefusedError, error_of
 from smtp2cf.cloudflare.pacing import Pacer, retry_after_of
 from smtp2cf.cloudflare.transport import Answer, NotBegun, Transport
 from smtp2cf.envelope import Outcomes, address_key
-from smtp2cf.reply import (
-    ACCEPTED,
-    BOUNCED,
-    DELIVERED,
-    QUEUED,
-    SUPPRESSED,
-    Reply,
-    Scope,
-    SendError,
-    one_line,
-)
+from smtp2cf.reply import ACCEPTED, BOUNCED, DELIVERED, QUEUED, SUPPRESSED, Reply, Scope, SendError, one_line
 
 MAX_RECIPIENTS_PER_CALL = 50
 """Recipients send_raw takes (Cloudflare's limits page)."""

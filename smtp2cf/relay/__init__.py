@@ -4,7 +4,7 @@
 """
 
 from smtp2cf.relay.accept import MessagePolicy, Relay
-from smtp2cf.relay.bounce import BouncePolicy
+from smtp2cf.relay.bounces import BouncePolicy
 from smtp2cf.relay.drop import DropDirectory, DropPolicy
 from smtp2cf.relay.queue import Queue, RetryPolicy
 

@@ -13,19 +13,19 @@ from typing import Any, Literal
 
 import structlog
 
-from smtp2cf import maillog, tasks
 from smtp2cf.cloudflare import Sent
 from smtp2cf.envelope import Envelope, Outcomes, Verdict, address_key, unique_addresses
-from smtp2cf.message.authors import authors
+from smtp2cf.journal import maillog, tasks
 from smtp2cf.message.eightbit import to_utf8
 from smtp2cf.message.header import drop_headers, received_count
 from smtp2cf.message.newlines import has_bare_newlines, normalize_newlines
-from smtp2cf.relay import patience
-from smtp2cf.relay.bounce import BouncePolicy, dsns_for
-from smtp2cf.relay.deliver import Attempt, deliver
+from smtp2cf.message.originators import authors
+from smtp2cf.relay import time_limit
+from smtp2cf.relay.attempt import Attempt, deliver
+from smtp2cf.relay.bounces import BouncePolicy, dsns_for
+from smtp2cf.relay.duplicates import Recall
 from smtp2cf.relay.lease import Lease
 from smtp2cf.relay.queue import Pace, Queue, RetryPolicy
-from smtp2cf.relay.recall import Recall
 from smtp2cf.relay.settle import settle, settle_each
 from smtp2cf.reply import Reply, Scope, SendError
 from smtp2cf.spool import Answer, NewMail, Spool
@@ -173,7 +173,7 @@ class Relay:
         """Let what is under way end for `timeout` seconds; the rest stays in the spool."""
         started = time.monotonic()
         if self._reports:
-            await patience.wait(self._reports, timeout)
+            await time_limit.wait(self._reports, timeout)
         if self.queue is not None:
             await self.queue.drain(max(0.0, timeout - (time.monotonic() - started)))
 
@@ -228,7 +228,7 @@ class Relay:
         )
         may_be_kept = False
         try:
-            if await patience.wait((attempt,), self._policy.reply_timeout):
+            if await time_limit.wait((attempt,), self._policy.reply_timeout):
                 text = f"{envelope.queue_id} kept, Cloudflare has not answered yet"
                 verdict = _same_for_all(envelope, Reply(250, "2.0.0", text))
                 await queue.keep_in_flight(envelope, message, attempt, lease, self._answer(envelope, verdict))

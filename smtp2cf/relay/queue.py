@@ -15,11 +15,11 @@ from typing import Any, Protocol, TypeVar
 
 import structlog
 
-from smtp2cf import maillog, tasks
 from smtp2cf.envelope import Envelope, Outcomes
-from smtp2cf.relay import patience
-from smtp2cf.relay.bounce import BouncePolicy, dsns_for
-from smtp2cf.relay.deliver import Attempt
+from smtp2cf.journal import maillog, tasks
+from smtp2cf.relay import time_limit
+from smtp2cf.relay.attempt import Attempt
+from smtp2cf.relay.bounces import BouncePolicy, dsns_for
 from smtp2cf.relay.lease import Lease
 from smtp2cf.reply import Reply, SendError
 from smtp2cf.spool import Answer, NewMail, Spool, SpoolItem
@@ -125,7 +125,7 @@ class Queue:
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - what is under way outlives it
         """Claim no more, let what is under way end for `timeout` seconds; the spool keeps the rest."""
         await self.stop_claiming()
-        late = await patience.wait(self._tasks, timeout)
+        late = await time_limit.wait(self._tasks, timeout)
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)

@@ -20,8 +20,7 @@ from typing import Literal
 import orjson
 from aiohttp import web
 
-from smtp2cf.endpoint import BACKLOG
-from smtp2cf.origin import Hosts, add_headers, guard
+from smtp2cf.listen.endpoint import BACKLOG
 from smtp2cf.sandbox import api, send_raw
 from smtp2cf.sandbox.api import MIB, ApiError
 from smtp2cf.sandbox.limits import Limiter, RateLimit
@@ -29,6 +28,7 @@ from smtp2cf.sandbox.messages import AcceptedMessage, Mailbox
 from smtp2cf.sandbox.subdomains import Subdomains
 from smtp2cf.sandbox.suppression_calls import SuppressionCalls
 from smtp2cf.sandbox.suppressions import Suppressions
+from smtp2cf.web.cross_origin import Hosts, add_headers, guard
 
 CALLS_KEPT = 10_000
 STOP_GRACE = 0.05

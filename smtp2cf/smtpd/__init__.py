@@ -4,8 +4,8 @@ Knows no relay and no Cloudflare: `Server(accept, policy)` is its whole surface,
 mail that comes without a session.
 """
 
+from smtp2cf.smtpd.descriptors import Files
 from smtp2cf.smtpd.dropped import judge
-from smtp2cf.smtpd.files import Files
 from smtp2cf.smtpd.quotas import Quota, Quotas
 from smtp2cf.smtpd.server import LMTP_DOOR, SMTP_DOOR, SMTPS_DOOR, Accept, Door, Policy, Server
 

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import structlog
 from aiosmtpd import smtp as aiosmtpd
 
-from smtp2cf import tasks
+from smtp2cf.journal import tasks
 from smtp2cf.reply import Reply, one_line
 from smtp2cf.smtpd import replies
-from smtp2cf.smtpd.foreign import PROXY_V2, foreign_protocol
-from smtp2cf.smtpd.notices import Notices
+from smtp2cf.smtpd.log_limit import Notices
+from smtp2cf.smtpd.other_protocols import PROXY_V2, foreign_protocol
 from smtp2cf.smtpd.sasl import AUTH_LINE_LIMIT
 from smtp2cf.smtpd.transaction import Transaction
 

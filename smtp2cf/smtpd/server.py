@@ -22,11 +22,11 @@ from aiosmtpd.smtp import SMTP
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.reply import Reply
 from smtp2cf.smtpd import replies
-from smtp2cf.smtpd.arrivals import Arrivals, turn_away_waiting
+from smtp2cf.smtpd.before_session import Arrivals, turn_away_waiting
 from smtp2cf.smtpd.connection import Connection
-from smtp2cf.smtpd.files import Files
+from smtp2cf.smtpd.descriptors import Files
+from smtp2cf.smtpd.log_limit import Notices
 from smtp2cf.smtpd.networks import Network, is_in
-from smtp2cf.smtpd.notices import Notices
 from smtp2cf.smtpd.quotas import Quotas
 from smtp2cf.smtpd.receipts import Answered, Receipts
 from smtp2cf.smtpd.session import LMTP_COMMANDS, SMTP_COMMANDS, Command, Session

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from smtp2cf import tasks
+from smtp2cf.journal import tasks
 from smtp2cf.reply import SendError
 
 A = TypeVar("A")

@@ -21,7 +21,7 @@ from smtp2cf.envelope import Outcomes
 from smtp2cf.reply import Reply, SendError
 from smtp2cf.spool import codec, postgres_reserve, postgres_sql
 from smtp2cf.spool.batcher import Batcher
-from smtp2cf.spool.fair import Lanes
+from smtp2cf.spool.claims import Claims, DueAlarm, Moment
 from smtp2cf.spool.postgres_database import Connection, Database, QueueIdTaken
 from smtp2cf.spool.protocol import (
     EVERYTHING,
@@ -38,7 +38,7 @@ from smtp2cf.spool.protocol import (
     Status,
     Total,
 )
-from smtp2cf.spool.waiting import Claims, DueAlarm, Moment
+from smtp2cf.spool.turns import Lanes
 
 _log = structlog.get_logger(__name__)
 

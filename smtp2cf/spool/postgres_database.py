@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import asyncpg  # type: ignore[import-untyped]
 import structlog
 
-from smtp2cf import tasks
+from smtp2cf.journal import tasks
 from smtp2cf.spool import postgres_reserve
 from smtp2cf.spool.postgres_errors import Meaning, is_permanent, leaves_connection, meaning, one_line
 from smtp2cf.spool.postgres_sql import MIGRATIONS

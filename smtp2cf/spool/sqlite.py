@@ -25,7 +25,8 @@ from prometheus_client import Gauge
 from smtp2cf.envelope import Outcomes
 from smtp2cf.reply import Reply, SendError
 from smtp2cf.spool import codec, sqlite_file, sqlite_salvage
-from smtp2cf.spool.hold import Hold
+from smtp2cf.spool.claims import Claims, DueAlarm, Moment
+from smtp2cf.spool.disk_space import Space
 from smtp2cf.spool.protocol import (
     EVERYTHING,
     LEASE,
@@ -41,11 +42,10 @@ from smtp2cf.spool.protocol import (
     Status,
     Total,
 )
-from smtp2cf.spool.space import Space
 from smtp2cf.spool.sqlite_errors import SpoolDamaged, send_error
+from smtp2cf.spool.sqlite_guard import Hold
 from smtp2cf.spool.sqlite_opening import Opened, open_files
 from smtp2cf.spool.sqlite_store import Inside, Page, Settlement, Store, Wanted, conditions
-from smtp2cf.spool.waiting import Claims, DueAlarm, Moment
 from smtp2cf.spool.writer import Writer
 
 _log = structlog.get_logger(__name__)

@@ -12,10 +12,10 @@ import sqlite3
 from pathlib import Path
 
 from smtp2cf.spool import reserve
-from smtp2cf.spool.hold import Hold
 from smtp2cf.spool.permissions import permissions
 from smtp2cf.spool.protocol import SpoolError, SpoolFull
 from smtp2cf.spool.sqlite_errors import DAMAGE, WHEN_DAMAGED, send_error
+from smtp2cf.spool.sqlite_guard import Hold
 
 APPLICATION_ID = 0x53324346
 """What file(1) and we know the file by: "S2CF"."""

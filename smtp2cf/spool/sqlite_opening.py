@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from smtp2cf.spool import sqlite_file
 from smtp2cf.spool.clock import Clock, Mark
-from smtp2cf.spool.hold import Hold, identity
 from smtp2cf.spool.lock import SpoolLock, served_by
 from smtp2cf.spool.protocol import SpoolError
 from smtp2cf.spool.sqlite_errors import DAMAGE, code_of
+from smtp2cf.spool.sqlite_guard import Hold, identity
 from smtp2cf.spool.sqlite_store import GIVEN_BACK
 
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from smtp2cf.spool import codec, reserve
 from smtp2cf.spool.clock import Clock
-from smtp2cf.spool.fair import Lanes
 from smtp2cf.spool.protocol import MEMORY, PAGE, Action, Filter, NewMail, SpoolItem
+from smtp2cf.spool.turns import Lanes
 from smtp2cf.spool.writer import Kind
 
 FREE_PAGES = 4096

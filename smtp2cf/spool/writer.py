@@ -20,10 +20,10 @@ import structlog
 
 from smtp2cf.reply import SendError
 from smtp2cf.spool import reserve
-from smtp2cf.spool.hold import Hold
+from smtp2cf.spool.disk_space import Space
 from smtp2cf.spool.protocol import SpoolFull, SpoolUnavailable
-from smtp2cf.spool.space import Space
 from smtp2cf.spool.sqlite_errors import BROKEN, BUSY, code_of, send_error
+from smtp2cf.spool.sqlite_guard import Hold
 
 _log = structlog.get_logger(__name__)
 

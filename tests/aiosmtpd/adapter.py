@@ -25,7 +25,7 @@ from aiosmtpd.proxy_protocol import ProxyData, get_proxy
 
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.reply import Reply
-from smtp2cf.smtpd import Policy, Server, arrivals, server
+from smtp2cf.smtpd import Policy, Server, before_session, server
 from smtp2cf.smtpd.connection import HANDSHAKE_TIMEOUT
 from smtp2cf.smtpd.server import Door
 from smtp2cf.smtpd.session import LMTP_COMMANDS, SMTP_COMMANDS, Command, Session
@@ -152,9 +152,9 @@ class SMTP:
             tls=(lambda: context) if context is not None else None,
         )
         served.stand_in = self
-        server.Session = arrivals.Session = WatchedSession
-        arrivals.HANDSHAKE_TIMEOUT = self._proxy_timeout or HANDSHAKE_TIMEOUT
-        arrivals.get_proxy = self._get_proxy
+        server.Session = before_session.Session = WatchedSession
+        before_session.HANDSHAKE_TIMEOUT = self._proxy_timeout or HANDSHAKE_TIMEOUT
+        before_session.get_proxy = self._get_proxy
         door = Door(self._commands(), lmtp=self.lmtp, tls=ssl_context is not None)
         sock.setblocking(False)
         await served.start([sock], door)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from smtp2cf.message.authors import MAX_OCTETS, authors
+from smtp2cf.message.originators import MAX_OCTETS, authors
 from tests.corpus import CORPUS
 
 PLAIN = b"Subject: x\r\nFrom: %b\r\nTo: c@example.net\r\n\r\nFrom: body@example.com\r\n"

@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from smtp2cf.message.charset import decode
+from smtp2cf.message.encoded_words import text_units, write
 from smtp2cf.message.fields import convert_field
-from smtp2cf.message.words import text_units, write
 
 
 def convert(name: str, value: str, charset: str = "iso-8859-1") -> str:

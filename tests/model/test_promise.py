@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from smtp2cf.relay import queue
-from smtp2cf.relay.recall import Recall
+from smtp2cf.relay.duplicates import Recall
 from smtp2cf.spool.protocol import SpoolItem
 from tests.model.api import Fate
 from tests.model.scenario import Kill, Next, Scenario, Send, Wait, play, scenarios

@@ -7,14 +7,14 @@ import pytest
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from smtp2cf import config
 from smtp2cf.envelope import Envelope
 from smtp2cf.serve import Bridge
+from smtp2cf.settings import fields
 from tests.access.hashes import line
 
 
 def bridge_of(**settings: Any) -> Bridge:
-    return Bridge(config.Settings(account_id="a1", api_token="t", **settings), None)
+    return Bridge(fields.Settings(account_id="a1", api_token="t", **settings), None)
 
 
 def logins(result: str) -> float:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from smtp2cf import config
-from smtp2cf.endpoint import Endpoint, listen
-from smtp2cf.exposure import beyond_loopback, everybody_in, reachable
-from smtp2cf.policies import require_no_open_relay, require_sense
+from smtp2cf.listen.endpoint import Endpoint, listen
+from smtp2cf.listen.open_relay import beyond_loopback, everybody_in, reachable
 from smtp2cf.serve import warn_of_exposure
+from smtp2cf.settings import fields
+from smtp2cf.settings.rooms import require_no_open_relay, require_sense
 from tests.process.command import smtp2cf
 from tests.support.bridge import running_bridge
 
@@ -108,7 +108,7 @@ NOBODY, EVERYBODY = "serve.nobody_may_relay", "serve.open_relay"
 def warned_of(sockets: list[socket.socket], **settings: Any) -> dict[str, Any]:
     """What a start with these listening sockets warns of, by event."""
     with capture_logs() as lines:
-        warn_of_exposure(config.Settings(**settings), sockets)
+        warn_of_exposure(fields.Settings(**settings), sockets)
     assert {line["log_level"] for line in lines} <= {"warning"}
     return {line["event"]: line for line in lines}
 
@@ -135,12 +135,12 @@ def test_an_open_relay_is_said_loudly(opened: list[socket.socket]) -> None:
 
 @pytest.mark.parametrize("everybody", ["0.0.0.0/1,128.0.0.0/1", "0.0.0.0/0", "10.0.0.0/8,::ffff:0:0/96"])
 def test_an_open_relay_does_not_start_unless_it_is_meant(everybody: str) -> None:
-    with pytest.raises(config.SettingsError) as error:
-        require_no_open_relay(config.Settings(allow_networks=everybody))
+    with pytest.raises(fields.SettingsError) as error:
+        require_no_open_relay(fields.Settings(allow_networks=everybody))
     assert str(error.value).startswith("SMTP2CF_ALLOW_NETWORKS holds 0.0.0.0/0: ")
     assert str(error.value).endswith("SMTP2CF_I_AM_AN_OPEN_RELAY=yes")
     assert "\n" not in str(error.value)
-    require_no_open_relay(config.Settings(allow_networks=everybody, i_am_an_open_relay="yes"))
+    require_no_open_relay(fields.Settings(allow_networks=everybody, i_am_an_open_relay="yes"))
 
 
 def test_the_start_says_it(tmp_path: Path) -> None:
@@ -153,8 +153,8 @@ def test_the_start_says_it(tmp_path: Path) -> None:
 
 
 def test_proxies_everywhere_are_an_open_relay_too() -> None:
-    settings = config.Settings(proxy_networks="0.0.0.0/0")  # type: ignore[arg-type]
-    with pytest.raises(config.SettingsError, match=r"SMTP2CF_PROXY_NETWORKS holds 0\.0\.0\.0/0"):
+    settings = fields.Settings(proxy_networks="0.0.0.0/0")  # type: ignore[arg-type]
+    with pytest.raises(fields.SettingsError, match=r"SMTP2CF_PROXY_NETWORKS holds 0\.0\.0\.0/0"):
         require_no_open_relay(settings)
     require_no_open_relay(settings.model_copy(update={"i_am_an_open_relay": True}))
 
@@ -167,14 +167,14 @@ def test_proxies_everywhere_are_an_open_relay_too() -> None:
     ],
 )
 def test_settings_that_cannot_work_together_stop_the_start(given: dict[str, Any], wrong: str) -> None:
-    with pytest.raises(config.SettingsError, match=wrong):
-        require_sense(config.Settings(**given))
+    with pytest.raises(fields.SettingsError, match=wrong):
+        require_sense(fields.Settings(**given))
 
 
 def test_who_has_a_certificate_or_does_without_may_have_users() -> None:
-    require_sense(config.Settings(users_file="/u", tls_cert_file="/c"))  # type: ignore[arg-type]
-    require_sense(config.Settings(users_file="/u", auth_without_tls=True))  # type: ignore[arg-type]
+    require_sense(fields.Settings(users_file="/u", tls_cert_file="/c"))  # type: ignore[arg-type]
+    require_sense(fields.Settings(users_file="/u", auth_without_tls=True))  # type: ignore[arg-type]
 
 
 def test_none_is_no_network() -> None:
-    assert config.Settings(allow_networks="none").allow_networks == ()  # type: ignore[arg-type]
+    assert fields.Settings(allow_networks="none").allow_networks == ()  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from tests.support.bridge import Bridge, running_bridge
 
 def healthcheck(admin_listen: str) -> tuple[int, str, str]:
     done = subprocess.run(
-        [sys.executable, "-m", "smtp2cf.healthcheck"],
+        [sys.executable, "-m", "smtp2cf.cli.healthcheck"],
         env=clean_environment({"SMTP2CF_ADMIN_LISTEN": admin_listen}),
         capture_output=True,
         text=True,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import typer
 
-from smtp2cf.cli import app
+from smtp2cf.cli.app import app
 from tests.process.command import smtp2cf
 
 WORDS = {"ADDRESS", "AGE", "DIRECTORY", "FILE", "HOST:PORT", "NAME", "QUEUE-ID", "SENDER", "STATUS"}

@@ -1,7 +1,7 @@
 """What a client or the API says, carried through a whole bridge: it stays words, wherever it shows up.
 
 In reply lines, log lines for machines and people, the status page, the queue's listings, metrics, the JSON
-to send_raw. What a DSN makes of it is in tests/message, log lines by themselves in tests/test_logs.
+to send_raw. What a DSN makes of it is in tests/message, log lines by themselves in tests/journal/test_logs.
 """
 
 import contextlib

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from smtp2cf import cli, config
+from smtp2cf.cli import app
 from smtp2cf.serve import make_access
+from smtp2cf.settings import fields
 from tests.process.command import smtp2cf
 from tests.support.bridge import running_bridge
 
@@ -109,7 +110,7 @@ def start(environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *
     """What `smtp2cf serve` writes when the settings keep it from starting."""
     environment.setattr(sys, "argv", ["smtp2cf", "serve", *arguments])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        app.main()
     assert ended.value.code == os.EX_CONFIG
     return capsys.readouterr().err
 
@@ -143,10 +144,10 @@ def test_name_of_the_host_is_held_to_the_same(
 def test_what_pydantic_has_no_words_for_has_ours() -> None:
     unclear = {
         name
-        for name, field in config.Settings.model_fields.items()
+        for name, field in fields.Settings.model_fields.items()
         if field.annotation is bool or any(getattr(how, "pattern", None) for how in field.metadata)
     }
-    assert unclear == set(config.FORMS)
+    assert unclear == set(fields.FORMS)
 
 
 def test_every_wrong_value_has_its_line(
@@ -242,7 +243,7 @@ def test_a_variable_nobody_knows_is_named_with_the_nearest(tmp_path: Path) -> No
 )
 def test_what_yes_and_no_may_be(environment: pytest.MonkeyPatch, value: str, means: bool) -> None:
     environment.setenv("SMTP2CF_CHECK_HEADER_FROM", value)
-    assert config.load().check_header_from is means
+    assert fields.load().check_header_from is means
 
 
 DURATIONS = ("api_timeout", "session_timeout", "reply_timeout", "retry_min", "retry_max", "expire_after")
@@ -252,20 +253,20 @@ SIZES = ("max_message_size", "max_message_memory", "spool_min_free")
 @pytest.mark.parametrize("setting", [*DURATIONS, "warn_after", "drain_timeout"])
 def test_every_duration_takes_units(environment: pytest.MonkeyPatch, setting: str) -> None:
     environment.setenv(f"SMTP2CF_{setting.upper()}", "2m")
-    assert getattr(config.load(), setting) == 120.0
+    assert getattr(fields.load(), setting) == 120.0
 
 
 @pytest.mark.parametrize("setting", SIZES)
 def test_every_size_takes_units(environment: pytest.MonkeyPatch, setting: str) -> None:
     environment.setenv(f"SMTP2CF_{setting.upper()}", "25MiB")
-    assert getattr(config.load(), setting) == 25 * 2**20
+    assert getattr(fields.load(), setting) == 25 * 2**20
 
 
 def test_every_number_with_a_unit_is_a_duration_or_a_size() -> None:
     """Seconds and bytes have one reader each; a setting of either kind must use it."""
-    plain = [name for name, field in config.Settings.model_fields.items() if field.annotation is float]
+    plain = [name for name, field in fields.Settings.model_fields.items() if field.annotation is float]
     assert set(plain) == {*DURATIONS, "warn_after", "drain_timeout"}
-    for name, field in config.Settings.model_fields.items():
+    for name, field in fields.Settings.model_fields.items():
         text = (field.description or "").lower()
         assert "seconds " not in text or name == "session_timeout", name
         assert " bytes" not in text or name in SIZES, name
@@ -279,7 +280,7 @@ def test_what_sender_domains_may_be(
     environment: pytest.MonkeyPatch, value: str, means: tuple[str, ...]
 ) -> None:
     environment.setenv("SMTP2CF_ALLOWED_SENDER_DOMAINS", value)
-    assert config.load().allowed_sender_domains == means
+    assert fields.load().allowed_sender_domains == means
 
 
 @pytest.mark.parametrize(
@@ -295,8 +296,8 @@ def test_a_users_file_that_can_not_be_used_is_named(tmp_path: Path, content: str
     users = tmp_path / "users"
     if content is not None:
         users.write_text(content)
-    with pytest.raises(config.SettingsError) as error:
-        make_access(config.Settings(users_file=users))
+    with pytest.raises(fields.SettingsError) as error:
+        make_access(fields.Settings(users_file=users))
     assert str(error.value).startswith(f"SMTP2CF_USERS_FILE: {users}")
     assert why in str(error.value)
     assert "secret" not in str(error.value)
@@ -315,5 +316,5 @@ def test_a_process_with_a_wrong_users_file_ends_with_78_and_one_line(tmp_path: P
 
 
 def test_ipv4_networks_written_as_ipv6_are_ipv4() -> None:
-    networks = config.Settings(allow_networks="::ffff:10.0.0.0/104,::ffff:0:0/96,fd00::/8").allow_networks  # type: ignore[arg-type]
+    networks = fields.Settings(allow_networks="::ffff:10.0.0.0/104,::ffff:0:0/96,fd00::/8").allow_networks  # type: ignore[arg-type]
     assert list(map(str, networks)) == ["10.0.0.0/8", "0.0.0.0/0", "fd00::/8"]

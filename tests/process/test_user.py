@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from smtp2cf.access.logins import verify
 from smtp2cf.access.users import read_users
-from smtp2cf.cli_user import app
+from smtp2cf.cli.user import app
 from tests.access.hashes import line
 from tests.process.command import clean_environment
 

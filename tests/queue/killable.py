@@ -19,7 +19,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from smtp2cf import cli, envelope, serve
+from smtp2cf import envelope, serve
+from smtp2cf.cli import app
 from smtp2cf.cloudflare import client
 from smtp2cf.relay import accept, lease
 from smtp2cf.smtpd import session
@@ -127,7 +128,7 @@ def bridge(env: dict[str, str], log: str) -> None:
     sys.argv = ["smtp2cf", "serve"]
     status = 1
     try:
-        cli.main()
+        app.main()
         status = 0
     except SystemExit as done:
         status = done.code if isinstance(done.code, int) else 1

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from smtp2cf import maillog
 from smtp2cf.cloudflare import Sent
 from smtp2cf.envelope import Envelope
+from smtp2cf.journal import maillog
 from smtp2cf.message import dsn
-from smtp2cf.relay import MessagePolicy, Relay, RetryPolicy, deliver
+from smtp2cf.relay import MessagePolicy, Relay, RetryPolicy, attempt
 from smtp2cf.reply import BOUNCED, DELIVERED
 from smtp2cf.spool import Action, Filter, SpoolUnavailable, Status
-from smtp2cf.spool.waiting import Claims
-from smtp2cf.waiting import Waiting
+from smtp2cf.spool.claims import Claims
+from smtp2cf.spool.health import Waiting
 from tests.queue.test_deadline import Gate
 from tests.queue.world import AWAY, MESSAGE, Api, by_name, delivered, first, world
 from tests.spool.conftest import Backend, new_mail
@@ -116,15 +116,15 @@ async def test_one_group_that_fails_takes_nothing_from_the_others(lines: list[An
         return Sent(dict.fromkeys(recipients, DELIVERED), "<1@cf>")
 
     recipients = [f"r{number}@example.net" for number in range(200)]
-    attempt = await deliver.deliver(send, recipients)
+    done = await attempt.deliver(send, recipients)
     failed = recipients[50:100]
-    assert list(attempt.outcomes) == recipients
-    assert [who for who, reply in attempt.outcomes.items() if reply == deliver.INTERNAL_ERROR] == failed
-    assert [who for who, reply in attempt.outcomes.items() if reply == DELIVERED] == [
+    assert list(done.outcomes) == recipients
+    assert [who for who, reply in done.outcomes.items() if reply == attempt.INTERNAL_ERROR] == failed
+    assert [who for who, reply in done.outcomes.items() if reply == DELIVERED] == [
         who for who in recipients if who not in failed
     ]
-    assert attempt.unanswered == failed
-    assert isinstance(attempt.error, Bug)
+    assert done.unanswered == failed
+    assert isinstance(done.error, Bug)
     assert [str(line["exc_info"]) for line in events(lines, "deliver.error")] == ["a bug"]
 
 

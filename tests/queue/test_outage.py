@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from smtp2cf.endpoint import Endpoint, bound, listen
+from smtp2cf.listen.endpoint import Endpoint, bound, listen
 from smtp2cf.relay import RetryPolicy
 from smtp2cf.sandbox import Sandbox
 from smtp2cf.sandbox.limits import RateLimit

@@ -4,7 +4,7 @@ import pytest
 
 from smtp2cf.envelope import Envelope
 from smtp2cf.relay import BouncePolicy, RetryPolicy
-from smtp2cf.relay.bounce import dsns_for
+from smtp2cf.relay.bounces import dsns_for
 from smtp2cf.reply import Reply
 from tests.queue.world import AWAY, Api, Call, by_name, delivered, failure, world
 from tests.spool.conftest import Backend

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from smtp2cf.relay import RetryPolicy
-from smtp2cf.relay.deliver import Attempt
+from smtp2cf.relay.attempt import Attempt
 from smtp2cf.relay.queue import Queue
 from smtp2cf.reply import Reply
 from smtp2cf.spool import Status

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtp2cf.cloudflare import Sent
-from smtp2cf.relay.deliver import NOT_FOUND_OUT, PARALLEL_CALLS, SEARCH_LIMIT, Attempt, deliver
+from smtp2cf.relay.attempt import NOT_FOUND_OUT, PARALLEL_CALLS, SEARCH_LIMIT, Attempt, deliver
 from smtp2cf.reply import ACCEPTED, BOUNCED, DELIVERED, SUPPRESSED, Reply, Scope, SendError
 
 T = TypeVar("T")

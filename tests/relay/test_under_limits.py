@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from smtp2cf.cloudflare import Client
-from smtp2cf.endpoint import Endpoint, bound, listen
 from smtp2cf.envelope import Envelope, Verdict
+from smtp2cf.listen.endpoint import Endpoint, bound, listen
 from smtp2cf.relay import MessagePolicy, Relay
 from smtp2cf.reply import SUPPRESSED
 from smtp2cf.sandbox import RateLimit, Sandbox

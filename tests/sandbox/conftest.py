@@ -7,7 +7,7 @@ import httpx
 import pytest
 from cloudflare import AsyncCloudflare
 
-from smtp2cf.endpoint import Endpoint, listen
+from smtp2cf.listen.endpoint import Endpoint, listen
 from smtp2cf.sandbox import Sandbox
 from tests.support.secret import TOKEN
 

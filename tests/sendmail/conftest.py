@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from smtp2cf import sendmail as sendmail_module
-from smtp2cf.install_sendmail import write_single_file
+from smtp2cf.cli.install_sendmail import write_single_file
 from tests.support.bridge import Bridge
 
 SOURCE = Path(sendmail_module.__file__)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from smtp2cf.install_sendmail import write_single_file
+from smtp2cf.cli.install_sendmail import write_single_file
 from tests.sendmail.conftest import SOURCE, Sendmail, links_to
 from tests.support.bridge import Bridge
 from tests.support.needs import needs
@@ -74,7 +74,7 @@ def test_single_file_is_the_same_bytes_every_time(tmp_path: Path) -> None:
 def test_make_builds_it_with_nothing_installed(tmp_path: Path) -> None:
     root = SOURCE.parent.parent
     (tmp_path / "smtp2cf").mkdir()
-    for name in ("Makefile", "smtp2cf/__init__.py", "smtp2cf/sendmail.py", "smtp2cf/install_sendmail.py"):
+    for name in ("Makefile", "smtp2cf/__init__.py", "smtp2cf/sendmail.py", "smtp2cf/cli/install_sendmail.py"):
         shutil.copy(root / name, tmp_path / name)
     subprocess.run(["make", "sendmail.pyz"], check=True, capture_output=True, cwd=tmp_path)
 

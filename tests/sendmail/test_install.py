@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from smtp2cf.install_sendmail import InstallError, install
+from smtp2cf.cli.install_sendmail import InstallError, install
 from tests.support.needs import needs
 
 LINKS = ["sbin/sendmail", "lib/sendmail", "bin/mailq", "bin/newaliases"]
@@ -102,7 +102,7 @@ needs_a_copy = pytest.mark.skipif(
 def test_another_mta_of_debian_is_diverted_and_comes_back(tmp_path: Path, command: Path) -> None:
     """A file that a package owns stands in for another MTA's sendmail."""
     call = f"{sys.executable} -c \"import sys; sys.path.insert(0, '{Path(__file__).parents[2]}')\n"
-    call += "from pathlib import Path; from smtp2cf.install_sendmail import install\n"
+    call += "from pathlib import Path; from smtp2cf.cli.install_sendmail import install\n"
     call += f"print(*install(None, {{undo}}, Path('{command}')), sep=chr(10))\"\n"
     script = f"""
         cd /
@@ -130,7 +130,7 @@ def test_another_mta_of_debian_is_diverted_and_comes_back(tmp_path: Path, comman
 def test_alternatives_get_one_more_and_lose_it(tmp_path: Path, command: Path) -> None:
     """Red Hat's way: /usr/sbin/sendmail goes through /etc/alternatives."""
     call = f"{sys.executable} -c \"import sys; sys.path.insert(0, '{Path(__file__).parents[2]}')\n"
-    call += "from pathlib import Path; from smtp2cf.install_sendmail import install\n"
+    call += "from pathlib import Path; from smtp2cf.cli.install_sendmail import install\n"
     call += f"print(*install(None, {{undo}}, Path('{command}')), sep=chr(10))\"\n"
     script = f"""
         cd /

@@ -10,7 +10,7 @@ import pytest
 
 from smtp2cf.smtpd import SMTPS_DOOR
 from smtp2cf.smtpd.connection import SEND_BUFFER
-from smtp2cf.smtpd.files import Files
+from smtp2cf.smtpd.descriptors import Files
 from tests.smtpd.conftest import Start
 from tests.smtpd.dialog import until
 from tests.support.certificates import Certificates

@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from fuzz.reckoning import answers
-from smtp2cf import logs
+from smtp2cf.journal import logs
 from smtp2cf.reply import UNPRINTABLE, Reply
 from tests.smtpd.conftest import Service, Start
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from smtp2cf.reply import Reply
-from smtp2cf.smtpd import SMTP_DOOR, SMTPS_DOOR, notices
+from smtp2cf.smtpd import SMTP_DOOR, SMTPS_DOOR, log_limit
 from smtp2cf.smtpd.session import Session
 from tests.smtpd.conftest import Service, Start
 from tests.smtpd.dialog import Client, until
@@ -102,7 +102,7 @@ async def test_nothing_is_left_of_sessions(
     smtps: bool,
     count: int,
 ) -> None:
-    monkeypatch.setattr(notices, "INTERVAL", 0.0)
+    monkeypatch.setattr(log_limit, "INTERVAL", 0.0)
     monkeypatch.setattr("smtp2cf.smtpd.connection.LINGER", 0.05)
     service = await start(
         door=SMTPS_DOOR if smtps else SMTP_DOOR, tls=certificates.server, authenticate=_check,

@@ -295,7 +295,7 @@ async def test_on_a_tls_port_nothing_is_said_that_the_client_could_not_read(
 async def test_a_header_has_its_time(
     start: Start, logged: Lines, monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
-    monkeypatch.setattr("smtp2cf.smtpd.arrivals.HANDSHAKE_TIMEOUT", 0.15)
+    monkeypatch.setattr("smtp2cf.smtpd.before_session.HANDSHAKE_TIMEOUT", 0.15)
     service = await proxied(start)
     client = await service.connect(ahead=sent)
     assert (await client.everything()).startswith("554 5.7.1")
@@ -320,7 +320,7 @@ async def test_a_proxy_that_leaves_before_its_header_is_whole(
 async def test_a_proxy_that_does_not_hang_up_is_hung_up_on(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("smtp2cf.smtpd.arrivals.GOODBYE_WAIT", 0.1)
+    monkeypatch.setattr("smtp2cf.smtpd.before_session.GOODBYE_WAIT", 0.1)
     service = await proxied(start)
     client = await service.connect(ahead=WRONG["SMTP"])
     (arrivals,) = service.server._arrivals
@@ -368,7 +368,7 @@ async def test_the_end_of_the_server(start: Start, logged: Lines) -> None:
 async def test_out_of_files_is_not_the_end(
     start: Start, logged: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("smtp2cf.smtpd.arrivals.OUT_OF_FILES_WAIT", 0.01)
+    monkeypatch.setattr("smtp2cf.smtpd.before_session.OUT_OF_FILES_WAIT", 0.01)
     loop = asyncio.get_running_loop()
     left = 2
 
@@ -386,7 +386,7 @@ async def test_out_of_files_is_not_the_end(
             return await loop.sock_accept(listener)
 
     with monkeypatch.context() as patched:
-        patched.setattr("smtp2cf.smtpd.arrivals.asyncio.get_running_loop", lambda: Loop())
+        patched.setattr("smtp2cf.smtpd.before_session.asyncio.get_running_loop", lambda: Loop())
         service = await proxied(start)
         await until(lambda: left < 0)
     await service.greeted(ahead=NAMED["v1 TCP4"][0])

@@ -122,7 +122,7 @@ async def test_a_client_without_tls_is_hung_up_on(
 async def test_a_handshake_has_its_time(
     start: Start, certificates: Certificates, logged: Lines, monkeypatch: pytest.MonkeyPatch, sent: int
 ) -> None:
-    monkeypatch.setattr("smtp2cf.smtpd.arrivals.HANDSHAKE_TIMEOUT", 0.2)
+    monkeypatch.setattr("smtp2cf.smtpd.before_session.HANDSHAKE_TIMEOUT", 0.2)
     service = await start(door=SMTPS_DOOR, tls=certificates.server)
     client = await service.connect()
     await client.send(RudeTls(client, certificates.client).hello()[:sent])

@@ -8,16 +8,7 @@ from typing import Any
 import pytest
 
 from smtp2cf.reply import Reply, Scope, SendError
-from smtp2cf.spool import (
-    Action,
-    Answer,
-    Filter,
-    Memory,
-    NewMail,
-    SpoolItem,
-    SpoolUnavailable,
-    Status,
-)
+from smtp2cf.spool import Action, Answer, Filter, Memory, NewMail, SpoolItem, SpoolUnavailable, Status
 from tests.spool.clocks import Host
 from tests.spool.conftest import Backend, new_mail
 

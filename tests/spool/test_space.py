@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from smtp2cf.spool.space import LOOK_EVERY, Space
+from smtp2cf.spool.disk_space import LOOK_EVERY, Space
 
 MIB = 2**20
 

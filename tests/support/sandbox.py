@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from smtp2cf.endpoint import Endpoint, bound, listen
+from smtp2cf.listen.endpoint import Endpoint, bound, listen
 from smtp2cf.sandbox import Sandbox
 
 

@@ -1,0 +1,292 @@
+"""The queue by hand: smtp2cf queue list, show, retry, hold, release, delete. On a running bridge too.
+
+A table for people, one JSON object a line for scripts. Exit status (sysexits.h): 66 where no such mail
+is in the queue, 69 where its database is away, 78 where there is none that can be opened. Knows the
+spool, and no relay.
+"""
+
+import asyncio
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from smtp2cf.cli.arguments import App
+from smtp2cf.cli.terminal import fail, printable
+from smtp2cf.reply import SendError
+from smtp2cf.settings import fields
+from smtp2cf.settings.units import seconds
+from smtp2cf.spool import EVERYTHING, Action, Filter, Spool, SpoolError, SpoolItem, Status, open_spool
+from smtp2cf.spool.listing import listed
+
+app = App(help="Look at the mail that waits, and change what becomes of it.")
+
+EnvFile = Annotated[
+    Path | None,
+    typer.Option("--env-file", help="A file of settings, as in fields.example.env.", metavar="FILE"),
+]
+Ids = Annotated[list[str] | None, typer.Argument(help="Queue ids.", metavar="[QUEUE-ID]...")]
+IdOption = Annotated[
+    list[str] | None, typer.Option("--id", help="A queue id; may be repeated.", metavar="QUEUE-ID")
+]
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from", help="The sender; * stands for anything, <> is the null sender.", metavar="ADDRESS"
+    ),
+]
+To = Annotated[
+    str | None, typer.Option("--to", help="A recipient; * stands for anything.", metavar="ADDRESS")
+]
+OlderThan = Annotated[
+    str | None, typer.Option(help="Received longer ago than this: 90s, 36h, 5d.", metavar="AGE")
+]
+StatusOption = Annotated[
+    list[Status] | None,
+    typer.Option(
+        "--status", help="In this state: queued, deferred, active or held; may be repeated.", metavar="STATUS"
+    ),
+]
+All = Annotated[bool, typer.Option("--all", help="Really all mail, where no filter says which.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+
+
+class _NotFoundError(Exception):
+    """The mail that was named is not in the queue."""
+
+
+_COLUMNS = "{:<13}  {:>5}  {:>7}  {:<8}  {:>5}  {:>6}  {:<28}  {}"
+
+
+@app.command("list")
+def list_(
+    ids: Ids = None,
+    id_: IdOption = None,
+    sender: From = None,
+    to: To = None,
+    older_than: OlderThan = None,
+    status: StatusOption = None,
+    as_json: Json = False,
+    env_file: EnvFile = None,
+) -> None:
+    """List mail, oldest first."""
+    which = _filter(ids, id_, sender, to, older_than, status)
+
+    async def print_all(spool: Spool) -> None:
+        count = 0
+        async for item in spool.items(which):
+            if as_json:
+                sys.stdout.write(orjson.dumps(listed(item)).decode() + "\n")
+            else:
+                if not count:
+                    typer.echo(_COLUMNS.format("id", "age", "size", "status", "tries", "next", "from", "to"))
+                _print_row(item)
+            count += 1
+        if not count and not as_json:
+            typer.echo("no mail waits" if which == EVERYTHING else "no such mail")
+
+    _with_spool(env_file, print_all)
+
+
+@app.command()
+def show(
+    queue_id: Annotated[str, typer.Argument(help="A queue id.", metavar="QUEUE-ID")],
+    message: Annotated[bool, typer.Option("--message", help="Print the message's bytes instead.")] = False,
+    as_json: Json = False,
+    env_file: EnvFile = None,
+) -> None:
+    """Show a message's envelope and each recipient's last answer."""
+
+    async def print_one(spool: Spool) -> None:
+        async for item in spool.items(Filter(queue_ids=(queue_id,))):
+            if message:
+                sys.stdout.buffer.write(await spool.read(queue_id) or b"")
+            elif as_json:
+                sys.stdout.write(orjson.dumps(listed(item)).decode() + "\n")
+            else:
+                _print_envelope(item)
+            return
+        raise _NotFoundError(f"{queue_id} is not in the queue")
+
+    _with_spool(env_file, print_one)
+
+
+def _change(action: Action, done: str, help_text: str) -> None:
+    """Add the command that does `action`."""
+
+    @app.command(str(action), help=help_text)
+    def change(
+        ids: Ids = None,
+        id_: IdOption = None,
+        sender: From = None,
+        to: To = None,
+        older_than: OlderThan = None,
+        status: StatusOption = None,
+        everything: All = False,
+        as_json: Json = False,
+        env_file: EnvFile = None,
+    ) -> None:
+        which = _filter(ids, id_, sender, to, older_than, status)
+        if which == EVERYTHING and not everything:
+            fail("say which mail: queue ids, a filter, or --all", os.EX_USAGE)
+        _apply(action, done, which, as_json, env_file)
+
+
+_change(Action.RETRY, "to be tried now", "Try mail again now.")
+_change(Action.HOLD, "held", "Keep mail back until it is released.")
+_change(Action.RELEASE, "released", "Let mail that was held go on.")
+_change(Action.DELETE, "deleted", "Remove mail; nobody is told.")
+
+
+def _apply(action: Action, done: str, which: Filter, as_json: bool, env_file: Path | None) -> None:
+    async def apply(spool: Spool) -> None:
+        count = 0
+        with _progress(await spool.count(which) if sys.stderr.isatty() else 0) as advance:
+            async for ids in spool.apply(action, which, "held by hand"):
+                count += len(ids)
+                advance(len(ids))
+                if as_json:
+                    sys.stdout.writelines(
+                        orjson.dumps({"queue_id": queue_id, "action": str(action)}).decode() + "\n"
+                        for queue_id in ids
+                    )
+        if not as_json:
+            typer.echo(f"{count} {done}")
+        if not count and which.queue_ids:
+            raise _NotFoundError(f"{', '.join(which.queue_ids)}: not in the queue, or nothing to do")
+
+    _with_spool(env_file, apply)
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> "Iterator[Any]":
+    """A progress bar on standard error where that is a terminal and there is much to do."""
+    if total < 1000:
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("messages", total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+def _with_spool(env_file: Path | None, work: Callable[[Spool], Awaitable[None]]) -> None:
+    """Open the spool beside whoever serves it, do the work, close it."""
+
+    async def run() -> None:
+        settings = fields.load(env_file)
+        url = settings.spool_url.get_secret_value()
+        if url.lower() == "none":
+            raise SpoolError("there is no queue: SMTP2CF_SPOOL_URL is none")
+        spool = await open_spool(url, state_dir=settings.state_dir, serve=False)
+        try:
+            await work(spool)
+        finally:
+            await spool.close()
+
+    try:
+        asyncio.run(run())
+        sys.stdout.flush()
+    except _NotFoundError as error:
+        fail(str(error), os.EX_NOINPUT)
+    except SendError as error:
+        fail(error.reply.text, os.EX_UNAVAILABLE)
+    except BrokenPipeError:
+        # `| head` has seen enough; Python would complain once more at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _filter(
+    ids: list[str] | None,
+    id_: list[str] | None,
+    sender: str | None,
+    to: str | None,
+    older_than: str | None,
+    statuses: list[Status] | None,
+) -> Filter:
+    """The mail that the options name."""
+    return Filter(
+        queue_ids=(*(ids or ()), *(id_ or ())),
+        sender=sender.strip("<>") if sender is not None else None,
+        recipient=to.strip("<>") if to is not None else None,
+        older_than=_seconds(older_than) if older_than is not None else None,
+        statuses=tuple(statuses or ()),
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        return seconds(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r}: {error}", param_hint="--older-than") from None
+
+
+def _print_row(item: SpoolItem) -> None:
+    unresolved = item.unresolved
+    shown = ", ".join(unresolved[:3]) + (f" and {len(unresolved) - 3} more" if len(unresolved) > 3 else "")
+    next_in = "" if item.status in (Status.HELD, Status.ACTIVE) else _age(item.next_attempt - time.time())
+    row = _COLUMNS.format(
+        item.queue_id,
+        _age(time.time() - item.envelope.received_at),
+        _size(item.size),
+        item.status,
+        item.attempts,
+        next_in,
+        printable(item.envelope.reverse_path or "<>"),
+        printable(shown),
+    )
+    lines = [row]
+    if item.hold_reason:
+        lines.append(f"    held: {printable(item.hold_reason)}")
+    if item.last_reply is not None:
+        lines.append(f"    {printable(str(item.last_reply))}")
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _print_envelope(item: SpoolItem) -> None:
+    envelope = item.envelope
+    given = {
+        "queue id": item.queue_id,
+        "status": f"{item.status}{f': {item.hold_reason}' if item.hold_reason else ''}",
+        "received": f"{_when(envelope.received_at)} from {envelope.client or 'this host'} ({envelope.helo})",
+        "size": f"{item.size} octets",
+        "attempts": f"{item.attempts}{', the last without an answer' if item.unanswered else ''}",
+        "next attempt": _when(item.next_attempt),
+        "given up": _when(item.expires),
+        "from": f"<{envelope.reverse_path}>",
+    }
+    for name, value in given.items():
+        typer.echo(f"{name + ':':<14}{printable(value)}")
+    for recipient in envelope.forward_paths:
+        answer = item.outcomes.get(recipient)
+        typer.echo(f"{'to:':<14}{printable(f'<{recipient}>')}")
+        typer.echo(f"{'':<14}{printable(str(answer)) if answer else 'not tried yet'}")
+
+
+def _when(epoch: float) -> str:
+    return datetime.fromtimestamp(epoch).astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
+
+
+def _age(seconds: float) -> str:
+    if seconds <= 0:
+        return "now"
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f}{unit}"
+    return f"{seconds:.0f}s"
+
+
+def _size(octets: int) -> str:
+    for unit, length in (("M", 2**20), ("K", 2**10)):
+        if octets >= length:
+            return f"{octets / length:.1f}{unit}"
+    return str(octets)

@@ -1,0 +1,217 @@
+"""One function for each mail event: the log line, in Postfix's words, and the counters.
+
+No message content and no token goes through here. Counters are prometheus-client's, under smtp2cf_.
+Knows no SMTP session and no HTTP.
+"""
+
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import structlog
+from prometheus_client import Counter
+
+from smtp2cf.envelope import Envelope, Outcomes
+from smtp2cf.journal.metrics import Counters, Histogram
+from smtp2cf.reply import QUEUED, Reply
+
+RECENT = 50
+"""Lines kept for the status page."""
+NAMED_LIMIT = 50
+"""Recipients a log line names; the rest are counted."""
+USER_LIMIT = 100
+"""Characters of a user name that a log line shows: a stranger may give any."""
+
+MESSAGES = Counters(
+    "smtp2cf_messages_total",
+    "Messages by the class of the answer the client got",
+    "answer",
+    ("2xx", "4xx", "5xx"),
+)
+RECIPIENTS = Counters(
+    "smtp2cf_recipients_total",
+    "Recipients by what became of them",
+    "status",
+    ("sent", "queued", "deferred", "bounced", "expired"),
+)
+POSSIBLE_DUPLICATES = Counter(
+    "smtp2cf_possible_duplicates_total", "Messages whose call had no answer: they may have been sent"
+)
+DSNS = Counter("smtp2cf_dsns_total", "Delivery reports sent")
+REPEATED = Counter(
+    "smtp2cf_answers_repeated_total", "Messages that came again after their answer was lost, not sent again"
+)
+LOGINS = Counter("smtp2cf_logins_total", "Logins by what came of them", ["result"])
+DELAY = Histogram(
+    "smtp2cf_delivery_delay_seconds",
+    "Seconds from taking a message to Cloudflare's answer",
+    buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 10000, 100000),
+)
+SIZE = Histogram(
+    "smtp2cf_message_size_bytes", "Size of messages sent", buckets=(1e3, 1e4, 1e5, 1e6, 5e6, 25e6)
+)
+
+_recent: "deque[tuple[Envelope, str, Reply, Sequence[str], float]]" = deque(maxlen=RECENT)
+_LOGINS = {result: LOGINS.labels(result) for result in ("success", "failure", "refused", "unavailable")}
+_LOGIN_EVENTS = {"failure": "auth.failed", "refused": "auth.refused", "unavailable": "auth.unavailable"}
+
+log = structlog.stdlib.get_logger("smtp2cf.mail")
+
+
+class Recent(NamedTuple):
+    """A line of the status page."""
+
+    time: str
+    queue_id: str
+    sender: str
+    recipients: str
+    status: str
+    reply: str
+
+
+def recent() -> list[Recent]:
+    """What became of the latest mail, newest first."""
+    return [
+        Recent(
+            time.strftime("%H:%M:%S", time.localtime(at)),
+            envelope.queue_id,
+            envelope.reverse_path,
+            ", ".join(recipients[:3]) + (f" and {len(recipients) - 3} more" if len(recipients) > 3 else ""),
+            status,
+            str(reply),
+        )
+        for envelope, status, reply, recipients, at in reversed(_recent)
+    ]
+
+
+def attempted(
+    envelope: Envelope, outcomes: Outcomes, message_ids: Mapping[str, str], *, size: int, attempts: int = 1
+) -> None:
+    """An attempt to send has ended: one line for each status that recipients came out with.
+
+    message_ids: Cloudflare's, by recipient, of calls that took the message for somebody.
+    """
+    now = time.time()
+    delay = now - envelope.received_at
+    DELAY.observe(delay)
+    SIZE.observe(size)
+    groups: dict[Reply, list[str]] = {}
+    for recipient, reply in outcomes.items():
+        groups.setdefault(reply, []).append(recipient)
+    for reply, recipients in groups.items():
+        status = _status(reply)
+        RECIPIENTS.counted[status] += len(recipients)
+        _recent.append((envelope, status, reply, recipients, now))
+        fields: dict[str, object] = {
+            "queue_id": envelope.queue_id,
+            "from": envelope.reverse_path,
+            "to": _named(recipients) if len(recipients) > 1 else recipients[0],
+            "status": status,
+            "reply": str(reply),
+            "delay": round(delay, 3),
+            "size": size,
+            "client": envelope.client,
+            "attempts": attempts,
+        }
+        if envelope.auth_user:
+            fields["user"] = envelope.auth_user
+        ids = list(dict.fromkeys(message_ids[who] for who in recipients if who in message_ids))
+        if ids:
+            fields["message_id"] = ids[0] if len(ids) == 1 else ids
+        log.info("mail.attempt", **fields)
+
+
+def login(
+    client: str, user: str, result: Literal["success", "failure", "refused", "unavailable"], reason: str
+) -> None:
+    """Somebody tried to authenticate. client: the peer's address. user: the name as it was given."""
+    _LOGINS[result].inc()
+    if result == "success":
+        log.debug("auth.success", client=client, user=user)
+    else:
+        log.warning(_LOGIN_EVENTS[result], client=client, user=user[:USER_LIMIT], reason=reason)
+
+
+def answered(reply: Reply) -> None:
+    """The client was told what became of its message."""
+    MESSAGES.counted[f"{reply.code // 100}xx"] += 1
+
+
+def refused(envelope: Envelope, reply: Reply) -> None:
+    """A message was refused before anything was sent."""
+    status = _status(reply)
+    RECIPIENTS.counted[status] += len(envelope.forward_paths)
+    _recent.append((envelope, status, reply, envelope.forward_paths, time.time()))
+    log.warning(
+        "mail.refused",
+        **{"queue_id": envelope.queue_id, "from": envelope.reverse_path},
+        to=_named(envelope.forward_paths),
+        status=status,
+        reply=str(reply),
+        client=envelope.client,
+        **({"user": envelope.auth_user} if envelope.auth_user else {}),
+    )
+
+
+def kept(envelope: Envelope, why: str, *, size: int) -> None:
+    """A message is safe in the spool and its client told so."""
+    log.info(
+        "mail.kept",
+        **{"queue_id": envelope.queue_id, "from": envelope.reverse_path},
+        to=_named(envelope.forward_paths),
+        status="kept",
+        reason=why,
+        size=size,
+        client=envelope.client,
+    )
+
+
+def expired(envelope: Envelope, outcomes: Outcomes, *, size: int, attempts: int) -> None:
+    """Mail was given up after EXPIRE_AFTER."""
+    RECIPIENTS.counted["expired"] += len(outcomes)
+    reply = next(iter(outcomes.values()))
+    _recent.append((envelope, "expired", reply, list(outcomes), time.time()))
+    log.warning(
+        "mail.expired",
+        **{"queue_id": envelope.queue_id, "from": envelope.reverse_path},
+        to=_named(list(outcomes)),
+        status="expired",
+        reply=str(reply),
+        delay=round(time.time() - envelope.received_at, 3),
+        size=size,
+        attempts=attempts,
+    )
+
+
+def reported(envelope: Envelope, *, dsns_sent: int, undeliverable: bool = False) -> None:
+    """DSNs about a message were put into the queue, or a DSN itself could not be delivered."""
+    if dsns_sent:
+        DSNS.inc(dsns_sent)
+        log.info("mail.dsn", queue_id=envelope.queue_id, to=envelope.reverse_path, count=dsns_sent)
+    if undeliverable:
+        log.warning("mail.dsn_undeliverable", queue_id=envelope.queue_id, to=_named(envelope.forward_paths))
+
+
+def answer_repeated(envelope: Envelope, reply: Reply) -> None:
+    """A client sent again what had been sent, because our answer did not reach it."""
+    REPEATED.inc()
+    log.warning("mail.answer_repeated", queue_id=envelope.queue_id, client=envelope.client, reply=str(reply))
+
+
+def possible_duplicate(envelope: Envelope, recipients: Sequence[str]) -> None:
+    """A call had no answer: its mail may have been sent, and whoever retries may send it again."""
+    POSSIBLE_DUPLICATES.inc()
+    log.warning("mail.possible_duplicate", queue_id=envelope.queue_id, to=_named(recipients))
+
+
+def _named(recipients: Sequence[str]) -> list[str]:
+    if len(recipients) <= NAMED_LIMIT:
+        return list(recipients)
+    return [*recipients[:NAMED_LIMIT], f"and {len(recipients) - NAMED_LIMIT} more"]
+
+
+def _status(reply: Reply) -> str:
+    if reply.success:
+        return "queued" if reply == QUEUED else "sent"
+    return "deferred" if reply.transient else "bounced"

@@ -1,0 +1,70 @@
+"""Doors: the sockets for each protocol, handed over by systemd or else opened where the settings say.
+
+Knows nothing of what is spoken but its name.
+"""
+
+import contextlib
+import errno
+import socket
+from collections.abc import Mapping
+
+from smtp2cf.listen.endpoint import Endpoint, bound, listen
+
+OPTIONS = {"sandbox": "--sandbox-listen", "starttls": "--sandbox-tls-listen"}
+"""What says where to listen, other than SMTP2CF_…_LISTEN."""
+
+
+class Doors:
+    """Opens listening sockets, and closes them all at the end.
+
+    handed_over: sockets that listen already, by protocol. opened: what closes them. mode, group: of the
+    unix sockets that are opened here.
+    """
+
+    def __init__(
+        self,
+        handed_over: Mapping[str, list[socket.socket]],
+        opened: contextlib.ExitStack,
+        *,
+        mode: int,
+        group: int | None,
+    ) -> None:
+        self._handed_over = handed_over
+        self._opened = opened
+        self._mode = mode
+        self._group = group
+        self._settings: dict[Endpoint, str] = {}
+        for sockets in handed_over.values():
+            self._close_at_the_end(sockets)
+
+    def open(
+        self, protocol: str, endpoints: tuple[Endpoint, ...]
+    ) -> tuple[list[socket.socket], tuple[Endpoint, ...]]:
+        """The sockets for a protocol, and where they are: these endpoints, where none was handed over.
+
+        Raises OSError, whose text names the endpoint and what says so.
+        """
+        setting = OPTIONS.get(protocol, f"SMTP2CF_{protocol.upper()}_LISTEN")
+        if given := self._handed_over.get(protocol):
+            return given, tuple(map(Endpoint.of, given))
+        sockets: list[socket.socket] = []
+        found = []
+        for endpoint in endpoints:
+            try:
+                new = listen(endpoint, mode=self._mode, group=self._group)
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE and (other := self._settings.get(endpoint)):
+                    text = f"{setting}: cannot listen on {endpoint}: {other} names it too"
+                else:
+                    text = f"{setting}: {error.strerror}"
+                raise OSError(error.errno, text) from error
+            self._settings[endpoint] = setting
+            self._close_at_the_end(new)
+            sockets += new
+            found.append(bound(new, endpoint))
+        return sockets, tuple(found)
+
+    def _close_at_the_end(self, sockets: list[socket.socket]) -> None:
+        for sock in sockets:
+            # Not as a context: uvloop has detached it by then, and its file would stay.
+            self._opened.callback(sock.close)

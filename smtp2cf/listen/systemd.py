@@ -1,0 +1,86 @@
+"""Sockets that systemd, or another process manager, opened before the program started: sd_listen_fds(3).
+
+A socket unit may listen on port 25 while the program runs as nobody, and holds clients in the queue
+while it restarts. Knows nothing of what is spoken on the sockets but its name.
+"""
+
+import os
+import re
+import socket
+from collections.abc import MutableMapping
+
+from smtp2cf.listen.endpoint import SEND_BUFFER
+
+PROTOCOLS = ("smtp", "smtps", "lmtp", "admin")
+"""What FileDescriptorName= may be; a socket without such a name speaks the first."""
+
+_FIRST = 3
+_VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+
+
+class HandedOver(socket.socket):
+    """One of them. Who waits there to be accepted waits for the next process, when this one ends."""
+
+
+class HandedOverError(Exception):
+    """A socket was handed over that can't be used; the text is for the operator."""
+
+
+def handed_over(environ: MutableMapping[str, str] = os.environ) -> dict[str, list[socket.socket]]:
+    """The listening sockets that were handed over to this process, by what is spoken on them.
+
+    They don't block and children don't get them. The variables are taken away, so that a child does
+    not think them its own. Raises HandedOverError; the sockets are closed then.
+    """
+    pid, count, names = (environ.pop(variable, "") for variable in _VARIABLES)
+    if pid != str(os.getpid()) or not count:
+        return {}
+    if not re.fullmatch("[0-9]{1,4}", count):
+        raise HandedOverError(f"LISTEN_FDS is {count!r}, not a number of sockets")
+    numbers = range(_FIRST, _FIRST + int(count))
+    given = names.split(":") if names else ["unknown"] * len(numbers)
+    if len(given) != len(numbers):
+        raise HandedOverError(f"LISTEN_FDNAMES has {len(given)} names for {len(numbers)} sockets")
+    found: dict[str, list[socket.socket]] = {}
+    try:
+        for number, name in zip(numbers, given, strict=True):
+            protocol = _protocol(name)
+            found.setdefault(protocol, []).append(_listening(number, name))
+    except HandedOverError:
+        for sock in (sock for sockets in found.values() for sock in sockets):
+            sock.close()
+        raise
+    return found
+
+
+def _protocol(name: str) -> str:
+    if name in PROTOCOLS:
+        return name
+    # What systemd calls a socket whose unit has no FileDescriptorName=, and one that has no unit.
+    if name.endswith(".socket") or name in ("", "unknown"):
+        return PROTOCOLS[0]
+    raise HandedOverError(
+        f"FileDescriptorName={name} of a socket from systemd is none of {', '.join(PROTOCOLS)}"
+    )
+
+
+def _listening(number: int, name: str) -> socket.socket:
+    """The socket behind a file descriptor, if it is one that takes connections."""
+    try:
+        os.set_inheritable(number, False)
+        sock = HandedOver(fileno=number)
+        listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise HandedOverError(
+            f"file descriptor {number} ({name}) from systemd is no socket: {error.strerror}"
+        ) from None
+    if sock.type != socket.SOCK_STREAM or not listens:
+        sock.close()
+        raise HandedOverError(
+            f"file descriptor {number} ({name}) from systemd is no listening stream socket:"
+            " ListenStream= with Accept=no is needed"
+        )
+    # For those to come. Connections that wait already have the kernel's: sessions see to theirs.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+    sock.setblocking(False)
+    return sock

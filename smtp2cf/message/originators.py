@@ -1,0 +1,228 @@
+"""Authors: every address that a reader may take for who wrote or sent a message (RFC 5322 §3.6.2).
+
+That is what From and Sender say, in each field of that name, and what looks like an address in their
+display names and comments, encoded or not. Readers differ in what they make of a malformed field, so only
+what all of them read alike is read at all: no groups, no routes, no white space in or around an address, no
+encoded word that somebody may decode otherwise, no header with a line in it that ends it for some. Decides
+nothing: who may send as whom is not known here.
+"""
+
+import binascii
+import codecs
+import re
+import unicodedata
+from collections.abc import Iterator
+
+from smtp2cf.message.encoded_words import ENCODED_WORD
+from smtp2cf.message.header import Field, Header, parse_header, split_header
+
+MAX_FIELDS = 10_000
+"""Fields that a header may have."""
+MAX_OCTETS = 64 * 1024
+"""Octets that From and Sender may have together."""
+
+_FIELDS = frozenset({"from", "sender"})
+
+_CONFUSING = re.compile(
+    rb"[\0-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f]|\r(?!\n)|\xc2\x85|\xe2\x80[\xa8\xa9]|\n[ \t]+\r?(?:\n|\Z)"
+)
+"""What ends a line, a text or the header for some readers and not for others."""
+
+# Spaces and marks that are no part of an address, and that nobody sees.
+_UNSEEN = r"\s\x00-\x1f\x7f-\xa0\xad\u180e\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff"
+_ATOM = rf'[^{_UNSEEN}<>()\[\],;:"\\@]+'
+_QUOTED = r'"(?:[^"\\]|\\.)*+"'
+_LABEL = rf"(?:[0-9A-Za-z_-]|[^\x00-\x7f{_UNSEEN}])+"
+_ADDRESS = rf"(?:{_ATOM}|{_QUOTED})@{_LABEL}(?:\.{_LABEL})*\.?"
+_TOKEN = re.compile(
+    rf"""(?P<space>[ \t]++)
+      | (?P<comment>\()
+      | (?P<comma>,)
+      | <(?P<angle>{_ADDRESS})>
+      | (?P<address>{_ADDRESS})(?=[ \t,(<]|\Z)
+      | (?P<quoted>{_QUOTED})
+      | (?P<word>[^\s<>(),;:"\\@]++)""",
+    re.VERBOSE,
+)
+_COMMENT_TOKEN = re.compile(r"[()]|\\.|[^()\\]++")
+_FOLD = re.compile(r"\r?\n(?=[ \t])")
+_RUN = re.compile(rf"{ENCODED_WORD}(?:[ \t]*{ENCODED_WORD})*+")
+"""Encoded words that a reader may join."""
+_WORD = re.compile(ENCODED_WORD)
+_BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*+(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
+_SHOWN = re.compile(r"""[^\s<>()\[\],;:"\\]*@[^\s<>()\[\],;:"\\]*""")
+_NO_CHARSETS = frozenset({"utf-7", "hz", "idna", "punycode", "unicode_escape", "raw_unicode_escape"})
+"""Codecs in which a text is not the same to every reader; UTF-16 and UTF-32 are not either."""
+
+
+class _UnclearError(Exception):
+    """Readers may not agree on it."""
+
+
+def authors(message: bytes) -> list[str] | None:
+    """The addresses, each once; None where there is no From, or readers may not agree on one.
+
+    message: UTF-8 with CRLF line ends.
+    """
+    header = _clear_header(message)
+    if header is None:
+        return None
+    named = [field for field in header.fields if field.name in _FIELDS]
+    if all(field.name != "from" for field in named):
+        return None
+    if sum(field.end - field.start for field in named) > MAX_OCTETS:
+        return None
+    found: dict[str, None] = {}
+    try:
+        for field in named:
+            found.update(dict.fromkeys(_addresses(_value(message, field))))
+    except _UnclearError:
+        return None
+    return list(found)
+
+
+def _clear_header(message: bytes) -> Header | None:
+    """The header, if nobody may see it end elsewhere, or another field in it."""
+    fields_and_end, _ = split_header(message)
+    header = parse_header(message, 0, len(fields_and_end), most=MAX_FIELDS)
+    is_clear = (
+        header.end == len(fields_and_end)
+        and all(field.name for field in header.fields)
+        and _CONFUSING.search(fields_and_end) is None
+    )
+    return header if is_clear else None
+
+
+def _value(message: bytes, field: Field) -> str:
+    if field.value - field.start != len(field.name) + 1:
+        raise _UnclearError  # a space before the colon
+    try:
+        text = message[field.value : field.end].decode()
+    except UnicodeDecodeError:
+        raise _UnclearError from None
+    return _FOLD.sub("", text).rstrip("\r\n")
+
+
+def _addresses(text: str) -> Iterator[str]:
+    """The addresses of a list of mailboxes, and those that its names and comments show.
+
+    Raises _UnclearError.
+    """
+    before: list[str] = []  # the kinds of what stands before the <address>, spaces and comments left out
+    after = False
+    last_address = ""
+    shown: list[str] = []
+    at = 0
+    while at < len(text):
+        found = _TOKEN.match(text, at)
+        if found is None:
+            raise _UnclearError
+        kind, written = str(found.lastgroup), found[0]
+        at = found.end()
+        if kind == "comma":
+            yield from _mailbox(before, after, last_address, shown)
+            before, after, last_address, shown = [], False, "", []
+        elif kind == "comment":
+            at = _comment_end(text, found.start())
+            shown.append(text[found.start() : at])
+        elif kind == "space":
+            shown.append(written)
+        elif after:
+            raise _UnclearError  # something behind the <address>
+        elif kind == "angle":
+            after = True
+            yield from _address(found["angle"])
+        else:
+            before.append(kind)
+            if kind == "address":
+                last_address = written
+            else:
+                shown.append(written)
+    yield from _mailbox(before, after, last_address, shown)
+
+
+def _mailbox(before: list[str], after: bool, bare: str, shown: list[str]) -> Iterator[str]:
+    """What a mailbox shows beside its <address>; or, where it has none, its one address."""
+    if "address" in before:
+        if len(before) > 1:
+            raise _UnclearError
+        yield from _address(bare)
+    elif not after:
+        raise _UnclearError
+    yield from _shown("".join(shown))
+
+
+def _address(written: str) -> Iterator[str]:
+    """An address, and what its local part shows if that is quoted."""
+    if "=?" in written or unicodedata.normalize("NFKC", written).count("@") != 1:
+        raise _UnclearError
+    yield written
+
+
+def _shown(text: str) -> Iterator[str]:
+    """What looks like an address in a text that readers show, maybe after decoding it."""
+    if text.isascii() and "@" not in text and "=?" not in text:
+        return
+    for reading in _readings(text.replace("\\", "")):
+        for found in _SHOWN.findall(unicodedata.normalize("NFKC", reading)):
+            if found.count("@") > 1:
+                raise _UnclearError
+            yield found.strip("'").rstrip(".")
+
+
+def _readings(text: str) -> Iterator[str]:
+    """The text with its encoded words decoded: those beside one another together, and joined with what
+    else stands beside them; then one by one, and apart from that."""
+    if "=?" in _RUN.sub("", text):
+        raise _UnclearError  # what some take for an encoded word
+    yield _RUN.sub(lambda run: _decoded(_WORD.findall(run[0]), joined=True), text)
+    yield _RUN.sub(lambda run: f" {_decoded(_WORD.findall(run[0]), joined=False)} ", text)
+
+
+def _decoded(words: list[str], *, joined: bool) -> str:
+    """The text of encoded words. joined: those in one charset are decoded together, and must be whole."""
+    pieces: list[tuple[str, bytes]] = []
+    for word in words:
+        _, label, encoding, content, _ = word.split("?")
+        charset = label.partition("*")[0].lower()  # behind * stands a language (RFC 2231 §5)
+        octets = _octets(encoding, content)
+        if joined and pieces and pieces[-1][0] == charset:
+            pieces[-1] = (charset, pieces[-1][1] + octets)
+        else:
+            pieces.append((charset, octets))
+    try:
+        text = "".join(
+            octets.decode(charset, "strict" if joined else "replace") for charset, octets in pieces
+        )
+        text.encode()
+    except (LookupError, ValueError):
+        raise _UnclearError from None
+    if any(_is_no_charset(charset) for charset, _ in pieces) or any(
+        unicodedata.category(char) in ("Cc", "Zl", "Zp") for char in text
+    ):
+        raise _UnclearError
+    return text
+
+
+def _octets(encoding: str, content: str) -> bytes:
+    if encoding in "qQ":
+        return binascii.a2b_qp(content, header=True)
+    if _BASE64.fullmatch(content) is None:
+        raise _UnclearError
+    return binascii.a2b_base64(content)
+
+
+def _is_no_charset(charset: str) -> bool:
+    name = codecs.lookup(charset).name
+    return name in _NO_CHARSETS or name.startswith(("utf-16", "utf-32"))
+
+
+def _comment_end(text: str, at: int) -> int:
+    """Where the comment ends that begins here; raises _UnclearError where it does not."""
+    depth = 0
+    while (found := _COMMENT_TOKEN.match(text, at)) is not None:
+        at = found.end()
+        depth += {"(": 1, ")": -1}.get(found[0], 0)
+        if depth == 0:
+            return at
+    raise _UnclearError

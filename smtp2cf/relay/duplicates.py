@@ -1,0 +1,216 @@
+"""Recall: a client that vanished before our 250 sends its message again, and must not send it twice.
+
+Every transaction is noted before its call and its answer after it, until it is clear that the client got
+the answer. The same envelope and bytes within ten minutes then get the same answer without a call; while the
+first is still under way, or nobody knows yet whether its client got the answer, they wait for it. Mail that
+goes into the spool is noted with it, in one go. A transaction that was begun and never answered, by a process
+that died, may have been sent: the second one is sent, and logged as a possible duplicate.
+
+One answer is noted for a transaction. Where the client takes one for each recipient (LMTP, PRDR), those
+that failed behind a success are noted one by one beside it. Knows no SMTP session.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+from dataclasses import dataclass
+
+from smtp2cf.envelope import Envelope, Outcomes, Verdict
+from smtp2cf.journal import maillog
+from smtp2cf.reply import Reply
+from smtp2cf.spool import Answer, Spool
+
+PATIENCE = 90.0
+"""Seconds that a message waits at most until it is clear whether the client of the same one before it got its
+answer; whoever looks after that knows long before."""
+
+
+@dataclass(slots=True, eq=False)
+class _Transaction:
+    """One that is under way, or whose client has not shown that it got its answer.
+
+    left: the client hung up before the answer. settled: where somebody waits for it, set once it is clear
+    whether it got it. noted: the answer that was handed to the spool together with the mail. exceptions:
+    the digests under which recipients' own answers are noted. in_doubt: that answer is in the spool if the
+    mail is, and nobody knows.
+    """
+
+    digest: bytes
+    exceptions: tuple[bytes, ...] = ()
+    under_way: bool = False
+    ended: bool = False
+    noted: Reply | None = None
+    in_doubt: bool = False
+    left: bool = False
+    settled: asyncio.Event | None = None
+
+    async def wait(self) -> None:
+        """Until whoever waits finds what became of this one in the spool's memory, or nothing there."""
+        self.settled = self.settled or asyncio.Event()
+        await self.settled.wait()
+
+
+class Recall:
+    """Knows the transactions whose clients have not shown that they got their answer."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._transactions: dict[str, _Transaction] = {}
+        self._same: dict[bytes, list[_Transaction]] = {}
+
+    async def begin(self, envelope: Envelope, message: bytes, *, call: bool) -> Verdict | None:
+        """Note a transaction; the answers of an earlier one whose client did not get it.
+
+        call: Cloudflare will be asked before anything is kept, so that a crash would leave it open
+        whether the mail was sent. Raises SendError when the spool can't be asked.
+        """
+        transaction = _Transaction(_digest(envelope, message))
+        self._transactions[envelope.queue_id] = transaction
+        try:
+            reply = await self._earlier(envelope, transaction, call)
+            if reply is None:
+                return None
+            verdict = await self._verdict(envelope, transaction, reply)
+        except BaseException:
+            self.fail(envelope)
+            raise
+        maillog.answer_repeated(envelope, reply)
+        self._end(transaction)
+        return verdict
+
+    def answer(self, envelope: Envelope, verdict: Verdict) -> Answer | None:
+        """The answer to be kept together with the mail; None where the transaction is not known."""
+        transaction = self._transactions.get(envelope.queue_id)
+        reply = verdict.reply
+        if transaction is None or not reply.success:
+            return None
+        transaction.noted = reply
+        if envelope.per_recipient:
+            self._remember_exceptions(transaction, verdict.outcomes)
+        return Answer(transaction.digest, reply)
+
+    def may_be_kept(self, envelope: Envelope) -> None:
+        """The spool was lost while it kept the mail with its answer: if it has, a repetition gets that one,
+        whatever this client is told."""
+        transaction = self._transactions.get(envelope.queue_id)
+        if transaction is not None:
+            transaction.in_doubt = True
+
+    def end(self, envelope: Envelope, verdict: Verdict) -> None:
+        """Note the answer: from here on a repetition gets it, should the client not."""
+        transaction = self._transactions.get(envelope.queue_id)
+        if transaction is None:
+            return
+        self._end(transaction)
+        reply = verdict.reply
+        transaction.in_doubt = transaction.in_doubt and reply.transient
+        if reply.success:
+            if reply != transaction.noted:
+                if envelope.per_recipient:
+                    self._remember_exceptions(transaction, verdict.outcomes)
+                self._spool.remember(transaction.digest, reply)
+        elif (transaction.noted is None or reply.permanent) and not self._is_under_way(transaction.digest):
+            # Refused mail is the client's to send again. (The spool may have failed after it had kept it.)
+            self._spool.forget(transaction.digest)
+
+    def fail(self, envelope: Envelope) -> None:
+        """A transaction ended without an answer: nobody knows what became of it."""
+        transaction = self._transactions.pop(envelope.queue_id, None)
+        if transaction is not None:
+            self._end(transaction)
+            self._settle(transaction)
+
+    def answered(self, envelope: Envelope, *, received: bool) -> None:
+        """The client has shown that it got its answer, or has gone without it.
+
+        Said before there is an answer, the latter means that it has hung up, and may still read.
+        """
+        transaction = self._transactions.get(envelope.queue_id)
+        if transaction is None:
+            return
+        if not transaction.ended:
+            transaction.left = True
+            return
+        del self._transactions[envelope.queue_id]
+        if received and not transaction.in_doubt and not self._is_under_way(transaction.digest):
+            for digest in (transaction.digest, *transaction.exceptions):
+                self._spool.forget(digest)
+        self._settle(transaction)
+
+    def _remember_exceptions(self, transaction: _Transaction, outcomes: Outcomes) -> None:
+        failed = {
+            _digest_of(transaction.digest, who): reply for who, reply in outcomes.items() if not reply.success
+        }
+        transaction.exceptions = tuple(failed)
+        for digest, reply in failed.items():
+            self._spool.remember(digest, reply)
+
+    async def _verdict(self, envelope: Envelope, transaction: _Transaction, reply: Reply) -> Verdict:
+        """The earlier answers, each recipient's own where its client takes them one by one."""
+        outcomes = dict.fromkeys(envelope.forward_paths, reply)
+        if envelope.per_recipient:
+            digests = {who: _digest_of(transaction.digest, who) for who in outcomes}
+            for who, digest in digests.items():
+                known = await self._spool.recall(digest, begin=False)
+                if known is not None and known.reply is not None:
+                    outcomes[who] = known.reply
+            if any(not outcome.success for outcome in outcomes.values()):
+                # The joint answer's words are about all of them.
+                taken = reply._replace(text=f"{reply.text.partition(' ')[0]} taken before")
+                outcomes = {who: taken if out is reply else out for who, out in outcomes.items()}
+            transaction.exceptions = tuple(digests.values())
+        return Verdict(reply, outcomes)
+
+    async def _earlier(self, envelope: Envelope, transaction: _Transaction, call: bool) -> Reply | None:
+        digest = transaction.digest
+        await self._until_settled(digest)
+        twice = self._is_under_way(digest)
+        transaction.under_way = True
+        self._same.setdefault(digest, []).append(transaction)
+        if twice:
+            return None  # somebody really sends the same mail twice
+        known = await self._spool.recall(digest, begin=call)
+        if known is not None and known.reply is None:
+            maillog.possible_duplicate(envelope, envelope.forward_paths)
+        return known.reply if known is not None else None
+
+    async def _until_settled(self, digest: bytes) -> None:
+        """Until it is clear whether the clients that are answered, or hung up, have got their answers."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                while (other := self._unsettled(digest)) is not None:
+                    await other.wait()
+
+    def _unsettled(self, digest: bytes) -> _Transaction | None:
+        return next((other for other in self._same.get(digest, ()) if other.left or other.ended), None)
+
+    def _is_under_way(self, digest: bytes) -> bool:
+        return any(other.under_way for other in self._same.get(digest, ()))
+
+    def _end(self, transaction: _Transaction) -> None:
+        transaction.ended = True
+        transaction.under_way = False
+
+    def _settle(self, transaction: _Transaction) -> None:
+        others = self._same.get(transaction.digest, [])
+        if transaction in others:
+            others.remove(transaction)
+            if not others:
+                del self._same[transaction.digest]
+        if transaction.settled is not None:
+            transaction.settled.set()
+
+
+def _digest_of(transaction: bytes, recipient: str) -> bytes:
+    """Under what a recipient's own answer is noted."""
+    part = recipient.encode("utf-8", "surrogateescape")
+    return hashlib.blake2b(part, key=transaction, digest_size=24).digest()
+
+
+def _digest(envelope: Envelope, message: bytes) -> bytes:
+    """What makes two transactions the same: sender, recipients in their order, every byte."""
+    digest = hashlib.blake2b(digest_size=24)
+    for part in (envelope.reverse_path, *envelope.forward_paths, ""):
+        digest.update(part.encode("utf-8", "surrogateescape") + b"\0")
+    digest.update(message)
+    return digest.digest()

@@ -1,0 +1,155 @@
+"""The two things a spool does by itself: renew the leases of what it gave out, and wake who waits.
+
+Knows nothing of either database.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import structlog
+
+from smtp2cf.journal import tasks
+from smtp2cf.reply import SendError
+from smtp2cf.spool import clock
+
+_log = structlog.get_logger(__name__)
+
+RENEWALS = 3
+"""Renewals in the time of a lease, so that two may fail."""
+IN_VAIN = 1.0
+"""Seconds between two looks for mail that is due and can't be had: another process has it locked."""
+FRESH = 1.0
+"""Seconds for which a claim that was confirmed needs no confirming."""
+
+
+class Moment(NamedTuple):
+    """A moment by two clocks. Either may stand still while a host does: the one that went on tells."""
+
+    passed: float
+    epoch: float
+
+    @classmethod
+    def now(cls) -> "Moment":
+        return cls(clock.passed(), time.time())
+
+    @property
+    def since(self) -> float:
+        """Seconds since then, rather too many than too few."""
+        return max(clock.passed() - self.passed, time.time() - self.epoch)
+
+
+class Claims:
+    """The queue ids this process claims, and the task that renews their leases.
+
+    renew: takes queue ids, gives those whose leases it renewed; called every third of a lease (seconds), also
+    when there are none.
+    """
+
+    def __init__(self, lease: float, renew: Callable[[Sequence[str]], Awaitable[Collection[str]]]) -> None:
+        self._ids: dict[str, Moment] = {}
+        self._period = lease / RENEWALS
+        # What is left of it is for the call to begin and the next renewal to come.
+        self._holds_for = lease - self._period
+        self._renew = renew
+        self._failed = False
+        self._task = tasks.keep_running(self._keep_renewing, "spool.renew")
+
+    def add(self, queue_ids: Iterable[str], asked_at: Moment | None = None) -> None:
+        """They are ours, by what was asked for at that moment, or is now: their leases began no sooner."""
+        asked_at = asked_at or Moment.now()
+        self._ids.update(dict.fromkeys(queue_ids, asked_at))
+
+    def confirm(self, queue_ids: Iterable[str], asked_at: Moment) -> None:
+        """Their leases were renewed, if they are ours still."""
+        self._ids.update(dict.fromkeys(self._ids.keys() & set(queue_ids), asked_at))
+
+    def drop(self, queue_ids: Iterable[str]) -> None:
+        """They are not ours any more."""
+        for queue_id in queue_ids:
+            self._ids.pop(queue_id, None)
+
+    def holds(self, queue_id: str) -> bool:
+        """Its lease can't be over, whatever this process did since it was renewed."""
+        asked_at = self._ids.get(queue_id)
+        return asked_at is not None and asked_at.since < self._holds_for
+
+    def is_fresh(self, queue_id: str) -> bool:
+        """It was confirmed only just now."""
+        asked_at = self._ids.get(queue_id)
+        return asked_at is not None and asked_at.since < min(FRESH, self._holds_for)
+
+    def __contains__(self, queue_id: object) -> bool:
+        return queue_id in self._ids
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ids)
+
+    async def close(self) -> None:
+        """Renew no more."""
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        self._ids.clear()
+
+    async def _keep_renewing(self) -> None:
+        while True:
+            await asyncio.sleep(self._period)
+            asked_at = Moment.now()
+            try:
+                self.confirm(await self._renew(tuple(self._ids)), asked_at)
+            except SendError as error:
+                if not self._failed:
+                    _log.warning("spool.unavailable", reply=str(error.reply))
+                self._failed = True
+            except Exception:  # noqa: BLE001 - logged below
+                # The next renewal must not wait for longer than the leases do.
+                _log.exception("spool.renewal_failed")
+                self._failed = True
+            else:
+                if self._failed:
+                    _log.info("spool.available")
+                self._failed = False
+
+
+class DueAlarm:
+    """Wakes who waits for mail to be due.
+
+    until_due: seconds until some is, None for never. poll: seconds after which to ask it again,
+    because another process may have changed that without a word.
+    """
+
+    def __init__(self, until_due: Callable[[], Awaitable[float | None]], poll: float) -> None:
+        self._until_due = until_due
+        self._poll = poll
+        self._changed = asyncio.Event()
+        self._sent_in_vain = False
+
+    def found(self) -> None:
+        """Who was woken found something that was due."""
+        self._sent_in_vain = False
+
+    def ring(self) -> None:
+        """Something became due, or will be sooner."""
+        self._changed.set()
+
+    async def wait(self, at_most: float) -> None:
+        """Return when something is due, after `at_most` seconds in any case."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + at_most
+        while (left := deadline - loop.time()) > 0:
+            # Cleared before asking: what happens in between must not be missed.
+            self._changed.clear()
+            until_due = await self._until_due()
+            if until_due is not None and until_due <= 0:
+                if not self._sent_in_vain:
+                    self._sent_in_vain = True
+                    return
+                self._sent_in_vain = False
+                until_due = IN_VAIN
+            pause = min(left, self._poll, left if until_due is None else until_due)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._changed.wait()

@@ -1,0 +1,121 @@
+"""The admin application, on aiohttp's server: read only, one request a connection."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+
+import orjson
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from smtp2cf.journal.readiness import Readiness
+from smtp2cf.web.connections import Connections
+from smtp2cf.web.cross_origin import HEADERS, Hosts, add_headers, guard
+from smtp2cf.web.status_page import STYLE_SOURCE, render
+
+PROBES = ("/livez", "/readyz")
+"""Asked by whatever name the prober has for us; they tell nothing a stranger should not know."""
+STOP_GRACE = 1.0
+"""Seconds that answers under way have at the stop."""
+_PAGE_POLICY = f"{HEADERS['Content-Security-Policy']}; style-src {STYLE_SOURCE}"
+
+
+class Admin:
+    """Serves probes, metrics and the status page on the sockets it is given.
+
+    readiness, status: asked at every request; status is what the page shows, in its order. queue:
+    the mail that waits, None where there is no spool. hosts: names we may be asked for by, beside
+    localhost and literal addresses.
+    """
+
+    def __init__(
+        self,
+        readiness: Callable[[], Readiness],
+        status: Callable[[], Mapping[str, object]],
+        queue: Callable[[], AsyncIterator[Mapping[str, object]]] | None = None,
+        *,
+        hosts: Iterable[str] = (),
+    ) -> None:
+        self._readiness = readiness
+        self._status = status
+        self._queue = queue
+        app = web.Application(middlewares=[self._begin, guard(Hosts(hosts), open_to_all=PROBES.__contains__)])
+        app.on_response_prepare.append(add_headers)
+        app.router.add_get("/", self._page)
+        app.router.add_get("/livez", self._livez)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._metrics)
+        if queue is not None:
+            app.router.add_get("/queue", self._waiting_mail)
+        self._runner = web.AppRunner(
+            app, access_log=None, lingering_time=STOP_GRACE, shutdown_timeout=STOP_GRACE
+        )
+        self._connections: Connections | None = None
+        self._servers: list[asyncio.Server] = []
+
+    async def start(self, sockets: list[socket.socket]) -> None:
+        """Serve on listening sockets."""
+        await self._runner.setup()
+        assert self._runner.server is not None  # noqa: S101 - set up just now
+        self._connections = Connections(self._runner.server)
+        loop = asyncio.get_running_loop()
+        self._servers = [await loop.create_server(self._connections, sock=sock) for sock in sockets]
+
+    async def stop(self) -> None:
+        """Stop serving."""
+        for server in self._servers:
+            server.close()
+        await self._runner.cleanup()
+
+    @web.middleware
+    async def _begin(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """A connection has asked for one thing, and is closed behind the answer."""
+        if self._connections is not None:
+            self._connections.asked(request.transport)
+        try:
+            if request.body_exists:
+                raise web.HTTPRequestEntityTooLarge(max_size=0, actual_size=1, text="no body is taken here\n")
+            response = await handler(request)
+        except web.HTTPException as error:
+            error.force_close()
+            raise
+        response.force_close()
+        return response
+
+    async def _livez(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        readiness = self._readiness()
+        if readiness.ready:
+            return web.Response(text=f"ok\n{readiness.reason}\n" if readiness.reason else "ok\n")
+        return web.Response(status=503, text=f"{readiness.reason}\n")
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _waiting_mail(self, request: web.Request) -> web.StreamResponse:
+        """The mail that waits, one JSON object a line, oldest first: what mailq shows."""
+        assert self._queue is not None  # noqa: S101 - the route is there only with a queue
+        response = web.StreamResponse(headers={"Content-Type": "application/jsonl"})
+        response.force_close()
+        await response.prepare(request)
+        async for mail in self._queue():
+            await response.write(orjson.dumps(mail) + b"\n")
+        await response.write_eof()
+        return response
+
+    async def _page(self, request: web.Request) -> web.Response:
+        """The status page; as JSON for whoever asks for that."""
+        if request.headers.get("Accept") == "application/json":
+            body = orjson.dumps(dict(self._status()), default=_as_json)
+            return web.Response(body=body, content_type="application/json")
+        html = render(self._readiness(), self._status())
+        policy = {"Content-Security-Policy": _PAGE_POLICY}
+        return web.Response(text=html, content_type="text/html", headers=policy)
+
+
+def _as_json(value: object) -> object:
+    """Named tuples by their names; orjson takes no tuple that is more than one."""
+    return value._asdict() if isinstance(value, tuple) and hasattr(value, "_asdict") else str(value)

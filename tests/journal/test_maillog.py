@@ -1,0 +1,167 @@
+"""One function for each mail event: the line it logs, what it counts, what the status page shows."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
+
+from smtp2cf.envelope import Envelope
+from smtp2cf.journal import maillog
+from smtp2cf.reply import ACCEPTED, BOUNCED, DELIVERED, QUEUED, SUPPRESSED, Reply
+
+THROTTLED = Reply(451, "4.7.1", "later")
+
+Lines = list[Any]
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    """What is logged in the test."""
+    with capture_logs() as captured:
+        yield captured
+
+
+class Counted:
+    """How far counters rose since this was made."""
+
+    def __init__(self) -> None:
+        self._before = self._now()
+
+    @staticmethod
+    def _now() -> dict[tuple, float]:
+        return {
+            (sample.name, *sorted(sample.labels.items())): sample.value
+            for metric in REGISTRY.collect()
+            if metric.name.startswith("smtp2cf_")
+            for sample in metric.samples
+        }
+
+    def __call__(self, name: str, **labels: str) -> float:
+        key = (f"smtp2cf_{name}", *sorted(labels.items()))
+        return self._now()[key] - self._before[key]
+
+
+def envelope(*recipients: str, **changes: Any) -> Envelope:
+    return Envelope(
+        reverse_path="a@example.com", forward_paths=recipients or ("b@x",), client="192.0.2.1", **changes
+    )
+
+
+@pytest.mark.parametrize(
+    ("reply", "status"),
+    [
+        (DELIVERED, "sent"),
+        (ACCEPTED, "sent"),
+        (QUEUED, "queued"),
+        (BOUNCED, "bounced"),
+        (SUPPRESSED, "bounced"),
+        (THROTTLED, "deferred"),
+        (Reply(250, "2.0.0", "queued up somewhere else"), "sent"),
+    ],
+)
+def test_an_attempt_is_one_line_in_postfixs_words(lines: Lines, reply: Reply, status: str) -> None:
+    counted = Counted()
+    mail = envelope("b@x")
+    maillog.attempted(mail, {"b@x": reply}, {"b@x": "<1@cf>"}, size=1234, attempts=2)
+    (line,) = lines
+    assert 0 <= line.pop("delay") < 5
+    assert line == {
+        "event": "mail.attempt",
+        "log_level": "info",
+        "queue_id": mail.queue_id,
+        "from": "a@example.com",
+        "to": "b@x",
+        "status": status,
+        "reply": str(reply),
+        "size": 1234,
+        "client": "192.0.2.1",
+        "attempts": 2,
+        "message_id": "<1@cf>",
+    }
+    assert counted("recipients_total", status=status) == 1
+    assert counted("delivery_delay_seconds_count") == 1
+    assert counted("message_size_bytes_sum") == 1234
+
+
+def test_recipients_with_the_same_answer_share_a_line(lines: Lines) -> None:
+    counted = Counted()
+    outcomes = {
+        "a@x": DELIVERED,
+        "b@x": BOUNCED,
+        "c@x": DELIVERED,
+        "d@x": QUEUED,
+        "e@x": BOUNCED,
+        "f@x": SUPPRESSED,
+    }
+    maillog.attempted(envelope(*outcomes), outcomes, {}, size=1)
+    assert [(line["status"], line["to"]) for line in lines] == [
+        ("sent", ["a@x", "c@x"]),
+        ("bounced", ["b@x", "e@x"]),
+        ("queued", "d@x"),
+        ("bounced", "f@x"),
+    ]
+    assert not any("message_id" in line for line in lines)
+    assert counted("recipients_total", status="sent") == 2
+    assert counted("recipients_total", status="bounced") == 3
+    assert counted("recipients_total", status="queued") == 1
+
+
+def test_of_several_message_ids_all_are_logged(lines: Lines) -> None:
+    outcomes = dict.fromkeys(["b@x", "c@x", "d@x"], DELIVERED)
+    maillog.attempted(envelope(), outcomes, {"b@x": "<1@cf>", "c@x": "<1@cf>", "d@x": "<2@cf>"}, size=1)
+    assert lines[0]["message_id"] == ["<1@cf>", "<2@cf>"]
+
+
+def test_a_line_names_the_message_ids_of_its_own_recipients(lines: Lines) -> None:
+    outcomes = {"b@x": DELIVERED, "c@x": SUPPRESSED, "d@x": BOUNCED}
+    maillog.attempted(envelope(*outcomes), outcomes, {"b@x": "<1@cf>", "d@x": "<1@cf>"}, size=1)
+    assert [line.get("message_id") for line in lines] == ["<1@cf>", None, "<1@cf>"]
+
+
+def test_a_line_names_so_many_recipients_and_counts_the_rest(lines: Lines) -> None:
+    counted = Counted()
+    many = [f"r{number}@x" for number in range(maillog.NAMED_LIMIT + 7)]
+    maillog.attempted(envelope(*many), dict.fromkeys(many, DELIVERED), {}, size=1)
+    maillog.refused(envelope(*many), BOUNCED)
+    maillog.possible_duplicate(envelope(*many), many)
+    for line in lines:
+        assert line["to"] == [*many[: maillog.NAMED_LIMIT], "and 7 more"]
+    assert counted("recipients_total", status="sent") == len(many)
+    assert counted("recipients_total", status="bounced") == len(many)
+
+
+def test_a_refused_message_is_a_warning(lines: Lines) -> None:
+    maillog.refused(envelope("b@x", "c@x"), Reply(554, "5.4.6", "a mail loop"))
+    (line,) = lines
+    assert (line["event"], line["log_level"], line["status"]) == ("mail.refused", "warning", "bounced")
+    assert (line["to"], line["reply"]) == (["b@x", "c@x"], "554 5.4.6 a mail loop")
+
+
+def test_a_possible_duplicate_is_a_warning_and_counted(lines: Lines) -> None:
+    counted = Counted()
+    mail = envelope("b@x", "c@x")
+    maillog.possible_duplicate(mail, ["c@x"])
+    (line,) = lines
+    assert (line["event"], line["log_level"]) == ("mail.possible_duplicate", "warning")
+    assert (line["queue_id"], line["to"]) == (mail.queue_id, ["c@x"])
+    assert counted("possible_duplicates_total") == 1
+
+
+@pytest.mark.parametrize(("code", "kind"), [(250, "2xx"), (451, "4xx"), (554, "5xx")])
+def test_answers_are_counted_by_their_class(code: int, kind: str) -> None:
+    counted = Counted()
+    maillog.answered(Reply(code, f"{code // 100}.0.0", ""))
+    assert counted("messages_total", answer=kind) == 1
+
+
+def test_the_status_page_shows_the_latest_mail_newest_first(lines: Lines) -> None:
+    for number in range(maillog.RECENT + 5):
+        maillog.attempted(envelope(f"r{number}@x"), {f"r{number}@x": DELIVERED}, {}, size=1)
+    maillog.attempted(envelope(), dict.fromkeys(["a@x", "b@x", "c@x", "d@x", "e@x"], QUEUED), {}, size=1)
+    recent = maillog.recent()
+    assert len(recent) == maillog.RECENT
+    assert (recent[0].recipients, recent[0].status) == ("a@x, b@x, c@x and 2 more", "queued")
+    assert (recent[1].recipients, recent[1].sender) == (f"r{maillog.RECENT + 4}@x", "a@example.com")
+    assert recent[0].reply == str(QUEUED)
