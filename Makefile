@@ -31,7 +31,7 @@ check: $(SET_UP)  ## lint, types, the rooms' dependencies, config.example.env in
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	@$(BIN)/python -m smtp2cf.settings.fields | diff -u config.example.env - || { echo "config.example.env is out of step: run 'make config'"; exit 1; }
+	@$(BIN)/python -m smtp2cf.settings.example | diff -u config.example.env - || { echo "config.example.env is out of step: run 'make config'"; exit 1; }
 
 audit: $(VENV)-audit/.set-up  ## known vulnerabilities of every pinned dependency, where PyPI's database can be had
 	@$(VENV)-audit/bin/python requirements/audit.py
@@ -55,7 +55,7 @@ sendmail.pyz: smtp2cf/sendmail.py smtp2cf/cli/install_sendmail.py  ## sendmail i
 	$(PYTHON) -m smtp2cf.cli.install_sendmail $@
 
 config: $(SET_UP)  ## write config.example.env from the settings
-	$(BIN)/python -m smtp2cf.settings.fields > config.example.env
+	$(BIN)/python -m smtp2cf.settings.example > config.example.env
 
 attack: $(SET_UP)  ## what attacks cost a bridge and its other clients; needs openssl
 	$(BIN)/python -m benchmarks.attacks

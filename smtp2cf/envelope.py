@@ -6,10 +6,11 @@ reverse-path is the empty string everywhere.
 Knows nothing of sockets, of Cloudflare or of the relay.
 """
 
+import ipaddress
 import secrets
 import string
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
@@ -74,6 +75,19 @@ class Verdict(NamedTuple):
 
     reply: Reply
     outcomes: Outcomes
+
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+"""A network that clients are in."""
+Accept = Callable[[Envelope, bytes], Awaitable[Verdict]]
+"""Takes a message, without dot-stuffing, and returns the answer to it."""
+Answered = Callable[[Envelope, bool], None]
+"""(envelope, whether its client got the answer): told once for every message that was accepted, and with
+False also when a client hangs up while its message is being relayed."""
+Authenticate = Callable[[str, str, str], Awaitable[Reply | None]]
+"""(client address, user name, password) → None if they are right, or the reply that refuses the login."""
+SenderRefusal = Callable[[str, str], Reply | None]
+"""(user name, "" for nobody; reverse path) → the reply if this user may not send as this sender."""
 
 
 def own_outcomes(verdict: Verdict, envelope: Envelope) -> Outcomes:

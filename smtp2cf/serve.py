@@ -30,7 +30,7 @@ from smtp2cf.listen.sockets import Doors
 from smtp2cf.listen.systemd import HandedOver, HandedOverError, handed_over
 from smtp2cf.relay import DropDirectory, Relay
 from smtp2cf.reply import Reply, SendError
-from smtp2cf.settings import fields, rooms, trial
+from smtp2cf.settings import fields, loading, rooms, trial
 from smtp2cf.smtpd import LMTP_DOOR, SMTP_DOOR, SMTPS_DOOR, Door, Files, Server, judge, memory
 from smtp2cf.spool import Spool
 from smtp2cf.spool.health import Waiting
@@ -347,7 +347,7 @@ def relay_once(
     has expired, before anybody else is; returns those of whom the sender is to be told, with code, enhanced
     status and text. Returns whether the sender was. Raises fields.SettingsError.
     """
-    settings = rooms.require_account(fields.load())
+    settings = rooms.require_account(loading.load())
     logs.configure("error", settings.log_format)
     judged = judge(rooms.smtp_policy(settings), mail, recipients, written_at)
 

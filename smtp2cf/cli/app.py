@@ -22,7 +22,7 @@ from smtp2cf.cli.send import send
 from smtp2cf.cli.terminal import fail
 from smtp2cf.cli.user import app as user_app
 from smtp2cf.listen.endpoint import Endpoint, bound, listen
-from smtp2cf.settings import fields
+from smtp2cf.settings import fields, loading
 from smtp2cf.spool import SpoolError
 
 if TYPE_CHECKING:
@@ -115,11 +115,11 @@ def serve(
     from smtp2cf.journal import logs
     from smtp2cf.settings import rooms, trial
 
-    settings = rooms.require_no_open_relay(fields.load(env_file))
+    settings = rooms.require_no_open_relay(loading.load(env_file))
     if not sandbox:
         rooms.require_account(settings)
     logs.configure(settings.log_level, settings.log_format)
-    for line in fields.unknown_variables(env_file):
+    for line in loading.unknown_variables(env_file):
         bridge.log.warning("settings.unknown", setting=line)
     on_trial = None
     if sandbox:
@@ -137,7 +137,7 @@ def sandbox(
     """Run the stand-in for Cloudflare's API by itself."""
     from smtp2cf.sandbox import Sandbox
 
-    hosts = (socket.gethostname(), *fields.load().admin_hosts)
+    hosts = (socket.gethostname(), *loading.load().admin_hosts)
 
     async def stand_in_alone() -> None:
         endpoint = _endpoint(sandbox_listen)
@@ -163,12 +163,12 @@ def check(env_file: EnvFile = None) -> None:
     from smtp2cf.reply import SendError
     from smtp2cf.settings import rooms
 
-    settings = rooms.require_no_open_relay(rooms.require_account(fields.load(env_file)))
+    settings = rooms.require_no_open_relay(rooms.require_account(loading.load(env_file)))
     logs.configure("warning", settings.log_format)
     bridge.make_access(settings).close()
     rooms.require_sense(settings)
     certificate = bridge.load_certificate(settings)
-    for line in (*fields.unknown_variables(env_file), *bridge.clients_will_refuse(settings, certificate)):
+    for line in (*loading.unknown_variables(env_file), *bridge.clients_will_refuse(settings, certificate)):
         typer.echo(f"warning: {line}", err=True)
     typer.echo("settings: ok")
     if certificate is not None:

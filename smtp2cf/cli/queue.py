@@ -21,7 +21,7 @@ import typer
 from smtp2cf.cli.arguments import App
 from smtp2cf.cli.terminal import fail, printable
 from smtp2cf.reply import SendError
-from smtp2cf.settings import fields
+from smtp2cf.settings import loading
 from smtp2cf.settings.units import seconds
 from smtp2cf.spool import EVERYTHING, Action, Filter, Spool, SpoolError, SpoolItem, Status, open_spool
 from smtp2cf.spool.listing import listed
@@ -30,7 +30,7 @@ app = App(help="Look at the mail that waits, and change what becomes of it.")
 
 EnvFile = Annotated[
     Path | None,
-    typer.Option("--env-file", help="A file of settings, as in fields.example.env.", metavar="FILE"),
+    typer.Option("--env-file", help="A file of settings, as in config.example.env.", metavar="FILE"),
 ]
 Ids = Annotated[list[str] | None, typer.Argument(help="Queue ids.", metavar="[QUEUE-ID]...")]
 IdOption = Annotated[
@@ -183,7 +183,7 @@ def _with_spool(env_file: Path | None, work: Callable[[Spool], Awaitable[None]])
     """Open the spool beside whoever serves it, do the work, close it."""
 
     async def run() -> None:
-        settings = fields.load(env_file)
+        settings = loading.load(env_file)
         url = settings.spool_url.get_secret_value()
         if url.lower() == "none":
             raise SpoolError("there is no queue: SMTP2CF_SPOOL_URL is none")

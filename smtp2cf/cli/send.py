@@ -28,7 +28,7 @@ from smtp2cf.cli.terminal import fail, password_line, printable, read_password
 from smtp2cf.listen import files
 from smtp2cf.listen.endpoint import Endpoint
 from smtp2cf.reply import SendError
-from smtp2cf.settings import fields
+from smtp2cf.settings import fields, loading
 from smtp2cf.spool import Filter, SpoolError, open_spool
 
 TIMEOUT = 120.0
@@ -85,7 +85,7 @@ def send(
 ) -> None:
     """Send one test message through the running bridge, and say what became of it."""
     sender, to = _address("--from", sender), _address("--to", to)
-    settings = fields.load(env_file)
+    settings = loading.load(env_file)
     door = _door(settings, server, starttls=starttls, smtps=smtps, ca_file=ca_file)
     password = _password(user, password_file) if user else ""
     try:

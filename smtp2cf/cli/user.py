@@ -16,7 +16,7 @@ import typer
 from smtp2cf.cli.arguments import App
 from smtp2cf.cli.queue import EnvFile, Json
 from smtp2cf.cli.terminal import fail, printable, read_password
-from smtp2cf.settings import fields
+from smtp2cf.settings import fields, loading
 
 app = App(help="Change who may log in, in SMTP2CF_USERS_FILE.")
 
@@ -118,7 +118,7 @@ def delete(name: Name, users_file: FileOption = None, env_file: EnvFile = None) 
 
 def _users_file(given: Path | None, env_file: Path | None) -> Path:
     """The file that the option or the settings name. Other settings may be wrong: they don't matter here."""
-    path = given or fields.users_file(env_file)
+    path = given or loading.users_file(env_file)
     if path is None:
         raise fields.SettingsError("no users file is named: set SMTP2CF_USERS_FILE, or use --users-file")
     return path

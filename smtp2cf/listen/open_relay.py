@@ -7,7 +7,7 @@ import ipaddress
 import socket
 from collections.abc import Iterable, Sequence
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+from smtp2cf.envelope import Network
 
 _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 """IPv4 addresses as IPv6 sockets show them (RFC 4291 §2.5.5.2)."""

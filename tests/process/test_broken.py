@@ -62,8 +62,8 @@ FILES = [
 TABLE = [
     *_env_file(
         *FILES,
-        ("unparsable", ", line 2: this is not NAME=value; is a quote left open?"),
-        ("quote", ", line 3: this is not NAME=value; is a quote left open?"),
+        ("unparsable", ", line 2: not NAME=value; is a quote left open?"),
+        ("quote", ", line 3: not NAME=value; is a quote left open?"),
         ("bare", ", line 1: SMTP2CF_MODE has no = and no value"),
     ),
     *_secret("API_TOKEN", *FILES, ("empty", " is empty")),
@@ -244,7 +244,7 @@ def test_every_line_of_an_env_file_that_is_none_is_named_once(tmp_path: Path) ->
     file.write_text("SMTP2CF_MODE=queue\none\n\n\ntwo three\nSMTP2CF_LOG_LEVEL\n")
     done = smtp2cf("serve", "--env-file", str(file))
     assert done.err.splitlines() == [
-        f"smtp2cf: --env-file {file}, line 5: this is not NAME=value; is a quote left open?",
+        f"smtp2cf: --env-file {file}, line 5: not NAME=value; is a quote left open?",
         f"smtp2cf: --env-file {file}, line 6: SMTP2CF_LOG_LEVEL has no = and no value",
     ]
 

@@ -86,7 +86,7 @@ def test_check_warns_of_a_variable_nobody_knows() -> None:
     with running_sandbox(token=TOKEN) as (_, url):
         done = smtp2cf("check", ACCOUNT_ID="a1", API_TOKEN=TOKEN, API_BASE_URL=url, MAX_SIZE="1MB")
     assert done.status == 0
-    assert done.err == "warning: SMTP2CF_MAX_SIZE is no setting: is SMTP2CF_MAX_MESSAGE_SIZE meant?\n"
+    assert done.err == "warning: SMTP2CF_MAX_SIZE is not a setting: did you mean SMTP2CF_MAX_MESSAGE_SIZE?\n"
 
 
 # ---- help

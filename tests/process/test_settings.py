@@ -8,11 +8,11 @@ import pytest
 
 from smtp2cf.cli import app
 from smtp2cf.serve import make_access
-from smtp2cf.settings import fields
+from smtp2cf.settings import fields, loading, wrong
 from tests.process.command import smtp2cf
 from tests.support.bridge import running_bridge
 
-NETWORK = "does not appear to be an IPv4 or IPv6 network: networks such as 10.0.0.0/8 or fd00::/8 are meant"
+NETWORK = "does not appear to be an IPv4 or IPv6 network: use networks such as 10.0.0.0/8 or fd00::/8"
 ENDPOINT = "is not host:port, [v6]:port or unix:/path"
 SENDER = "is no sender: anna@example.com, example.com or *.example.com is meant"
 INTEGER = "it must be a valid integer"
@@ -39,7 +39,7 @@ BROKEN = [
         (
             "SMTP2CF_HOSTNAME",
             wrong,
-            "it must be a host's name such as mx1.example.com",
+            "it must be a host name such as mx1.example.com",
         )
         for wrong in ("a b", "a\r\nBcc: v@x", "<a>", "a@b", "-a", "a..b", "a,b", "[zz]", "a\x1b")
     ),
@@ -76,7 +76,7 @@ BROKEN = [
     ("SMTP2CF_PARTIAL_BOUNCE", "maybe", "it must be 'accept' or 'reject'"),
     ("SMTP2CF_NON_UTF8", "keep", "it must be 'convert' or 'reject'"),
     ("SMTP2CF_BARE_NEWLINE", "keep", "it must be 'normalize' or 'reject'"),
-    ("SMTP2CF_DROP_HEADERS", "bcc:", "'bcc:' is no header field's name"),
+    ("SMTP2CF_DROP_HEADERS", "bcc:", "'bcc:' is not the name of a header field"),
     ("SMTP2CF_RETRY_MIN", "0", "it must be more than 0"),
     ("SMTP2CF_RETRY_MAX", "an hour", DURATION),
     ("SMTP2CF_EXPIRE_AFTER", "5 weeks", DURATION),
@@ -136,9 +136,7 @@ def test_name_of_the_host_is_held_to_the_same(
 ) -> None:
     environment.setattr("socket.gethostname", lambda: "web> 1\nBcc: v@x")
     told = start(environment, capsys)
-    assert told.startswith(
-        "smtp2cf: SMTP2CF_HOSTNAME: 'web> 1\\nBcc: v@x' is wrong: it must be a host's name"
-    )
+    assert told.startswith("smtp2cf: SMTP2CF_HOSTNAME: 'web> 1\\nBcc: v@x' is wrong: it must be a host name")
 
 
 def test_what_pydantic_has_no_words_for_has_ours() -> None:
@@ -147,7 +145,7 @@ def test_what_pydantic_has_no_words_for_has_ours() -> None:
         for name, field in fields.Settings.model_fields.items()
         if field.annotation is bool or any(getattr(how, "pattern", None) for how in field.metadata)
     }
-    assert unclear == set(fields.FORMS)
+    assert unclear == set(wrong.FORMS)
 
 
 def test_every_wrong_value_has_its_line(
@@ -209,7 +207,9 @@ def test_a_secret_comes_from_one_place(
     environment.setenv("SMTP2CF_API_TOKEN", "one")
     environment.setenv("SMTP2CF_API_TOKEN_FILE", str(tmp_path / "token"))
     said = start(environment, capsys)
-    assert said == "smtp2cf: SMTP2CF_API_TOKEN and SMTP2CF_API_TOKEN_FILE are both set: set one of them\n"
+    assert (
+        said == "smtp2cf: SMTP2CF_API_TOKEN and SMTP2CF_API_TOKEN_FILE are both set: set only one of them\n"
+    )
 
 
 def test_a_secret_file_that_is_not_there_is_named(
@@ -232,8 +232,8 @@ def test_a_variable_nobody_knows_is_named_with_the_nearest(tmp_path: Path) -> No
     with running_bridge(tmp_path, SMTP_LISTN="127.0.0.1:0", COLOUR="blue", SENDMAIL_HOST="x:1") as bridge:
         warned = [line["setting"] for line in bridge.log() if line["event"] == "settings.unknown"]
     assert warned == [
-        "SMTP2CF_COLOUR is no setting",
-        "SMTP2CF_SMTP_LISTN is no setting: is SMTP2CF_SMTP_LISTEN meant?",
+        "SMTP2CF_COLOUR is not a setting",
+        "SMTP2CF_SMTP_LISTN is not a setting: did you mean SMTP2CF_SMTP_LISTEN?",
     ]
 
 
@@ -243,7 +243,7 @@ def test_a_variable_nobody_knows_is_named_with_the_nearest(tmp_path: Path) -> No
 )
 def test_what_yes_and_no_may_be(environment: pytest.MonkeyPatch, value: str, means: bool) -> None:
     environment.setenv("SMTP2CF_CHECK_HEADER_FROM", value)
-    assert fields.load().check_header_from is means
+    assert loading.load().check_header_from is means
 
 
 DURATIONS = ("api_timeout", "session_timeout", "reply_timeout", "retry_min", "retry_max", "expire_after")
@@ -253,13 +253,13 @@ SIZES = ("max_message_size", "max_message_memory", "spool_min_free")
 @pytest.mark.parametrize("setting", [*DURATIONS, "warn_after", "drain_timeout"])
 def test_every_duration_takes_units(environment: pytest.MonkeyPatch, setting: str) -> None:
     environment.setenv(f"SMTP2CF_{setting.upper()}", "2m")
-    assert getattr(fields.load(), setting) == 120.0
+    assert getattr(loading.load(), setting) == 120.0
 
 
 @pytest.mark.parametrize("setting", SIZES)
 def test_every_size_takes_units(environment: pytest.MonkeyPatch, setting: str) -> None:
     environment.setenv(f"SMTP2CF_{setting.upper()}", "25MiB")
-    assert getattr(fields.load(), setting) == 25 * 2**20
+    assert getattr(loading.load(), setting) == 25 * 2**20
 
 
 def test_every_number_with_a_unit_is_a_duration_or_a_size() -> None:
@@ -280,7 +280,7 @@ def test_what_sender_domains_may_be(
     environment: pytest.MonkeyPatch, value: str, means: tuple[str, ...]
 ) -> None:
     environment.setenv("SMTP2CF_ALLOWED_SENDER_DOMAINS", value)
-    assert fields.load().allowed_sender_domains == means
+    assert loading.load().allowed_sender_domains == means
 
 
 @pytest.mark.parametrize(

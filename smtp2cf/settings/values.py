@@ -1,0 +1,147 @@
+"""Values: how each kind of setting is written, and what is wrong with one that isn't.
+
+Each kind is a type for a field: pydantic calls its reader, which raises ValueError with what the value must
+be. Knows no setting by name.
+"""
+
+import ipaddress
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+
+import platformdirs
+from pydantic import AfterValidator, BeforeValidator, SecretStr
+from pydantic_settings import NoDecode
+
+from smtp2cf.access.senders import Senders
+from smtp2cf.envelope import Network
+from smtp2cf.listen.endpoint import Endpoint
+from smtp2cf.settings.units import octets, seconds
+
+_LABEL = r"[0-9A-Za-z_](?:[0-9A-Za-z_-]{0,61}[0-9A-Za-z_])?"
+HOST_NAME = rf"^(?:{_LABEL}(?:\.{_LABEL}){{0,126}}\.?|\[(?:IPv6:)?[0-9A-Fa-f:.]{{2,45}}\])$"
+"""A domain or an address literal: it appears in greetings, header fields and reports."""
+SPOOLS = ("sqlite", "postgresql", "postgres")
+LOOPBACK: tuple[Network, ...] = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
+
+
+def default_state_dir() -> Path:
+    """Where systemd says, or else the platform's usual place."""
+    given = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    if given:
+        return Path(given)
+    if os.geteuid() == 0:
+        return platformdirs.site_state_path("smtp2cf")
+    return platformdirs.user_state_path("smtp2cf")
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _endpoints(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return () if value.lower() in ("", "none") else tuple(Endpoint.parse(part) for part in _listed(value))
+
+
+def _networks(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if value.lower() == "none":
+        return ()
+    try:
+        return tuple(_unmapped(ipaddress.ip_network(part, strict=False)) for part in _listed(value))
+    except ValueError as error:
+        raise ValueError(f"{error}: use networks such as 10.0.0.0/8 or fd00::/8") from None
+
+
+def _unmapped(network: Network) -> Network:
+    """IPv4 written as IPv6 (RFC 4291 §2.5.5.2) is IPv4: that is how clients are compared."""
+    first = network.network_address
+    mapped = first.ipv4_mapped if isinstance(first, ipaddress.IPv6Address) else None
+    if mapped and network.prefixlen >= 96:
+        return ipaddress.IPv4Network((mapped, network.prefixlen - 96))
+    return network
+
+
+def _sender_patterns(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    patterns = () if value.lower() == "any" else tuple(_listed(value))
+    Senders.parse(patterns)
+    return patterns
+
+
+def _field_names(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    names = tuple(name.lower() for name in _listed(value))
+    if wrong := [name for name in names if not re.fullmatch(r"[!-9;-~]+", name)]:
+        raise ValueError(f"{wrong[0]!r} is not the name of a header field")
+    return names
+
+
+def _host_names(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    names = tuple(_listed(value))
+    if wrong := [name for name in names if not re.fullmatch(r"[\w.-]+", name)]:
+        raise ValueError(f"{wrong[0]!r} is not a host name: use names without a port")
+    return names
+
+
+def _token(token: SecretStr) -> SecretStr:
+    text = token.get_secret_value()
+    if text and not (text.isascii() and text.isprintable() and " " not in text):
+        raise ValueError("an API token is one word of ASCII letters, digits, - and _")
+    return token
+
+
+def _spool_url(url: SecretStr) -> SecretStr:
+    scheme, separator, _ = url.get_secret_value().partition("://")
+    if scheme.lower() not in ("", "none") and not (separator and scheme in SPOOLS):
+        raise ValueError("it must be sqlite:///path, postgresql://host/database or none")
+    return url
+
+
+def address_such_as(example: str) -> AfterValidator:
+    """A mail address, "" for none: valid in an envelope and in a header, by the same rules as MAIL FROM."""
+
+    def checked(value: str) -> str:
+        from smtp2cf.smtpd.path import PathError, parse_path
+
+        try:
+            good = not value or parse_path(f"<{value}>") == (value, "")
+        except PathError:
+            good = False
+        if not good:
+            raise ValueError(f"it must be an address such as {example}")
+        return value
+
+    return AfterValidator(checked)
+
+
+READ_DURATION = BeforeValidator(lambda value: seconds(value) if isinstance(value, str) else value)
+READ_SIZE = BeforeValidator(lambda value: octets(value) if isinstance(value, str) else value)
+LOWER_CASE = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
+
+Duration = Annotated[float, READ_DURATION]
+"""Seconds, written as 90s, 36h or 5d."""
+Size = Annotated[int, READ_SIZE]
+"""Bytes, written as 25MiB."""
+Endpoints = Annotated[tuple[Endpoint, ...], NoDecode, BeforeValidator(_endpoints)]
+"""Places to listen, separated by commas; none for nowhere."""
+Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)]
+"""Networks, separated by commas; none for nobody."""
+SenderPatterns = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_sender_patterns)]
+"""Patterns of senders (access.senders), separated by commas; any for all."""
+FieldNames = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_field_names)]
+"""Names of header fields, separated by commas."""
+HostNames = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_host_names)]
+"""Host names without a port, separated by commas."""
+Token = Annotated[SecretStr, AfterValidator(_token)]
+"""An API token."""
+SpoolUrl = Annotated[SecretStr, AfterValidator(_spool_url)]
+"""Where mail waits; "" for the default."""
