@@ -6,6 +6,7 @@ were. The look-up text is not: it is for filters only.
 Knows nothing of either database.
 """
 
+import dataclasses
 import json
 import re
 import time
@@ -19,6 +20,8 @@ from smtp2cf.reply import Reply
 from smtp2cf.spool.protocol import NewMail, SpoolItem, Status
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+_ENVELOPE_FIELDS = frozenset(field.name for field in dataclasses.fields(Envelope))
 
 ITEM_COLUMNS = (
     "envelope, outcomes, status, attempts, failures, unanswered, next_attempt, expires, received_at, is_dsn, "
@@ -92,10 +95,10 @@ def encode_envelope(envelope: Envelope) -> str:
 
 
 def decode_envelope(text: str) -> Envelope:
-    """The envelope of `encode_envelope`."""
-    fields = _loads(text)
-    fields["forward_paths"] = tuple(fields["forward_paths"])
-    return Envelope(**fields)
+    """The envelope of `encode_envelope`; what a newer version has added is left out."""
+    found = {name: value for name, value in _loads(text).items() if name in _ENVELOPE_FIELDS}
+    found["forward_paths"] = tuple(found["forward_paths"])
+    return Envelope(**found)
 
 
 def encode_outcomes(outcomes: Outcomes) -> str:
@@ -112,7 +115,7 @@ def decode_outcomes(text: str) -> Outcomes:
     if not text:
         return {}
     fields = _loads(text)
-    replies = [Reply(*parts) for parts in fields["replies"]]
+    replies = [Reply(*parts[:3]) for parts in fields["replies"]]
     return {path: replies[number] for path, number in fields["of"].items()}
 
 
@@ -123,7 +126,7 @@ def encode_reply(reply: Reply | None) -> str:
 
 def decode_reply(text: str) -> Reply | None:
     """The reply of `encode_reply`."""
-    return Reply(*_loads(text)) if text else None
+    return Reply(*_loads(text)[:3]) if text else None
 
 
 def lookup(addresses: Sequence[str]) -> str:

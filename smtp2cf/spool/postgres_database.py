@@ -17,9 +17,8 @@ import asyncpg  # type: ignore[import-untyped]
 import structlog
 
 from smtp2cf.journal import tasks
-from smtp2cf.spool import postgres_reserve
+from smtp2cf.spool import postgres_reserve, postgres_schema
 from smtp2cf.spool.postgres_errors import Meaning, is_permanent, leaves_connection, meaning, one_line
-from smtp2cf.spool.postgres_sql import MIGRATIONS
 from smtp2cf.spool.protocol import SpoolError, SpoolFull, SpoolUnavailable
 
 _log = structlog.get_logger(__name__)
@@ -54,7 +53,6 @@ _SESSION = {
     # What a process that was frozen in the middle has locked is free again after this (milliseconds).
     "idle_in_transaction_session_timeout": "30000",
 }
-_MIGRATION_LOCK = 0x53324346
 
 
 class QueueIdTaken(SpoolUnavailable):
@@ -293,7 +291,7 @@ async def _open_pool(url: str) -> Any:
             async with pool.acquire(timeout=PATIENCE) as connection:
                 await _require_utf8(connection, url)
                 async with connection.transaction():
-                    await _migrate(connection, url)
+                    await postgres_schema.migrate(connection, _shown(url))
         except BaseException:
             pool.terminate()
             raise
@@ -314,26 +312,6 @@ async def _require_utf8(connection: Connection, url: str) -> None:
             " name and address: make one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, and name"
             " it in SMTP2CF_SPOOL_URL"
         )
-
-
-async def _migrate(connection: Connection, url: str) -> None:
-    await connection.execute("SELECT pg_advisory_xact_lock($1)", _MIGRATION_LOCK)
-    version = 0
-    if await connection.fetchval("SELECT to_regclass('smtp2cf_spool') IS NOT NULL"):
-        version = await connection.fetchval("SELECT version FROM smtp2cf_spool")
-    else:
-        await connection.execute(
-            "CREATE TABLE smtp2cf_spool (version integer NOT NULL, checked_at timestamptz NOT NULL)"
-        )
-        await connection.execute("INSERT INTO smtp2cf_spool VALUES (0, now())")
-    if version > len(MIGRATIONS):
-        raise SpoolError(
-            f"the spool {_shown(url)} was written by a newer smtp2cf (schema {version}, this one knows "
-            f"{len(MIGRATIONS)}): upgrade smtp2cf, or set another SMTP2CF_SPOOL_URL"
-        )
-    for migration in MIGRATIONS[version:]:
-        await connection.execute(migration)
-    await connection.execute("UPDATE smtp2cf_spool SET version = $1", len(MIGRATIONS))
 
 
 def _shown(url: str) -> str:

@@ -25,7 +25,7 @@ _MAKE = """
     ALTER TABLE smtp2cf_reserve ALTER nothing SET STORAGE EXTERNAL
 """
 _TRY = "INSERT INTO smtp2cf_memory (digest, reply, until) VALUES ($1, $2, 0)"
-_INSERT = "INSERT INTO smtp2cf_reserve VALUES ($1)"
+_INSERT = "INSERT INTO smtp2cf_reserve (nothing) VALUES ($1)"
 
 
 class _Tried(Exception):  # noqa: N818 - no error: it takes back what was tried

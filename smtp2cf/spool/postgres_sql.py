@@ -1,4 +1,4 @@
-"""The statements of a PostgreSQL spool and its schema.
+"""The statements of a PostgreSQL spool.
 
 Times are the database's: smtp2cf_now(), in epoch seconds, is the clock that all who share it agree
 on. Every statement can be run twice, because the first answer may have been lost.
@@ -9,55 +9,12 @@ Knows nothing of connections.
 from smtp2cf.spool import codec
 from smtp2cf.spool.protocol import PAGE, Action, Filter
 
-MIGRATIONS: tuple[str, ...] = (
-    """
-    CREATE FUNCTION smtp2cf_now() RETURNS float8 LANGUAGE sql STABLE AS
-        'SELECT extract(epoch FROM now())::float8';
-    CREATE TABLE smtp2cf_mail (
-        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-        queue_id text COLLATE "C" NOT NULL UNIQUE,
-        status text NOT NULL,
-        due float8,
-        next_attempt float8 NOT NULL,
-        expires float8 NOT NULL,
-        received_at float8 NOT NULL,
-        attempts integer NOT NULL,
-        failures integer NOT NULL DEFAULT 0,
-        unanswered boolean NOT NULL,
-        is_dsn boolean NOT NULL,
-        size integer NOT NULL,
-        owner text NOT NULL,
-        hold_reason text NOT NULL DEFAULT '',
-        sender text NOT NULL,
-        recipients text NOT NULL,
-        envelope text NOT NULL,
-        outcomes text NOT NULL
-    ) WITH (autovacuum_vacuum_scale_factor = 0.02);
-    CREATE INDEX smtp2cf_mail_due_new ON smtp2cf_mail (due, queue_id)
-        WHERE attempts = 0 AND due IS NOT NULL;
-    CREATE INDEX smtp2cf_mail_due_tried ON smtp2cf_mail (due, queue_id)
-        WHERE attempts > 0 AND due IS NOT NULL;
-    CREATE TABLE smtp2cf_message (
-        id bigint PRIMARY KEY REFERENCES smtp2cf_mail (id) ON DELETE CASCADE,
-        bytes bytea NOT NULL
-    ) WITH (autovacuum_vacuum_scale_factor = 0.02);
-    ALTER TABLE smtp2cf_message ALTER bytes SET STORAGE EXTERNAL;
-    CREATE TABLE smtp2cf_memory (digest bytea PRIMARY KEY, reply text NOT NULL, until float8 NOT NULL);
-    """,
-)
-"""Each takes the schema one version further; smtp2cf_spool.version says how many it has seen.
-
-smtp2cf_mail.due is when to claim it: at the next attempt or, if it was tried, when it expires, whichever
-is first; if it is active, when the lease is over; NULL, never, if it is held. Messages are stored without
-compression, which costs more than it saves for mail that stays for a second.
-"""
-
 PUT_MEMORY = 120
 """Seconds for which a request to put mail is known, in case that it comes again."""
 
 PUT = f"""
     WITH first_time AS (
-        INSERT INTO smtp2cf_memory VALUES ($20, '', smtp2cf_now() + {PUT_MEMORY})
+        INSERT INTO smtp2cf_memory (digest, reply, until) VALUES ($20, '', smtp2cf_now() + {PUT_MEMORY})
         ON CONFLICT (digest) DO NOTHING RETURNING digest
     ), new AS (
         SELECT *, smtp2cf_now() + delay AS next_attempt, smtp2cf_now() + expires_in AS expires,
@@ -73,7 +30,7 @@ PUT = f"""
             claimed, is_dsn, size, sender, recipients, envelope, outcomes, message, digest, reply)
         WHERE EXISTS (SELECT FROM first_time)
     ), remembered AS (
-        INSERT INTO smtp2cf_memory
+        INSERT INTO smtp2cf_memory (digest, reply, until)
         SELECT DISTINCT ON (digest) digest, reply, smtp2cf_now() + $19 FROM new WHERE digest IS NOT NULL
         ON CONFLICT (digest) DO UPDATE SET reply = excluded.reply, until = excluded.until
     ), put_again AS (
@@ -218,7 +175,7 @@ RECALL = """
     WITH known AS (
         SELECT reply FROM smtp2cf_memory WHERE digest = $1 AND until > smtp2cf_now()
     ), noted AS (
-        INSERT INTO smtp2cf_memory VALUES ($1, '', smtp2cf_now() + $2)
+        INSERT INTO smtp2cf_memory (digest, reply, until) VALUES ($1, '', smtp2cf_now() + $2)
         ON CONFLICT (digest) DO UPDATE SET reply = '', until = excluded.until
         WHERE smtp2cf_memory.until <= smtp2cf_now()
     )
@@ -226,7 +183,7 @@ RECALL = """
 """
 
 REMEMBER = """
-    INSERT INTO smtp2cf_memory
+    INSERT INTO smtp2cf_memory (digest, reply, until)
     SELECT digest, reply, smtp2cf_now() + $3 FROM unnest($1::bytea[], $2::text[]) AS new (digest, reply)
     ON CONFLICT (digest) DO UPDATE SET reply = excluded.reply, until = excluded.until
 """

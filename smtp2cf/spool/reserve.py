@@ -107,7 +107,7 @@ def set_aside_inside(connection: sqlite3.Connection) -> None:
     """
     connection.execute("CREATE TABLE IF NOT EXISTS reserve (zeros BLOB NOT NULL)")
     if not is_set_aside_inside(connection):
-        connection.execute("INSERT INTO reserve VALUES (zeroblob(?))", (INSIDE,))
+        connection.execute("INSERT INTO reserve (zeros) VALUES (zeroblob(?))", (INSIDE,))
 
 
 def is_set_aside_inside(connection: sqlite3.Connection) -> bool:

@@ -1,4 +1,4 @@
-"""An SQLite spool's file: made, recognised, migrated, opened.
+"""An SQLite spool's file: made and opened.
 
 Raises SpoolError with one line for the operator where the file is not, or not yet, one of ours.
 
@@ -11,55 +11,11 @@ import re
 import sqlite3
 from pathlib import Path
 
-from smtp2cf.spool import reserve
+from smtp2cf.spool import reserve, sqlite_schema
 from smtp2cf.spool.permissions import permissions
 from smtp2cf.spool.protocol import SpoolError, SpoolFull
 from smtp2cf.spool.sqlite_errors import DAMAGE, WHEN_DAMAGED, send_error
 from smtp2cf.spool.sqlite_guard import Hold
-
-APPLICATION_ID = 0x53324346
-"""What file(1) and we know the file by: "S2CF"."""
-
-MIGRATIONS: tuple[str, ...] = (
-    """
-    CREATE TABLE mail (
-        id INTEGER PRIMARY KEY,
-        queue_id TEXT NOT NULL UNIQUE,
-        status TEXT NOT NULL,
-        due REAL,
-        next_attempt REAL NOT NULL,
-        expires REAL NOT NULL,
-        received_at REAL NOT NULL,
-        attempts INTEGER NOT NULL,
-        failures INTEGER NOT NULL DEFAULT 0,
-        unanswered INTEGER NOT NULL,
-        is_dsn INTEGER NOT NULL,
-        size INTEGER NOT NULL,
-        owner TEXT NOT NULL,
-        hold_reason TEXT NOT NULL DEFAULT '',
-        sender TEXT NOT NULL,
-        recipients TEXT NOT NULL,
-        envelope TEXT NOT NULL,
-        outcomes TEXT NOT NULL
-    );
-    CREATE INDEX mail_due_new ON mail (due, queue_id) WHERE attempts = 0 AND due IS NOT NULL;
-    CREATE INDEX mail_due_tried ON mail (due, queue_id) WHERE attempts > 0 AND due IS NOT NULL;
-    CREATE TABLE message (
-        id INTEGER PRIMARY KEY REFERENCES mail (id) ON DELETE CASCADE,
-        bytes BLOB NOT NULL
-    );
-    CREATE TABLE memory (digest BLOB PRIMARY KEY, reply TEXT NOT NULL, until REAL NOT NULL) WITHOUT ROWID;
-    CREATE TABLE checked (at REAL NOT NULL);
-    INSERT INTO checked VALUES (0);
-    """,
-    "CREATE TABLE clock (boot TEXT NOT NULL, passed REAL NOT NULL, now REAL NOT NULL)",
-)
-"""Each takes the schema one version further; a file's user_version says how many it has seen.
-
-mail.due is when to claim it: at the next attempt or, if it was tried, when it expires, whichever is first;
-if it is active, when the lease is over; NULL, never, if it is held. Every time is by the spool's own clock,
-of which the table clock has a mark (clock.Mark).
-"""
 
 BUSY_TIMEOUT = 10.0
 """Seconds to wait for another process that writes."""
@@ -102,7 +58,7 @@ def _take_hold(path: Path, undo: contextlib.ExitStack, *, serve: bool, alone: bo
     if serve:
         # What is in the log since a crash has its room in the file; the log is then as good as empty.
         anchor.execute("PRAGMA wal_checkpoint").fetchone()
-    _migrate(anchor, path, serve=serve)
+    sqlite_schema.migrate(anchor, path, serve=serve)
     hold = Hold(path, anchor, descriptor)
     if serve:
         reserve.adopt(real)
@@ -187,37 +143,3 @@ def _open(path: Path, *pragmas: str) -> sqlite3.Connection:
 
 def _regexp(pattern: str, text: str) -> bool:
     return re.search(pattern, text) is not None
-
-
-def _migrate(connection: sqlite3.Connection, path: Path, *, serve: bool) -> None:
-    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if tables and application_id != APPLICATION_ID:
-        raise SpoolError(f"{path} is a database of something else, not a spool of smtp2cf")
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > len(MIGRATIONS):
-        raise SpoolError(
-            f"the spool {path} was written by a newer smtp2cf (schema {version}, this one knows "
-            f"{len(MIGRATIONS)}): upgrade smtp2cf, or set another SMTP2CF_SPOOL_URL"
-        )
-    if not serve:
-        if version < len(MIGRATIONS):
-            raise SpoolError(f"the spool {path} has an older schema: 'smtp2cf serve' brings it up to date")
-        return
-    if not tables:
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of effect in an empty file alone
-    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-    if mode != "wal":
-        raise SpoolError(f"the file system of {path} does not take SQLite's write-ahead log")
-    if version < len(MIGRATIONS):
-        _take_further(connection, version)
-
-
-def _take_further(connection: sqlite3.Connection, version: int) -> None:
-    connection.execute("BEGIN EXCLUSIVE")
-    for migration in MIGRATIONS[version:]:
-        for statement in migration.split(";"):
-            connection.execute(statement)
-    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-    connection.execute("COMMIT")

@@ -86,7 +86,7 @@ def _take_over(path: Path, *, serve: bool) -> Left:
             connection.execute("BEGIN IMMEDIATE")
             connection.execute(f"UPDATE mail SET {GIVEN_BACK} WHERE status = 'active'")  # noqa: S608 - a constant
             connection.execute("DELETE FROM clock")
-            connection.execute("INSERT INTO clock VALUES (?, ?, ?)", clock.mark())
+            connection.execute("INSERT INTO clock (boot, passed, now) VALUES (?, ?, ?)", clock.mark())
             connection.execute("COMMIT")
             known = connection.execute("SELECT digest, reply FROM memory WHERE until > ?", (clock.now(),))
             return Left(clock, dict(known))

@@ -215,7 +215,7 @@ class Store:
         last = dict(jobs)
         until = self._clock.now() + MEMORY
         connection.executemany(
-            "INSERT OR REPLACE INTO memory VALUES (?, ?, ?)",
+            "INSERT OR REPLACE INTO memory (digest, reply, until) VALUES (?, ?, ?)",
             [(digest, reply, until) for digest, reply in last.items() if reply is not None],
         )
         connection.executemany(

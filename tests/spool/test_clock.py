@@ -15,7 +15,7 @@ from tests.spool.conftest import Backend
 from tests.spool.test_contract import abandon, do, only, put_one
 
 OK = Reply(250, "2.0.0", "sent")
-WRITTEN = Path(__file__).with_name("written")
+FIXTURES = Path(__file__).with_name("fixtures")
 """Spools of earlier versions."""
 
 
@@ -150,7 +150,7 @@ async def test_a_spool_of_an_earlier_version_goes_on(
     """Made at 1764000000. since: seconds later by a host's clock, which may have been set back meanwhile."""
     host = Host(monkeypatch, sqlite)
     host.jump = 1_764_000_000.0 + since - time.time()
-    shutil.copy(WRITTEN / "spool-1.sqlite3", sqlite.state_dir / "spool.sqlite3")
+    shutil.copy(FIXTURES / "sqlite-at-1764000000.sqlite3", sqlite.state_dir / "spool.sqlite3")
     spool = await sqlite.open()
     claimed = {item.queue_id: item for item in await spool.claim(10)}
     ready = {"OLDNEW", "OLDSENT"} | ({"OLDDEFERRED"} if since > 1800 else set())

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from smtp2cf.spool import Action, Filter, SpoolError, SpoolFull, open_spool, postgres_database
+from smtp2cf.spool import Action, Filter, SpoolError, SpoolFull, open_spool, postgres_schema
 from tests.spool.conftest import Backend, new_mail
 
 
@@ -47,7 +47,7 @@ async def test_a_newer_schema_is_refused(postgres: Backend, tmp_path: Path) -> N
     await postgres.close(await postgres.open())
     await execute(postgres, "UPDATE smtp2cf_spool SET version = 99")
     message = await refused(postgres.url, tmp_path)
-    assert "written by a newer smtp2cf (schema 99, this one knows 1)" in message
+    assert "written by a newer smtp2cf (it needs schema 99, this one knows 2)" in message
 
 
 async def test_an_older_schema_is_migrated(postgres: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,8 +55,8 @@ async def test_an_older_schema_is_migrated(postgres: Backend, monkeypatch: pytes
     mail = new_mail()
     await spool.put(mail)
     await postgres.close(spool)
-    newer = (*postgres_database.MIGRATIONS, "ALTER TABLE smtp2cf_mail ADD mood text NOT NULL DEFAULT 'good'")
-    monkeypatch.setattr(postgres_database, "MIGRATIONS", newer)
+    newer = (*postgres_schema.MIGRATIONS, "ALTER TABLE smtp2cf_mail ADD mood text NOT NULL DEFAULT 'good'")
+    monkeypatch.setattr(postgres_schema, "MIGRATIONS", newer)
     spool = await postgres.open()
     assert [item.envelope async for item in spool.items()] == [mail.envelope]
     assert [tuple(row) for row in await execute(postgres, "SELECT mood FROM smtp2cf_mail")] == [("good",)]
