@@ -151,7 +151,7 @@ async def test_without_ratelimit_headers_nobody_calls_before_retry_after_and_the
     for refused, (first, *rest) in rounds:
         # Those that were on their way at the first refusal were refused as well, and nobody else.
         assert len(refused) <= SESSIONS
-        assert refused[-1] - refused[0] < 0.5
+        assert refused[-1] - refused[0] < api.block
         assert first - refused[0] >= api.block
         answered = first + 0.02
         assert all(at >= answered for at in rest), "one call at first, until it was answered"
@@ -170,11 +170,11 @@ def rounds_of(seen: list[tuple[float, int]]) -> Any:
 async def test_a_block_longer_than_clients_wait_defers_at_once_and_calls_nobody() -> None:
     async with (
         running_sandbox(rate_limit=RateLimit(calls=1, window=300.0, block=300.0)) as (sandbox, url),
-        bridge_to(url, wait=1.0) as bridge,
+        bridge_to(url, wait=100.0) as bridge,
     ):
         started = time.monotonic()
         codes = await bridge.send_from_sessions()
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 100, "nobody waited"
         # Ten at once before anything is known; then nobody.
         assert codes.count(250) == 1
         assert set(codes) == {250, 451}
