@@ -1,7 +1,7 @@
 """Target: whole sessions, of SMTP, LMTP and SMTP in TLS, with AUTH, STARTTLS, BDAT and PRDR.
 
-An input is packets with SEPARATOR between them; the first octet of all says at which door and what becomes
-of its messages. A packet that begins with EVENT is none but something that happens.
+An input is packets with SEPARATOR between them; the first octet of all says which listener it is for and what
+becomes of its messages. A packet that begins with EVENT is none but something that happens.
 """
 
 import atexit
@@ -12,7 +12,7 @@ import structlog
 
 from fuzz.octets import SEPARATOR
 from fuzz.reckoning import Reckoning
-from fuzz.wire import ABANDONED, DOORS, Call, House
+from fuzz.wire import ABANDONED, LISTENERS, Call, House
 from smtp2cf.reply import Reply
 
 EVENT = b"\x1f"
@@ -58,8 +58,8 @@ def session(octets: bytes) -> None:
 def _run(octets: bytes) -> None:
     home = house()
     choice = octets[0] if octets else 0
-    home.fates += FATES[choice // len(DOORS) % len(FATES)]
-    call = home.call(DOORS[choice % len(DOORS)])
+    home.fates += FATES[choice // len(LISTENERS) % len(FATES)]
+    call = home.call(LISTENERS[choice % len(LISTENERS)])
     for packet in octets[1:].split(SEPARATOR):
         if packet[:1] == EVENT:
             EVENTS.get(packet[1:2], Call.end)(call)
@@ -75,7 +75,7 @@ def _run(octets: bytes) -> None:
 def check(call: Call, home: House) -> Reckoning:
     """Hold what the client makes of its session against what accept was called with."""
     reckoning = Reckoning(
-        bytes(call.said), bytes(call.heard), lmtp=call.door.lmtp, secured_at=call.secured_at
+        bytes(call.said), bytes(call.heard), lmtp=call.listener.lmtp, secured_at=call.secured_at
     )
     numbers = []
     for message in reckoning.messages:

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.reply import Reply
-from smtp2cf.smtpd import LMTP_DOOR, SMTP_DOOR, SMTPS_DOOR, Accept, Door, Policy, Server
+from smtp2cf.smtpd import LMTP_LISTENER, SMTP_LISTENER, SMTPS_LISTENER, Accept, Listener, Policy, Server
 from smtp2cf.smtpd.session import Session
 
-DOORS = (SMTP_DOOR, LMTP_DOOR, SMTPS_DOOR)
+LISTENERS = (SMTP_LISTENER, LMTP_LISTENER, SMTPS_LISTENER)
 HANDSHAKE = b"\x16"
 USER, PASSWORD = "anna", "secret"
 MESSAGE_LIMIT = 2000
@@ -169,9 +169,9 @@ class House:
         await asyncio.sleep(1)
         return None if (name, password) == (USER, PASSWORD) else Reply(535, "5.7.8", "wrong")
 
-    def call(self, door: Door = SMTP_DOOR, client: str = "127.0.0.1") -> "Call":
+    def call(self, listener: Listener = SMTP_LISTENER, client: str = "127.0.0.1") -> "Call":
         """A client calls."""
-        return Call(self, door, client)
+        return Call(self, listener, client)
 
     def close(self) -> None:
         """Nobody calls any more."""
@@ -189,11 +189,11 @@ class House:
 class Call:
     """One client's connection. said: all that was sent. heard: all that was answered."""
 
-    def __init__(self, house: House, door: Door, client: str) -> None:
+    def __init__(self, house: House, listener: Listener, client: str) -> None:
         self.house = house
         self.loop = house.loop
         self.client = client
-        self.door = door
+        self.listener = listener
         self.said = bytearray()
         self.heard = bytearray()
         self.secured_at: list[tuple[int, int]] = []
@@ -203,7 +203,7 @@ class Call:
         self._reads = True
         self._waiting = bytearray()
         self._handshake: asyncio.Future[None] | None = None
-        self._session = self._run(lambda: Session(house.server, door))
+        self._session = self._run(lambda: Session(house.server, listener))
         self.transport = Transport(self)
         self._run(lambda: self._session.connection_made(self.transport))
 

@@ -31,7 +31,7 @@ from smtp2cf.listen.systemd import HandedOver, HandedOverError, handed_over
 from smtp2cf.relay import DropDirectory, Relay
 from smtp2cf.reply import Reply, SendError
 from smtp2cf.settings import fields, loading, rooms, trial
-from smtp2cf.smtpd import LMTP_DOOR, SMTP_DOOR, SMTPS_DOOR, Door, Files, Server, judge, memory
+from smtp2cf.smtpd import LMTP_LISTENER, SMTP_LISTENER, SMTPS_LISTENER, Files, Listener, Server, judge, memory
 from smtp2cf.spool import Spool
 from smtp2cf.spool.health import Waiting
 from smtp2cf.spool.listing import listed
@@ -169,13 +169,13 @@ class Bridge:
         async for item in self.spool.items():
             yield listed(item)
 
-    async def start(self, mail: Mapping[Door, list[socket.socket]], admin: list[socket.socket]) -> None:
+    async def start(self, mail: Mapping[Listener, list[socket.socket]], admin: list[socket.socket]) -> None:
         """Take mail and answer probes on listening sockets."""
         await self.admin.start(admin)
-        for door, sockets in mail.items():
+        for listener, sockets in mail.items():
             if sockets:
                 shared = any(isinstance(sock, HandedOver) for sock in sockets)
-                await self.server.start(sockets, door, shared=shared)
+                await self.server.start(sockets, listener, shared=shared)
         _gauges(self)
         self._watches.append(tasks.keep_running(self._watch_token, "serve.watch_token"))
         self._watches.append(tasks.keep_running(memory.give_back, "serve.give_back_memory"))
@@ -463,7 +463,7 @@ async def _end(bridge: Bridge, signals: Signals, opened: contextlib.ExitStack) -
 class _Places(NamedTuple):
     """Listening sockets, by what is spoken on them, and where they are."""
 
-    mail: Mapping[Door, list[socket.socket]]
+    mail: Mapping[Listener, list[socket.socket]]
     admin: list[socket.socket]
     sandbox: list[socket.socket]
     at: Listening
@@ -481,10 +481,10 @@ def _listen(doors: Doors, settings: fields.Settings, on_trial: trial.Trial | Non
         "starttls", (on_trial.starttls,) if on_trial is not None and apart and on_trial.starttls else ()
     )
     mail = {
-        replace(SMTP_DOOR, starttls=not apart): smtp,
-        replace(LMTP_DOOR, starttls=not apart): lmtp,
-        SMTPS_DOOR: smtps,
-        SMTP_DOOR: starttls,
+        replace(SMTP_LISTENER, starttls=not apart): smtp,
+        replace(LMTP_LISTENER, starttls=not apart): lmtp,
+        SMTPS_LISTENER: smtps,
+        SMTP_LISTENER: starttls,
     }
     at = Listening(smtp_at, starttls_at, smtps_at, lmtp_at, admin_at, sandbox_at[0] if sandbox_at else None)
     return _Places(mail, admin, sandbox, at)

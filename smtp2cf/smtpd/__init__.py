@@ -7,15 +7,23 @@ mail that comes without a session.
 from smtp2cf.smtpd.descriptors import Files
 from smtp2cf.smtpd.dropped import judge
 from smtp2cf.smtpd.quotas import Quota, Quotas
-from smtp2cf.smtpd.server import LMTP_DOOR, SMTP_DOOR, SMTPS_DOOR, Accept, Door, Policy, Server
+from smtp2cf.smtpd.server import (
+    LMTP_LISTENER,
+    SMTP_LISTENER,
+    SMTPS_LISTENER,
+    Accept,
+    Listener,
+    Policy,
+    Server,
+)
 
 __all__ = [
-    "LMTP_DOOR",
-    "SMTPS_DOOR",
-    "SMTP_DOOR",
+    "LMTP_LISTENER",
+    "SMTPS_LISTENER",
+    "SMTP_LISTENER",
     "Accept",
-    "Door",
     "Files",
+    "Listener",
     "Policy",
     "Quota",
     "Quotas",

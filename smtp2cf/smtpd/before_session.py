@@ -1,4 +1,4 @@
-"""Arrivals: connections that have something to do before they are sessions.
+"""Before a session: connections that have something to do before SMTP is spoken.
 
 At a listening socket where TLS comes first, or where proxies say for whom they connect (HAProxy's PROXY
 protocol, versions 1 and 2, read by aiosmtpd). Such connections are accepted here one by one, bounded in
@@ -20,7 +20,7 @@ from smtp2cf.smtpd.networks import is_in
 from smtp2cf.smtpd.session import Session
 
 if TYPE_CHECKING:
-    from smtp2cf.smtpd.server import Door, Server
+    from smtp2cf.smtpd.server import Listener, Server
 
 OUT_OF_FILES_WAIT = 1.0
 """Seconds until the next try to accept a connection when there are no files left for one."""
@@ -62,54 +62,56 @@ def _close_all(sockets: list[socket.socket]) -> None:
         sock.close()
 
 
-class Arrivals:
+class Acceptor:
     """Accepts connections at one listening socket and makes sessions of them."""
 
-    def __init__(self, server: "Server", listener: socket.socket, door: "Door") -> None:
+    def __init__(self, server: "Server", sock: socket.socket, listener: "Listener") -> None:
         self._server = server
-        self._notices = server.notices
+        self._limited_log = server.limited_log
+        self._socket = sock
         self._listener = listener
-        self._door = door
-        self._arriving: dict[asyncio.Task[None], str] = {}
+        self._preparing: dict[asyncio.Task[None], str] = {}
         self._accepting = tasks.keep_running(self._accept, "smtpd.accept")
 
     def close(self) -> None:
         """Take no more, and hang up on those that are no sessions yet."""
-        for task in (self._accepting, *self._arriving):
+        for task in (self._accepting, *self._preparing):
             task.cancel()
-        self._accepting.add_done_callback(lambda _: self._listener.close())
+        self._accepting.add_done_callback(lambda _: self._socket.close())
 
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                sock, peer = await loop.sock_accept(self._listener)
+                sock, peer = await loop.sock_accept(self._socket)
             except OSError as error:
-                self._notices.warning("session.not_accepted", client="", reason=error.strerror or str(error))
+                self._limited_log.warning(
+                    "session.not_accepted", client="", reason=error.strerror or str(error)
+                )
                 await asyncio.sleep(OUT_OF_FILES_WAIT)
                 continue
             client = peer[0] if isinstance(peer, tuple) else ""
             if self._server.files.are_short(sock.fileno()):
-                if not self._door.tls:
+                if not self._listener.tls:
                     _say(sock, replies.NO_FILES)
                 sock.close()
                 continue
-            if len(self._arriving) >= self._server.policy.max_sessions or self._has_enough(client):
-                self._notices.warning("session.refused", client=client, arriving=len(self._arriving))
+            if len(self._preparing) >= self._server.policy.max_sessions or self._has_enough(client):
+                self._limited_log.warning("session.refused", client=client, arriving=len(self._preparing))
                 sock.close()
                 continue
-            task = tasks.start(self._arrive(sock, client), "smtpd.arrive")
-            self._arriving[task] = client
-            task.add_done_callback(self._arriving.pop)
+            task = tasks.start(self._prepare(sock, client), "smtpd.arrive")
+            self._preparing[task] = client
+            task.add_done_callback(self._preparing.pop)
 
     def _has_enough(self, client: str) -> bool:
         """A client has as many connections arriving as it may have sessions; a proxy speaks for many."""
         limit = self._server.sessions_of_one_client
         if not limit or not client or is_in(client, self._server.policy.proxy_networks):
             return False
-        return sum(other == client for other in self._arriving.values()) >= limit
+        return sum(other == client for other in self._preparing.values()) >= limit
 
-    async def _arrive(self, sock: socket.socket, client: str) -> None:
+    async def _prepare(self, sock: socket.socket, client: str) -> None:
         """What comes before the session, and then the session."""
         timeout = min(HANDSHAKE_TIMEOUT, self._server.policy.session_timeout)
         spoken_for = None
@@ -119,29 +121,29 @@ class Arrivals:
                     spoken_for = await _read_proxy(sock)
         except (OSError, ValueError, EOFError) as error:
             reason = "no PROXY header in time" if isinstance(error, TimeoutError) else str(error)
-            self._notices.warning("session.proxy_refused", client=client, reason=one_line(reason, 200))
+            self._limited_log.warning("session.proxy_refused", client=client, reason=one_line(reason, 200))
             await self._turn_away(sock, client)
             return
         except BaseException:
-            if not self._door.tls:
+            if not self._listener.tls:
                 _say(sock, replies.SHUTTING_DOWN)
             sock.close()
             raise
-        tls = self._server.tls() if self._door.tls and self._server.tls is not None else None
+        tls = self._server.tls() if self._listener.tls and self._server.tls is not None else None
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: Session(self._server, self._door, spoken_for),
+                lambda: Session(self._server, self._listener, spoken_for),
                 sock,
                 ssl=tls,
                 ssl_handshake_timeout=timeout if tls is not None else None,
             )
         except OSError as error:
-            tls_failed(self._notices, spoken_for[0] if spoken_for else client, error)
+            tls_failed(self._limited_log, spoken_for[0] if spoken_for else client, error)
 
     async def _turn_away(self, sock: socket.socket, client: str) -> None:
         """Say why, where that can be understood, and hang up."""
         with sock, contextlib.suppress(OSError, TimeoutError):
-            if not self._door.tls:
+            if not self._listener.tls:
                 async with asyncio.timeout(GOODBYE_WAIT):
                     loop = asyncio.get_running_loop()
                     await loop.sock_sendall(sock, replies.proxy_expected(client).wire())

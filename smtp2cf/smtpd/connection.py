@@ -24,13 +24,13 @@ from aiosmtpd import smtp as aiosmtpd
 from smtp2cf.journal import tasks
 from smtp2cf.reply import Reply, one_line
 from smtp2cf.smtpd import replies
-from smtp2cf.smtpd.log_limit import Notices
-from smtp2cf.smtpd.other_protocols import PROXY_V2, foreign_protocol
+from smtp2cf.smtpd.log_limit import LimitedLog
+from smtp2cf.smtpd.other_protocols import PROXY_V2, other_protocol
 from smtp2cf.smtpd.sasl import AUTH_LINE_LIMIT
 from smtp2cf.smtpd.transaction import Transaction
 
 if TYPE_CHECKING:
-    from smtp2cf.smtpd.server import Door, Server
+    from smtp2cf.smtpd.server import Listener, Server
 
 PIPELINE_LIMIT = 65536
 """Octets of commands that may wait for an answer to an earlier one; more are left in the kernel."""
@@ -63,10 +63,10 @@ def _bound_send_buffer(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
 
 
-def tls_failed(notices: Notices, client: str, error: BaseException) -> None:
+def tls_failed(limited_log: LimitedLog, client: str, error: BaseException) -> None:
     """Log a handshake that came to nothing: a client without our certificate's CA, a scanner, plain SMTP."""
     reason = one_line(str(error) or type(error).__name__, 200)
-    notices.info("session.tls_failed", client=client, reason=reason)
+    limited_log.info("session.tls_failed", client=client, reason=reason)
 
 
 class Reader(Protocol):
@@ -92,21 +92,21 @@ class Reader(Protocol):
 class Connection(aiosmtpd.SMTP):
     """One client's connection.
 
-    door: what is spoken here. peer: whom a proxy speaks for, where one does.
+    listener: what is spoken here. peer: whom a proxy speaks for, where one does.
     """
 
     envelope: Transaction
     session: aiosmtpd.Session
     transport: asyncio.Transport | None
 
-    def __init__(self, server: "Server", door: "Door", peer: tuple[str, int] | None = None) -> None:
+    def __init__(self, server: "Server", listener: "Listener", peer: tuple[str, int] | None = None) -> None:
         # What aiosmtpd finds out about itself is the same for every session.
         vars(self).update(server.session_template)
         self.loop = asyncio.get_running_loop()
         self._server = server
-        self._door = door
+        self._listener = listener
         self._peer = peer
-        self._secure = door.tls
+        self._secure = listener.tls
         self._handshaking = False
         self.client = ""
         self.user = ""
@@ -149,7 +149,7 @@ class Connection(aiosmtpd.SMTP):
         self.session = self._create_session()
         self.session.peer = peer
         self._timeout_handle = self.loop.call_later(self._timeout_duration, self._timeout_cb)
-        self.transport.write(self._server.greeting(self._door))
+        self.transport.write(self._server.greeting(self._listener))
 
     def connection_lost(self, error: Exception | None) -> None:
         """The client is gone. What is being done with its message goes on to its end."""
@@ -158,7 +158,7 @@ class Connection(aiosmtpd.SMTP):
         if self._timeout_handle is not None:
             self._timeout_handle.cancel()
         if self._data is not None:
-            self._server.notices.info(
+            self._server.limited_log.info(
                 "session.lost_in_data", client=self.client, reverse_path=self.envelope.mail_from
             )
         self.transport = self._data = None
@@ -216,7 +216,7 @@ class Connection(aiosmtpd.SMTP):
         if reader.held > self._room_until:
             self._room_until = reader.held + ROOM_STEP
             if not self._server.has_room(self):
-                self._server.notices.warning("session.no_room", client=self.client)
+                self._server.limited_log.warning("session.no_room", client=self.client)
                 reader.drop()
         if done:
             self._data = None
@@ -264,7 +264,7 @@ class Connection(aiosmtpd.SMTP):
 
     def _look_at_unfinished(self) -> None:
         """A line without end is not kept: its beginning is enough to know that it is too long."""
-        if not self._overlong and self._is_foreign(self._unanswered[: AUTH_LINE_LIMIT + 1]):
+        if not self._overlong and self._is_other_protocol(self._unanswered[: AUTH_LINE_LIMIT + 1]):
             return
         if self._overlong or len(self._unanswered) > AUTH_LINE_LIMIT:
             self._overlong = True
@@ -279,7 +279,7 @@ class Connection(aiosmtpd.SMTP):
         if left > 0:
             self._timeout_handle = self.loop.call_later(left, self._timeout_cb)
             return None
-        self._server.notices.info("session.timeout", client=self.client, reply=str(goodbye))
+        self._server.limited_log.info("session.timeout", client=self.client, reply=str(goodbye))
         return self.close(goodbye)
 
     def _time_left(self) -> tuple[float, Reply]:
@@ -391,7 +391,7 @@ class Connection(aiosmtpd.SMTP):
         if code in _NONSENSE:
             self._errors_left -= 1
             if self._errors_left <= 0:
-                self._server.notices.warning("session.too_many_errors", client=self.client)
+                self._server.limited_log.warning("session.too_many_errors", client=self.client)
                 self.close(replies.TOO_MANY_ERRORS)
 
     # ---- what a session does
@@ -410,14 +410,14 @@ class Connection(aiosmtpd.SMTP):
         self.envelope = Transaction()
         self._answer(replies.INTERNAL_ERROR)
 
-    def _is_foreign(self, line: bytes) -> bool:
+    def _is_other_protocol(self, line: bytes) -> bool:
         """Another protocol's first words: say what this is, and hang up."""
         # The second version of the PROXY protocol begins with an empty line.
         ahead = b"" if line.strip() else self._unanswered[self._answered : self._answered + len(PROXY_V2)]
-        reply = foreign_protocol(line + ahead)
+        reply = other_protocol(line + ahead)
         if reply is None:
             return False
-        self._server.notices.warning("session.not_smtp", client=self.client, reply=str(reply))
+        self._server.limited_log.warning("session.not_smtp", client=self.client, reply=str(reply))
         self.close(reply)
         return True
 
@@ -452,7 +452,7 @@ class Connection(aiosmtpd.SMTP):
                 plain, self, context, server_side=True, ssl_handshake_timeout=timeout
             )
         except OSError as error:
-            tls_failed(self._server.notices, self.client, error)
+            tls_failed(self._server.limited_log, self.client, error)
         finally:
             self._handshaking = False
             # A handshake that was hung up on gives no transport; one that was done may be lost again already.

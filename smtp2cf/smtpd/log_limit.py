@@ -1,4 +1,4 @@
-"""Notices: log lines that any stranger can cause, a few of them for each and then their number.
+"""Log limit: lines that any stranger can cause are a few each, and then a number.
 
 A flood of connections, of handshakes that fail or of refused commands must not become a flood of log
 lines. What is logged because of a message, or of a mistake of ours, does not come through here.
@@ -18,8 +18,8 @@ KEYS = 1000
 log = structlog.stdlib.get_logger("smtp2cf.smtpd")
 
 
-class Notices:
-    """The notices of one server."""
+class LimitedLog:
+    """The limited_log of one server."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str], int] = {}

@@ -13,7 +13,7 @@ _TLS_HANDSHAKE = b"\x16\x03"
 """How the record starts that carries a ClientHello (RFC 8446 §5.1)."""
 
 
-def foreign_protocol(line: bytes) -> Reply | None:
+def other_protocol(line: bytes) -> Reply | None:
     """The goodbye to a client that speaks HTTP, TLS or the PROXY protocol; None for what may be SMTP.
 
     line: what came in place of a command, with or without its end.

@@ -22,10 +22,10 @@ from aiosmtpd.smtp import SMTP
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.reply import Reply
 from smtp2cf.smtpd import replies
-from smtp2cf.smtpd.before_session import Arrivals, turn_away_waiting
+from smtp2cf.smtpd.before_session import Acceptor, turn_away_waiting
 from smtp2cf.smtpd.connection import Connection
 from smtp2cf.smtpd.descriptors import Files
-from smtp2cf.smtpd.log_limit import Notices
+from smtp2cf.smtpd.log_limit import LimitedLog
 from smtp2cf.smtpd.networks import Network, is_in
 from smtp2cf.smtpd.quotas import Quotas
 from smtp2cf.smtpd.receipts import Answered, Receipts
@@ -49,7 +49,7 @@ log = structlog.stdlib.get_logger("smtp2cf.smtpd")
 
 
 @dataclass(frozen=True, eq=False)
-class Door:
+class Listener:
     """What is spoken at a listening socket.
 
     tls: from the first octet on. starttls: offered where there is a certificate.
@@ -61,9 +61,9 @@ class Door:
     starttls: bool = True
 
 
-SMTP_DOOR = Door(SMTP_COMMANDS)
-SMTPS_DOOR = Door(SMTP_COMMANDS, tls=True)
-LMTP_DOOR = Door(LMTP_COMMANDS, lmtp=True)
+SMTP_LISTENER = Listener(SMTP_COMMANDS)
+SMTPS_LISTENER = Listener(SMTP_COMMANDS, tls=True)
+LMTP_LISTENER = Listener(LMTP_COMMANDS, lmtp=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ class Server:
         self._sender_refusal = sender_refusal
         self._quotas = quotas
         self.closed = closed
-        self.notices = Notices()
+        self.limited_log = LimitedLog()
         self.files = Files()
         self.sessions: set[Connection] = set()
         self.session_template = _session_template(policy)
@@ -133,36 +133,36 @@ class Server:
             (lmtp, starttls, secure): self._offer(lmtp=lmtp, starttls=starttls and not secure, secure=secure)
             for lmtp, starttls, secure in itertools.product((False, True), repeat=3)
         }
-        self._arrivals: list[Arrivals] = []
-        self._listeners: list[asyncio.Server] = []
+        self._acceptors: list[Acceptor] = []
+        self._served: list[asyncio.Server] = []
         self._own_sockets: list[socket.socket] = []
         self._emptied = asyncio.Event()
         self._draining = False
 
     async def start(
-        self, sockets: list[socket.socket], door: Door = SMTP_DOOR, *, shared: bool = False
+        self, sockets: list[socket.socket], listener: Listener = SMTP_LISTENER, *, shared: bool = False
     ) -> None:
-        """Take sessions on listening sockets. Raises ValueError at a door with TLS where there is none.
+        """Take sessions on listening sockets. Raises ValueError for TLS without a certificate.
 
         shared: another process has them too (systemd), and who waits there waits for the next bridge.
         """
-        if door.tls and self.tls is None:
-            raise ValueError("a door with TLS needs a certificate")
+        if listener.tls and self.tls is None:
+            raise ValueError("a listener with TLS needs a certificate")
         loop = asyncio.get_running_loop()
         backlog = self.files.backlog
-        if not shared and not door.tls:
+        if not shared and not listener.tls:
             self._own_sockets += sockets
         for sock in sockets:
             is_unix = sock.family == socket.AF_UNIX
-            if door.tls or (self.policy.proxy_networks and not is_unix):
-                self._arrivals.append(Arrivals(self, sock, door))
+            if listener.tls or (self.policy.proxy_networks and not is_unix):
+                self._acceptors.append(Acceptor(self, sock, listener))
                 continue
-            session = functools.partial(Session, self, door)
+            session = functools.partial(Session, self, listener)
             if is_unix:
-                listener = await loop.create_unix_server(session, sock=sock, backlog=backlog, **KEEP_FILE)
+                served = await loop.create_unix_server(session, sock=sock, backlog=backlog, **KEEP_FILE)
             else:
-                listener = await loop.create_server(session, sock=sock, backlog=backlog)
-            self._listeners.append(listener)
+                served = await loop.create_server(session, sock=sock, backlog=backlog)
+            self._served.append(served)
 
     # ---- what sessions ask
 
@@ -171,24 +171,24 @@ class Server:
         """How many a client may have at once; 0 for any number."""
         return self._quotas.client_sessions if self._quotas is not None else 0
 
-    def greeting(self, door: Door) -> bytes:
+    def greeting(self, listener: Listener) -> bytes:
         """The first words."""
-        return f"220 {self.policy.hostname} {'LMTP' if door.lmtp else 'ESMTP'} smtp2cf\r\n".encode()
+        return f"220 {self.policy.hostname} {'LMTP' if listener.lmtp else 'ESMTP'} smtp2cf\r\n".encode()
 
-    def offer(self, door: Door, *, secure: bool) -> bytes:
+    def offer(self, listener: Listener, *, secure: bool) -> bytes:
         """The answer to EHLO and LHLO."""
-        return self._offers[door.lmtp, door.starttls, secure]
+        return self._offers[listener.lmtp, listener.starttls, secure]
 
-    def commands(self, door: Door) -> list[str]:
-        """The commands that there are at this door, with what is set up."""
-        absent = {"STARTTLS"} if self.tls is None or not door.starttls else set[str]()
+    def commands(self, listener: Listener) -> list[str]:
+        """The commands that this listener offers, with what is set up."""
+        absent = {"STARTTLS"} if self.tls is None or not listener.starttls else set[str]()
         if self.authenticate is None:
             absent.add("AUTH")
-        return [verb for verb in door.commands if verb not in absent]
+        return [verb for verb in listener.commands if verb not in absent]
 
-    def starttls_context(self, door: Door) -> ssl.SSLContext | None:
+    def starttls_context(self, listener: Listener) -> ssl.SSLContext | None:
         """What to shake hands with after STARTTLS; None where it is not offered."""
-        return self.tls() if self.tls is not None and door.starttls else None
+        return self.tls() if self.tls is not None and listener.starttls else None
 
     def may_authenticate(self, *, secure: bool) -> bool:
         """A password may come over this connection."""
@@ -235,10 +235,10 @@ class Server:
         """Take no new sessions, let transactions finish for `timeout` seconds, then hang up."""
         self._draining = True
         turn_away_waiting(self._own_sockets, replies.SHUTTING_DOWN)
-        for listener in self._listeners:
-            listener.close()
-        for arrivals in self._arrivals:
-            arrivals.close()
+        for served in self._served:
+            served.close()
+        for acceptor in self._acceptors:
+            acceptor.close()
         for session in tuple(self.sessions):
             session.finish()
         try:
@@ -264,10 +264,10 @@ class Server:
         if self.files.are_short(descriptor):
             return replies.NO_FILES
         if len(self.sessions) >= self.policy.max_sessions:
-            self.notices.warning("session.refused", client=session.client, sessions=len(self.sessions))
+            self.limited_log.warning("session.refused", client=session.client, sessions=len(self.sessions))
             return replies.TOO_MANY_SESSIONS
         if self._quotas is not None and (refusal := self._quotas.enter(client=session.client)) is not None:
-            self.notices.warning("session.refused", client=session.client, reply=str(refusal))
+            self.limited_log.warning("session.refused", client=session.client, reply=str(refusal))
             return refusal
         self.sessions.add(session)
         return None

@@ -54,12 +54,12 @@ class Session(Connection):
         argument = rest.decode("utf-8", "surrogateescape").strip()
         too_long, self._overlong = self._overlong or len(line) > LIMITS.get(verb, COMMAND_LIMIT), False
         try:
-            if not too_long and (command := self._door.commands.get(verb)) is not None:
+            if not too_long and (command := self._listener.commands.get(verb)) is not None:
                 if (wrong := self._malformed(line)) is None:
                     command(self, argument)
                 else:
                     self._refuse_line(verb, wrong)
-            elif self._is_foreign(line):
+            elif self._is_other_protocol(line):
                 pass
             elif too_long:
                 self._refuse_line(verb, replies.COMMAND_TOO_LONG)
@@ -88,9 +88,9 @@ class Session(Connection):
         else:
             self._answer(reply)
 
-    def _is_foreign(self, line: bytes) -> bool:
+    def _is_other_protocol(self, line: bytes) -> bool:
         # Base64 that has not all come yet may look like the method of an HTTP request.
-        return self._exchange is None and super()._is_foreign(line)
+        return self._exchange is None and super()._is_other_protocol(line)
 
     # ---- the session
 
@@ -115,7 +115,7 @@ class Session(Connection):
         is_text = hostname.isascii() and hostname.isprintable()
         self.session.host_name = hostname if is_text else ascii(hostname)[1:-1]
         server = self._server
-        offer = server.helo_reply if verb == "HELO" else server.offer(self._door, secure=self._secure)
+        offer = server.helo_reply if verb == "HELO" else server.offer(self._listener, secure=self._secure)
         return self._send(offer, 250)
 
     def smtp_RSET(self, argument: str) -> None:
@@ -146,7 +146,7 @@ class Session(Connection):
 
     def smtp_HELP(self, topic: str) -> None:
         """HELP: the commands there are, or how one is written."""
-        known = self._server.commands(self._door)
+        known = self._server.commands(self._listener)
         if not topic:
             return self._answer(Reply(214, "2.0.0", f"commands: {' '.join(known)}"))
         verb = topic.upper()
@@ -158,7 +158,7 @@ class Session(Connection):
 
     def smtp_STARTTLS(self, argument: str) -> None:
         """STARTTLS: everything from here on is in TLS, and nothing said before counts."""
-        context = self._server.starttls_context(self._door)
+        context = self._server.starttls_context(self._listener)
         if argument:
             return self._answer(replies.syntax("STARTTLS"))
         if self._secure or context is None:
@@ -209,7 +209,7 @@ class Session(Connection):
         name = unicodedata.normalize("NFC", credentials.name)
         refusal = await self._server.authenticate(self.client, name, credentials.password)
         if refusal is None and (refusal := self._server.enter_user(self, name)) is not None:
-            self._server.notices.warning("session.refused", client=self.client, reply=str(refusal))
+            self._server.limited_log.warning("session.refused", client=self.client, reply=str(refusal))
         self._heard_at = self.loop.time()
         if refusal is None:
             self._answer(replies.AUTHENTICATED)
@@ -227,7 +227,7 @@ class Session(Connection):
         if self.envelope.mail_from is not None:
             return self._answer(replies.NESTED_MAIL)
         if (refusal := self._server.relay_refusal(self, secure=self._secure)) is not None:
-            self._server.notices.warning(
+            self._server.limited_log.warning(
                 "session.relaying_denied", client=self.client, helo=self.session.host_name
             )
             return self._answer(refusal)
@@ -235,7 +235,7 @@ class Session(Connection):
             return self._answer(refusal)
         refusal = self.envelope.mail(argument, size_limit=self._server.policy.max_message_size)
         if refusal is None and (refusal := self._server.mail_refusal(self)) is not None:
-            self._server.notices.warning(
+            self._server.limited_log.warning(
                 "session.sender_refused", client=self.client, user=self.user, reply=str(refusal)
             )
             self.envelope = Transaction()
@@ -250,7 +250,9 @@ class Session(Connection):
         policy = self._server.policy
         refusal = self.envelope.rcpt(argument, limit=policy.max_recipients, postmaster=policy.postmaster)
         if refusal is None and (refusal := self._server.recipient_refusal(self)) is not None:
-            self._server.notices.warning("session.recipient_refused", client=self.client, reply=str(refusal))
+            self._server.limited_log.warning(
+                "session.recipient_refused", client=self.client, reply=str(refusal)
+            )
             self.envelope.take_back()
         return self._send(_RECIPIENT_OK, 250) if refusal is None else self._answer(refusal)
 
@@ -333,7 +335,7 @@ class Session(Connection):
             client=self.client,
             helo=self.session.host_name or "",
             user=self.user,
-            per_recipient=self._door.lmtp or self.envelope.wants_prdr,
+            per_recipient=self._listener.lmtp or self.envelope.wants_prdr,
         )
         self._receipts.begin(envelope)
         self._relaying = len(message)
@@ -355,13 +357,13 @@ class Session(Connection):
     def _answers(self, verdict: Verdict) -> bytes:
         """The answer to a message: one, or one for each recipient in the order of RCPT."""
         utf8 = self.envelope.smtp_utf8
-        if not (self._door.lmtp or self.envelope.wants_prdr):
+        if not (self._listener.lmtp or self.envelope.wants_prdr):
             return verdict.reply.wire(utf8=utf8)
         each = b"".join(
             _of_recipient(verdict.outcomes.get(who, verdict.reply)).wire(utf8=utf8)
             for who in self.envelope.rcpt_tos
         )
-        return each if self._door.lmtp else replies.PER_RECIPIENT + each + verdict.reply.wire(utf8=utf8)
+        return each if self._listener.lmtp else replies.PER_RECIPIENT + each + verdict.reply.wire(utf8=utf8)
 
 
 def _of_recipient(reply: Reply) -> Reply:

@@ -27,7 +27,7 @@ from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.reply import Reply
 from smtp2cf.smtpd import Policy, Server, before_session, server
 from smtp2cf.smtpd.connection import HANDSHAKE_TIMEOUT
-from smtp2cf.smtpd.server import Door
+from smtp2cf.smtpd.server import Listener
 from smtp2cf.smtpd.session import LMTP_COMMANDS, SMTP_COMMANDS, Command, Session
 
 EVERYWHERE = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
@@ -155,9 +155,9 @@ class SMTP:
         server.Session = before_session.Session = WatchedSession
         before_session.HANDSHAKE_TIMEOUT = self._proxy_timeout or HANDSHAKE_TIMEOUT
         before_session.get_proxy = self._get_proxy
-        door = Door(self._commands(), lmtp=self.lmtp, tls=ssl_context is not None)
+        listener = Listener(self._commands(), lmtp=self.lmtp, tls=ssl_context is not None)
         sock.setblocking(False)
-        await served.start([sock], door)
+        await served.start([sock], listener)
         return served
 
     def _commands(self) -> dict[str, Command]:

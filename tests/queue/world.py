@@ -17,7 +17,7 @@ from aiohttp import web
 from smtp2cf.cloudflare import Client
 from smtp2cf.envelope import Envelope
 from smtp2cf.relay import BouncePolicy, MessagePolicy, Relay, RetryPolicy
-from smtp2cf.smtpd import LMTP_DOOR, SMTP_DOOR, Policy, Server
+from smtp2cf.smtpd import LMTP_LISTENER, SMTP_LISTENER, Policy, Server
 from smtp2cf.spool import Spool, SpoolItem
 from tests.support.secret import TOKEN
 
@@ -199,7 +199,7 @@ class World:
         listener = socket.create_server(("127.0.0.1", 0))
         listener.setblocking(False)
         self.port = listener.getsockname()[1]
-        await self.server.start([listener], LMTP_DOOR if self.lmtp else SMTP_DOOR)
+        await self.server.start([listener], LMTP_LISTENER if self.lmtp else SMTP_LISTENER)
         if self.relay.queue is not None:
             self.relay.queue.start()
 

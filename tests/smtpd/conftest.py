@@ -16,7 +16,7 @@ import uvloop
 
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.reply import Reply
-from smtp2cf.smtpd import SMTP_DOOR, Door, Policy, Quotas, Server
+from smtp2cf.smtpd import SMTP_LISTENER, Listener, Policy, Quotas, Server
 from tests.smtpd.dialog import Client
 from tests.support.certificates import Certificates, make_certificates
 
@@ -32,10 +32,12 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 class Service:
     """A running server, what it took, and ways to talk to it. options: Server's."""
 
-    def __init__(self, accept: Any, policy: Policy, door: Door = SMTP_DOOR, **options: Any) -> None:
+    def __init__(
+        self, accept: Any, policy: Policy, listener: Listener = SMTP_LISTENER, **options: Any
+    ) -> None:
         self.taken: list[tuple[Envelope, bytes]] = []
         self.confirmed: list[tuple[str, bool]] = []
-        self.door = door
+        self.listener = listener
         self.server = Server(accept or self.take, policy, self._confirm, **options)
         self.clients: list[Client] = []
         self._address: Any = None
@@ -58,7 +60,7 @@ class Service:
         sock.listen(2048)
         sock.setblocking(False)
         self._address = sock.getsockname()
-        await self.server.start([sock], self.door)
+        await self.server.start([sock], self.listener)
 
     @property
     def port(self) -> int:
@@ -97,7 +99,7 @@ class Service:
         """A client that has said EHLO, or LHLO."""
         client = await self.connect(**options)
         assert (await client.reply()).startswith("220")
-        verb = "LHLO" if self.door.lmtp else "EHLO"
+        verb = "LHLO" if self.listener.lmtp else "EHLO"
         assert (await client.ask(f"{verb} {name}")).startswith("250")
         return client
 
@@ -106,7 +108,9 @@ class Service:
         client = await self.greeted()
         assert (await client.ask("STARTTLS")).startswith("220 2.0.0")
         await client.start_tls(tls)
-        assert (await client.ask(f"{'LHLO' if self.door.lmtp else 'EHLO'} client.example")).startswith("250")
+        assert (await client.ask(f"{'LHLO' if self.listener.lmtp else 'EHLO'} client.example")).startswith(
+            "250"
+        )
         return client
 
     async def play(self, dialog: str) -> None:
@@ -139,7 +143,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     """Start a server: `await start(accept, max_sessions=2, …)`; stopped after the test.
 
     unix: listen on a unix socket. ipv6: listen on [::], IPv4 included. send_buffer: octets of replies
-    that the kernel holds. door: what is spoken. tls: its context. authenticate, sender_refusal: Server's.
+    that the kernel holds. listener: what is spoken. tls: its context. authenticate, sender_refusal: Server's.
     """
     async with contextlib.AsyncExitStack() as stack:
 
@@ -149,7 +153,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             unix: bool = False,
             ipv6: bool = False,
             send_buffer: int = 0,
-            door: Door = SMTP_DOOR,
+            listener: Listener = SMTP_LISTENER,
             tls: ssl.SSLContext | None = None,
             authenticate: Any = None,
             sender_refusal: Any = None,
@@ -167,7 +171,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             service = Service(
                 accept,
                 Policy(**{**defaults, **policy}),
-                door,
+                listener,
                 authenticate=authenticate,
                 sender_refusal=sender_refusal,
                 quotas=quotas,

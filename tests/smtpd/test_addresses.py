@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtp2cf.reply import Reply
-from smtp2cf.smtpd import LMTP_DOOR, SMTP_DOOR, Door, Policy, judge
+from smtp2cf.smtpd import LMTP_LISTENER, SMTP_LISTENER, Listener, Policy, judge
 from smtp2cf.smtpd.path import PathError, parse_forward_path, parse_path
 from tests.smtpd.conftest import Start
 
@@ -302,9 +302,11 @@ def test_both_kinds_of_path_agree_on_what_is_an_address(text: str) -> None:
         assert found == expected or found[0] == "ops@example.com"
 
 
-@pytest.mark.parametrize("door", [SMTP_DOOR, LMTP_DOOR])
-async def test_mail_to_the_postmaster_goes_to_the_address_of_the_setting(start: Start, door: Door) -> None:
-    service = await start(door=door, postmaster="ops@example.com")
+@pytest.mark.parametrize("listener", [SMTP_LISTENER, LMTP_LISTENER])
+async def test_mail_to_the_postmaster_goes_to_the_address_of_the_setting(
+    start: Start, listener: Listener
+) -> None:
+    service = await start(listener=listener, postmaster="ops@example.com")
     client = await service.greeted()
     await client.play("""
         C: VRFY Postmaster

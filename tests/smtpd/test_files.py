@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from smtp2cf.smtpd import SMTPS_DOOR
+from smtp2cf.smtpd import SMTPS_LISTENER
 from smtp2cf.smtpd.connection import SEND_BUFFER
 from smtp2cf.smtpd.descriptors import Files
 from tests.smtpd.conftest import Start
@@ -51,7 +51,7 @@ async def test_who_comes_when_files_are_short_is_told_so(start: Start, unix: boo
 async def test_with_tls_they_are_hung_up_on_at_once(
     start: Start, certificates: Certificates, logged: Lines
 ) -> None:
-    service = await start(door=SMTPS_DOOR, tls=certificates.server)
+    service = await start(listener=SMTPS_LISTENER, tls=certificates.server)
     service.server.files.usable = 1
     client = await service.connect()
     assert await client.everything() == ""

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from smtp2cf.reply import Reply
-from smtp2cf.smtpd import SMTP_DOOR, SMTPS_DOOR, log_limit
+from smtp2cf.smtpd import SMTP_LISTENER, SMTPS_LISTENER, log_limit
 from smtp2cf.smtpd.session import Session
 from tests.smtpd.conftest import Service, Start
 from tests.smtpd.dialog import Client, until
@@ -52,7 +52,7 @@ async def _in_clear(service: Service, _: Certificates) -> Client:
 
 
 async def _in_tls(service: Service, certificates: Certificates) -> Client:
-    if service.door.tls:
+    if service.listener.tls:
         return await service.connect(tls=certificates.client)
     return await service.secured(certificates.client)
 
@@ -105,7 +105,7 @@ async def test_nothing_is_left_of_sessions(
     monkeypatch.setattr(log_limit, "INTERVAL", 0.0)
     monkeypatch.setattr("smtp2cf.smtpd.connection.LINGER", 0.05)
     service = await start(
-        door=SMTPS_DOOR if smtps else SMTP_DOOR, tls=certificates.server, authenticate=_check,
+        listener=SMTPS_LISTENER if smtps else SMTP_LISTENER, tls=certificates.server, authenticate=_check,
         auth_without_tls=True, max_message_size=50_000,
     )  # fmt: skip
     blocks, tasks, files = [], [], []
@@ -120,7 +120,7 @@ async def test_nothing_is_left_of_sessions(
     sessions = count * len(STAGES)
     assert tasks[0] == tasks[-1]
     assert files[0] == files[-1]
-    assert not service.server.notices._counts
+    assert not service.server.limited_log._counts
     # A session alone is a hundred blocks; caches and free lists may still take a few.
     assert blocks[2] - blocks[1] < 3 * sessions + 500, blocks
     sessions_left = [one for one in gc.get_objects() if isinstance(one, Session)]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from smtp2cf.smtpd import LMTP_DOOR, SMTPS_DOOR
+from smtp2cf.smtpd import LMTP_LISTENER, SMTPS_LISTENER
 from tests.smtpd.conftest import Service, Start
 from tests.smtpd.dialog import Client, dotted, until
 from tests.smtpd.rude_tls import RudeTls
@@ -125,7 +125,7 @@ async def test_the_greeting_comes_behind_the_header(start: Start) -> None:
 
 
 async def test_lmtp_too(start: Start) -> None:
-    service = await proxied(start, door=LMTP_DOOR)
+    service = await proxied(start, listener=LMTP_LISTENER)
     client = await service.greeted(ahead=NAMED["v2 TCP6"][0])
     for command in ("MAIL FROM:<anna@example.com>", "RCPT TO:<bert@example.net>", "DATA", "."):
         await client.ask(command)
@@ -137,7 +137,7 @@ async def test_lmtp_too(start: Start) -> None:
 async def test_the_handshake_begins_right_behind_the_header(
     start: Start, certificates: Certificates, header: bytes, size: int
 ) -> None:
-    service = await proxied(start, door=SMTPS_DOOR, tls=certificates.server)
+    service = await proxied(start, listener=SMTPS_LISTENER, tls=certificates.server)
     client = await service.connect()
     rude = RudeTls(client, certificates.client)
     await in_pieces(client, header + rude.hello(), size)
@@ -283,7 +283,7 @@ async def test_what_is_no_header_is_refused_with_one_line(start: Start, logged: 
 async def test_on_a_tls_port_nothing_is_said_that_the_client_could_not_read(
     start: Start, certificates: Certificates, logged: Lines
 ) -> None:
-    service = await proxied(start, door=SMTPS_DOOR, tls=certificates.server)
+    service = await proxied(start, listener=SMTPS_LISTENER, tls=certificates.server)
     client = await service.connect(ahead=WRONG["SMTP"])
     assert await client.line() == "<closed>"
     assert _events(logged) == ["session.proxy_refused"]
@@ -312,8 +312,8 @@ async def test_a_proxy_that_leaves_before_its_header_is_whole(
     service = await proxied(start)
     client = await service.connect(ahead=sent)
     getattr(client, how)()
-    (arrivals,) = service.server._arrivals
-    await until(lambda: bool(logged) and not arrivals._arriving)
+    (acceptor,) = service.server._acceptors
+    await until(lambda: bool(logged) and not acceptor._preparing)
     assert _events(logged) == ["session.proxy_refused"]
 
 
@@ -323,8 +323,8 @@ async def test_a_proxy_that_does_not_hang_up_is_hung_up_on(
     monkeypatch.setattr("smtp2cf.smtpd.before_session.GOODBYE_WAIT", 0.1)
     service = await proxied(start)
     client = await service.connect(ahead=WRONG["SMTP"])
-    (arrivals,) = service.server._arrivals
-    await until(lambda: not arrivals._arriving)
+    (acceptor,) = service.server._acceptors
+    await until(lambda: not acceptor._preparing)
     assert (await client.everything()).startswith("554")
 
 
@@ -346,10 +346,10 @@ async def test_many_at_once_each_with_its_own(start: Start) -> None:
 
 async def test_those_without_a_header_are_bounded(start: Start, logged: Lines) -> None:
     service = await proxied(start, max_sessions=3)
-    (arrivals,) = service.server._arrivals
+    (acceptor,) = service.server._acceptors
     for _ in range(3):
         await service.connect()
-    await until(lambda: len(arrivals._arriving) == 3)
+    await until(lambda: len(acceptor._preparing) == 3)
     assert await (await service.connect()).reader.read() == b""
     assert _events(logged) == ["session.refused"]
 
@@ -357,8 +357,8 @@ async def test_those_without_a_header_are_bounded(start: Start, logged: Lines) -
 async def test_the_end_of_the_server(start: Start, logged: Lines) -> None:
     service = await proxied(start)
     named, unnamed = await service.greeted(ahead=NAMED["v1 TCP4"][0]), await service.connect(ahead=b"PROX")
-    (arrivals,) = service.server._arrivals
-    await until(lambda: len(arrivals._arriving) == 1)
+    (acceptor,) = service.server._acceptors
+    await until(lambda: len(acceptor._preparing) == 1)
     await service.server.drain(5)
     assert (await named.everything()).startswith("421 4.3.2")
     assert (await unnamed.everything()).startswith("421 4.3.2")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from smtp2cf.envelope import Envelope, Verdict
-from smtp2cf.smtpd import SMTP_DOOR, SMTPS_DOOR
+from smtp2cf.smtpd import SMTP_LISTENER, SMTPS_LISTENER
 from smtp2cf.smtpd.receipts import Tcp, has_arrived, tcp_info
 from tests.smtpd.conftest import TAKEN, Service, Start
 from tests.smtpd.dialog import dotted, until
@@ -67,7 +67,8 @@ async def meet(start: Start, certificates: Certificates) -> AsyncIterator[Meet]:
     async def meet(way: str, last: bytes = MESSAGE) -> Meeting:
         tls_first = way.startswith("SMTPS")
         service = await start(
-            door=SMTPS_DOOR if tls_first else SMTP_DOOR, tls=None if way == "plain" else certificates.server
+            listener=SMTPS_LISTENER if tls_first else SMTP_LISTENER,
+            tls=None if way == "plain" else certificates.server,
         )
         client = await RawClient.connect(("127.0.0.1", service.port))
         clients.append(client)

@@ -30,7 +30,7 @@ async def test_sessions_share_nothing_that_can_change(start: Start) -> None:
         for name, value in vars(one).items()
         if vars(other)[name] is value and not isinstance(value, UNCHANGING)
     }
-    assert shared == {"loop", "_server", "_door"}
+    assert shared == {"loop", "_server", "_listener"}
 
 
 async def test_the_template_holds_no_session(start: Start) -> None:

@@ -1,4 +1,4 @@
-"""Those who knock on the wrong door: HTTP, TLS and noise. A goodbye, one log line, no traceback."""
+"""Those who knock on the wrong listener: HTTP, TLS and noise. A goodbye, one log line, no traceback."""
 
 import random
 from collections.abc import MutableMapping

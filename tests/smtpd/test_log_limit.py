@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from smtp2cf.smtpd import log_limit
-from smtp2cf.smtpd.log_limit import Notices
+from smtp2cf.smtpd.log_limit import LimitedLog
 from tests.smtpd.conftest import Start
 from tests.smtpd.dialog import until
 
@@ -22,7 +22,7 @@ async def test_the_first_lines_are_written_and_the_others_counted(
     logged: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_limit, "INTERVAL", 0.05)
-    told = Notices()
+    told = LimitedLog()
     for number in range(log_limit.BURST + 7):
         told.warning("session.refused", client="10.0.0.1", number=number)
     told.info("session.refused", client="10.0.0.2")
@@ -37,7 +37,7 @@ async def test_the_first_lines_are_written_and_the_others_counted(
 
 async def test_a_million_clients_share_the_last_count(logged: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_limit, "KEYS", 5)
-    told = Notices()
+    told = LimitedLog()
     for number in range(1000):
         told.info("session.timeout", client=f"2001:db8::{number:x}")
     assert len(_of(logged, "session.timeout")) == 5 + log_limit.BURST
