@@ -1,6 +1,6 @@
 """HTTP for people and probes: /livez, /readyz, /metrics, and a status page at /.
 
-Knows no relay and no Cloudflare: it is handed functions that tell how things are. Probes leave no
+Knows neither the relay nor Cloudflare: it is passed functions that return what to show. Probes leave no
 log lines.
 """
 

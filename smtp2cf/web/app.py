@@ -1,8 +1,9 @@
-"""The admin application, on aiohttp's server: read only, one request a connection."""
+"""The admin's HTTP application, on aiohttp's server: read only, one request per connection."""
 
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from functools import partial
 
 import orjson
 from aiohttp import web
@@ -15,31 +16,33 @@ from smtp2cf.web.cross_origin import HEADERS, Hosts, add_headers, guard
 from smtp2cf.web.status_page import STYLE_SOURCE, render
 
 PROBES = ("/livez", "/readyz")
-"""Asked by whatever name the prober has for us; they tell nothing a stranger should not know."""
+"""Answered whatever the Host: they say nothing that a stranger should not know."""
 STOP_GRACE = 1.0
-"""Seconds that answers under way have at the stop."""
+"""Seconds that answers under way get when the bridge stops."""
 _PAGE_POLICY = f"{HEADERS['Content-Security-Policy']}; style-src {STYLE_SOURCE}"
+
+Queue = Callable[[], AsyncIterator[Mapping[str, object]]]
+"""Gives the mail that waits, each as the fields to show."""
 
 
 class Admin:
     """Serves probes, metrics and the status page on the sockets it is given.
 
-    readiness, status: asked at every request; status is what the page shows, in its order. queue:
-    the mail that waits, None where there is no spool. hosts: names we may be asked for by, beside
-    localhost and literal addresses.
+    readiness, status: called for every request; status is what the page shows, in this order. queue:
+    gives the waiting mail; None where there is no spool. hosts: host names that requests may use, besides
+    localhost and IP addresses.
     """
 
     def __init__(
         self,
         readiness: Callable[[], Readiness],
         status: Callable[[], Mapping[str, object]],
-        queue: Callable[[], AsyncIterator[Mapping[str, object]]] | None = None,
+        queue: Queue | None = None,
         *,
         hosts: Iterable[str] = (),
     ) -> None:
         self._readiness = readiness
         self._status = status
-        self._queue = queue
         app = web.Application(middlewares=[self._begin, guard(Hosts(hosts), open_to_all=PROBES.__contains__)])
         app.on_response_prepare.append(add_headers)
         app.router.add_get("/", self._page)
@@ -47,7 +50,7 @@ class Admin:
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics)
         if queue is not None:
-            app.router.add_get("/queue", self._waiting_mail)
+            app.router.add_get("/queue", partial(_waiting_mail, queue))
         self._runner = web.AppRunner(
             app, access_log=None, lingering_time=STOP_GRACE, shutdown_timeout=STOP_GRACE
         )
@@ -57,8 +60,10 @@ class Admin:
     async def start(self, sockets: list[socket.socket]) -> None:
         """Serve on listening sockets."""
         await self._runner.setup()
-        assert self._runner.server is not None  # noqa: S101 - set up just now
-        self._connections = Connections(self._runner.server)
+        server = self._runner.server
+        if server is None:
+            raise RuntimeError("aiohttp's runner has no server after its setup")
+        self._connections = Connections(server)
         loop = asyncio.get_running_loop()
         self._servers = [await loop.create_server(self._connections, sock=sock) for sock in sockets]
 
@@ -70,12 +75,14 @@ class Admin:
 
     @web.middleware
     async def _begin(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """A connection has asked for one thing, and is closed behind the answer."""
+        """Take one request per connection, without a body, and close it after the answer."""
         if self._connections is not None:
             self._connections.asked(request.transport)
         try:
             if request.body_exists:
-                raise web.HTTPRequestEntityTooLarge(max_size=0, actual_size=1, text="no body is taken here\n")
+                raise web.HTTPRequestEntityTooLarge(
+                    max_size=0, actual_size=1, text="a request here has no body\n"
+                )
             response = await handler(request)
         except web.HTTPException as error:
             error.force_close()
@@ -95,17 +102,6 @@ class Admin:
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    async def _waiting_mail(self, request: web.Request) -> web.StreamResponse:
-        """The mail that waits, one JSON object a line, oldest first: what mailq shows."""
-        assert self._queue is not None  # noqa: S101 - the route is there only with a queue
-        response = web.StreamResponse(headers={"Content-Type": "application/jsonl"})
-        response.force_close()
-        await response.prepare(request)
-        async for mail in self._queue():
-            await response.write(orjson.dumps(mail) + b"\n")
-        await response.write_eof()
-        return response
-
     async def _page(self, request: web.Request) -> web.Response:
         """The status page; as JSON for whoever asks for that."""
         if request.headers.get("Accept") == "application/json":
@@ -116,6 +112,17 @@ class Admin:
         return web.Response(text=html, content_type="text/html", headers=policy)
 
 
+async def _waiting_mail(queue: Queue, request: web.Request) -> web.StreamResponse:
+    """The mail that waits, one JSON object a line, oldest first: what mailq shows."""
+    response = web.StreamResponse(headers={"Content-Type": "application/jsonl"})
+    response.force_close()
+    await response.prepare(request)
+    async for mail in queue():
+        await response.write(orjson.dumps(mail) + b"\n")
+    await response.write_eof()
+    return response
+
+
 def _as_json(value: object) -> object:
-    """Named tuples by their names; orjson takes no tuple that is more than one."""
+    """A named tuple as an object; orjson takes plain tuples only."""
     return value._asdict() if isinstance(value, tuple) and hasattr(value, "_asdict") else str(value)

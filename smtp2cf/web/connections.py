@@ -1,9 +1,9 @@
-"""Connections of the admin's HTTP: how many, how long, how much each may send.
+"""Limits on the admin's HTTP connections: how many, how long, and how much each may send.
 
-aiohttp's server bounds a line and a header field, but neither the number of connections nor the time of
-one that sends its request octet by octet or never reads the answer. Here one connection is one request:
-its head within HEAD_TIMEOUT, its answer within ANSWER_TIMEOUT, and where all places are taken the oldest
-that has not asked for anything yet gives way. Knows nothing of what is asked and answered.
+aiohttp's server limits the length of a line and of a header field, but not the number of connections, nor
+the time of one that sends its request byte by byte or never reads the answer. Here each connection is one
+request: its head must arrive within HEAD_TIMEOUT and its answer be read within ANSWER_TIMEOUT. When there are
+too many connections, the oldest one without a request is closed. Knows nothing of requests and answers.
 """
 
 import asyncio
@@ -13,15 +13,15 @@ from typing import cast
 CONNECTIONS = 128
 """Open at once."""
 HEAD_TIMEOUT = 10.0
-"""Seconds until a request's head must be there."""
+"""Seconds a client has to send the head of its request."""
 ANSWER_TIMEOUT = 300.0
-"""Seconds until an answer must be read: a queue of a million takes a while."""
+"""Seconds a client has to read the answer: a queue of a million messages takes a while."""
 REQUEST_LIMIT = 64 * 1024
-"""Octets of a request. A browser has cookies of everything else on localhost to send."""
+"""Bytes of a request. A browser also sends the cookies of everything else on localhost."""
 
 
 class Connections:
-    """Makes protocols for an event loop's server, around those that `make` makes."""
+    """Makes the protocols for an event loop's server: each wraps one that `make` returns."""
 
     def __init__(
         self,
@@ -42,27 +42,27 @@ class Connections:
         return _Connection(self, self._make())
 
     def asked(self, transport: asyncio.BaseTransport | None) -> None:
-        """The head of a request has come: from now on its answer is waited for."""
+        """The head of a request has arrived; from now on the time for the answer counts."""
         if transport in self._open:
             self._silent.pop(transport, None)
-            self._open[transport].give(self._answer_timeout)
+            self._open[transport].set_timeout(self._answer_timeout)
 
     def opened(self, transport: asyncio.Transport, connection: "_Connection") -> None:
-        """A new one; where there are too many, the oldest silent one ends, which may be this one."""
+        """Register a connection; if there are too many, close the oldest without a request."""
         self._open[transport] = connection
         self._silent[transport] = None
-        connection.give(self._head_timeout)
+        connection.set_timeout(self._head_timeout)
         if len(self._open) > self._limit:
             self._open[next(iter(self._silent))].abort()
 
     def closed(self, transport: asyncio.BaseTransport) -> None:
-        """One has ended."""
+        """Unregister a connection."""
         self._open.pop(transport, None)
         self._silent.pop(transport, None)
 
 
 class _Connection(asyncio.Protocol):
-    """One connection: passes on what comes to aiohttp's protocol, within its limits."""
+    """One connection: passes what arrives on to aiohttp's protocol, within the limits."""
 
     def __init__(self, connections: Connections, inner: asyncio.Protocol) -> None:
         self._connections = connections
@@ -71,14 +71,14 @@ class _Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._size = 0
 
-    def give(self, seconds: float) -> None:
-        """It ends in so many seconds, unless it has ended by itself."""
+    def set_timeout(self, seconds: float) -> None:
+        """Abort it in so many seconds, unless it ends before."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(seconds, self.abort)
 
     def abort(self) -> None:
-        """End it at once."""
+        """Close it at once."""
         if self._transport is not None:
             self._connections.closed(self._transport)
             self._transport.abort()

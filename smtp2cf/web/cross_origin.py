@@ -1,11 +1,11 @@
-"""Origin: our HTTP answers whoever asks for it, and no page of another site in somebody's browser.
+"""The cross-origin guard: keeps other sites' pages, in a browser on this host, away from our HTTP.
 
-A browser on this host reaches loopback for any page it shows. Two ways lead from such a page to ours: a
-request across origins (Fetch Metadata; the Fetch standard's CORS, which we never grant), and a name of
-the page's own that the DNS turns to our address meanwhile (DNS rebinding), seen by its Host (RFC 9110
-§7.2): a literal address can't be turned, any other name has to be known here.
+A browser can reach loopback for any page it shows. Such a page has two ways to us: a cross-origin request
+(stopped by Fetch Metadata, and by CORS, which we never grant), and DNS rebinding, where the page's own host
+name is made to resolve to our address. That one is stopped by its Host (RFC 9110 §7.2): an IP address can't
+be rebound, and any other name has to be in the list.
 
-For the admin's pages and the sandbox's. Knows nothing of what is on them.
+Used for the admin's pages and the sandbox's. Knows nothing of what is on them.
 """
 
 import ipaddress
@@ -28,20 +28,20 @@ HEADERS = {
     "Cache-Control": "no-store",
     "Server": "smtp2cf",
 }
-"""On every answer: nobody embeds it, loads from it, guesses at its type, or keeps it; and what runs here is
-not told to the minor version."""
+"""On every answer: it may not be embedded, loaded by other sites, sniffed or cached, and Server names no
+versions."""
 
 _HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[^:\[\]\s]+))(?::\d*)?")
 
 
 class Hosts:
-    """The names we are asked for by: literal addresses, localhost, and those given, in any letter case."""
+    """The host names that requests may use: IP addresses, localhost, and `names`, in any letter case."""
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         self._names = {"localhost"} | {_folded(name) for name in names if name}
 
-    def know(self, host: str) -> bool:
-        """Is this the Host of somebody who means us? The port may be any, it may have been mapped."""
+    def allow(self, host: str) -> bool:
+        """Whether a request with this Host is for us. Any port will do, it may have been mapped."""
         match = _HOST.fullmatch(host)
         if match is None:
             return False
@@ -55,7 +55,7 @@ class Hosts:
 
 
 def guard(hosts: Hosts, *, open_to_all: Callable[[str], bool]) -> Middleware:
-    """Refuse what another site's page could have sent. open_to_all: paths, not looked at, with no secret."""
+    """Refuse what another site's page could have sent. open_to_all: paths that hold no secret."""
 
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -68,7 +68,7 @@ def guard(hosts: Hosts, *, open_to_all: Callable[[str], bool]) -> Middleware:
 
 
 async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
-    """HEADERS, where the answer has none of its own: for an application's on_response_prepare."""
+    """Add HEADERS to an answer that doesn't set them itself: for an application's on_response_prepare."""
     for name, value in HEADERS.items():
         if name == "Server" or name not in response.headers:
             response.headers[name] = value
@@ -76,12 +76,12 @@ async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
 
 def _check_host(request: web.Request, hosts: Hosts) -> None:
     named = request.headers.getall("Host", [])
-    # A browser reaches no unix socket, and never leaves Host out.
+    # A browser can't reach a unix socket, and always sends Host.
     if isinstance(_own_address(request), str) or not named:
         return
-    if len(named) > 1 or not hosts.know(named[0]) or not request.raw_path.startswith("/"):
+    if len(named) > 1 or not hosts.allow(named[0]) or not request.raw_path.startswith("/"):
         raise web.HTTPMisdirectedRequest(
-            text=f"{named[0][:255]!a} is not known as a name of this host: SMTP2CF_ADMIN_HOSTS lists more\n"
+            text=f"{named[0][:255]!a} is not a known name of this host: add it to SMTP2CF_ADMIN_HOSTS\n"
         )
 
 
@@ -90,17 +90,17 @@ def _own_address(request: web.Request) -> object:
 
 
 def _check_site(request: web.Request) -> None:
-    """Another site's page may lead a person here, who sees the answer while the page does not."""
+    """Another site's page may link to us: then the person sees the answer, and the page does not."""
     site, origin = request.headers.get("Sec-Fetch-Site", "none"), request.headers.get("Origin")
-    led_here = (
+    followed_link = (
         request.headers.get("Sec-Fetch-Mode") == "navigate"
         and request.headers.get("Sec-Fetch-Dest") == "document"
         and request.method == "GET"
     )
-    if site not in ("none", "same-origin") and not led_here:
-        raise web.HTTPForbidden(text="not for pages of other sites\n")
+    if site not in ("none", "same-origin") and not followed_link:
+        raise web.HTTPForbidden(text="requests from other sites' pages are refused\n")
     if origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("Host", "").lower():
-        raise web.HTTPForbidden(text="not for pages of other origins\n")
+        raise web.HTTPForbidden(text="requests from other origins' pages are refused\n")
 
 
 def _folded(name: str) -> str:
