@@ -32,7 +32,8 @@ class _Transaction:
     left: the client hung up before the answer. settled: where somebody waits for it, set once it is clear
     whether it got it. noted: the answer that was handed to the spool together with the mail. exceptions:
     the digests under which recipients' own answers are noted. in_doubt: that answer is in the spool if the
-    mail is, and nobody knows.
+    mail is, and nobody knows. repeatable: if its client lost its answer, a repetition gets it. owed: the
+    client of another one, of the same mail at the same time, has lost its answer, and a repetition gets that.
     """
 
     digest: bytes
@@ -41,6 +42,8 @@ class _Transaction:
     ended: bool = False
     noted: Reply | None = None
     in_doubt: bool = False
+    repeatable: bool = False
+    owed: bool = False
     left: bool = False
     settled: asyncio.Event | None = None
 
@@ -75,6 +78,7 @@ class Recall:
             self.fail(envelope)
             raise
         maillog.answer_repeated(envelope, reply)
+        transaction.repeatable = True
         self._end(transaction)
         return verdict
 
@@ -82,7 +86,7 @@ class Recall:
         """The answer to be kept together with the mail; None where the transaction is not known."""
         transaction = self._transactions.get(envelope.queue_id)
         reply = verdict.reply
-        if transaction is None or not reply.success:
+        if transaction is None or reply.transient:
             return None
         transaction.noted = reply
         if envelope.per_recipient:
@@ -104,14 +108,19 @@ class Recall:
         self._end(transaction)
         reply = verdict.reply
         transaction.in_doubt = transaction.in_doubt and reply.transient
-        if reply.success:
+        # A refusal too, if some got the mail or wait for it in the spool: they must not get it twice.
+        reached_some = any(outcome.success for outcome in verdict.outcomes.values())
+        transaction.repeatable = reply.success or (
+            reply.permanent and (reply == transaction.noted or reached_some)
+        )
+        if transaction.repeatable:
             if reply != transaction.noted:
                 if envelope.per_recipient:
                     self._remember_exceptions(transaction, verdict.outcomes)
                 self._spool.remember(transaction.digest, reply)
-        elif (transaction.noted is None or reply.permanent) and not self._is_under_way(transaction.digest):
+        elif (transaction.noted is None or reply.permanent) and not self._is_needed(transaction):
             # Refused mail is the client's to send again. (The spool may have failed after it had kept it.)
-            self._spool.forget(transaction.digest)
+            self._forget(transaction)
 
     def fail(self, envelope: Envelope) -> None:
         """A transaction ended without an answer: nobody knows what became of it."""
@@ -132,9 +141,11 @@ class Recall:
             transaction.left = True
             return
         del self._transactions[envelope.queue_id]
-        if received and not transaction.in_doubt and not self._is_under_way(transaction.digest):
-            for digest in (transaction.digest, *transaction.exceptions):
-                self._spool.forget(digest)
+        if not received and transaction.repeatable:
+            for other in self._others(transaction):
+                other.owed = True
+        elif received and not transaction.in_doubt and not self._is_needed(transaction):
+            self._forget(transaction)
         self._settle(transaction)
 
     def _remember_exceptions(self, transaction: _Transaction, outcomes: Outcomes) -> None:
@@ -164,12 +175,17 @@ class Recall:
     async def _earlier(self, envelope: Envelope, transaction: _Transaction, call: bool) -> Reply | None:
         digest = transaction.digest
         await self._until_settled(digest)
+        if self._unsettled(digest) is not None:
+            maillog.possible_duplicate(envelope, envelope.forward_paths)
         twice = self._is_under_way(digest)
+        owed = [other for other in self._same.get(digest, ()) if other.owed]
         transaction.under_way = True
         self._same.setdefault(digest, []).append(transaction)
-        if twice:
+        if twice and not owed:
             return None  # somebody really sends the same mail twice
-        known = await self._spool.recall(digest, begin=call)
+        for other in owed:
+            other.owed = False  # whoever lost an answer gets it now
+        known = await self._spool.recall(digest, begin=call and not twice)
         if known is not None and known.reply is None:
             maillog.possible_duplicate(envelope, envelope.forward_paths)
         return known.reply if known is not None else None
@@ -186,6 +202,21 @@ class Recall:
 
     def _is_under_way(self, digest: bytes) -> bool:
         return any(other.under_way for other in self._same.get(digest, ()))
+
+    def _others(self, transaction: _Transaction) -> list[_Transaction]:
+        """Those of the same mail, at the same time."""
+        return [other for other in self._same.get(transaction.digest, ()) if other is not transaction]
+
+    def _is_needed(self, transaction: _Transaction) -> bool:
+        """What is noted is, or may be, for the client of another one that has lost its answer."""
+        others = self._others(transaction)
+        return transaction.owed or any(other.noted is not None or other.repeatable for other in others)
+
+    def _forget(self, transaction: _Transaction) -> None:
+        for digest in (transaction.digest, *transaction.exceptions):
+            self._spool.forget(digest)
+        if self._is_under_way(transaction.digest):
+            self._spool.remember(transaction.digest, None)  # the mail of the other one may have been sent
 
     def _end(self, transaction: _Transaction) -> None:
         transaction.ended = True

@@ -264,7 +264,7 @@ class PostgresSpool:
             rows = await self._database.fetch(postgres_sql.KNOWN, digest)
         return Memory(codec.decode_reply(rows[0][0])) if rows else None
 
-    def remember(self, digest: bytes, reply: Reply) -> None:
+    def remember(self, digest: bytes, reply: Reply | None) -> None:
         """See protocol.Spool."""
         self._post(Memo(digest, codec.encode_reply(reply)))
 

@@ -305,8 +305,9 @@ class Spool(Protocol):
         """Look for an earlier transaction; where there is none and with `begin`, note that this one has
         begun, which then survives the process."""
 
-    def remember(self, digest: bytes, reply: Reply) -> None:
-        """Note the answer to a transaction, for MEMORY seconds; survives the process once written."""
+    def remember(self, digest: bytes, reply: Reply | None) -> None:
+        """Note the answer to a transaction, None while it has none, for MEMORY seconds; survives the process
+        once written."""
 
     def forget(self, digest: bytes) -> None:
         """The client has its answer."""

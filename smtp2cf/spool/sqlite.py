@@ -261,7 +261,7 @@ class SqliteSpool:
             self._memory[digest] = None, self._clock.now() + MEMORY
         return None
 
-    def remember(self, digest: bytes, reply: Reply) -> None:
+    def remember(self, digest: bytes, reply: Reply | None) -> None:
         """See protocol.Spool."""
         self._memory[digest] = reply, self._clock.now() + MEMORY
         self._writer.post(self._store.memorize, (digest, codec.encode_reply(reply)))

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.queue.test_deadline import Gate, no_room
-from tests.queue.world import AWAY, MESSAGE, Api, World, first, world
+from tests.queue.world import AWAY, MESSAGE, Api, World, by_name, first, world
 from tests.spool.conftest import Backend
 
 
@@ -73,6 +73,20 @@ async def test_who_got_an_answer_may_send_the_same_again(backend: Backend, api: 
             await client.reply()
         await client.quit()
         await api.wait_for(5)
+
+
+async def test_a_refusal_that_went_to_some_is_repeated_too(backend: Backend, api: Api) -> None:
+    """With PARTIAL_BOUNCE=reject some may have the mail, or wait for it in the spool, behind a 5xx."""
+    gate = Gate(api, by_name)
+    recipients = ("ok@example.org", "bounce@example.org")
+    async with world(await backend.open(), api, partial_bounce="reject") as here:
+        await vanish(here, gate, "reset", *recipients)
+        for calls in (1, 2):  # whoever has the answer may send it again
+            client = await here.connect()
+            await client.data(*recipients)
+            assert (await client.reply()).startswith("550 5.1.1 ")
+            await client.quit()
+            assert len(api.calls) == calls
 
 
 async def test_after_a_restart_too(backend: Backend, api: Api) -> None:
