@@ -51,7 +51,7 @@ $(VENV)/.fuzz: $(SET_UP) requirements/fuzz.txt
 bench: $(SET_UP)  ## throughput beside what one would use instead; needs Debian's postfix, nginx and nodejs
 	$(BIN)/python -m benchmarks
 
-sendmail.pyz: smtp2cf/sendmail.py smtp2cf/cli/install_sendmail.py  ## sendmail in one file, for a host that has Python and nothing else
+sendmail.pyz: $(wildcard smtp2cf/sendmail/*.py) smtp2cf/cli/install_sendmail.py  ## sendmail in one file, for a host that has Python and nothing else
 	$(PYTHON) -m smtp2cf.cli.install_sendmail $@
 
 config: $(SET_UP)  ## write config.example.env from the settings

@@ -3,16 +3,19 @@
 import re
 
 from fuzz.octets import split, text
-from smtp2cf import sendmail
 from smtp2cf.message.newlines import has_bare_newlines, normalize_newlines
+from smtp2cf.sendmail.addresses import parse_addresses, parse_argument
+from smtp2cf.sendmail.exit_codes import Failure
+from smtp2cf.sendmail.header import Input, is_field, read_header
+from smtp2cf.sendmail.message import Message, dot_stuffed, unix_lines, until_lone_dot
 
 
 def addresses(octets: bytes) -> None:
     """Mailboxes hold no line end and no control character that could get into a command of SMTP."""
-    for parse in (sendmail.parse_addresses, sendmail.parse_argument):
+    for parse in (parse_addresses, parse_argument):
         try:
             found = parse(text(octets))
-        except sendmail.Failure:
+        except Failure:
             continue
         for mailbox in found:
             assert mailbox.address is None or mailbox.address.isprintable()
@@ -29,21 +32,21 @@ def message(octets: bytes) -> None:
     assert not re.search(rb"(?<!\r)\n", made)
     assert not has_bare_newlines(normalize_newlines(made))
     assert not made or made.endswith(b"\r\n")
-    stuffed = b"".join(sendmail.dot_stuffed([made[at : at + step] for at in range(0, len(made), step)]))
+    stuffed = b"".join(dot_stuffed([made[at : at + step] for at in range(0, len(made), step)]))
     assert b"\r\n.\r\n" not in b"\r\n" + stuffed
     assert (b"\n" + stuffed).replace(b"\n..", b"\n.")[1:] == made
-    dotted = b"".join(sendmail.until_lone_dot(sendmail.unix_lines(blocks)))
+    dotted = b"".join(until_lone_dot(unix_lines(blocks)))
     assert b"\n.\n" not in b"\n" + dotted
-    fields = sendmail.read_header(sendmail.Input(sendmail.unix_lines(blocks)))
+    fields = read_header(Input(unix_lines(blocks)))
     assert not any(b"\r" in field for field in fields)
-    assert all(sendmail.is_field(field.split(b"\n")[0] + b"\n") for field in fields)
+    assert all(is_field(field.split(b"\n")[0] + b"\n") for field in fields)
     assert all(line[:1] in (b" ", b"\t") for field in fields for line in field.split(b"\n")[1:] if line)
 
 
 def _made(blocks: list[bytes]) -> bytes:
-    made = sendmail.Message()
+    made = Message()
     try:
-        made.write_lines(sendmail.unix_lines(blocks))
+        made.write_lines(unix_lines(blocks))
         return b"".join(made.blocks())
     finally:
         made.close()

@@ -24,6 +24,7 @@ PRIORITY = "90"
 TIMEOUT = 60
 """Seconds for dpkg-divert and update-alternatives."""
 
+SENDMAIL = Path(__file__).parents[1] / "sendmail"
 START_OF_SINGLE_FILE = b"#!/usr/bin/env python3\n"
 MAIN_OF_SINGLE_FILE = "import sys\n\nfrom sendmail import main\n\nsys.exit(main())\n"
 
@@ -131,31 +132,31 @@ def _run(*command: str, check: bool = True) -> str:
 
 
 def write_single_file(to: Path) -> None:
-    """Write smtp2cf/sendmail.py as one executable file for any Python from 3.8 on.
+    """Write the package smtp2cf/sendmail as one executable file for any Python from 3.8 on.
 
     A zip archive behind a #! line (zipapp), with the source, and compiled for the Python that runs
-    this: that one starts in half the time, any other compiles the source.
+    this: that one starts in half the time, any other compiles the source. The package is called
+    `sendmail` there, so that SMTP2CF_SENDMAIL_DIRECT still finds an smtp2cf that is installed.
     """
-    source = Path(__file__).with_name("sendmail.py")
-    code = source.read_bytes()
+    contents = [("__main__.py", MAIN_OF_SINGLE_FILE.encode())]
+    for module in sorted(SENDMAIL.glob("*.py")):
+        if module.name != "__main__.py":
+            name, source = f"sendmail/{module.name}", module.read_bytes()
+            contents += [(name, source), (f"{name}c", _compiled(name, source))]
     with to.open("wb") as file:
         file.write(START_OF_SINGLE_FILE)
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            for name, content in (
-                ("__main__.py", MAIN_OF_SINGLE_FILE.encode()),
-                ("sendmail.py", code),
-                ("sendmail.pyc", _compiled(code)),
-            ):
+            for name, content in contents:
                 archive.writestr(zipfile.ZipInfo(name), content)  # no time: the same bytes every time
     to.chmod(to.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
 
 
-def _compiled(source: bytes) -> bytes:
+def _compiled(name: str, source: bytes) -> bytes:
     """A .pyc that is not checked against the source (PEP 552): both are in one archive."""
     import marshal
 
     flags = 0b01
-    code = compile(source, "sendmail.py", "exec", dont_inherit=True)
+    code = compile(source, name, "exec", dont_inherit=True)
     return importlib.util.MAGIC_NUMBER + flags.to_bytes(4, "little") + bytes(8) + marshal.dumps(code)
 
 

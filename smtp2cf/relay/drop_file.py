@@ -1,6 +1,6 @@
 """A dropped file: a line of JSON, then the message. A stranger's, and written anew as recipients are served.
 
-docs/sendmail.md describes the format, smtp2cf/sendmail.py writes it. Whether its addresses and parameters are
+docs/sendmail.md describes the format, sendmail/drop.py writes it. Whether its addresses and parameters are
 any good is not judged here: they become what MAIL and RCPT would have had behind them. Knows no relay.
 """
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from smtp2cf import sendmail as sendmail_module
+from smtp2cf import sendmail as package
 from smtp2cf.cli.install_sendmail import write_single_file
 from tests.support.bridge import Bridge
 
-SOURCE = Path(sendmail_module.__file__)
+PACKAGE = Path(package.__file__).parent
 NAMES = ("sendmail", "mailq", "newaliases")
 CONSOLE_SCRIPT = "#!{python}\nimport sys\nfrom smtp2cf.sendmail import main\nsys.exit(main())\n"
 """What pip makes of the entry point smtp2cf-sendmail."""

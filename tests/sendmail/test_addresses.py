@@ -6,17 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtp2cf.sendmail import (
-    Settings,
-    _qualify,
-    is_domain,
-    is_local,
-    is_text,
-    parse_addresses,
-    parse_argument,
-    phrase,
-    rfc5322_date,
-)
+from smtp2cf.sendmail.addresses import is_domain, is_local, is_text, parse_addresses, parse_argument
+from smtp2cf.sendmail.header import phrase, qualify, rfc5322_date
+from smtp2cf.sendmail.settings import Settings
 from smtp2cf.smtpd.path import PathError, parse_path
 
 SETTINGS = {"SMTP2CF_SENDMAIL_DOMAIN": "example.com", "SMTP2CF_SENDMAIL_CONF": "/nonexistent"}
@@ -105,7 +97,7 @@ def test_what_is_no_address_does_not_hide_its_neighbours(text: str) -> None:
 )  # fmt: skip
 def test_domain_is_added_where_it_is_missing(field: str, qualified: str) -> None:
     name = field.partition(":")[0].lower()
-    assert _qualify(name, field, Settings(SETTINGS)) == qualified
+    assert qualify(name, field, Settings(SETTINGS)) == qualified
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sendmail.conftest import SOURCE, Sendmail
+from tests.sendmail.conftest import Sendmail, single_file
 from tests.sendmail.front_door import read_drop
 from tests.sendmail.scripted import HANG_UP, scripted
 from tests.support.bridge import Bridge
@@ -93,10 +93,8 @@ def as_nobody(away: Sendmail, *arguments: str) -> subprocess.CompletedProcess[by
 
 
 def copied(away: Sendmail) -> Path:
-    """The source file where every user may read it."""
-    copy = away.directory / "copy"
-    copy.write_bytes(SOURCE.read_bytes())
-    return copy
+    """The single file where every user may read it."""
+    return single_file(away.directory)
 
 
 def open_the_way_to(directory: Path) -> None:
@@ -194,7 +192,7 @@ def test_queue_run_without_a_bridge_fails(away: Sendmail) -> None:
 def test_killed_at_any_moment_a_drop_is_whole_or_absent(away: Sendmail) -> None:
     away.with_drop_directory()
     message = MAIL + b"x" * 70 + b"\n" + b"y" * 2_000_000
-    command = [sys.executable, "-S", str(SOURCE), "-i", "b@y.example"]
+    command = [sys.executable, "-S", str(single_file(away.directory)), "-i", "b@y.example"]
     started = time.perf_counter()
     subprocess.run(command, input=message, env=away.env, check=True)
     usual = time.perf_counter() - started
@@ -236,7 +234,7 @@ def test_file_is_on_disk_before_it_has_its_name_and_the_name_before_the_exit(
         "-e",
         "trace=fsync,rename,renameat,exit_group",
         sys.executable,
-        SOURCE,
+        single_file(tmp_path),
         "b@y.example",
     ]
     subprocess.run(command, input=MAIL, env=away.env, check=True)
@@ -248,7 +246,7 @@ def test_file_is_on_disk_before_it_has_its_name_and_the_name_before_the_exit(
 def test_full_disk_keeps_nothing_and_says_so(away: Sendmail, tmp_path: Path) -> None:
     """RLIMIT_FSIZE stands in for a full disk: the write fails half-way."""
     away.with_drop_directory()
-    limited = f"ulimit -f 100; exec {sys.executable} {SOURCE} -i b@y.example"
+    limited = f"ulimit -f 100; exec {sys.executable} {single_file(tmp_path)} -i b@y.example"
     result = subprocess.run(
         ["bash", "-c", limited], input=MAIL + b"x\n" * 100_000, env=away.env, capture_output=True
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from smtp2cf.sendmail import MAIL_PARAMETERS, RCPT_PARAMETERS, smtp_path
+from smtp2cf.sendmail.parameters import MAIL_PARAMETERS, RCPT_PARAMETERS, smtp_path
 from smtp2cf.smtpd.transaction import Transaction
 from tests.sendmail.conftest import Result, Sendmail
 from tests.sendmail.front_door import read_drop

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from smtp2cf.sendmail import Dropped, Settings, dropped
+from smtp2cf.sendmail.dropped import Dropped, dropped
+from smtp2cf.sendmail.settings import Settings
 from tests.sendmail.conftest import Sendmail
 from tests.sendmail.test_alone import direct
 from tests.support.bridge import Bridge
@@ -204,9 +205,10 @@ def test_file_that_cannot_be_written_anew_is_said(
 
     put(direct, "good@y.example", "bounce@y.example")
     code = (
-        "import sys, smtp2cf.sendmail as s\ndef full(*a, **k): raise OSError(28, 'No space left on device')\n"
+        "import sys; from smtp2cf.sendmail import dropped, main\n"
+        "def full(*a, **k): raise OSError(28, 'No space left on device')\n"
+        "dropped.write_drop = full\nsys.argv = ['sendmail', '-q']\nsys.exit(main())"
     )
-    code += "s._write_drop = full\nsys.argv = ['sendmail', '-q']\nsys.exit(s.main())"
     done = subprocess.run([sys.executable, "-c", code], env=direct.env, capture_output=True)
 
     assert done.returncode == 71

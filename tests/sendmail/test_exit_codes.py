@@ -1,7 +1,5 @@
 """What the bridge answers is the exit code, and the first line on standard error."""
 
-# ruff: noqa: E501 - a row of a table is a line
-
 import subprocess
 import sys
 from pathlib import Path
@@ -179,11 +177,12 @@ def test_lost_bridge_leaves_those_it_had_the_message_for_by_themselves(away: Sen
 def test_all_or_none_of_the_lost_are_kept(away: Sendmail, tmp_path: Path) -> None:
     """Where the second file finds no room the first goes too: the caller sends to all of them again."""
     away.with_drop_directory()
-    code = "import sys, smtp2cf.sendmail as s; real, calls = s._write_drop, []\n"
+    code = "import sys, smtp2cf.sendmail.drop as s; real, calls = s.write_drop, []\n"
     code += (
         "def full(*a, **k):\n    calls.append(1)\n    if len(calls) > 1: raise OSError(28, 'No space left')\n"
     )
-    code += "    return real(*a, **k)\ns._write_drop = full\nsys.argv = ['sendmail', 'ok@y', 'busy@y']\nsys.exit(s.main())"
+    code += "    return real(*a, **k)\ns.write_drop = full\nsys.argv = ['sendmail', 'ok@y', 'busy@y']\n"
+    code += "from smtp2cf.sendmail import main\nsys.exit(main())"
     with scripted({"RCPT": by_name, ".": HANG_UP}) as server:
         env = {**away.env, "SMTP2CF_SENDMAIL_HOST": server.endpoint}
         done = subprocess.run([sys.executable, "-c", code], input=MAIL, env=env, capture_output=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.sendmail.cases import CALLERS, OPTIONS, Case
-from tests.sendmail.conftest import SOURCE, Sendmail, links_to, path_with, single_file
+from tests.sendmail.conftest import Sendmail, links_to, path_with, single_file
 from tests.support.bridge import Bridge
 
 OLDEST = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
@@ -26,15 +26,12 @@ def oldest_python() -> str:
     return found[0] if found else ""
 
 
-ANOTHER_PYTHON = ("source file on Python 3.8", "single file on Python 3.8")
-"""Forms that have nothing to do with the Python of the test run: left out where only that differs."""
-
-
 @pytest.fixture(
     params=[
         "installed",
         "single file",
-        *(pytest.param(form, marks=pytest.mark.slow) for form in ANOTHER_PYTHON),
+        # Nothing to do with the Python of the test run: left out where only that differs.
+        pytest.param("single file on Python 3.8", marks=pytest.mark.slow),
     ]
 )
 def any_sendmail(request: pytest.FixtureRequest, sendmail: Sendmail, tmp_path: Path) -> Sendmail:
@@ -46,13 +43,7 @@ def any_sendmail(request: pytest.FixtureRequest, sendmail: Sendmail, tmp_path: P
         if not oldest_python():
             pytest.skip("not installed: python3.8")
         env["PATH"] = path_with(Path(oldest_python()), tmp_path / "python")
-    if request.param.startswith("single"):
-        command = single_file(tmp_path)
-    else:
-        command = tmp_path / "copied"
-        shutil.copy(SOURCE, command)
-        command.chmod(0o755)
-    return Sendmail(links_to(command, tmp_path / "alone"), env)
+    return Sendmail(links_to(single_file(tmp_path), tmp_path / "alone"), env)
 
 
 @pytest.mark.parametrize("case", [*CALLERS, *OPTIONS], ids=lambda case: case.row)

@@ -3,11 +3,12 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from tests.sendmail.conftest import SOURCE, Sendmail
+from tests.sendmail.conftest import Sendmail, single_file
 from tests.sendmail.scripted import scripted
 from tests.support.bridge import Bridge
 
@@ -180,33 +181,23 @@ def test_user_without_a_name(away: Sendmail, tmp_path: Path) -> None:
     """A container that runs as a number nobody has written down."""
     if os.getuid():
         pytest.skip("not root: cannot run as another user")
-    copy = Path("/tmp") / f"sendmail-{os.getpid()}"
-    copy.write_bytes(SOURCE.read_bytes())
-    try:
-        with scripted() as server:
-            env = {
-                "SMTP2CF_SENDMAIL_HOST": server.endpoint,
-                "SMTP2CF_SENDMAIL_DOMAIN": "x.example",
-                "PATH": "/usr/bin:/bin",
-            }
-            who = {"user": 54321, "group": 54321, "extra_groups": []}
-            subprocess.run(
-                ["/usr/bin/env", "python3", copy, "b@y.example"],
-                input=MAIL,
-                env=env,
-                check=True,
-                cwd="/",
-                **who,
-            )
-    finally:
-        copy.unlink()
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory, scripted() as server:
+        Path(directory).chmod(0o755)
+        env = {
+            "SMTP2CF_SENDMAIL_HOST": server.endpoint,
+            "SMTP2CF_SENDMAIL_DOMAIN": "x.example",
+            "PATH": "/usr/bin:/bin",
+        }
+        who = {"user": 54321, "group": 54321, "extra_groups": []}
+        command = ["/usr/bin/env", "python3", single_file(Path(directory)), "b@y.example"]
+        subprocess.run(command, input=MAIL, env=env, check=True, cwd="/", **who)
 
     assert "MAIL FROM:<uid54321@x.example>" in server.commands[1]
     assert b"From: <uid54321@x.example>\r\n" in server.messages[0]
 
 
 def test_no_traceback_for_a_bug_of_ours(away: Sendmail) -> None:
-    code = "import sys, smtp2cf.sendmail as s; s.ACTIONS['deliver'] = lambda *_: 1/0; sys.exit(s.main())"
+    code = "import sys, smtp2cf.sendmail as s; s.run = lambda *_: 1/0; sys.exit(s.main())"
     done = subprocess.run([sys.executable, "-c", code], input=MAIL, env=away.env, capture_output=True)
 
     assert (done.returncode, done.stderr.count(b"\n")) == (70, 1)

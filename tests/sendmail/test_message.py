@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtp2cf.sendmail import Input, Message, dot_stuffed, read_header, unix_lines, until_lone_dot
+from smtp2cf.sendmail.header import Input, read_header
+from smtp2cf.sendmail.message import BLOCK, Message, dot_stuffed, unix_lines, until_lone_dot
 from tests.sendmail.conftest import Sendmail
 from tests.sendmail.scripted import scripted
 from tests.support.bridge import Bridge
@@ -146,13 +147,14 @@ def test_long_message_is_kept_in_a_file() -> None:
 
     assert message._blocks == []
     assert sum(map(len, message.blocks())) == message.size == 2_000_000
+    assert max(map(len, message.blocks())) == BLOCK  # as they are read, not as they were written
     message.close()
 
 
 def test_long_message_is_kept_in_memory_where_there_is_no_place_for_a_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("smtp2cf.sendmail._temporary_file", lambda: None)
+    monkeypatch.setattr("smtp2cf.sendmail.message.temporary_file", lambda: None)
     message = Message()
     for _ in range(20):
         message.write(b"x" * 100_000)

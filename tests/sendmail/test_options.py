@@ -2,7 +2,8 @@
 
 import pytest
 
-from smtp2cf.sendmail import Failure, Options, parse_arguments
+from smtp2cf.sendmail.exit_codes import Failure
+from smtp2cf.sendmail.options import Options, parse_arguments
 
 WITH_ARGUMENT = {
     "A": "c", "B": "8BITMIME", "C": "/etc/mail/x.cf", "F": "Anna", "L": "tag", "N": "never",

@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from smtp2cf import sendmail as module
-from smtp2cf.sendmail import Aliases, Failure, Settings, parse_addresses, parse_endpoint
+from smtp2cf.sendmail import host as host_module
+from smtp2cf.sendmail.addresses import parse_addresses
+from smtp2cf.sendmail.aliases import Aliases
+from smtp2cf.sendmail.endpoint import parse_endpoint
+from smtp2cf.sendmail.exit_codes import Failure
+from smtp2cf.sendmail.settings import Settings
 from tests.sendmail.conftest import Result, Sendmail
 from tests.sendmail.scripted import certificate, scripted
 from tests.support.bridge import Bridge
@@ -97,7 +101,7 @@ def test_bad_file_is_named(tmp_path: Path, away: Sendmail, conf: str, says: str)
 )
 def test_domain_is_the_hosts(monkeypatch: pytest.MonkeyPatch, host: str, domain: str) -> None:
     name = os.uname_result(("Linux", host, "", "", ""))
-    monkeypatch.setattr(module.os, "uname", lambda: name)
+    monkeypatch.setattr(host_module.os, "uname", lambda: name)
     if Path("/etc/mailname").exists():
         pytest.skip("this host has an /etc/mailname, which comes first")
     assert Settings({"SMTP2CF_SENDMAIL_CONF": "/nonexistent"}).domain == domain

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from smtp2cf import sendmail as module
-from smtp2cf.sendmail import Failure, domain_of_host, name_of_host, names_in_hosts, user_name
+from smtp2cf.sendmail import host
+from smtp2cf.sendmail.exit_codes import Failure
+from smtp2cf.sendmail.host import domain_of_host, name_of_host, names_in_hosts, user_name
 from smtp2cf.smtpd.path import parse_path
 from tests.sendmail.conftest import Sendmail
 from tests.sendmail.scripted import scripted
@@ -64,7 +65,7 @@ def test_domain_is_not_asked_for_where_it_is_not_needed(away: Sendmail) -> None:
 
 @pytest.mark.parametrize("name", ["web\nBcc: v@x", "web> X", "a b", "\u202ex", "web1.x.example\r"])
 def test_name_of_the_host_that_is_none(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(module.os, "uname", lambda: os.uname_result(("Linux", name, "", "", "")))
+    monkeypatch.setattr(host.os, "uname", lambda: os.uname_result(("Linux", name, "", "", "")))
     if Path("/etc/mailname").exists():
         pytest.skip("this host has an /etc/mailname, which comes first")
 
@@ -82,8 +83,8 @@ def test_files_of_the_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     def opened(name: str, **how: str) -> object:
         return (tmp_path / Path(name).name).open(**how)  # type: ignore[call-overload]
 
-    monkeypatch.setattr(module, "open", opened, raising=False)
-    monkeypatch.setattr(module.os, "uname", lambda: os.uname_result(("Linux", "web", "", "", "")))
+    monkeypatch.setattr(host, "open", opened, raising=False)
+    monkeypatch.setattr(host.os, "uname", lambda: os.uname_result(("Linux", "web", "", "", "")))
     assert names_in_hosts("web") == ["web", "<evil@x.y>", "web.x.example"]
     with pytest.raises(Failure, match=r"/etc/mailname: x\.example> SIZE=1: not a domain"):
         domain_of_host()
@@ -107,11 +108,11 @@ def test_files_of_the_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 )
 def test_user_of_any_name_has_an_address(monkeypatch: pytest.MonkeyPatch, name: str, local: str) -> None:
     entry = pwd.struct_passwd((name, "x", 0, 0, "Anna\nBcc: v@x", "/", "/bin/sh"))
-    monkeypatch.setattr(module, "password_entry", lambda: entry)
+    monkeypatch.setattr(host, "password_entry", lambda: entry)
 
     assert user_name() == local
     assert parse_path(f"<{local}@x.example>") == (f"{local}@x.example", "")
-    assert module.full_name() == "Anna Bcc: v@x"
+    assert host.full_name() == "Anna Bcc: v@x"
 
 
 @pytest.mark.parametrize(
