@@ -103,15 +103,14 @@ def test_full_name_injects_no_header(sendmail: Sendmail, bridge: Bridge, name: s
     assert message.get_content().split() == ["hi"]
 
 
-@pytest.mark.slow
-def test_hundred_thousand_recipients(away: Sendmail) -> None:
-    to = b"To: " + b",\n ".join(b"user%d@y.example" % number for number in range(100_000))
+def test_ten_thousand_recipients(away: Sendmail) -> None:
+    to = b"To: " + b",\n ".join(b"user%d@y.example" % number for number in range(10_000))
     with scripted() as server:
         result = away("-t", input=to + b"\n" + MAIL, env={"SMTP2CF_SENDMAIL_HOST": server.endpoint})
 
     assert (result.code, result.stderr) == (0, "")
     rcpt = [line for line in server.commands if line.startswith("RCPT")]
-    assert (len(rcpt), len(set(rcpt)), len(server.messages)) == (100_000, 100_000, 100)
+    assert (len(rcpt), len(set(rcpt)), len(server.messages)) == (10_000, 10_000, 10)
 
 
 def test_more_recipients_than_the_bridge_takes_at_once(sendmail: Sendmail, bridge: Bridge) -> None:
@@ -122,9 +121,8 @@ def test_more_recipients_than_the_bridge_takes_at_once(sendmail: Sendmail, bridg
     assert sorted(arrived) == sorted(f"user{number}@y.example" for number in range(2500))
 
 
-@pytest.mark.slow
-def test_hundred_thousand_refused_recipients_are_not_all_named(away: Sendmail) -> None:
-    to = b"To: " + b", ".join(b"user%d@y.example" % number for number in range(100_000))
+def test_ten_thousand_refused_recipients_are_not_all_named(away: Sendmail) -> None:
+    to = b"To: " + b", ".join(b"user%d@y.example" % number for number in range(10_000))
     with scripted({"RCPT": "550 5.1.1 no"}) as server:
         result = away("-t", input=to + b"\n" + MAIL, env={"SMTP2CF_SENDMAIL_HOST": server.endpoint})
 
