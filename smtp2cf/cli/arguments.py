@@ -8,12 +8,19 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from smtp2cf.cli.terminal import fail, one_line
+
+EnvFile = Annotated[
+    Path | None,
+    typer.Option("--env-file", help="A file of settings, as in config.example.env.", metavar="FILE"),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -85,13 +92,13 @@ def _reworded(error: Any) -> str:
     text = one_line(error.format_message()).rstrip(".").replace("Value error, ", "")
     if type(error).__name__ == "NoSuchOption":
         near = error.possibilities[:1] if error.possibilities else ()
-        return f"there is no option {error.option_name}{_meant(*near)}"
+        return f"there is no option {error.option_name}{_did_you_mean(*near)}"
     if found := re.match(r"No such command '([^']*)'(?:\. Did you mean '([^']*)')?", text):
-        return f"there is no command {found[1]}{_meant(*filter(None, found.groups()[1:]))}"
+        return f"there is no command {found[1]}{_did_you_mean(*filter(None, found.groups()[1:]))}"
     if found := re.fullmatch(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", text):
         return f"too many arguments: {found[1]}"
     return f"{text[:1].lower()}{text[1:]}"
 
 
-def _meant(near: str = "") -> str:
-    return f": is {near} meant?" if near else ""
+def _did_you_mean(near: str = "") -> str:
+    return f": did you mean {near}?" if near else ""

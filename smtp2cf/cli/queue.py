@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from smtp2cf.cli.arguments import App
+from smtp2cf.cli.arguments import App, EnvFile, Json
 from smtp2cf.cli.terminal import fail, printable
 from smtp2cf.reply import SendError
 from smtp2cf.settings import loading
@@ -28,10 +28,6 @@ from smtp2cf.spool.listing import listed
 
 app = App(help="Look at the mail that waits, and change what becomes of it.")
 
-EnvFile = Annotated[
-    Path | None,
-    typer.Option("--env-file", help="A file of settings, as in config.example.env.", metavar="FILE"),
-]
 Ids = Annotated[list[str] | None, typer.Argument(help="Queue ids.", metavar="[QUEUE-ID]...")]
 IdOption = Annotated[
     list[str] | None, typer.Option("--id", help="A queue id; may be repeated.", metavar="QUEUE-ID")
@@ -55,7 +51,6 @@ StatusOption = Annotated[
     ),
 ]
 All = Annotated[bool, typer.Option("--all", help="Really all mail, where no filter says which.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 
 class _NotFoundError(Exception):

@@ -23,8 +23,8 @@ import typer
 
 from smtp2cf import __version__
 from smtp2cf.cli import healthcheck
-from smtp2cf.cli.queue import EnvFile
-from smtp2cf.cli.terminal import fail, password_line, printable, read_password
+from smtp2cf.cli.arguments import EnvFile
+from smtp2cf.cli.terminal import endpoint_of, fail, password_line, printable, read_password
 from smtp2cf.listen import files
 from smtp2cf.listen.endpoint import Endpoint
 from smtp2cf.reply import SendError
@@ -130,10 +130,7 @@ def _door(
     if starttls and smtps:
         fail("--starttls and --smtps: choose one of them", os.EX_USAGE)
     if server:
-        try:
-            endpoint = Endpoint.parse(server)
-        except ValueError as error:
-            fail(f"--server: {error}", os.EX_USAGE)
+        endpoint = endpoint_of(server, "--server")
     else:
         smtps = smtps or (not settings.smtp_listen and bool(settings.smtps_listen) and not starttls)
         places = settings.smtps_listen if smtps else settings.smtp_listen

@@ -4,12 +4,15 @@ Knows no settings and no command.
 """
 
 import getpass
+import os
 import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 import typer
+
+from smtp2cf.listen.endpoint import Endpoint
 
 LINE_LIMIT = 4096
 """Octets of a line of standard input that is a password."""
@@ -22,6 +25,14 @@ def fail(text: str | Sequence[str], status: int) -> NoReturn:
     for line in (text,) if isinstance(text, str) else text:
         typer.echo(f"smtp2cf: {one_line(line)}", err=True)
     sys.exit(status)
+
+
+def endpoint_of(text: str, option: str = "") -> Endpoint:
+    """Where an option says to listen or connect; ends the command if that is no endpoint."""
+    try:
+        return Endpoint.parse(text)
+    except ValueError as error:
+        fail(f"{option}: {error}" if option else str(error), os.EX_USAGE)
 
 
 def one_line(text: str) -> str:

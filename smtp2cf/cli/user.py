@@ -13,8 +13,7 @@ from typing import Annotated
 import orjson
 import typer
 
-from smtp2cf.cli.arguments import App
-from smtp2cf.cli.queue import EnvFile, Json
+from smtp2cf.cli.arguments import App, EnvFile, Json
 from smtp2cf.cli.terminal import fail, printable, read_password
 from smtp2cf.settings import fields, loading
 

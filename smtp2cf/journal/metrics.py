@@ -5,12 +5,14 @@ threads and processes: each takes locks, and four of them cost a message as much
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, Gauge, Info
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
+
+from smtp2cf import __version__
 
 
 class Counters(Collector):
@@ -53,3 +55,10 @@ class Histogram(Collector):
         family = HistogramMetricFamily(self._name, self._text)
         family.add_metric([], buckets, self._sum)
         return [family]
+
+
+def export(gauges: Mapping[str, tuple[str, Callable[[], float]]]) -> None:
+    """Export gauges, and the version. gauges: by name, a text and what returns the value at each scrape."""
+    for name, (text, value) in gauges.items():
+        Gauge(name, text, registry=REGISTRY).set_function(value)
+    Info("smtp2cf_build", "What runs").info({"version": __version__})

@@ -1,11 +1,13 @@
-"""Exposure: who can reach the bridge, and whom it relays for. The rule behind it: never an open relay.
+"""Open relay: who can reach the bridge, and whom it relays for. The rule behind it: never an open relay.
 
-Knows sockets and networks, no settings and no session.
+Knows sockets and networks, of the settings only their names, and no session.
 """
 
 import ipaddress
 import socket
 from collections.abc import Iterable, Sequence
+
+import structlog
 
 from smtp2cf.envelope import Network
 
@@ -21,6 +23,32 @@ _EVERYBODY = (
     # All that is given out of IPv6 (RFC 4291 §2.4); ::/0 holds it.
     ipaddress.IPv6Network("2000::/3"),
 )
+
+log = structlog.stdlib.get_logger("smtp2cf.serve")
+
+
+def warn_of_exposure(
+    sockets: Sequence[socket.socket], allow_networks: Sequence[Network], *, has_users: bool
+) -> None:
+    """Log a warning if everybody may send, or if nobody can who is meant to.
+
+    sockets: all that take mail, listening. has_users: clients may log in.
+    """
+    listens = reachable(sockets)
+    if (everybody := everybody_in(allow_networks)) is not None:
+        log.warning(
+            "serve.open_relay",
+            listens=listens,
+            note=f"SMTP2CF_ALLOW_NETWORKS holds {everybody}: everybody who reaches this bridge sends mail"
+            " with your account, and spammers will (SMTP2CF_I_AM_AN_OPEN_RELAY=yes)",
+        )
+    if listens and not has_users and not beyond_loopback(allow_networks):
+        log.warning(
+            "serve.nobody_may_relay",
+            listens=listens,
+            note="other hosts reach this bridge, and every one of them is refused: name their networks in"
+            " SMTP2CF_ALLOW_NETWORKS, or their users in SMTP2CF_USERS_FILE",
+        )
 
 
 def everybody_in(networks: Iterable[Network]) -> Network | None:

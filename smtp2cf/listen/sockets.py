@@ -1,6 +1,6 @@
-"""Doors: the sockets for each protocol, handed over by systemd or else opened where the settings say.
+"""Sockets: those to listen on for each protocol, handed over by systemd or opened where the settings say.
 
-Knows nothing of what is spoken but its name.
+Knows only the name of what is spoken on them.
 """
 
 import contextlib
@@ -9,12 +9,13 @@ import socket
 from collections.abc import Mapping
 
 from smtp2cf.listen.endpoint import Endpoint, bound, listen
+from smtp2cf.listen.places import Place
 
 OPTIONS = {"sandbox": "--sandbox-listen", "starttls": "--sandbox-tls-listen"}
 """What says where to listen, other than SMTP2CF_…_LISTEN."""
 
 
-class Doors:
+class ListeningSockets:
     """Opens listening sockets, and closes them all at the end.
 
     handed_over: sockets that listen already, by protocol. opened: what closes them. mode, group: of the
@@ -37,16 +38,14 @@ class Doors:
         for sockets in handed_over.values():
             self._close_at_the_end(sockets)
 
-    def open(
-        self, protocol: str, endpoints: tuple[Endpoint, ...]
-    ) -> tuple[list[socket.socket], tuple[Endpoint, ...]]:
-        """The sockets for a protocol, and where they are: these endpoints, where none was handed over.
+    def open(self, protocol: str, endpoints: tuple[Endpoint, ...]) -> Place:
+        """The place for a protocol: these endpoints, unless sockets for it were handed over.
 
-        Raises OSError, whose text names the endpoint and what says so.
+        Raises OSError, whose text names the endpoint and the setting.
         """
         setting = OPTIONS.get(protocol, f"SMTP2CF_{protocol.upper()}_LISTEN")
         if given := self._handed_over.get(protocol):
-            return given, tuple(map(Endpoint.of, given))
+            return Place(given, tuple(map(Endpoint.of, given)))
         sockets: list[socket.socket] = []
         found = []
         for endpoint in endpoints:
@@ -62,9 +61,9 @@ class Doors:
             self._close_at_the_end(new)
             sockets += new
             found.append(bound(new, endpoint))
-        return sockets, tuple(found)
+        return Place(sockets, tuple(found))
 
     def _close_at_the_end(self, sockets: list[socket.socket]) -> None:
         for sock in sockets:
-            # Not as a context: uvloop has detached it by then, and its file would stay.
+            # Not as a context: uvloop has detached it by then, and its file would stay open.
             self._opened.callback(sock.close)

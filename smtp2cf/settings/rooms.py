@@ -1,17 +1,30 @@
-"""Policies: what the settings mean to each room, as the plain values that it is built from.
+"""Rooms: what the settings mean to each room, as the plain values and objects that it is built from.
 
-Beside serve.py and the command line the only place that knows the settings.
+Each function names the settings of one room, and raises SettingsError, with a setting's name, if
+one can't be used.
 """
 
+import contextlib
+import os
 import socket
+import ssl
+from collections.abc import Iterator, Mapping
 
-from smtp2cf.listen import open_relay
+from smtp2cf import spool
+from smtp2cf.access.rules import Access, open_access
+from smtp2cf.cloudflare.account import Account
+from smtp2cf.journal import maillog
+from smtp2cf.listen import trust
+from smtp2cf.listen.certificate import Certificate, CertificateError
+from smtp2cf.listen.endpoint import group_id
+from smtp2cf.listen.sockets import ListeningSockets
 from smtp2cf.relay import BouncePolicy, DropPolicy, MessagePolicy, RetryPolicy
-from smtp2cf.settings import fields
+from smtp2cf.settings.fields import Settings, SettingsError
 from smtp2cf.smtpd import Policy, Quota, Quotas
+from smtp2cf.spool import Spool
 
 
-def message_policy(settings: fields.Settings) -> MessagePolicy:
+def message_policy(settings: Settings) -> MessagePolicy:
     """What the settings say about messages."""
     return MessagePolicy(
         null_sender_address=settings.null_sender_address,
@@ -25,7 +38,7 @@ def message_policy(settings: fields.Settings) -> MessagePolicy:
     )
 
 
-def retry_policy(settings: fields.Settings) -> RetryPolicy:
+def retry_policy(settings: Settings) -> RetryPolicy:
     """When mail that waits is tried again."""
     return RetryPolicy(
         minimum=settings.retry_min,
@@ -36,19 +49,19 @@ def retry_policy(settings: fields.Settings) -> RetryPolicy:
     )
 
 
-def spool_min_free(settings: fields.Settings) -> int:
+def spool_min_free(settings: Settings) -> int:
     """Octets that must be free on the spool's disk: a message needs more than its size, for a moment."""
     return max(settings.spool_min_free, settings.max_message_size * 3 // 2)
 
 
-def bounce_policy(settings: fields.Settings) -> BouncePolicy:
+def bounce_policy(settings: Settings) -> BouncePolicy:
     """Who sends DSNs."""
     return BouncePolicy(
         hostname=settings.hostname, postmaster=settings.postmaster, expire_after=settings.expire_after
     )
 
 
-def drop_policy(settings: fields.Settings) -> DropPolicy:
+def drop_policy(settings: Settings) -> DropPolicy:
     """Where mail is taken in that sendmail left, and how."""
     return DropPolicy(
         directory=settings.sendmail_drop_dir,
@@ -60,7 +73,7 @@ def drop_policy(settings: fields.Settings) -> DropPolicy:
     )
 
 
-def smtp_policy(settings: fields.Settings) -> Policy:
+def smtp_policy(settings: Settings) -> Policy:
     """Who may send over SMTP, and how much."""
     return Policy(
         hostname=settings.hostname,
@@ -77,7 +90,7 @@ def smtp_policy(settings: fields.Settings) -> Policy:
     )
 
 
-def quotas(settings: fields.Settings) -> Quotas:
+def quotas(settings: Settings) -> Quotas:
     """How much one client address and one user may send."""
     return Quotas(
         Quota(
@@ -93,49 +106,80 @@ def quotas(settings: fields.Settings) -> Quotas:
     )
 
 
-def own_names(settings: fields.Settings) -> tuple[str, ...]:
+def own_names(settings: Settings) -> tuple[str, ...]:
     """Names by which people ask for our pages."""
     listening = (endpoint.host for endpoint in settings.admin_listen)
     return (settings.hostname, socket.gethostname(), *settings.admin_hosts, *listening)
 
 
-def require_account(settings: fields.Settings) -> fields.Settings:
-    """The settings, if they name an account and a token; raises fields.SettingsError."""
-    if not settings.account_id:
-        raise fields.SettingsError("SMTP2CF_ACCOUNT_ID is not set: whose account is to send?")
-    if not settings.api_token.get_secret_value():
-        raise fields.SettingsError(
-            "SMTP2CF_API_TOKEN is not set: an API token with the permission Email Sending: Edit is needed"
-        )
-    return settings
+def account(settings: Settings) -> Account:
+    """The account that sends."""
+    try:
+        with _public_cas():
+            return Account(
+                base_url=settings.api_base_url,
+                account_id=settings.account_id,
+                token=settings.api_token.get_secret_value(),
+                timeout=settings.api_timeout,
+                concurrency=settings.api_concurrency,
+            )
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
 
 
-def require_no_open_relay(settings: fields.Settings) -> fields.Settings:
-    """The settings, unless they let everybody relay who does not say so; raises fields.SettingsError."""
-    everybody = open_relay.everybody_in(settings.allow_networks)
-    if everybody is not None and not settings.i_am_an_open_relay:
-        raise fields.SettingsError(
-            f"SMTP2CF_ALLOW_NETWORKS holds {everybody}: everybody who reaches the bridge could send with your"
-            " account. Name your clients' networks, or use SMTP2CF_USERS_FILE; if this is what you want, set"
-            " SMTP2CF_I_AM_AN_OPEN_RELAY=yes"
-        )
-    everybody = open_relay.everybody_in(settings.proxy_networks)
-    if everybody is not None and not settings.i_am_an_open_relay:
-        raise fields.SettingsError(
-            f"SMTP2CF_PROXY_NETWORKS holds {everybody}: everybody who reaches the bridge could say to be in"
-            " SMTP2CF_ALLOW_NETWORKS. Name your load balancers; if this is what you want, set"
-            " SMTP2CF_I_AM_AN_OPEN_RELAY=yes"
-        )
-    return settings
+def access(settings: Settings) -> Access:
+    """Who may send."""
+    try:
+        return open_access(settings.users_file, settings.allowed_sender_domains, maillog.login)
+    except ValueError as error:
+        raise SettingsError(f"SMTP2CF_USERS_FILE: {error}") from None
 
 
-def require_sense(settings: fields.Settings) -> fields.Settings:
-    """The settings, unless one of them can't work with another; raises fields.SettingsError."""
-    if settings.mode == "queue" and settings.spool_url.get_secret_value().lower() == "none":
-        raise fields.SettingsError("SMTP2CF_MODE=queue needs a spool, and SMTP2CF_SPOOL_URL is none")
-    if settings.users_file is not None and settings.tls_cert_file is None and not settings.auth_without_tls:
-        raise fields.SettingsError(
-            "SMTP2CF_USERS_FILE is set, but nobody could log in: AUTH is offered over TLS only. Set"
-            " SMTP2CF_TLS_CERT_FILE, or SMTP2CF_AUTH_WITHOUT_TLS=yes"
-        )
-    return settings
+def certificate(settings: Settings) -> Certificate | None:
+    """The certificate that clients are shown, None for no TLS."""
+    if settings.tls_cert_file is None:
+        return None
+    try:
+        return Certificate(settings.tls_cert_file, settings.tls_key_file, settings.tls_min_version)
+    except CertificateError as error:
+        raise SettingsError(str(error)) from None
+
+
+def certificate_complaints(settings: Settings, certificate: Certificate | None) -> list[str]:
+    """What clients will reject in the certificate, a line each."""
+    if certificate is None:
+        return []
+    places = (*settings.smtp_listen, *settings.smtps_listen, *settings.lmtp_listen)
+    try:
+        with _public_cas():
+            return list(trust.complaints(certificate, places, settings.hostname, settings.tls_ca_file))
+    except CertificateError as error:
+        raise SettingsError(str(error)) from None
+
+
+async def open_spool(settings: Settings) -> Spool | None:
+    """The spool that this process serves, None for none. Raises smtp2cf.spool.SpoolError."""
+    url = settings.spool_url.get_secret_value()
+    if url.lower() == "none":
+        return None
+    return await spool.open_spool(url, state_dir=settings.state_dir, min_free=spool_min_free(settings))
+
+
+def listening_sockets(
+    settings: Settings, handed_over: Mapping[str, list[socket.socket]], opened: contextlib.ExitStack
+) -> ListeningSockets:
+    """What opens the sockets to listen on. opened: what closes them."""
+    return ListeningSockets(
+        handed_over, opened, mode=int(settings.socket_mode, 8), group=group_id(settings.socket_group)
+    )
+
+
+@contextlib.contextmanager
+def _public_cas() -> Iterator[None]:
+    """Name the variable of the environment whose CA certificates can't be loaded."""
+    try:
+        yield
+    except OSError as error:  # ssl.SSLError is one: for an empty file
+        variable = "SSL_CERT_FILE" if os.environ.get("SSL_CERT_FILE") else "SSL_CERT_DIR"
+        why = "it holds no certificate in PEM" if isinstance(error, ssl.SSLError) else error.strerror
+        raise SettingsError(f"{variable}: {os.environ.get(variable, '')}: {why}") from None

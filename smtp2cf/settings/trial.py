@@ -1,100 +1,108 @@
-"""A trial: what `serve --sandbox` does otherwise, so that nothing it takes leaves this host.
+"""Trial: what is different under `serve --sandbox`, so that no mail leaves this host.
 
-The stand-in is in Cloudflare's place, mail waits apart from real mail, and TLS has a certificate of its
-own: on a port of its own too, since clients that use STARTTLS wherever it is offered give up on a
-certificate that no CA they know has signed.
+A stand-in takes Cloudflare's place, mail waits apart from real mail, and TLS has a certificate made for the
+occasion: on a port of its own too, since clients that use STARTTLS wherever it is offered give up on a
+certificate whose CA they don't know.
 """
 
 import atexit
 import shutil
-import socket
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
 from smtp2cf.listen.endpoint import Endpoint
-from smtp2cf.settings import fields
+from smtp2cf.listen.places import Place
+from smtp2cf.settings.fields import Settings
 
 if TYPE_CHECKING:
     from smtp2cf.sandbox import Sandbox
 
 TOKEN = "sandbox"  # noqa: S105 - the sandbox takes any
-_made: list[str] = []
-"""Directories of this process."""
+_made: list[Path] = []
+"""Directories that end with this process."""
 
 
-class Trial(NamedTuple):
-    """Where a trial's own places are. listen: the stand-in. starttls: mail with TLS; None for nowhere."""
+class Trial:
+    """One run with a sandbox: `set_up`, then `start`, then `stop`.
 
-    listen: Endpoint
-    starttls: Endpoint | None
+    listen: where the stand-in listens. starttls: where mail with TLS is taken, None for nowhere.
+    """
 
+    def __init__(self, listen: Endpoint, starttls: Endpoint | None) -> None:
+        self.listen = listen
+        self._starttls = starttls
+        self.ca_file: Path | None = None
+        """The CA of the certificate that was made, None where the settings name a certificate."""
+        self._sandbox: Sandbox | None = None
 
-async def start_sandbox(sockets: list[socket.socket], hosts: Sequence[str]) -> "Sandbox":
-    """The stand-in, on listening sockets. hosts: the names by which it may be asked for its pages."""
-    from smtp2cf.sandbox import Sandbox
-
-    sandbox = Sandbox(token=None, hosts=tuple(hosts))
-    await sandbox.start(sockets)
-    return sandbox
-
-
-def has_certificate(settings: fields.Settings) -> bool:
-    """A certificate is named: then TLS is offered as in production."""
-    return settings.tls_cert_file is not None or settings.tls_key_file is not None
-
-
-def settings_for(settings: fields.Settings, sandbox_at: Endpoint) -> fields.Settings:
-    """The settings with the sandbox in Cloudflare's place, apart from real mail, and with a certificate."""
-    update = {
-        "api_base_url": f"http://{sandbox_at}/client/v4",
-        "account_id": settings.account_id or "sandbox",
-        "api_token": SecretStr(TOKEN),
-    }
-    return _with_certificate(_apart_from_real_mail(settings.model_copy(update=update)))
-
-
-def _apart_from_real_mail(settings: fields.Settings) -> fields.Settings:
-    """Mail for a sandbox waits in a spool of its own, unless one is named: no real mail may go there."""
-    if {"spool_url", "state_dir"} & settings.model_fields_set:
+    def set_up(self, settings: Settings) -> Settings:
+        """The settings apart from real mail, and with a certificate. Opens nothing."""
+        settings = settings.model_copy(
+            update={"account_id": settings.account_id or "sandbox", "api_token": SecretStr(TOKEN)}
+        )
+        if not {"spool_url", "state_dir"} & settings.model_fields_set:
+            settings = settings.model_copy(update={"state_dir": _temporary_directory()})
+        if settings.tls_cert_file is None:
+            files = _issue_certificate(settings.hostname)
+            self.ca_file = files["tls_ca_file"]
+            settings = settings.model_copy(update=files)
         return settings
-    return settings.model_copy(update={"state_dir": _temporary_directory()})
+
+    @property
+    def starttls(self) -> tuple[Endpoint, ...]:
+        """Where mail with TLS is taken apart from the other: nowhere if the settings name a certificate."""
+        return (self._starttls,) if self._starttls is not None and self.ca_file is not None else ()
+
+    async def start(self, place: Place, settings: Settings, hosts: Sequence[str]) -> Settings:
+        """Start the stand-in, and return the settings that send to it.
+
+        hosts: the names by which its pages may be requested.
+        """
+        from smtp2cf.sandbox import Sandbox
+
+        self._sandbox = Sandbox(token=None, hosts=tuple(hosts))
+        await self._sandbox.start(place.sockets)
+        return settings.model_copy(update={"api_base_url": f"http://{place.endpoints[0]}/client/v4"})
+
+    async def stop(self) -> None:
+        """Stop the stand-in."""
+        if self._sandbox is not None:
+            await self._sandbox.stop()
 
 
-def _with_certificate(settings: fields.Settings) -> fields.Settings:
-    """TLS works too: with a certificate made now, unless one is named, and the CA that signed it."""
-    if has_certificate(settings):
-        return settings
+def is_temporary(directory: Path) -> bool:
+    """It was made for this process, and is removed when the process ends."""
+    return directory in _made
+
+
+@atexit.register
+def clean_up() -> None:
+    """Remove what was made for this process; runs at exit, but not before `os._exit`."""
+    while _made:
+        shutil.rmtree(_made.pop(), ignore_errors=True)
+
+
+def _issue_certificate(hostname: str) -> dict[str, Path]:
+    """Files with a certificate made now, its key, and the CA that signed it, by the settings' names."""
     from smtp2cf.listen.throwaway_ca import issue
 
     directory = _temporary_directory()
     directory.chmod(0o711)  # a client that is another user reads the CA
-    issued = issue(settings.hostname)
+    issued = issue(hostname)
     files = {f"tls_{name}_file": directory / f"{name}.pem" for name in ("ca", "cert", "key")}
     for file, pem, mode in zip(files.values(), issued, (0o644, 0o600, 0o600), strict=True):
         file.touch(0o600)
         file.chmod(mode)
         file.write_bytes(pem)
-    return settings.model_copy(update=files)
-
-
-def is_temporary(directory: Path) -> bool:
-    """It was made for this process, and goes away with it."""
-    return str(directory) in _made
-
-
-@atexit.register
-def clean_up() -> None:
-    """Remove what was made for this process; done at its end by itself, unless it ends at once."""
-    while _made:
-        shutil.rmtree(_made.pop(), ignore_errors=True)
+    return files
 
 
 def _temporary_directory() -> Path:
     """A directory for nobody else, which is there until the process ends."""
-    directory = tempfile.mkdtemp(prefix="smtp2cf-sandbox-")
+    directory = Path(tempfile.mkdtemp(prefix="smtp2cf-sandbox-"))
     _made.append(directory)
-    return Path(directory)
+    return directory

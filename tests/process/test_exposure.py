@@ -11,10 +11,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from smtp2cf.listen.endpoint import Endpoint, listen
-from smtp2cf.listen.open_relay import beyond_loopback, everybody_in, reachable
-from smtp2cf.serve import warn_of_exposure
+from smtp2cf.listen.open_relay import beyond_loopback, everybody_in, reachable, warn_of_exposure
 from smtp2cf.settings import fields
-from smtp2cf.settings.rooms import require_no_open_relay, require_sense
+from smtp2cf.settings.check import check
 from tests.process.command import smtp2cf
 from tests.support.bridge import running_bridge
 
@@ -107,8 +106,9 @@ NOBODY, EVERYBODY = "serve.nobody_may_relay", "serve.open_relay"
 
 def warned_of(sockets: list[socket.socket], **settings: Any) -> dict[str, Any]:
     """What a start with these listening sockets warns of, by event."""
+    read = fields.Settings(**settings)
     with capture_logs() as lines:
-        warn_of_exposure(fields.Settings(**settings), sockets)
+        warn_of_exposure(sockets, read.allow_networks, has_users=read.users_file is not None)
     assert {line["log_level"] for line in lines} <= {"warning"}
     return {line["event"]: line for line in lines}
 
@@ -136,11 +136,11 @@ def test_an_open_relay_is_said_loudly(opened: list[socket.socket]) -> None:
 @pytest.mark.parametrize("everybody", ["0.0.0.0/1,128.0.0.0/1", "0.0.0.0/0", "10.0.0.0/8,::ffff:0:0/96"])
 def test_an_open_relay_does_not_start_unless_it_is_meant(everybody: str) -> None:
     with pytest.raises(fields.SettingsError) as error:
-        require_no_open_relay(fields.Settings(allow_networks=everybody))
+        check(fields.Settings(allow_networks=everybody), sandbox=True)
     assert str(error.value).startswith("SMTP2CF_ALLOW_NETWORKS holds 0.0.0.0/0: ")
     assert str(error.value).endswith("SMTP2CF_I_AM_AN_OPEN_RELAY=yes")
     assert "\n" not in str(error.value)
-    require_no_open_relay(fields.Settings(allow_networks=everybody, i_am_an_open_relay="yes"))
+    check(fields.Settings(allow_networks=everybody, i_am_an_open_relay="yes"), sandbox=True)
 
 
 def test_the_start_says_it(tmp_path: Path) -> None:
@@ -155,25 +155,55 @@ def test_the_start_says_it(tmp_path: Path) -> None:
 def test_proxies_everywhere_are_an_open_relay_too() -> None:
     settings = fields.Settings(proxy_networks="0.0.0.0/0")  # type: ignore[arg-type]
     with pytest.raises(fields.SettingsError, match=r"SMTP2CF_PROXY_NETWORKS holds 0\.0\.0\.0/0"):
-        require_no_open_relay(settings)
-    require_no_open_relay(settings.model_copy(update={"i_am_an_open_relay": True}))
+        check(settings, sandbox=True)
+    check(settings.model_copy(update={"i_am_an_open_relay": True}), sandbox=True)
+
+
+ACCOUNT = {"account_id": "a1", "api_token": "t"}
+NO_CERTIFICATE = "SMTP2CF_SMTPS_LISTEN needs a certificate: SMTP2CF_TLS_CERT_FILE is not set"
+KEY_ALONE = "SMTP2CF_TLS_KEY_FILE is set, but SMTP2CF_TLS_CERT_FILE is not"
 
 
 @pytest.mark.parametrize(
     ("given", "wrong"),
     [
-        ({"mode": "queue", "spool_url": "none"}, "SMTP2CF_MODE=queue needs a spool"),
-        ({"users_file": "/etc/users"}, "nobody could log in"),
+        ({"mode": "queue", "spool_url": "none"}, ["SMTP2CF_MODE=queue needs a spool"]),
+        ({"users_file": "/etc/users"}, ["SMTP2CF_USERS_FILE is set, but nobody could log in"]),
+        ({"smtps_listen": "127.0.0.1:0"}, [NO_CERTIFICATE]),
+        ({"tls_key_file": "/k"}, [KEY_ALONE]),
+        ({"tls_key_file": "/k", "smtps_listen": "127.0.0.1:0"}, [KEY_ALONE]),
+        ({"socket_group": "no-such-group"}, ["SMTP2CF_SOCKET_GROUP: there is no group 'no-such-group'"]),
+        (
+            {"allow_networks": "::/0", "proxy_networks": "0.0.0.0/0", "tls_key_file": "/k"},
+            ["SMTP2CF_ALLOW_NETWORKS holds 0.0.0.0/0", "SMTP2CF_PROXY_NETWORKS holds 0.0.0.0/0", KEY_ALONE],
+        ),
     ],
+    ids=lambda row: " ".join(row) if isinstance(row, dict) else "",
 )
-def test_settings_that_cannot_work_together_stop_the_start(given: dict[str, Any], wrong: str) -> None:
-    with pytest.raises(fields.SettingsError, match=wrong):
-        require_sense(fields.Settings(**given))
+def test_settings_that_cannot_work_together_are_each_said(given: dict[str, Any], wrong: list[str]) -> None:
+    with pytest.raises(fields.SettingsError) as error:
+        check(fields.Settings(**ACCOUNT, **given))
+    assert len(error.value.args) == len(wrong)
+    for line, begins in zip(error.value.args, wrong, strict=True):
+        assert line.startswith(begins)
+
+
+def test_a_socket_from_systemd_needs_a_certificate_too() -> None:
+    settings = fields.Settings(**ACCOUNT)  # type: ignore[arg-type]
+    with pytest.raises(fields.SettingsError, match="SMTPS needs a certificate"):
+        check(settings, handed_over={"smtps"})
+    check(settings, handed_over={"smtp", "lmtp", "admin"})
+
+
+def test_a_sandbox_makes_its_own_certificate() -> None:
+    check(fields.Settings(smtps_listen="127.0.0.1:0", users_file="/u"), sandbox=True)  # type: ignore[arg-type]
+    with pytest.raises(fields.SettingsError, match="SMTP2CF_TLS_KEY_FILE is set"):
+        check(fields.Settings(tls_key_file="/k"), sandbox=True)  # type: ignore[arg-type]
 
 
 def test_who_has_a_certificate_or_does_without_may_have_users() -> None:
-    require_sense(fields.Settings(users_file="/u", tls_cert_file="/c"))  # type: ignore[arg-type]
-    require_sense(fields.Settings(users_file="/u", auth_without_tls=True))  # type: ignore[arg-type]
+    check(fields.Settings(**ACCOUNT, users_file="/u", tls_cert_file="/c"))  # type: ignore[arg-type]
+    check(fields.Settings(**ACCOUNT, users_file="/u", auth_without_tls=True))  # type: ignore[arg-type]
 
 
 def test_none_is_no_network() -> None:

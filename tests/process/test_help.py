@@ -45,14 +45,14 @@ def test_every_option_says_what_it_is() -> None:
 
 
 WRONG = [
-    (("srve",), "there is no command srve: is serve meant?", ""),
-    (("queu", "list"), "there is no command queu: is queue meant?", ""),
-    (("queue", "lst"), "there is no command lst: is list meant?", "queue"),
-    (("user", "ad", "x"), "there is no command ad: is add meant?", "user"),
+    (("srve",), "there is no command srve: did you mean serve?", ""),
+    (("queu", "list"), "there is no command queu: did you mean queue?", ""),
+    (("queue", "lst"), "there is no command lst: did you mean list?", "queue"),
+    (("user", "ad", "x"), "there is no command ad: did you mean add?", "user"),
     (("xyzzy",), "there is no command xyzzy", ""),
-    (("--verison",), "there is no option --verison: is --version meant?", ""),
-    (("serve", "--sandbx"), "there is no option --sandbx: is --sandbox meant?", "serve"),
-    (("queue", "list", "--stauts", "x"), "there is no option --stauts: is --status meant?", "queue list"),
+    (("--verison",), "there is no option --verison: did you mean --version?", ""),
+    (("serve", "--sandbx"), "there is no option --sandbx: did you mean --sandbox?", "serve"),
+    (("queue", "list", "--stauts", "x"), "there is no option --stauts: did you mean --status?", "queue list"),
     (("check", "-x"), "there is no option -x", "check"),
     (("check", "now"), "too many arguments: now", "check"),
     (("queue", "show"), "missing argument 'QUEUE-ID'", "queue show"),

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from smtp2cf.cli import app
-from smtp2cf.serve import make_access
-from smtp2cf.settings import fields, loading, wrong
+from smtp2cf.settings import fields, loading, rooms, wrong
 from tests.process.command import smtp2cf
 from tests.support.bridge import running_bridge
 
@@ -181,7 +180,7 @@ def test_the_environment_wins_over_the_env_file(
 @pytest.mark.parametrize(
     ("given", "missing"),
     [
-        ({}, "SMTP2CF_ACCOUNT_ID is not set: whose account is to send?"),
+        ({}, "SMTP2CF_ACCOUNT_ID is not set: which account is to send?"),
         (
             {"SMTP2CF_ACCOUNT_ID": "a1"},
             "SMTP2CF_API_TOKEN is not set: an API token with the permission Email Sending: Edit is needed",
@@ -297,7 +296,7 @@ def test_a_users_file_that_can_not_be_used_is_named(tmp_path: Path, content: str
     if content is not None:
         users.write_text(content)
     with pytest.raises(fields.SettingsError) as error:
-        make_access(fields.Settings(users_file=users))
+        rooms.access(fields.Settings(users_file=users))
     assert str(error.value).startswith(f"SMTP2CF_USERS_FILE: {users}")
     assert why in str(error.value)
     assert "secret" not in str(error.value)

@@ -19,10 +19,11 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from smtp2cf import envelope, serve
+from smtp2cf import envelope
 from smtp2cf.cli import app
 from smtp2cf.cloudflare import client
 from smtp2cf.relay import accept, lease
+from smtp2cf.settings import rooms
 from smtp2cf.smtpd import session
 from smtp2cf.spool import postgres, postgres_database, sqlite, writer
 
@@ -114,8 +115,8 @@ def bridge(env: dict[str, str], log: str) -> None:
     os.environ.update(env)
     # What a process draws when it is imported must not be the same in every fork.
     envelope._PROCESS = "".join(envelope.secrets.choice(envelope._DIGITS) for _ in range(3))
-    opened = serve.spool.open_spool
-    serve.spool.open_spool = functools.partial(opened, lease=float(env.get("SMTP2CF_TEST_LEASE", LEASE)))  # type: ignore[assignment]
+    opened = rooms.spool.open_spool
+    rooms.spool.open_spool = functools.partial(opened, lease=float(env.get("SMTP2CF_TEST_LEASE", LEASE)))  # type: ignore[assignment]
     if timeout := env.get("SMTP2CF_TEST_COMMAND_TIMEOUT"):
         postgres_database.COMMAND_TIMEOUT = float(timeout)
     for setting, what in (

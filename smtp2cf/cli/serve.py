@@ -1,0 +1,74 @@
+"""smtp2cf serve: start the bridge, and tell a person at a terminal where it is."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from smtp2cf import __version__
+from smtp2cf.cli.arguments import EnvFile
+from smtp2cf.cli.loop import run_loop
+from smtp2cf.cli.terminal import endpoint_of
+from smtp2cf.listen.places import Places
+
+SANDBOX_ENDPOINT = "127.0.0.1:8787"
+SANDBOX_TLS_ENDPOINT = "127.0.0.1:2587"
+
+
+def serve(
+    env_file: EnvFile = None,
+    sandbox: Annotated[
+        bool, typer.Option("--sandbox", help="Use a stand-in for Cloudflare: no account, no network.")
+    ] = False,
+    sandbox_listen: Annotated[
+        str, typer.Option(help="Where that stand-in listens.", metavar="HOST:PORT")
+    ] = SANDBOX_ENDPOINT,
+    sandbox_tls_listen: Annotated[
+        str,
+        typer.Option(
+            help="Where a sandbox takes mail with STARTTLS, with a certificate of its own; none for nowhere.",
+            metavar="HOST:PORT",
+        ),
+    ] = SANDBOX_TLS_ENDPOINT,
+) -> None:
+    """Take mail over SMTP and hand it to Cloudflare."""
+    from smtp2cf import serve as bridge
+    from smtp2cf.journal import logs
+    from smtp2cf.listen.systemd import handed_over
+    from smtp2cf.settings import loading
+    from smtp2cf.settings.check import check
+    from smtp2cf.settings.trial import Trial
+
+    settings = loading.load(env_file)
+    sockets = handed_over()
+    check(settings, sandbox=sandbox, handed_over=sockets)
+    logs.configure(settings.log_level, settings.log_format)
+    for line in loading.unknown_variables(env_file):
+        bridge.log.warning("settings.unknown", setting=line)
+    on_trial = None
+    if sandbox:
+        starttls = None if sandbox_tls_listen.lower() == "none" else endpoint_of(sandbox_tls_listen)
+        on_trial = Trial(endpoint_of(sandbox_listen), starttls)
+    run_loop(bridge.run(settings, sockets, on_trial, _announce))
+
+
+def _announce(places: Places) -> None:
+    """Tell a person at a terminal where to send mail and where to look."""
+    sandbox = places.sandbox.endpoints
+    if not sandbox and not sys.stderr.isatty():
+        return
+    plain = "  (no TLS)" if places.ca_file is not None else ""
+    lines = [
+        f"smtp2cf {__version__}",
+        *(f"  send mail to   {endpoint}{plain}" for endpoint in places.smtp.endpoints),
+        *(f"  with STARTTLS  {endpoint}  (trust {places.ca_file})" for endpoint in places.starttls.endpoints),
+        *(f"  with TLS       {endpoint}" for endpoint in places.smtps.endpoints),
+        *(f"  with LMTP      {endpoint}" for endpoint in places.lmtp.endpoints),
+        *(
+            f"  what went out  http://{endpoint}/messages  (a sandbox: nothing leaves this host)"
+            for endpoint in sandbox
+        ),
+        *(f"  status         http://{endpoint}/" for endpoint in places.admin.endpoints),
+    ]
+    typer.echo("\n".join(lines))
+    sys.stdout.flush()
