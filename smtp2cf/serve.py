@@ -25,8 +25,8 @@ from smtp2cf.settings.fields import Settings
 from smtp2cf.settings.trial import Trial
 from smtp2cf.smtpd import LMTP_LISTENER, SMTP_LISTENER, SMTPS_LISTENER, Listener, Server, judge, memory
 from smtp2cf.spool import Spool
-from smtp2cf.spool.health import Waiting
-from smtp2cf.spool.listing import listed
+from smtp2cf.spool.health import SpoolHealth
+from smtp2cf.spool.item_json import item_as_json
 from smtp2cf.web import Admin
 
 FIRST_LOOK = 1.0
@@ -48,7 +48,7 @@ class Bridge:
         self._started = time.time()
         self.certificate = certificate
         self.spool = store
-        self.waiting = Waiting(store, settings.warn_after) if store is not None else None
+        self.waiting = SpoolHealth(store, settings.warn_after) if store is not None else None
         self.access = rooms.access(settings)
         self.account = rooms.account(settings)
         self.relay = Relay(
@@ -145,7 +145,7 @@ class Bridge:
     def _watch(self, work: Callable[[], Coroutine[None, None, None]], name: str) -> None:
         self._watches.append(tasks.keep_running(work, name))
 
-    async def _start_to_watch_spool(self, waiting: Waiting) -> None:
+    async def _start_to_watch_spool(self, waiting: SpoolHealth) -> None:
         self._watch_spool = tasks.keep_running(waiting.watch, "serve.watch_spool", fatal=spool.SpoolError)
         self._watches.append(self._watch_spool)
         with contextlib.suppress(TimeoutError):
@@ -229,7 +229,7 @@ def _spool_refusal(store: Spool) -> Reply | None:
 
 async def _queue_items(store: Spool) -> AsyncIterator[Mapping[str, object]]:
     async for item in store.items():
-        yield listed(item)
+        yield item_as_json(item)
 
 
 def relay_once(

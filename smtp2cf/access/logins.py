@@ -46,12 +46,9 @@ REMEMBERED_FOR = 300.0
 REMEMBERED = 1000
 """How many of those are kept."""
 
-Authenticate = Callable[[str, str, str], Awaitable[Reply | None]]
-"""(client address, "" for none; user name; password) → None if that is right, else the reply: 535 for
-wrong, 454 for not now, 421 for not now and goodbye."""
 LoginResult = Literal["success", "failure", "refused", "unavailable"]
-Told = Callable[[str, str, LoginResult, str], None]
-"""(client address, user name as given, result, reason): told once for every login."""
+OnLogin = Callable[[str, str, LoginResult, str], None]
+"""(client address, user name as given, result, reason): called once for every login."""
 
 WRONG = Reply(535, "5.7.8", "user name or password is wrong")
 BUSY = Reply(454, "4.7.0", "too many logins are being checked: try again")
@@ -100,7 +97,7 @@ class Logins:
     def __init__(
         self,
         users: UsersFile,
-        told: Told,
+        on_login: OnLogin,
         *,
         failures: Failures | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -108,7 +105,7 @@ class Logins:
         verify: Callable[[str, bytes], bool] = verify,
     ) -> None:
         self._users = users
-        self._told = told
+        self._on_login = on_login
         self._failures = failures if failures is not None else Failures(clock)
         self._clock = clock
         self._sleep = sleep
@@ -129,19 +126,19 @@ class Logins:
         """
         refusal = self._failures.refusal(client)
         if refusal is not None:
-            self._told(client, name, "refused", "too many failures before")
+            self._on_login(client, name, "refused", "too many failures before")
             return refusal
         try:
             user, reason = await self._check(client, name, password)
         except _RefusedError as refused:
-            self._told(client, name, "unavailable", refused.reply.text)
+            self._on_login(client, name, "unavailable", refused.reply.text)
             return refused.reply
         if user is not None:
             self._failures.succeeded(client)
-            self._told(client, user.name, "success", "")
+            self._on_login(client, user.name, "success", "")
             return None
         delay = self._failures.failed(client, self._digest(name, password))
-        self._told(client, name, "failure", reason)
+        self._on_login(client, name, "failure", reason)
         await self._sleep(delay)
         return WRONG
 

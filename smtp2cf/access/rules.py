@@ -3,15 +3,15 @@
 argon2 is loaded only where there are users.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from smtp2cf.access.senders import SenderRefusal, SenderRules, Senders
-from smtp2cf.reply import Reply
+from smtp2cf.access.senders import SenderRules, Senders
+from smtp2cf.envelope import Authenticate, SenderRefusal
 
 if TYPE_CHECKING:
-    from smtp2cf.access.logins import Told
+    from smtp2cf.access.logins import OnLogin
 
 
 class Access(NamedTuple):
@@ -20,16 +20,16 @@ class Access(NamedTuple):
     authenticate: see smtp2cf.access.logins. close: ends its threads. watch: keeps up with the users file.
     """
 
-    authenticate: Callable[[str, str, str], Awaitable[Reply | None]] | None = None
+    authenticate: Authenticate | None = None
     sender_refusal: SenderRefusal | None = None
     close: Callable[[], None] = lambda: None
     watch: Callable[[], Coroutine[None, None, None]] | None = None
 
 
-def open_access(users_file: Path | None, allowed_senders: Sequence[str], told: "Told") -> Access:
+def open_access(users_file: Path | None, allowed_senders: Sequence[str], on_login: "OnLogin") -> Access:
     """Access with the users of a file, None for nobody, and what anybody may send as, () for everything.
 
-    told: of every login. Raises UsersFileError, a ValueError, where the file can't be used.
+    on_login: called for every login. Raises UsersFileError, a ValueError, if the file can't be used.
     """
     everybody = Senders.parse(allowed_senders)
     if users_file is None:
@@ -38,7 +38,7 @@ def open_access(users_file: Path | None, allowed_senders: Sequence[str], told: "
     from smtp2cf.access.users import UsersFile
 
     users = UsersFile(users_file)
-    logins = Logins(users, told)
+    logins = Logins(users, on_login)
     return Access(
         logins.authenticate, SenderRules(everybody, users.senders_of).refusal, logins.close, users.watch
     )

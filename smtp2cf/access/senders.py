@@ -19,9 +19,6 @@ NAMED_LIMIT = 5
 SHOWN_LIMIT = 100
 """Characters of a name or an address that a refusal shows."""
 
-SenderRefusal = Callable[[str, str], Reply | None]
-"""(user name, "" for nobody; reverse path or an address of the header) → None if it may be used, else why
-not."""
 SendersOf = Callable[[str], "Senders | None"]
 """What a user may send as; None where there is no such user."""
 

@@ -24,7 +24,7 @@ from smtp2cf.reply import SendError
 from smtp2cf.settings import loading
 from smtp2cf.settings.units import seconds
 from smtp2cf.spool import EVERYTHING, Action, Filter, Spool, SpoolError, SpoolItem, Status, open_spool
-from smtp2cf.spool.listing import listed
+from smtp2cf.spool.item_json import item_as_json
 
 app = App(help="Look at the mail that waits, and change what becomes of it.")
 
@@ -78,7 +78,7 @@ def list_(
         count = 0
         async for item in spool.items(which):
             if as_json:
-                sys.stdout.write(orjson.dumps(listed(item)).decode() + "\n")
+                sys.stdout.write(orjson.dumps(item_as_json(item)).decode() + "\n")
             else:
                 if not count:
                     typer.echo(_COLUMNS.format("id", "age", "size", "status", "tries", "next", "from", "to"))
@@ -104,7 +104,7 @@ def show(
             if message:
                 sys.stdout.buffer.write(await spool.read(queue_id) or b"")
             elif as_json:
-                sys.stdout.write(orjson.dumps(listed(item)).decode() + "\n")
+                sys.stdout.write(orjson.dumps(item_as_json(item)).decode() + "\n")
             else:
                 _print_envelope(item)
             return

@@ -273,7 +273,8 @@ async def _converse(connection: "Connection", request: tuple[bytes, bytes]) -> A
 
 def _protocol(connection: "Connection") -> "ResponseHandler":
     protocol = connection.protocol
-    assert protocol is not None  # noqa: S101 - it has one until it is released
+    if protocol is None:
+        raise aiohttp.ClientConnectionError("the connection was released")
     return protocol
 
 

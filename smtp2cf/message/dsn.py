@@ -11,19 +11,28 @@ Knows nothing of the spool and of how a DSN is sent.
 
 import re
 import secrets
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
-from email.policy import compat32
-from email.utils import format_datetime, make_msgid, quote
+from email.utils import make_msgid
 from enum import Enum
 from typing import NamedTuple
 
 from smtp2cf.envelope import Envelope
 from smtp2cf.message.causes import LATER, cause_of
 from smtp2cf.message.charset import decode
+from smtp2cf.message.dsn_fields import (
+    date,
+    decode_orcpt,
+    decode_xtext,
+    duration,
+    field_lines,
+    inline,
+    lines,
+    mailbox,
+    quoted,
+    wrapped,
+)
 from smtp2cf.message.eightbit import is_utf8
-from smtp2cf.message.encoded import decode_words, mend_words
+from smtp2cf.message.encoded_words_decode import decode_words, mend_words
 from smtp2cf.message.header import split_header
 from smtp2cf.message.newlines import normalize_newlines
 from smtp2cf.message.transfer import quoted_printable
@@ -31,9 +40,6 @@ from smtp2cf.reply import Reply
 
 FULL_LIMIT = 64 * 1024
 """Bytes of the largest original that is returned in full, and of the most that is shown of a header."""
-
-DIAGNOSTIC_LIMIT = 500
-"""Characters of an answer that a DSN quotes."""
 
 NAMED_LIMIT = 100
 """Recipients that the text names; the delivery-status has them all."""
@@ -44,8 +50,6 @@ sending again may succeed."""
 
 _SUBJECT_LIMIT = 200
 _LINE_LIMIT = 998
-_VALUE_LIMIT = 900
-"""Octets of an address or id, so that its field stays within a line (RFC 5322 §2.1.1)."""
 
 
 class Event(Enum):
@@ -113,12 +117,6 @@ _KINDS = {
 _FAILURES = (Event.FAILED, Event.EXPIRED)
 
 _STATUS = re.compile(r"[245]\.\d{1,3}\.\d{1,3}")
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_XTEXT = re.compile(r"\+([0-9A-Fa-f]{2})")
-_EMBEDDED = re.compile(r"\\x\{([0-9A-Fa-f]{2,6})\}")
-_ADDRESS_TYPE = re.compile(r"[0-9A-Za-z-]{1,40}")
-_PLAIN_LOCAL = re.compile(r"""[^\s()<>\[\]:;@\\,"]+|"(?:[^"\\]|\\.)*\"""")
-_NOT_IN_DOMAIN = re.compile(r"[^\w.:\[\]-]")
 _NOT_IN_HOSTNAME = re.compile(r"[^!-~]|[<>@()]")
 _SUBJECT = re.compile(rb"^subject[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*+)", re.IGNORECASE | re.MULTILINE)
 _MESSAGE_ID = re.compile(
@@ -126,10 +124,6 @@ _MESSAGE_ID = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _NOT_7BIT = re.compile(rb"[^\t\r\n -~]|^[^\r\n]{%d}" % (_LINE_LIMIT + 1), re.MULTILINE)
-
-# The other policies parse a value, decode encoded words even in addresses, and may write it anew; this one
-# writes it as it is. UTF-8 comes in as surrogates and leaves as the bytes it was.
-_VERBATIM = compat32.clone(linesep="\r\n", max_line_length=None)
 
 
 def wanted(envelope: Envelope, recipient: str, event: Event) -> bool:
@@ -169,10 +163,10 @@ def build(
     boundary, body = _multipart(parts)
     report_type = parts[1].content_type.partition("/")[2]
     fields = [
-        ("From", f"Mail Delivery System <{_mailbox(sender)}>"),
-        ("To", _mailbox(envelope.reverse_path)),
+        ("From", f"Mail Delivery System <{mailbox(sender)}>"),
+        ("To", mailbox(envelope.reverse_path)),
         ("Subject", next(kind.subject for event, kind in _KINDS.items() if _has(reports, event))),
-        ("Date", _date(now)),
+        ("Date", date(now)),
         ("Message-ID", make_msgid(domain=hostname)),
         *_references(header),
         ("Auto-Submitted", "auto-replied"),
@@ -181,7 +175,7 @@ def build(
     ]
     if not body.isascii():
         fields.append(("Content-Transfer-Encoding", "8bit"))
-    return _fields(fields) + b"\r\n" + body
+    return field_lines(fields) + b"\r\n" + body
 
 
 def _text(
@@ -195,23 +189,23 @@ def _text(
     importance = list(_KINDS)
     for report in sorted(reports, key=lambda report: importance.index(report.event))[:NAMED_LIMIT]:
         alike = groups.setdefault((report.event, report.reply, report.retry_until), [])
-        alike.append(_inline(report.recipient))
+        alike.append(inline(report.recipient))
     about = f'"{subject}"' if subject else "no subject"
-    age = _duration(now - envelope.received_at)
-    who = f"Your message ({about}, received {_date(envelope.received_at)})"
+    age = duration(now - envelope.received_at)
+    who = f"Your message ({about}, received {date(envelope.received_at)})"
     paragraphs = [f"This is the mail relay {hostname}."]
     for (event, reply, retry_until), recipients in groups.items():
-        paragraphs.append(_wrapped(f"{who} {_KINDS[event].told.format(age=age)}"))
+        paragraphs.append(wrapped(f"{who} {_KINDS[event].told.format(age=age)}"))
         paragraphs.append("\r\n".join(f"    <{recipient}>" for recipient in recipients))
         if event not in (Event.DELIVERED, Event.RELAYED):
-            paragraphs.append(_wrapped(_why(event, reply, retry_until)))
+            paragraphs.append(wrapped(_why(event, reply, retry_until)))
         who = "It"
     if len(reports) > NAMED_LIMIT:
         paragraphs.append(f"{len(reports) - NAMED_LIMIT} more recipients are in the delivery report.")
-    paragraphs += [_wrapped(note), f"For the postmaster: the queue id is {_inline(envelope.queue_id)}."]
+    paragraphs += [wrapped(note), f"For the postmaster: the queue id is {inline(envelope.queue_id)}."]
     paragraphs += [
         f"{_answer_for(recipients) if len(groups) > 1 else 'The answer was:'}\r\n"
-        + _wrapped(_quoted(str(reply)), indent="    ")
+        + wrapped(quoted(str(reply)), indent="    ")
         for (_, reply, _), recipients in groups.items()
     ]
     return ("\r\n\r\n".join(paragraphs) + "\r\n").encode()
@@ -226,7 +220,7 @@ def _why(event: Event, reply: Reply, retry_until: float | None) -> str:
     """Why it is so and what to do about it."""
     why, advice = cause_of(reply)
     if event is Event.DELAYED:
-        until = f" until {_date(retry_until)}" if retry_until is not None else ""
+        until = f" until {date(retry_until)}" if retry_until is not None else ""
         advice = f"It will be tried again{until}. You need not do anything, nor send it again."
     elif event is Event.EXPIRED:
         advice = LATER
@@ -236,13 +230,13 @@ def _why(event: Event, reply: Reply, retry_until: float | None) -> str:
 def _status(envelope: Envelope, reports: Sequence[Report], hostname: str, now: float) -> _Part:
     """The part for programs (RFC 3464 §2.1), in its international form where an address needs that."""
     about_message = [("Reporting-MTA", f"dns; {hostname}")]
-    if envelope.envid and (envid := _inline(_decode_xtext(envelope.envid)).strip()):
+    if envelope.envid and (envid := inline(decode_xtext(envelope.envid)).strip()):
         about_message.append(("Original-Envelope-Id", envid))
-    about_message.append(("X-Smtp2cf-Queue-ID", _inline(envelope.queue_id)))
-    about_message.append(("Arrival-Date", _date(envelope.received_at)))
+    about_message.append(("X-Smtp2cf-Queue-ID", inline(envelope.queue_id)))
+    about_message.append(("Arrival-Date", date(envelope.received_at)))
     blocks = [about_message]
     blocks += [_recipient_fields(report, envelope.orcpt.get(report.recipient), now) for report in reports]
-    body = b"\r\n".join(_fields(block) for block in blocks)
+    body = b"\r\n".join(field_lines(block) for block in blocks)
     subtype = "delivery-status" if body.isascii() else "global-delivery-status"
     return _Part(f"message/{subtype}", "Delivery report", body)
 
@@ -251,19 +245,19 @@ def _recipient_fields(report: Report, orcpt: str | None, now: float) -> list[tup
     """The fields of one recipient (RFC 3464 §2.3)."""
     event, reply = report.event, report.reply
     fields = []
-    if orcpt and (original := _decode_orcpt(orcpt)):
+    if orcpt and (original := decode_orcpt(orcpt)):
         fields.append(("Original-Recipient", original))
-    address = _inline(report.recipient)
+    address = inline(report.recipient)
     fields.append(("Final-Recipient", f"{'rfc822' if address.isascii() else 'utf-8'}; {address}"))
     fields.append(("Action", _KINDS[event].action))
     status = reply.status if _STATUS.fullmatch(reply.status) else f"{str(reply.code)[0]}.0.0"
     fields.append(("Status", EXPIRED_STATUS if event is Event.EXPIRED else status))
     # As a client without SMTPUTF8 would have read it.
     answer = str(reply).encode("ascii", "backslashreplace").decode("ascii")
-    fields.append(("Diagnostic-Code", "\r\n ".join(_lines(f"smtp; {_quoted(answer)}", 60))))
-    fields.append(("Last-Attempt-Date", _date(now if report.last_attempt is None else report.last_attempt)))
+    fields.append(("Diagnostic-Code", "\r\n ".join(lines(f"smtp; {quoted(answer)}", 60))))
+    fields.append(("Last-Attempt-Date", date(now if report.last_attempt is None else report.last_attempt)))
     if event is Event.DELAYED and report.retry_until is not None:
-        fields.append(("Will-Retry-Until", _date(report.retry_until)))
+        fields.append(("Will-Retry-Until", date(report.retry_until)))
     return fields
 
 
@@ -306,7 +300,7 @@ def _subject(header: bytes) -> str:
     """The original's subject as people read it, in one line, shortened."""
     found = _SUBJECT.search(header)
     text = decode(mend_words(found[1][: 12 * _SUBJECT_LIMIT]), "") if found else ""
-    return _quoted(decode_words(text), _SUBJECT_LIMIT)
+    return quoted(decode_words(text), _SUBJECT_LIMIT)
 
 
 def _references(header: bytes) -> Iterator[tuple[str, str]]:
@@ -326,84 +320,10 @@ def _multipart(parts: Iterable[_Part]) -> tuple[str, bytes]:
         fields = [("Content-Type", part.content_type), ("Content-Description", part.description)]
         if encoding := part.encoding or ("" if part.body.isascii() else "8bit"):
             fields.append(("Content-Transfer-Encoding", encoding))
-        lines += [delimiter, _fields(fields), part.body]
+        lines += [delimiter, field_lines(fields), part.body]
     lines += [delimiter + b"--", b""]
     return boundary, b"\r\n".join(lines)
 
 
-def _fields(fields: Iterable[tuple[str, str]]) -> bytes:
-    """Header fields as lines."""
-    return b"".join(
-        _VERBATIM.fold_binary(
-            name, value if value.isascii() else value.encode().decode("ascii", "surrogateescape")
-        )
-        for name, value in fields
-    )
-
-
-def _decode_xtext(text: str) -> str:
-    """What xtext says (RFC 3461 §4). What would be no printable ASCII stays encoded."""
-    return _XTEXT.sub(lambda found: _printable(found, below=0x7F), text)
-
-
-def _decode_orcpt(orcpt: str) -> str | None:
-    """Original-Recipient from ORCPT (RFC 3464 §2.3.1, RFC 6533 §3), None if it makes none."""
-    kind, _, encoded = orcpt.partition(";")
-    address = _decode_xtext(encoded)
-    if kind.lower() == "utf-8":
-        address = _EMBEDDED.sub(lambda found: _printable(found, below=0x110000), address)
-    address = _inline(address).strip()
-    return f"{kind}; {address}" if address and _ADDRESS_TYPE.fullmatch(kind) else None
-
-
-def _printable(found: re.Match[str], below: int) -> str:
-    """The character whose number in hexadecimal was found, or what was found if it is not one to show."""
-    number = int(found[1], 16)
-    return chr(number) if number < below and chr(number).isprintable() else found[0]
-
-
-def _mailbox(address: str) -> str:
-    """An address as a header field can have it, its local part quoted if need be (RFC 5322 §3.4.1)."""
-    address = _inline(address)
-    local, at, domain = address.rpartition("@") if "@" in address else (address, "", "")
-    if not _PLAIN_LOCAL.fullmatch(local):
-        local = f'"{quote(local)}"'
-    return f"{local}{at}{_NOT_IN_DOMAIN.sub('?', domain)}"
-
-
-def _inline(text: str) -> str:
-    """Text that cannot leave its line, break UTF-8 or make the line too long."""
-    if not text.isprintable():
-        text = _UNPRINTABLE.sub("?", text)
-    octets = text.encode()
-    return text if len(octets) <= _VALUE_LIMIT else octets[:_VALUE_LIMIT].decode(errors="ignore")
-
-
-def _quoted(text: str, limit: int = DIAGNOSTIC_LIMIT) -> str:
-    """Somebody else's words, in one line, shortened."""
-    text = _inline(" ".join(text.split()))
-    return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-def _wrapped(text: str, indent: str = "") -> str:
-    return "\r\n".join(indent + line for line in _lines(text, 72 - len(indent)))
-
-
-def _lines(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
-
-
 def _has(reports: Iterable[Report], event: Event) -> bool:
     return any(report.event is event for report in reports)
-
-
-def _date(seconds: float) -> str:
-    return format_datetime(datetime.fromtimestamp(seconds, UTC))
-
-
-def _duration(seconds: float) -> str:
-    """About how long, in words."""
-    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
-        if (number := round(seconds / length)) >= 1:
-            return f"{number} {unit}{'s' if number > 1 else ''}"
-    return "less than a minute"

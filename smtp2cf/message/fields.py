@@ -11,8 +11,8 @@ from itertools import groupby
 from urllib.parse import quote
 
 from smtp2cf.message.charset import decode
-from smtp2cf.message.encoded import decode_words, mend_words
-from smtp2cf.message.encoded_words import ENCODED_WORD, Kind, Unit, fixed, space, text_units, write
+from smtp2cf.message.encoded_words_decode import decode_words, mend_words
+from smtp2cf.message.encoded_words_encode import ENCODED_WORD, Kind, Unit, fixed, space, text_units, write
 from smtp2cf.message.mime import PARAMETER, SEGMENT, unquote
 
 _ADDRESSES = frozenset(

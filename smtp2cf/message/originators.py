@@ -13,7 +13,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from smtp2cf.message.encoded_words import ENCODED_WORD
+from smtp2cf.message.encoded_words_encode import ENCODED_WORD
 from smtp2cf.message.header import Field, Header, parse_header, split_header
 
 MAX_FIELDS = 10_000
@@ -55,11 +55,11 @@ _NO_CHARSETS = frozenset({"utf-7", "hz", "idna", "punycode", "unicode_escape", "
 """Codecs in which a text is not the same to every reader; UTF-16 and UTF-32 are not either."""
 
 
-class _UnclearError(Exception):
+class _AmbiguousError(Exception):
     """Readers may not agree on it."""
 
 
-def authors(message: bytes) -> list[str] | None:
+def originators(message: bytes) -> list[str] | None:
     """The addresses, each once; None where there is no From, or readers may not agree on one.
 
     message: UTF-8 with CRLF line ends.
@@ -76,7 +76,7 @@ def authors(message: bytes) -> list[str] | None:
     try:
         for field in named:
             found.update(dict.fromkeys(_addresses(_value(message, field))))
-    except _UnclearError:
+    except _AmbiguousError:
         return None
     return list(found)
 
@@ -95,18 +95,18 @@ def _clear_header(message: bytes) -> Header | None:
 
 def _value(message: bytes, field: Field) -> str:
     if field.value - field.start != len(field.name) + 1:
-        raise _UnclearError  # a space before the colon
+        raise _AmbiguousError  # a space before the colon
     try:
         text = message[field.value : field.end].decode()
     except UnicodeDecodeError:
-        raise _UnclearError from None
+        raise _AmbiguousError from None
     return _FOLD.sub("", text).rstrip("\r\n")
 
 
 def _addresses(text: str) -> Iterator[str]:
     """The addresses of a list of mailboxes, and those that its names and comments show.
 
-    Raises _UnclearError.
+    Raises _AmbiguousError.
     """
     before: list[str] = []  # the kinds of what stands before the <address>, spaces and comments left out
     after = False
@@ -116,7 +116,7 @@ def _addresses(text: str) -> Iterator[str]:
     while at < len(text):
         found = _TOKEN.match(text, at)
         if found is None:
-            raise _UnclearError
+            raise _AmbiguousError
         kind, written = str(found.lastgroup), found[0]
         at = found.end()
         if kind == "comma":
@@ -128,7 +128,7 @@ def _addresses(text: str) -> Iterator[str]:
         elif kind == "space":
             shown.append(written)
         elif after:
-            raise _UnclearError  # something behind the <address>
+            raise _AmbiguousError  # something behind the <address>
         elif kind == "angle":
             after = True
             yield from _address(found["angle"])
@@ -145,17 +145,17 @@ def _mailbox(before: list[str], after: bool, bare: str, shown: list[str]) -> Ite
     """What a mailbox shows beside its <address>; or, where it has none, its one address."""
     if "address" in before:
         if len(before) > 1:
-            raise _UnclearError
+            raise _AmbiguousError
         yield from _address(bare)
     elif not after:
-        raise _UnclearError
+        raise _AmbiguousError
     yield from _shown("".join(shown))
 
 
 def _address(written: str) -> Iterator[str]:
     """An address, and what its local part shows if that is quoted."""
     if "=?" in written or unicodedata.normalize("NFKC", written).count("@") != 1:
-        raise _UnclearError
+        raise _AmbiguousError
     yield written
 
 
@@ -166,7 +166,7 @@ def _shown(text: str) -> Iterator[str]:
     for reading in _readings(text.replace("\\", "")):
         for found in _SHOWN.findall(unicodedata.normalize("NFKC", reading)):
             if found.count("@") > 1:
-                raise _UnclearError
+                raise _AmbiguousError
             yield found.strip("'").rstrip(".")
 
 
@@ -174,7 +174,7 @@ def _readings(text: str) -> Iterator[str]:
     """The text with its encoded words decoded: those beside one another together, and joined with what
     else stands beside them; then one by one, and apart from that."""
     if "=?" in _RUN.sub("", text):
-        raise _UnclearError  # what some take for an encoded word
+        raise _AmbiguousError  # what some take for an encoded word
     yield _RUN.sub(lambda run: _decoded(_WORD.findall(run[0]), joined=True), text)
     yield _RUN.sub(lambda run: f" {_decoded(_WORD.findall(run[0]), joined=False)} ", text)
 
@@ -196,11 +196,11 @@ def _decoded(words: list[str], *, joined: bool) -> str:
         )
         text.encode()
     except (LookupError, ValueError):
-        raise _UnclearError from None
+        raise _AmbiguousError from None
     if any(_is_no_charset(charset) for charset, _ in pieces) or any(
         unicodedata.category(char) in ("Cc", "Zl", "Zp") for char in text
     ):
-        raise _UnclearError
+        raise _AmbiguousError
     return text
 
 
@@ -208,7 +208,7 @@ def _octets(encoding: str, content: str) -> bytes:
     if encoding in "qQ":
         return binascii.a2b_qp(content, header=True)
     if _BASE64.fullmatch(content) is None:
-        raise _UnclearError
+        raise _AmbiguousError
     return binascii.a2b_base64(content)
 
 
@@ -218,11 +218,11 @@ def _is_no_charset(charset: str) -> bool:
 
 
 def _comment_end(text: str, at: int) -> int:
-    """Where the comment ends that begins here; raises _UnclearError where it does not."""
+    """Where the comment ends that begins here; raises _AmbiguousError where it does not."""
     depth = 0
     while (found := _COMMENT_TOKEN.match(text, at)) is not None:
         at = found.end()
         depth += {"(": 1, ")": -1}.get(found[0], 0)
         if depth == 0:
             return at
-    raise _UnclearError
+    raise _AmbiguousError

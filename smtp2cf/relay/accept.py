@@ -19,7 +19,7 @@ from smtp2cf.journal import maillog, tasks
 from smtp2cf.message.eightbit import to_utf8
 from smtp2cf.message.header import drop_headers, received_count
 from smtp2cf.message.newlines import has_bare_newlines, normalize_newlines
-from smtp2cf.message.originators import authors
+from smtp2cf.message.originators import originators
 from smtp2cf.relay import time_limit
 from smtp2cf.relay.attempt import Attempt, deliver
 from smtp2cf.relay.bounces import BouncePolicy, dsns_for
@@ -435,7 +435,7 @@ class Relay:
             return refusal
         if sender_refusal(user, NOBODYS) is None:
             return None  # who may send as anybody may write what they like
-        named = authors(message)
+        named = originators(message)
         if named is None:
             return HEADER_FROM
         refusals = (sender_refusal(user, address) for address in named)

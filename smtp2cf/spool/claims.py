@@ -14,6 +14,7 @@ import structlog
 from smtp2cf.journal import tasks
 from smtp2cf.reply import SendError
 from smtp2cf.spool import clock
+from smtp2cf.spool.protocol import SpoolItem
 
 _log = structlog.get_logger(__name__)
 
@@ -65,6 +66,25 @@ class Claims:
     def confirm(self, queue_ids: Iterable[str], asked_at: Moment) -> None:
         """Their leases were renewed, if they are ours still."""
         self._ids.update(dict.fromkeys(self._ids.keys() & set(queue_ids), asked_at))
+
+    async def ask(self, queue_id: str, is_ours: Awaitable[bool]) -> bool:
+        """Whether a claim is ours, as the database answers; keeps the claim, or drops it."""
+        asked_at = Moment.now()
+        ours = await is_ours
+        if ours:
+            self.confirm((queue_id,), asked_at)
+        else:
+            self.drop((queue_id,))
+        return ours
+
+    def take(self, claimed: Sequence[SpoolItem], asked_at: Moment) -> list[SpoolItem]:
+        """Add what was just claimed; returns what wasn't ours before.
+
+        What was ours has had its lease renewed: it had run out, because this process was stopped.
+        """
+        fresh = [item for item in claimed if item.queue_id not in self._ids]
+        self.add((item.queue_id for item in claimed), asked_at)
+        return fresh
 
     def drop(self, queue_ids: Iterable[str]) -> None:
         """They are not ours any more."""

@@ -1,4 +1,4 @@
-"""Waiting: what waits in the spool, counted now and then for metrics, readiness and the status page."""
+"""The spool's health: whether it can be written to, and what waits in it, for people and metrics."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ from smtp2cf.reply import SendError
 from smtp2cf.spool import Spool, SpoolError, Status, Total
 
 INTERVAL = 5.0
-"""Seconds between two looks at the spool."""
+"""Seconds between two checks of the spool."""
 
 MESSAGES = Gauge("smtp2cf_spool_messages", "Messages in the spool", ["status"])
 BYTES = Gauge("smtp2cf_spool_bytes", "Bytes of messages in the spool", ["status"])
@@ -20,10 +20,10 @@ OLDEST = Gauge("smtp2cf_spool_oldest_seconds", "Age of the oldest message that w
 log = structlog.stdlib.get_logger("smtp2cf.spool")
 
 
-class Waiting:
-    """Looks after a spool: whether it can be written, and how much waits in it for how long.
+class SpoolHealth:
+    """Checks a spool: whether it can be written to, how much mail waits in it, and how long.
 
-    warn_after: seconds the oldest mail may wait before it is worth a warning.
+    warn_after: seconds the oldest mail may wait before there is a warning.
     """
 
     def __init__(self, spool: Spool, warn_after: float) -> None:
@@ -35,22 +35,22 @@ class Waiting:
         """Set after the first look."""
 
     async def watch(self) -> None:
-        """Look again and again. Raises SpoolError where the spool can never be used."""
+        """Check again and again. Raises SpoolError if the spool can never be used."""
         while True:
             await self.look()
             await asyncio.sleep(INTERVAL)
 
     async def look(self) -> None:
-        """Write to the spool, count what is in it. Raises SpoolError where it can never be used."""
+        """Write to the spool and count what is in it. Raises SpoolError if it can never be used."""
         try:
-            # Counted first: what waits in a spool that takes no more mail goes out all the same.
+            # Count first: a spool that takes no more mail still sends what is in it.
             self._totals = await self._spool.totals()
             await self._spool.check()
         except SpoolError:
             raise
         except SendError as error:
             self._is_broken(error.reply.text, reply=str(error.reply))
-        except Exception as error:  # noqa: BLE001 - whatever it is, this is not a spool that works
+        except Exception as error:  # noqa: BLE001 - whatever it is, the spool doesn't work
             self._is_broken(f"the spool fails: {type(error).__name__}: {error}", exc_info=error)
         else:
             if self._broken and self.looked.is_set():
@@ -70,17 +70,17 @@ class Waiting:
 
     @property
     def messages(self) -> int:
-        """How many waited at the latest look."""
+        """How many were waiting at the last check."""
         return sum(total.messages for total in self._totals.values())
 
     def readiness(self) -> Readiness:
-        """Not ready when the spool can't be written; ready with a warning when mail waits too long."""
+        """Not ready if the spool can't be written to; ready with a warning if mail has waited too long."""
         if self._broken:
             return Readiness(False, self._broken)
         age = self._age()
         if age > self._warn_after:
             return Readiness(
-                True, f"warning: the oldest mail waits for {age / 3600:.1f} h (SMTP2CF_WARN_AFTER)"
+                True, f"warning: the oldest mail has waited for {age / 3600:.1f} h (SMTP2CF_WARN_AFTER)"
             )
         return Readiness(True, "")
 

@@ -11,9 +11,9 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import structlog
 
@@ -22,6 +22,7 @@ from smtp2cf.reply import Reply, SendError
 from smtp2cf.spool import codec, postgres_reserve, postgres_sql
 from smtp2cf.spool.batcher import Batcher
 from smtp2cf.spool.claims import Claims, DueAlarm, Moment
+from smtp2cf.spool.postgres_answers import PostgresAnswers
 from smtp2cf.spool.postgres_database import Connection, Database, QueueIdTaken
 from smtp2cf.spool.protocol import (
     EVERYTHING,
@@ -38,7 +39,7 @@ from smtp2cf.spool.protocol import (
     Status,
     Total,
 )
-from smtp2cf.spool.turns import Lanes
+from smtp2cf.spool.turns import Turns
 
 _log = structlog.get_logger(__name__)
 
@@ -48,13 +49,6 @@ NAMED = 10
 """Queue ids that a line of the log names."""
 
 
-class Memo(NamedTuple):
-    """A digest and the reply to remember for it, None to forget it."""
-
-    digest: bytes
-    reply: str | None
-
-
 class PostgresSpool:
     """See protocol.Spool. Made by `open`."""
 
@@ -62,15 +56,14 @@ class PostgresSpool:
         self._database = database
         self._lease = lease
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-        self._lanes = Lanes()
+        self._turns = Turns()
         self._claims = Claims(lease, self._renew)
         self._alarm = DueAlarm(self._until_due, POLL)
         self._puts = Batcher(self._put_all)
         self._begins = Batcher(self._begin_all)
         self._confirms = Batcher(self._confirm_all)
         self._finishes = Batcher(self._finish_all)
-        self._memos = Batcher(self._memorize_all)
-        self._posted: dict[bytes, asyncio.Future[None]] = {}
+        self._answers = PostgresAnswers(database)
         self._closed = False
         self._full: SpoolFull | None = None
         self._claiming = asyncio.Lock()
@@ -90,7 +83,9 @@ class PostgresSpool:
         claimed = [letter.envelope.queue_id for letter in mail if letter.claimed]
         self._claims.add(claimed)  # from here on: it may be written long before we hear of it
         try:
-            await self._until_posted(letter.answer.digest for letter in mail if letter.answer is not None)
+            await self._answers.until_written(
+                letter.answer.digest for letter in mail if letter.answer is not None
+            )
             await self._puts.ask(mail)
         except BaseException as error:
             if not (isinstance(error, SendError) and error.unanswered):
@@ -106,16 +101,14 @@ class PostgresSpool:
         if expired:
             statement = (postgres_sql.CLAIM_EXPIRED, limit, self._owner, self._lease)
         else:
-            share = self._lanes.tried_share(limit)
+            share = self._turns.tried_share(limit)
             statement = (postgres_sql.CLAIM, limit, share, self._owner, self._lease)
         async with self._claiming:
             asked_at = Moment.now()
             rows = await self._database.run(partial(self._claim, statement=statement))
             rows.sort(key=lambda row: (row[0], row[1]))
             claimed = [codec.decode_item(columns, now) for _, _, now, *columns in rows]
-            # What we have already had its lease renewed: it was over, because the process was stopped.
-            fresh = [item for item in claimed if item.queue_id not in self._claims]
-            self._claims.add((item.queue_id for item in claimed), asked_at)
+            fresh = self._claims.take(claimed, asked_at)
             self._claim_lost = False
         if fresh:
             self._alarm.found()
@@ -123,13 +116,7 @@ class PostgresSpool:
 
     async def begin(self, queue_id: str) -> bool:
         """See protocol.Spool."""
-        asked_at = Moment.now()
-        begun = await self._begins.ask(queue_id)
-        if begun:
-            self._claims.confirm((queue_id,), asked_at)
-        else:
-            self._claims.drop((queue_id,))
-        return begun
+        return await self._claims.ask(queue_id, self._begins.ask(queue_id))
 
     def holds(self, queue_id: str) -> bool:
         """See protocol.Spool."""
@@ -139,13 +126,7 @@ class PostgresSpool:
         """See protocol.Spool."""
         if self._claims.is_fresh(queue_id):
             return True
-        asked_at = Moment.now()
-        is_ours = await self._confirms.ask(queue_id)
-        if is_ours:
-            self._claims.confirm((queue_id,), asked_at)
-        else:
-            self._claims.drop((queue_id,))
-        return is_ours
+        return await self._claims.ask(queue_id, self._confirms.ask(queue_id))
 
     async def read(self, queue_id: str) -> bytes | None:
         """See protocol.Spool."""
@@ -257,20 +238,15 @@ class PostgresSpool:
 
     async def recall(self, digest: bytes, *, begin: bool = True) -> Memory | None:
         """See protocol.Spool. Shared, so a client that comes back to another replica is known there."""
-        await self._until_posted((digest,))
-        if begin:
-            rows = await self._database.fetch(postgres_sql.RECALL, digest, MEMORY, fills=True)
-        else:
-            rows = await self._database.fetch(postgres_sql.KNOWN, digest)
-        return Memory(codec.decode_reply(rows[0][0])) if rows else None
+        return await self._answers.recall(digest, begin=begin)
 
     def remember(self, digest: bytes, reply: Reply | None) -> None:
         """See protocol.Spool."""
-        self._post(Memo(digest, codec.encode_reply(reply)))
+        self._answers.note(digest, reply)
 
     def forget(self, digest: bytes) -> None:
         """See protocol.Spool."""
-        self._post(Memo(digest, None))
+        self._answers.forget(digest)
 
     async def close(self) -> None:
         """See protocol.Spool."""
@@ -278,8 +254,9 @@ class PostgresSpool:
             return
         self._closed = True
         await self._claims.close()
-        for batcher in (self._puts, self._begins, self._confirms, self._finishes, self._memos):
+        for batcher in (self._puts, self._begins, self._confirms, self._finishes):
             await batcher.finish()
+        await self._answers.finish()
         try:
             await self._database.execute(postgres_sql.GIVE_BACK, self._owner, None)
             self._database.announce()
@@ -365,36 +342,6 @@ class PostgresSpool:
             if settled and dsns:
                 await connection.execute(postgres_sql.PUT, *dsns)
         return settled
-
-    def _post(self, memo: Memo) -> None:
-        # What is not remembered is sent a second time at worst; the renewal of leases reports the cause.
-        future = self._posted[memo.digest] = self._memos.ask(memo)
-        future.add_done_callback(partial(self._written, memo.digest))
-
-    async def _until_posted(self, digests: Iterable[bytes]) -> None:
-        """Who got its answer and sends the same again at once must not meet what is being forgotten."""
-        posted = [self._posted[digest] for digest in digests if digest in self._posted]
-        if posted:
-            await asyncio.wait(posted)
-
-    def _written(self, digest: bytes, future: "asyncio.Future[None]") -> None:
-        if self._posted.get(digest) is future:
-            del self._posted[digest]
-        if not future.cancelled():
-            future.exception()  # so that nobody misses it
-
-    async def _memorize_all(self, memos: Sequence[Memo]) -> list[None]:
-        last = {memo.digest: memo.reply for memo in memos}
-        kept = {digest: reply for digest, reply in last.items() if reply is not None}
-        if kept:
-            await self._database.execute(
-                postgres_sql.REMEMBER, list(kept), list(kept.values()), MEMORY, fills=True
-            )
-        if len(kept) < len(last):
-            await self._database.execute(
-                postgres_sql.FORGET, [digest for digest in last if digest not in kept]
-            )
-        return [None] * len(memos)
 
     async def _renew(self, queue_ids: Sequence[str]) -> Collection[str]:
         renewed = await self._renew_leases(queue_ids) if queue_ids else ()

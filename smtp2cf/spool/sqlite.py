@@ -43,7 +43,7 @@ from smtp2cf.spool.protocol import (
     Total,
 )
 from smtp2cf.spool.sqlite_errors import SpoolDamaged, send_error
-from smtp2cf.spool.sqlite_guard import Hold
+from smtp2cf.spool.sqlite_guard import FileGuard
 from smtp2cf.spool.sqlite_opening import Opened, open_files
 from smtp2cf.spool.sqlite_store import Inside, Page, Settlement, Store, Wanted, conditions
 from smtp2cf.spool.writer import Writer
@@ -64,18 +64,18 @@ class SqliteSpool:
     """See protocol.Spool. Made by `open`."""
 
     def __init__(self, opened: Opened, *, lease: float, min_free: int) -> None:
-        path = opened.hold.path
+        path = opened.guard.path
         self._lock = opened.lock
-        self._hold = opened.hold
+        self._guard = opened.guard
         self._space = Space(path.parent, min_free)
         self._clock = opened.left.clock
         owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._store = Store(owner, lease, self._clock)
         self._writer = Writer(
-            self._hold, self._space, lambda: sqlite_file.connect_writer(path, serve=self._lock is not None)
+            self._guard, self._space, lambda: sqlite_file.connect_writer(path, serve=self._lock is not None)
         )
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="spool-reader")
-        self._connections = _Connections(self._hold)
+        self._connections = _Connections(self._guard)
         self._claims = Claims(lease, self._renew)
         self._alarm = DueAlarm(self._until_due, POLL)
         until = self._clock.now() + MEMORY
@@ -111,22 +111,14 @@ class SqliteSpool:
         """See protocol.Spool."""
         asked_at = Moment.now()
         claimed: list[SpoolItem] = await self._writer.do(self._store.claim, Wanted(limit, expired))
-        # What we have already had its lease renewed: it was over, because the process was stopped.
-        fresh = [item for item in claimed if item.queue_id not in self._claims]
-        self._claims.add((item.queue_id for item in claimed), asked_at)
+        fresh = self._claims.take(claimed, asked_at)
         if fresh:
             self._alarm.found()
         return fresh
 
     async def begin(self, queue_id: str) -> bool:
         """See protocol.Spool."""
-        asked_at = Moment.now()
-        begun: bool = await self._writer.do(self._store.begin, queue_id)
-        if begun:
-            self._claims.confirm((queue_id,), asked_at)
-        else:
-            self._claims.drop((queue_id,))
-        return begun
+        return await self._claims.ask(queue_id, self._writer.do(self._store.begin, queue_id))
 
     def holds(self, queue_id: str) -> bool:
         """See protocol.Spool."""
@@ -136,13 +128,7 @@ class SqliteSpool:
         """See protocol.Spool. Nobody else claims, but an operator may delete."""
         if self._claims.is_fresh(queue_id):
             return True
-        asked_at = Moment.now()
-        renewed: Collection[str] = await self._writer.do(self._store.renew, (queue_id,))
-        if queue_id in renewed:
-            self._claims.confirm((queue_id,), asked_at)
-        else:
-            self._claims.drop((queue_id,))
-        return queue_id in renewed
+        return await self._claims.ask(queue_id, self._renew_one(queue_id))
 
     async def read(self, queue_id: str) -> bytes | None:
         """See protocol.Spool."""
@@ -249,7 +235,7 @@ class SqliteSpool:
 
     def refusal(self) -> SendError | None:
         """See protocol.Spool."""
-        return self._hold.trouble or self._space.refusal()
+        return self._guard.trouble or self._space.refusal()
 
     async def recall(self, digest: bytes, *, begin: bool = True) -> Memory | None:
         """See protocol.Spool. Kept in memory as well: only the unconfirmed are, so it is little."""
@@ -284,7 +270,7 @@ class SqliteSpool:
             await self._writer.close()
             await asyncio.to_thread(self._readers.shutdown)
             self._connections.close()
-            self._hold.close()
+            self._guard.close()
             if self._lock is not None:
                 self._lock.release()
 
@@ -294,6 +280,10 @@ class SqliteSpool:
                 self._memory[letter.answer.digest] = letter.answer.reply, self._clock.now() + MEMORY
         if any(not letter.claimed for letter in mail):
             self._alarm.ring()
+
+    async def _renew_one(self, queue_id: str) -> bool:
+        renewed: Collection[str] = await self._writer.do(self._store.renew, (queue_id,))
+        return queue_id in renewed
 
     async def _renew(self, queue_ids: Sequence[str]) -> Collection[str]:
         now = self._clock.now()
@@ -332,16 +322,16 @@ class SqliteSpool:
 class _Connections:
     """One connection for each reading thread, opened again after an error."""
 
-    def __init__(self, hold: Hold) -> None:
-        self._hold = hold
+    def __init__(self, guard: FileGuard) -> None:
+        self._guard = guard
         self._of_thread = threading.local()
         self._all: set[sqlite3.Connection] = set()
 
     def use(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        self._hold.check()
+        self._guard.check()
         connection: sqlite3.Connection | None = getattr(self._of_thread, "connection", None)
         if connection is None:
-            connection = self._of_thread.connection = sqlite_file.connect_reader(self._hold.path)
+            connection = self._of_thread.connection = sqlite_file.connect_reader(self._guard.path)
             self._all.add(connection)
         try:
             return work(connection)

@@ -15,7 +15,7 @@ from smtp2cf.spool import reserve, sqlite_schema
 from smtp2cf.spool.permissions import permissions
 from smtp2cf.spool.protocol import SpoolError, SpoolFull
 from smtp2cf.spool.sqlite_errors import DAMAGE, WHEN_DAMAGED, send_error
-from smtp2cf.spool.sqlite_guard import Hold
+from smtp2cf.spool.sqlite_guard import FileGuard
 
 BUSY_TIMEOUT = 10.0
 """Seconds to wait for another process that writes."""
@@ -24,7 +24,7 @@ WAL_PAGES = 4000
 """Pages (16 MB) the log may have before it is worked into the file: fewer, larger fsyncs."""
 
 
-def take_hold(path: Path, *, serve: bool, alone: bool = True) -> Hold:
+def open_guarded(path: Path, *, serve: bool, alone: bool = True) -> FileGuard:
     """Open the file and see that it is ours, and of the current schema.
 
     serve: make it where it is missing, its directory too (modes 0600 and 0700), migrate it where it is
@@ -37,14 +37,14 @@ def take_hold(path: Path, *, serve: bool, alone: bool = True) -> Hold:
         if not serve and not path.exists():
             raise SpoolError(f"there is no spool at {path}: 'smtp2cf serve' makes it")
         with contextlib.ExitStack() as undo:
-            hold = _take_hold(path, undo, serve=serve, alone=alone)
+            guard = _open_guarded(path, undo, serve=serve, alone=alone)
             undo.pop_all()
-            return hold
+            return guard
     except (OSError, sqlite3.Error) as error:
         raise SpoolError(cannot_open(path, error)) from error
 
 
-def _take_hold(path: Path, undo: contextlib.ExitStack, *, serve: bool, alone: bool) -> Hold:
+def _open_guarded(path: Path, undo: contextlib.ExitStack, *, serve: bool, alone: bool) -> FileGuard:
     real = Path(os.path.realpath(path))
     descriptor = None
     if serve:
@@ -59,18 +59,18 @@ def _take_hold(path: Path, undo: contextlib.ExitStack, *, serve: bool, alone: bo
         # What is in the log since a crash has its room in the file; the log is then as good as empty.
         anchor.execute("PRAGMA wal_checkpoint").fetchone()
     sqlite_schema.migrate(anchor, path, serve=serve)
-    hold = Hold(path, anchor, descriptor)
+    guard = FileGuard(path, anchor, descriptor)
     if serve:
         reserve.adopt(real)
-        _set_aside_inside(anchor, hold)
-    return hold
+        _set_aside_inside(anchor, guard)
+    return guard
 
 
-def _set_aside_inside(connection: sqlite3.Connection, hold: Hold) -> None:
+def _set_aside_inside(connection: sqlite3.Connection, guard: FileGuard) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
         reserve.set_aside_inside(connection)
-        hold.make_room(connection)
+        guard.make_room(connection)
         connection.execute("COMMIT")
     except (sqlite3.Error, OSError) as error:
         if connection.in_transaction:

@@ -1,4 +1,4 @@
-"""Hold: an SQLite spool's files as long as a process has them open, and whether they still are those.
+"""FileGuard: an SQLite spool's files as long as a process has them open, and whether they still are those.
 
 SQLite looks at no name twice. A database that is moved away goes on being written to, and its log and the
 log's index, found by name, are taken up by whatever file comes into its place: mail would be acknowledged
@@ -49,7 +49,7 @@ class _Header(NamedTuple):
         return self.pages, self.free_pages
 
 
-class Hold:
+class FileGuard:
     """The files of the database at `path`, which the connection `anchor` keeps open.
 
     Another connection may come and go: while there is this one, SQLite does not remove the log. descriptor:
@@ -247,7 +247,8 @@ class Hold:
 
     def _read_header(self) -> _Header | None:
         """What the first page of the database says; None where it is none, or pages are missing."""
-        assert self._descriptor is not None  # noqa: S101 - asked only with one
+        if self._descriptor is None:
+            return None
         octets = os.pread(self._descriptor, 100, 0)
         if len(octets) < 100 or not octets.startswith(MAGIC):
             return None

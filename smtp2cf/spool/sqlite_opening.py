@@ -13,7 +13,7 @@ from smtp2cf.spool.clock import Clock, Mark
 from smtp2cf.spool.lock import SpoolLock, served_by
 from smtp2cf.spool.protocol import SpoolError
 from smtp2cf.spool.sqlite_errors import DAMAGE, code_of
-from smtp2cf.spool.sqlite_guard import Hold, identity
+from smtp2cf.spool.sqlite_guard import FileGuard, identity
 from smtp2cf.spool.sqlite_store import GIVEN_BACK
 
 
@@ -27,7 +27,7 @@ class Left(NamedTuple):
 class Opened(NamedTuple):
     """The files, the lock of who serves them, and what the process before left."""
 
-    hold: Hold
+    guard: FileGuard
     lock: SpoolLock | None
     left: Left
 
@@ -37,23 +37,23 @@ def open_files(path: Path, serve: bool) -> Opened:
     lock_path = path.with_name(path.name + ".lock")
     if not serve:
         served = _served(path, lock_path)
-        return _with_what_was_left(sqlite_file.take_hold(path, serve=False, alone=not served), None)
+        return _with_what_was_left(sqlite_file.open_guarded(path, serve=False, alone=not served), None)
     sqlite_file.make_directory(path.parent)
     lock = SpoolLock(lock_path)
     try:
-        hold = sqlite_file.take_hold(path, serve=True)
+        guard = sqlite_file.open_guarded(path, serve=True)
         lock.note(identity(path))
-        return _with_what_was_left(hold, lock)
+        return _with_what_was_left(guard, lock)
     except BaseException:
         lock.release()
         raise
 
 
-def _with_what_was_left(hold: Hold, lock: SpoolLock | None) -> Opened:
+def _with_what_was_left(guard: FileGuard, lock: SpoolLock | None) -> Opened:
     try:
-        return Opened(hold, lock, _take_over(hold.path, serve=lock is not None))
+        return Opened(guard, lock, _take_over(guard.path, serve=lock is not None))
     except BaseException:
-        hold.close()
+        guard.close()
         raise
 
 

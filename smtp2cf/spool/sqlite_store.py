@@ -13,7 +13,7 @@ from typing import NamedTuple
 from smtp2cf.spool import codec, reserve
 from smtp2cf.spool.clock import Clock
 from smtp2cf.spool.protocol import MEMORY, PAGE, Action, Filter, NewMail, SpoolItem
-from smtp2cf.spool.turns import Lanes
+from smtp2cf.spool.turns import Turns
 from smtp2cf.spool.writer import Kind
 
 FREE_PAGES = 4096
@@ -80,7 +80,7 @@ class Store:
         self._owner = owner
         self._lease = lease
         self._clock = clock
-        self._lanes = Lanes()
+        self._turns = Turns()
         # Notes go first: a put notes an answer too, which an earlier forget must not take away.
         # Then mail goes in, and is claimed last, so that what comes in may leave in the same go.
         self.memorize = Kind(0, self._memorize, durable=False)
@@ -287,7 +287,7 @@ class Store:
         if job.expired:
             due = first("attempts > 0 AND expires <= :now")
         else:
-            due = self._lanes.merge(first("attempts = 0"), first("attempts > 0"), job.limit)
+            due = self._turns.merge(first("attempts = 0"), first("attempts > 0"), job.limit)
         chosen = [key for (key,) in due]
         if not chosen:
             return []

@@ -23,7 +23,7 @@ from smtp2cf.spool import reserve
 from smtp2cf.spool.disk_space import Space
 from smtp2cf.spool.protocol import SpoolFull, SpoolUnavailable
 from smtp2cf.spool.sqlite_errors import BROKEN, BUSY, code_of, send_error
-from smtp2cf.spool.sqlite_guard import Hold
+from smtp2cf.spool.sqlite_guard import FileGuard
 
 _log = structlog.get_logger(__name__)
 
@@ -63,13 +63,13 @@ class Job(NamedTuple):
 class Writer:
     """Runs jobs until it is closed.
 
-    hold: the files, looked at so that nothing is written to others. space: told when the reserve has to be
+    guard: the files, looked at so that nothing is written to others. space: told when the reserve has to be
     used. connect: opens the database; raises
     sqlite3.Error or OSError.
     """
 
-    def __init__(self, hold: Hold, space: Space, connect: Callable[[], sqlite3.Connection]) -> None:
-        self._hold = hold
+    def __init__(self, guard: FileGuard, space: Space, connect: Callable[[], sqlite3.Connection]) -> None:
+        self._guard = guard
         self._space = space
         self._connect = connect
         self._connection: sqlite3.Connection | None = None
@@ -186,30 +186,30 @@ class Writer:
         self._set_synchronous(connection, any(job.kind.durable for job in batch))
         done: list[tuple[Job, Any]] = []
         connection.execute("BEGIN IMMEDIATE")
-        self._hold.begun(connection)
+        self._guard.begun(connection)
         if spend and reserve.spend(connection):
             self._space.exhausted = True
         # The sort is stable, and ranks are unique: jobs of a kind keep the order they came in.
         for kind, of_kind in groupby(sorted(batch, key=lambda job: job.kind.rank), key=lambda job: job.kind):
             jobs = list(of_kind)
             done += zip(jobs, kind.work(connection, [job.argument for job in jobs]), strict=True)
-        self._hold.make_room(connection)
+        self._guard.make_room(connection)
         connection.execute("COMMIT")
-        self._hold.committed()
+        self._guard.committed()
         return done
 
     def _connected(self) -> sqlite3.Connection:
         """The connection; raises SendError while the files are not those that were opened."""
         try:
-            self._hold.check()
+            self._guard.check()
             if self._connection is None:
                 self._connection = self._connect()
                 self._synchronous = True
-            self._hold.verify(self._connection)
+            self._guard.verify(self._connection)
         except SendError:
             if self._connection is not None and not self._secured:
                 self._secured = True
-                self._hold.secure(self._connection)
+                self._guard.secure(self._connection)
             raise
         self._secured = False
         return self._connection

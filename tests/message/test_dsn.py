@@ -8,7 +8,8 @@ from email.utils import parsedate_to_datetime
 import pytest
 
 from smtp2cf.message.causes import cause_of
-from smtp2cf.message.dsn import DIAGNOSTIC_LIMIT, Event, Report, build, wanted
+from smtp2cf.message.dsn import Event, Report, build, wanted
+from smtp2cf.message.dsn_fields import DIAGNOSTIC_LIMIT
 from smtp2cf.reply import BOUNCED, SUPPRESSED, Reply
 from tests.message.dsn_reading import (
     MESSAGE,

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from smtp2cf.message.charset import decode
-from smtp2cf.message.encoded_words import text_units, write
+from smtp2cf.message.encoded_words_encode import text_units, write
 from smtp2cf.message.fields import convert_field
 
 

@@ -15,7 +15,7 @@ from smtp2cf.relay import MessagePolicy, Relay, RetryPolicy, attempt
 from smtp2cf.reply import BOUNCED, DELIVERED
 from smtp2cf.spool import Action, Filter, SpoolUnavailable, Status
 from smtp2cf.spool.claims import Claims
-from smtp2cf.spool.health import Waiting
+from smtp2cf.spool.health import SpoolHealth
 from tests.queue.test_deadline import Gate
 from tests.queue.world import AWAY, MESSAGE, Api, by_name, delivered, first, world
 from tests.spool.conftest import Backend, new_mail
@@ -288,7 +288,7 @@ async def test_leases_are_renewed_whatever_fails(lines: list[Any]) -> None:
 
 async def test_readiness_is_never_stale(sqlite: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     spool = await sqlite.open()
-    waiting = Waiting(spool, 3600)
+    waiting = SpoolHealth(spool, 3600)
     assert not waiting.readiness().ready
     await waiting.look()
     assert waiting.readiness().ready

@@ -162,7 +162,7 @@ async def test_no_header_is_read_where_nothing_is_to_be_checked(monkeypatch: pyt
     def fail(_: bytes) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(room, "authors", fail)
+    monkeypatch.setattr(room, "originators", fail)
     assert (await send(Api(), RULES, user="anna")).reply.success
     assert (await send(Api(), RULES, user="root", check_header_from=True)).reply.success
     assert (await send(Api(), None, check_header_from=True)).reply.success

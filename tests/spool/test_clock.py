@@ -108,7 +108,7 @@ async def test_a_lost_answer_is_remembered_for_ten_minutes(
     spool = await backend.open()
     await spool.recall(b"x")
     spool.remember(b"x", OK)
-    await spool._memos.finish() if not backend.is_sqlite else await spool.check()
+    await spool._answers.finish() if not backend.is_sqlite else await spool.check()
     host.jump += jump
     spool = await restarted(backend, spool, end, host)
     await host.sleep(500)

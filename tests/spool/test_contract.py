@@ -664,7 +664,7 @@ async def test_an_unconfirmed_transaction_is_remembered(backend: Backend) -> Non
 
 
 async def test_the_memory_fades(spool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("sqlite", "sqlite_store", "postgres"):
+    for module in ("sqlite", "sqlite_store", "postgres", "postgres_answers"):
         monkeypatch.setattr(f"smtp2cf.spool.{module}.MEMORY", 0.0)
     assert await spool.recall(b"x") is None
     spool.remember(b"x", OK)

@@ -9,7 +9,7 @@ import binascii
 import re
 
 from smtp2cf.message.charset import decode_word
-from smtp2cf.message.encoded_words import ENCODED_WORD, encoded_words
+from smtp2cf.message.encoded_words_encode import ENCODED_WORD, encoded_words
 
 _RUN = re.compile(rf"{ENCODED_WORD}(?:[ \t\r\n]*+{ENCODED_WORD})*+")
 """Encoded words with white space between them, which says nothing (RFC 2047 §6.2)."""

@@ -211,7 +211,7 @@ async def test_an_earlier_self_is_told_by_more_than_its_count_of_changes(
     earlier = beside(place, ".earlier")
     for size in (50_000, 20_000, 90_000):
         await spool.put(new_mail(b"x" * size))
-        spool._hold._anchor.execute("PRAGMA wal_checkpoint").fetchone()
+        spool._guard._anchor.execute("PRAGMA wal_checkpoint").fetchone()
         if not earlier.exists():
             run("import shutil, sys; shutil.copyfile(*sys.argv[1:])", str(place), str(earlier))
     await spool.put(new_mail())

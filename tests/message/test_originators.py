@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from smtp2cf.message.originators import MAX_OCTETS, authors
+from smtp2cf.message.originators import MAX_OCTETS, originators
 from tests.corpus import CORPUS
 
 PLAIN = b"Subject: x\r\nFrom: %b\r\nTo: c@example.net\r\n\r\nFrom: body@example.com\r\n"
@@ -128,21 +128,21 @@ UNCLEAR = [
 
 @pytest.mark.parametrize(("value", "found"), CLEAR)
 def test_the_addresses_of_plain_mailboxes_are_found(value: bytes, found: list[str]) -> None:
-    assert authors(PLAIN % value) == found
+    assert originators(PLAIN % value) == found
 
 
 @pytest.mark.parametrize(("value", "shown"), SHOWN)
 def test_what_looks_like_an_address_is_found_too(value: bytes, shown: str) -> None:
-    found = authors(PLAIN % value)
+    found = originators(PLAIN % value)
     assert found is not None
     assert set(found) == {"a@b", shown}
 
 
 @pytest.mark.parametrize("value", UNCLEAR, ids=[repr(value[:40]) for value in UNCLEAR])
 def test_what_readers_may_not_agree_on_is_unclear(value: bytes) -> None:
-    assert authors(PLAIN % value) is None
-    assert authors(PLAIN % (b"a@b, " + value)) is None
-    assert authors((PLAIN % b"a@b").replace(b"To:", b"Sender:").replace(b"c@example.net", value)) is None
+    assert originators(PLAIN % value) is None
+    assert originators(PLAIN % (b"a@b, " + value)) is None
+    assert originators((PLAIN % b"a@b").replace(b"To:", b"Sender:").replace(b"c@example.net", value)) is None
 
 
 FIELDS = [
@@ -181,12 +181,12 @@ FIELDS = [
 
 @pytest.mark.parametrize(("header", "found"), FIELDS, ids=[repr(row[0][:60]) for row in FIELDS])
 def test_every_from_and_sender_counts_and_no_line_hides_one(header: bytes, found: list[str] | None) -> None:
-    assert authors(header + b"\r\nFrom: body@example.com\r\n") == found
+    assert originators(header + b"\r\nFrom: body@example.com\r\n") == found
 
 
 @pytest.mark.parametrize("message", [value for _, value in CORPUS], ids=[name for name, _ in CORPUS])
 def test_any_message_can_be_read(message: bytes) -> None:
-    authors(message)
+    originators(message)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_any_message_can_be_read(message: bytes) -> None:
 def test_a_long_field_takes_no_time(piece: bytes) -> None:
     value = piece * (MAX_OCTETS // len(piece) - 10)
     started = time.process_time()
-    authors(PLAIN % value)
+    originators(PLAIN % value)
     assert time.process_time() - started < 2
 
 
@@ -215,7 +215,7 @@ PIECES = st.lists(
 @example("a=?utf-8?q?m=40n?=<x@y.z>")
 def test_whatever_pythons_parsers_find_is_found(value: str) -> None:
     message = PLAIN % value.encode()
-    found = authors(message)
+    found = originators(message)
     if found is None:
         return
     found = [_bare(address) for address in found]

@@ -1,12 +1,12 @@
-"""Listing: a message that waits, as scripts see it. Imports little, since `smtp2cf queue` starts with it."""
+"""A waiting message as JSON, for scripts. Imports little, so that `smtp2cf queue` starts fast."""
 
 from smtp2cf.spool import SpoolItem
 
 
-def listed(item: SpoolItem) -> dict[str, object]:
-    """A message as scripts see it: `smtp2cf queue list --json`, the admin's /queue, mailq.
+def item_as_json(item: SpoolItem) -> dict[str, object]:
+    """The fields of the JSON object in `smtp2cf queue list --json`, the admin's /queue and mailq.
 
-    Times are seconds since the epoch, recipients those who have not got it yet.
+    Times are in seconds since the epoch; recipients are those still to be delivered.
     """
     return {
         "queue_id": item.queue_id,
