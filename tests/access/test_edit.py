@@ -92,7 +92,8 @@ def test_a_broken_file_is_not_touched_and_its_line_is_named(path: Path) -> None:
 
 def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
     path = tmp_path / "no" / "users"
-    with pytest.raises(UsersFileError, match=f"^{path} can't be changed: No such file or directory$"):
+    expected = f"^{path} can't be changed: No such file or directory: make {path.parent} first$"
+    with pytest.raises(UsersFileError, match=expected):
         put_user(path, "anna", HASH, None, replace=False)
 
 
