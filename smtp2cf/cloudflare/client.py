@@ -79,8 +79,8 @@ class Client:
     """Calls Cloudflare's API for one account.
 
     base_url: up to and without `/accounts`. timeout: seconds of one call. concurrency: calls in
-    flight at most. transport: another way to the API, for tests. Raises ValueError where the
-    environment names a proxy that can't be used.
+    flight at most. transport: another way to the API, for tests. Raises ValueError where the base URL is
+    none, or the environment names a proxy that can't be used.
     """
 
     def __init__(
@@ -95,7 +95,10 @@ class Client:
     ) -> None:
         self.pacer = Pacer(concurrency)
         self.token_state = TokenState(None, "")
-        base = httpx.URL(base_url.rstrip("/"))
+        try:
+            base = httpx.URL(base_url.rstrip("/"))
+        except httpx.InvalidURL as error:
+            raise ValueError(f"SMTP2CF_API_BASE_URL={base_url}: {error}") from None
         self._host = base.host
         self._account_url = f"{base}/accounts/{account_id}"
         self._send_raw = _target(f"{self._account_url}/email/sending/send_raw")

@@ -7,7 +7,7 @@ be. Knows no setting by name.
 import ipaddress
 import os
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 import platformdirs
@@ -100,8 +100,9 @@ def _token(token: SecretStr) -> SecretStr:
 
 
 def _spool_url(url: SecretStr) -> SecretStr:
-    scheme, separator, _ = url.get_secret_value().partition("://")
-    if scheme.lower() not in ("", "none") and not (separator and scheme in SPOOLS):
+    scheme, separator, rest = url.get_secret_value().partition("://")
+    names_nothing = scheme == "sqlite" and bool(rest) and not PurePosixPath(rest).name
+    if scheme.lower() not in ("", "none") and not (separator and scheme in SPOOLS and not names_nothing):
         raise ValueError("it must be sqlite:///path, postgresql://host/database or none")
     return url
 

@@ -16,6 +16,7 @@ from tests.process.command import Done, clean_environment, smtp2cf
 
 CONFIG, OS_ERROR, USAGE = os.EX_CONFIG, os.EX_OSERR, os.EX_USAGE
 PLACES = {"SMTP2CF_SMTP_LISTEN": "127.0.0.1:0", "SMTP2CF_ADMIN_LISTEN": "none"}
+ACCOUNT = {"SMTP2CF_ACCOUNT_ID": "0" * 32, "SMTP2CF_API_TOKEN": "t" * 40}
 SERVE = ("serve", "--sandbox", "--sandbox-listen", "127.0.0.1:0", "--sandbox-tls-listen", "127.0.0.1:0")
 NO_FILE, FIFO = "No such file or directory", "is a FIFO, a regular file is meant"
 
@@ -68,6 +69,30 @@ TABLE = [
     ),
     *_secret("API_TOKEN", *FILES, ("empty", " is empty")),
     *_secret("SPOOL_URL", *FILES, ("empty", " is empty")),
+    *[
+        Broken(
+            ("queue", "list"),
+            {"SMTP2CF_SPOOL_URL": f"sqlite://{nowhere}"},
+            CONFIG,
+            "SMTP2CF_SPOOL_URL: its value is wrong: it must be sqlite:///path, postgresql://host/database or"
+            " none",
+        )
+        for nowhere in ("/", "//", "/.", "//./.")
+    ],
+    *[
+        Broken(
+            ("serve",),
+            {**ACCOUNT, "SMTP2CF_API_BASE_URL": f"http://{url}"},
+            CONFIG,
+            f"SMTP2CF_API_BASE_URL=http://{url}: Invalid {why}",
+        )
+        for url, why in (
+            ("[::1", "port: ':1'"),
+            ("[zz]/v4", "IPv6 address: '[zz]'"),
+            ("x:port", "port: 'port'"),
+            ("x\u200b/v4", "IDNA hostname: 'x\\u200b'"),
+        )
+    ],
     _serve(
         {"SMTP2CF_SMTP_LISTEN": "192.0.2.1:25"},
         OS_ERROR,
