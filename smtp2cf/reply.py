@@ -83,7 +83,7 @@ def _split(text: bytes, room: int) -> list[bytes]:
 DELIVERED = Reply(250, "2.0.0", "delivered")
 QUEUED = Reply(250, "2.0.0", "queued by Cloudflare")
 ACCEPTED = Reply(250, "2.0.0", "accepted by Cloudflare")
-BOUNCED = Reply(550, "5.1.1", "the recipient's server refused it for good (permanent bounce)")
+BOUNCED = Reply(550, "5.1.1", "the recipient's server refused it permanently (permanent bounce)")
 SUPPRESSED = Reply(550, "5.7.1", "the recipient is on Cloudflare's suppression list (suppressed)")
 
 

@@ -97,7 +97,7 @@ def _change(path: Path, change: Callable[[bytes], bytes]) -> None:
         hints = {
             errno.EBUSY: ": mount its directory, not the file",
             errno.ENOENT: f": make {path.parent} first",
-            errno.EACCES: f": user id {os.geteuid()} may not write in {path.parent}",
+            errno.EACCES: f": uid {os.geteuid()} may not write in {path.parent}",
         }
         hint = hints.get(error.errno or 0, "")
         raise UsersFileError(f"{path} can't be changed: {error.strerror or error}{hint}") from None

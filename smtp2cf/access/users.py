@@ -194,7 +194,7 @@ def checked_name(name: str) -> str:
     if ":" in name or UNPRINTABLE.search(name) or name != name.strip() or name.startswith("#"):
         shown = ascii(name if len(name) <= 100 else name[:100] + "...")
         raise ValueError(
-            f"{shown} is no user name: no colon, no control character, no blank at its ends, no # in front"
+            f"{shown} is not a user name: no colon, no control character, no space at its ends, no leading #"
         )
     if len(name) > NAME_LIMIT:
         raise ValueError(f"the name has more than {NAME_LIMIT} characters")

@@ -41,7 +41,7 @@ def install(prefix: Path | None = None, undo: bool = False, command: Path | None
     """
     target = command or command_here()
     if not undo and not os.access(target, os.X_OK):
-        raise InstallError(f"{target} is not there or can't be run")
+        raise InstallError(f"{target} is missing or not executable")
     done = []
     for name in LINKS:
         link = (prefix or PREFIX) / name
@@ -69,7 +69,7 @@ def _place(link: Path, target: Path) -> list[str]:
     if link.exists() or link.is_symlink():
         owner = _dpkg_owner(link)
         if not owner:
-            raise InstallError(f"{link} is in the way, and no package owns it: move it elsewhere first")
+            raise InstallError(f"{link} already exists and no package owns it: move it away first")
         diverted = f"{link}{DIVERTED}"
         _run("dpkg-divert", "--local", "--rename", "--divert", diverted, "--add", str(link))
         done.append(f"{link}: {owner}'s is now {diverted}")

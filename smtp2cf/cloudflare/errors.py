@@ -67,14 +67,14 @@ _PLAN = (451, "4.3.5", "the Cloudflare plan of SMTP2CF_ACCOUNT_ID does not inclu
 _FORBIDDEN = (
     451,
     "4.3.5",
-    "Cloudflare forbids this: check what SMTP2CF_API_TOKEN may do, the plan, and the sender's domain",
+    "Cloudflare forbids this: check the permissions of SMTP2CF_API_TOKEN, the plan and the sender's domain",
 )
 _BLOCKED = (
     451,
     "4.3.5",
-    "the call is blocked before Cloudflare's API sees it: check SMTP2CF_API_BASE_URL and the proxy",
+    "the call was blocked before it reached Cloudflare's API: check SMTP2CF_API_BASE_URL and the proxy",
 )
-_PROXY = (451, "4.4.1", "the proxy wants to know who we are: check HTTPS_PROXY")
+_PROXY = (451, "4.4.1", "the proxy requires a login: check HTTPS_PROXY")
 _ACCOUNT_ID = (
     451,
     "4.3.5",
@@ -83,7 +83,7 @@ _ACCOUNT_ID = (
 _SENDER = (
     451,
     "4.3.5",
-    "Cloudflare sends nothing for the sender's domain: it is not set up, is new (minutes), or is disabled",
+    "Cloudflare does not send for the sender's domain: not set up, added minutes ago, or disabled",
 )
 _THROTTLED = (451, "4.7.1", "Cloudflare's rate limit is reached, try again later")
 _NOT_IMPLEMENTED = (451, "4.3.5", "Cloudflare does not implement this call: check SMTP2CF_API_BASE_URL")
@@ -92,12 +92,12 @@ _INVALID = (554, "5.6.0", "Cloudflare finds the message invalid")
 _SCHEMA = (554, "5.6.0", "Cloudflare finds an address or the message malformed")
 _LENGTH = (451, "4.3.5", "Cloudflare missed the Content-Length: does a proxy between drop it?")
 _REFUSED = (554, "5.5.0", "Cloudflare refuses the message")
-_SERVER = (451, "4.3.0", "Cloudflare has an error of its own, try again later")
+_SERVER = (451, "4.3.0", "Cloudflare had an internal error, try again later")
 _REDIRECT = (451, "4.3.0", "redirected, which Cloudflare's API never does: check SMTP2CF_API_BASE_URL")
 _NO_ANSWER = (
     451,
     "4.3.0",
-    "Cloudflare's answer can't be understood, try again later (is SMTP2CF_API_BASE_URL right?)",
+    "Cloudflare's answer makes no sense, try again later (is SMTP2CF_API_BASE_URL right?)",
 )
 
 TABLE: tuple[Row, ...] = (

@@ -1,4 +1,4 @@
-"""TLS as a server: the certificate clients are shown, read anew while the bridge runs (RFC 3207, RFC 8314).
+"""TLS as a server: the certificate clients are shown, re-read while the bridge runs (RFC 3207, RFC 8314).
 
 A new certificate is taken only if it and its key are a pair that a client can shake hands with; until
 then the old one stays. Sessions that are under way keep the one that they began with. Knows nothing of

@@ -98,7 +98,7 @@ def _why(endpoint: Endpoint, error: OSError) -> str:
         return "this host has no such address"
     if error.errno == errno.EACCES:
         if endpoint.path:
-            return f"{why}: user id {os.geteuid()} may not make a socket there"
+            return f"{why}: uid {os.geteuid()} may not create a socket there"
         return (
             f"{why}: ports below 1024 need root, CAP_NET_BIND_SERVICE or a socket from systemd (docs/tls.md)"
         )

@@ -50,7 +50,7 @@ def read_with_status(path: Path, limit: int = LIMIT) -> tuple[bytes, os.stat_res
         found = os.fstat(descriptor)
         kind = stat.S_IFMT(found.st_mode)
         if kind != stat.S_IFREG:
-            raise FileError(f"{path} is {_KINDS.get(kind, 'something else')}, a regular file is meant")
+            raise FileError(f"{path} is {_KINDS.get(kind, 'something else')}, not a regular file")
         content = _read_all(descriptor, limit + 1)
     except OSError as error:
         raise FileError(f"{path}: {_why(error)}") from None
@@ -69,5 +69,5 @@ def _read_all(descriptor: int, most: int) -> bytes:
 def _why(error: OSError | ValueError) -> str:
     """The system's word for it; where permission is missing, who asked."""
     if isinstance(error, PermissionError):
-        return f"user id {os.geteuid()} may not read it"
+        return f"uid {os.geteuid()} may not read it"
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)

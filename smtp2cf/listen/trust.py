@@ -28,10 +28,10 @@ BREAK_OFF = (
     " STARTTLS is offered"
 )
 _REASONS = {
-    18: "it is signed by itself only",
+    18: "it is self-signed",
     19: "its CA is not a public one",
-    20: "no CA is known that signed it, or the chain is missing in the file",
-    21: "no CA is known that signed it, or the chain is missing in the file",
+    20: "its CA is not known, or the file lacks the chain",
+    21: "its CA is not known, or the file lacks the chain",
 }
 """By OpenSSL's X509_V_ERR_ number."""
 

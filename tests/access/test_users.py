@@ -65,7 +65,7 @@ BROKEN = [
     (f"anna:{HASH}:", "'' is no sender"),
     (f"anna:{HASH}:example.com,,", "'' is no sender"),
     (f"anna:{HASH}:*", "'*' is no sender"),
-    (f"an\x07na:{HASH}", "'an\\x07na' is no user name"),
+    (f"an\x07na:{HASH}", "'an\\x07na' is not a user name"),
     (f"{'a' * 256}:{HASH}", "the name has more than 255 characters"),
     (f"root:{HASH}", "'root' has a line already"),
     (b"an\xffna:x", "not UTF-8"),

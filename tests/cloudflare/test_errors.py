@@ -318,7 +318,7 @@ def test_a_hundred_thousand_errors_cost_no_more_than_a_few() -> None:
         (404, "Unable to authenticate request", ["account", "SMTP2CF_ACCOUNT_ID"]),
         (404, "not_found", ["account", "SMTP2CF_ACCOUNT_ID", "SMTP2CF_API_BASE_URL"]),
         (429, "throttled", ["rate limit"]),
-        (500, "internal_server", ["error of its own"]),
+        (500, "internal_server", ["internal error"]),
         (500, "not_implemented", ["SMTP2CF_API_BASE_URL"]),
         (400, "email.too_big", ["too big"]),
         (400, "email.invalid", ["invalid"]),

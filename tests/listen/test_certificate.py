@@ -1,4 +1,4 @@
-"""The certificate: which pairs it takes, who can shake hands with it, and how it is read anew."""
+"""The certificate: which pairs it takes, who can shake hands with it, and how it is re-read."""
 
 import asyncio
 import os
@@ -159,7 +159,7 @@ def test_a_file_that_may_not_be_read_is_named(files: tuple[Path, Path]) -> None:
             Certificate(*files)
     finally:
         os.seteuid(root)
-    assert str(refused.value) == f"SMTP2CF_TLS_CERT_FILE: {files[0]}: user id 65534 may not read it"
+    assert str(refused.value) == f"SMTP2CF_TLS_CERT_FILE: {files[0]}: uid 65534 may not read it"
 
 
 def test_one_file_may_hold_both(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_nothing_is_compressed_and_no_session_negotiated_anew(files: tuple[Path,
     assert context.options & ssl.OP_NO_RENEGOTIATION
 
 
-# ---- read anew
+# ---- re-read
 
 
 def test_a_good_pair_is_shown_from_then_on(files: tuple[Path, Path], logged: Logged) -> None:

@@ -28,10 +28,10 @@ def test_a_regular_file_is_read(tmp_path: Path) -> None:
     ("make", "why"),
     [
         (lambda path: None, ": No such file or directory"),
-        (Path.mkdir, " is a directory, a regular file is meant"),
-        (os.mkfifo, " is a FIFO, a regular file is meant"),
+        (Path.mkdir, " is a directory, not a regular file"),
+        (os.mkfifo, " is a FIFO, not a regular file"),
         (_socket, ": No such device or address"),
-        (lambda path: path.symlink_to("/dev/zero"), " is a device, a regular file is meant"),
+        (lambda path: path.symlink_to("/dev/zero"), " is a device, not a regular file"),
         (lambda path: path.symlink_to(path), ": Too many levels of symbolic links"),
         (lambda path: path.write_bytes(b"x" * (1 << 20) + b"x"), " is larger than 1 MiB"),
     ],

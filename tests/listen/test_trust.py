@@ -65,16 +65,16 @@ def test_names_that_it_has_not_are_told(
 def test_a_ca_that_clients_trust_and_one_that_they_do_not(tmp_path: Path, issued: Issued) -> None:
     assert not said(tmp_path, issued)
     (line,) = said(tmp_path, issued, trusted=issue("other").ca)
-    assert "no CA is known that signed it, or the chain is missing in the file" in line
+    assert "its CA is not known, or the file lacks the chain" in line
     assert "SMTP2CF_TLS_CA_FILE" in line
     assert "break off" in line
 
 
-def test_one_that_is_signed_by_itself(tmp_path: Path) -> None:
+def test_a_self_signed_one(tmp_path: Path) -> None:
     certificate = Certificate(*write_pair(tmp_path, make_pair("bridge.example")))
     (line,) = complaints(certificate, [], HOSTNAME, None)
     assert line.startswith(
-        f"SMTP2CF_TLS_CERT_FILE: {tmp_path / 'cert.pem'} (bridge.example): it is signed by"
+        f"SMTP2CF_TLS_CERT_FILE: {tmp_path / 'cert.pem'} (bridge.example): it is self-signed"
     )
 
 

@@ -18,7 +18,7 @@ CONFIG, OS_ERROR, USAGE = os.EX_CONFIG, os.EX_OSERR, os.EX_USAGE
 PLACES = {"SMTP2CF_SMTP_LISTEN": "127.0.0.1:0", "SMTP2CF_ADMIN_LISTEN": "none"}
 ACCOUNT = {"SMTP2CF_ACCOUNT_ID": "0" * 32, "SMTP2CF_API_TOKEN": "t" * 40}
 SERVE = ("serve", "--sandbox", "--sandbox-listen", "127.0.0.1:0", "--sandbox-tls-listen", "127.0.0.1:0")
-NO_FILE, FIFO = "No such file or directory", "is a FIFO, a regular file is meant"
+NO_FILE, FIFO = "No such file or directory", "is a FIFO, not a regular file"
 
 
 class Broken(NamedTuple):
@@ -55,7 +55,7 @@ def _serve(env: dict[str, str], status: int, line: str) -> Broken:
 
 FILES = [
     ("nothing", f": {NO_FILE}"),
-    ("dir", " is a directory, a regular file is meant"),
+    ("dir", " is a directory, not a regular file"),
     ("fifo", f" {FIFO}"),
     ("binary", ", line 2: not UTF-8"),
     ("large", " is larger than 1 MiB"),

@@ -92,7 +92,7 @@ def test_the_start_says_what_clients_will_do_with_it(tmp_path: Path) -> None:
     with running_bridge(tmp_path, **settings_for(files), SMTP_LISTEN="127.0.0.2:0") as bridge:
         bridge.wait_for_log("serve.ready")
         notes = [line["note"] for line in bridge.log() if line["event"] == "tls.clients_will_refuse"]
-    assert ["it is signed by itself only" in note for note in notes] == [True, False]
+    assert ["it is self-signed" in note for note in notes] == [True, False]
     assert "is for one.example, not for 127.0.0.2. " in notes[1]
 
 

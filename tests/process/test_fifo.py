@@ -34,7 +34,7 @@ def test_it_stops_the_start(tmp_path: Path, name: str, command: str) -> None:
     places = {"SMTP_LISTEN": "127.0.0.1:0", "ADMIN_LISTEN": "none", "STATE_DIR": str(tmp_path / "state")}
     done = smtp2cf(command, **places, **{**good, name: str(fifo)})
     assert done.status == os.EX_CONFIG
-    assert f"smtp2cf: SMTP2CF_{name}: {fifo} is a FIFO, a regular file is meant\n" in done.err
+    assert f"smtp2cf: SMTP2CF_{name}: {fifo} is a FIFO, not a regular file\n" in done.err
     assert "Traceback" not in done.err
 
 
@@ -42,11 +42,11 @@ def test_an_env_file_and_a_password_file_too(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     done = smtp2cf("check", "--env-file", str(fifo))
-    assert done.err == f"smtp2cf: --env-file {fifo} is a FIFO, a regular file is meant\n"
+    assert done.err == f"smtp2cf: --env-file {fifo} is a FIFO, not a regular file\n"
     done = smtp2cf("user", "list", "--users-file", str(fifo))
-    assert done.err == f"smtp2cf: {fifo} is a FIFO, a regular file is meant\n"
+    assert done.err == f"smtp2cf: {fifo} is a FIFO, not a regular file\n"
     done = smtp2cf("user", "delete", "anna", "--users-file", str(fifo))
-    assert done.err == f"smtp2cf: {fifo} is a FIFO, a regular file is meant\n"
+    assert done.err == f"smtp2cf: {fifo} is a FIFO, not a regular file\n"
 
 
 @pytest.mark.parametrize("which", ["certificate", "key", "users"])
@@ -61,7 +61,7 @@ def test_put_in_place_while_it_runs_it_freezes_nothing(tmp_path: Path, which: st
         os.mkfifo(victim)
         bridge.process.send_signal(signal.SIGHUP)
         said = bridge.wait_for_log("users.not_reread" if which == "users" else "tls.reload_failed")
-        assert said["reason"].endswith(f"{victim} is a FIFO, a regular file is meant")
+        assert said["reason"].endswith(f"{victim} is a FIFO, not a regular file")
         with bridge.client() as client:
             assert client.sendmail("app@example.com", ["anna@example.net"], MESSAGE) == {}
         assert bridge.stop() == 0

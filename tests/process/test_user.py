@@ -63,10 +63,10 @@ def test_an_existing_user_needs_to_be_meant(path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "stdin", "why"),
     [
-        (["a:b"], "x\n", "'a:b' is no user name"),
-        ([" anna"], "x\n", "' anna' is no user name"),
-        (["#anna"], "x\n", "'#anna' is no user name"),
-        (["an\x1bna"], "x\n", "'an\\x1bna' is no user name"),
+        (["a:b"], "x\n", "'a:b' is not a user name"),
+        ([" anna"], "x\n", "' anna' is not a user name"),
+        (["#anna"], "x\n", "'#anna' is not a user name"),
+        (["an\x1bna"], "x\n", "'an\\x1bna' is not a user name"),
         ([""], "x\n", "the name is missing"),
         (["a" * 256], "x\n", "the name has more than 255 characters"),
         (["anna", "--sender", "*"], "x\n", "'*' is no sender"),
