@@ -33,7 +33,7 @@ def main() -> int:
         complain(str(failure))
         return failure.code
     except BrokenPipeError:
-        return OS_ERROR  # whoever read standard output has gone
+        return OS_ERROR  # nobody reads standard output any more
     except (OSError, MemoryError) as error:
         complain(why(error))
         return OS_ERROR
@@ -72,7 +72,7 @@ def run(options: Options, settings: Settings) -> int:
 
 
 def open_standard_descriptors() -> None:
-    """Open 0, 1 and 2 if the caller closed them: else the socket would become standard error."""
+    """Open 0, 1 and 2 if the caller closed them, or a socket would become standard error."""
     while True:
         descriptor = os.open(os.devnull, os.O_RDWR)
         if descriptor > 2:

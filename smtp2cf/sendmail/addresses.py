@@ -1,6 +1,7 @@
 """Addresses as people write them: lists of mailboxes (RFC 5322 §3.4), and what an address may be.
 
-Knows nothing of settings: whoever needs a complete address adds the domain (Settings.qualified)."""
+Knows nothing of settings: whoever needs a complete address adds the domain (Settings.qualified).
+"""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ if TYPE_CHECKING:
 
 LONGEST_ADDRESS = 320
 
-# What is a local part and a domain is what the bridge takes for one (smtp2cf/smtpd/path.py): mail that
-# is kept while it is away is judged by it later.
+# Local parts and domains are what the bridge accepts as such (smtp2cf/smtpd/path.py): it judges dropped
+# mail later.
 UNSEEN = frozenset(
     chr(code)
     for first, last in (
@@ -21,17 +22,17 @@ UNSEEN = frozenset(
     )
     for code in range(first, last + 1)
 )  # fmt: skip
-"""Control characters, line ends, blanks apart from the space, and marks that turn the direction of text."""
+"""Control characters, line ends, blanks other than the space, and marks that change the direction of text."""
 
 NO_ATOM = UNSEEN | set(' <>()[]\\,;:@"')
 
 
 class Mailbox:
-    """One address of a list, as found.
+    """One address of a list, as it was written.
 
-    address: the addr-spec without comments and white space, "" for <>, None where it is none.
-    insert_at: the place in the text where a missing domain belongs, None where there is a domain.
-    source: the words it was written as.
+    address: without comments and white space, "" for <>, None if it is not an address.
+    insert_at: where in the text a missing domain belongs, None if there is a domain.
+    source: the text itself.
     """
 
     __slots__ = ("address", "insert_at", "source")
@@ -43,7 +44,7 @@ class Mailbox:
 
 
 def parse_addresses(text: str, *, blanks_part: bool = True) -> list[Mailbox]:
-    """The mailboxes of an address list (RFC 5322 §3.4, obsolete forms and semicolons too).
+    """The mailboxes of an address list (RFC 5322 §3.4, with obsolete forms; semicolons may separate too).
 
     blanks_part: addresses may stand side by side with blanks alone between them.
     """
@@ -51,7 +52,7 @@ def parse_addresses(text: str, *, blanks_part: bool = True) -> list[Mailbox]:
     words: list[tuple[str, int]] = []
     bracket, in_angle = 0, False
     for word, end in _tokens(text):
-        # In a source route, <@a,@b:c@d>, commas part nothing.
+        # In a source route, <@a,@b:c@d>, commas separate no addresses.
         in_route = in_angle and [one for one, _ in words[bracket + 1 : bracket + 2]] == ["@"]
         if word == "<":
             bracket, in_angle = len(words), True
@@ -62,21 +63,21 @@ def parse_addresses(text: str, *, blanks_part: bool = True) -> list[Mailbox]:
             words, in_angle = [], False
             continue
         elif word == ":" and not in_angle:
-            words = []  # what stood before it was the name of a group
+            words = []  # those before it are the name of a group
             continue
         words.append((word, end))
     return found + _mailboxes(words, text, blanks_part)
 
 
 def parse_argument(text: str) -> list[Mailbox]:
-    """The mailboxes of a command line argument: what folds a header field is an attack here."""
+    """The mailboxes of a command line argument, which may not contain line ends, as a header may."""
     if UNSEEN.intersection(text.replace("\t", " ")) or not is_text(text):
         return [Mailbox(None, None, text)]
     return parse_addresses(text)
 
 
 def _mailboxes(words: list[tuple[str, int]], text: str, blanks_part: bool) -> list[Mailbox]:
-    """The mailboxes between two commas: one, or several with blanks between them."""
+    """The mailboxes between two commas: one, or several separated by blanks."""
     parts = [words]
     if blanks_part and len(words) > 1:
         parts = [part for behind in _parted_at_brackets(words) for part in _parted_at_blanks(behind)]
@@ -84,7 +85,7 @@ def _mailboxes(words: list[tuple[str, int]], text: str, blanks_part: bool) -> li
 
 
 def _parted_at_brackets(words: list[tuple[str, int]]) -> list[list[tuple[str, int]]]:
-    """`A <a@x> B <b@x> c@x`: behind a > begins another mailbox where one more follows."""
+    """`A <a@x> B <b@x> c@x`: a > ends a mailbox if another address follows."""
     places = list(enumerate(word for word, _ in words))
     last = max((place for place, word in places if word in "<@"), default=-1)
     ends = [place + 1 for place, word in places if word == ">" and place < last]
@@ -117,7 +118,7 @@ def _parted_at_blanks(words: list[tuple[str, int]]) -> list[list[tuple[str, int]
 
 
 def _tokens(text: str) -> Iterator[tuple[str, int]]:
-    """Words and specials with the place behind each; comments and white space left out."""
+    """Words and specials, each with the place where it ends. Comments and white space are left out."""
     place, length = 0, len(text)
     while place < length:
         first = text[place]
@@ -164,7 +165,7 @@ def end_of_quoted(text: str, place: int) -> int:
 
 
 def _end_of_atom(text: str, place: int) -> int:
-    if text.startswith("=?", place):  # an encoded word: some programs leave a raw comma in it
+    if text.startswith("=?", place):  # an encoded word, in which some programs leave a comma
         end = text.find("?=", text.find("?", text.find("?", place + 2) + 1) + 1) + 2
         if place + 6 < end < place + 200 and len(text[place:end].split()) == 1:
             return end
@@ -175,7 +176,7 @@ def _end_of_atom(text: str, place: int) -> int:
 
 
 def _mailbox(words: list[tuple[str, int]], source: str) -> Mailbox:
-    """The address among the words of one list element: what stands in <>, else all of them."""
+    """The address in the words of one list element: those in <>, else all of them."""
     source = " ".join(source.split())
     tokens = [token for token, _ in words]
     if "<" in tokens:
@@ -184,7 +185,7 @@ def _mailbox(words: list[tuple[str, int]], source: str) -> Mailbox:
             return Mailbox(None, None, source)
         closed = tokens.index(">", opened)
         words, tokens = words[opened:closed], tokens[opened:closed]
-        if tokens[:1] == ["@"] and ":" in tokens:  # a source route: what stands behind it counts
+        if tokens[:1] == ["@"] and ":" in tokens:  # a source route: the address comes after it
             behind = tokens.index(":") + 1
             words, tokens = words[behind:], tokens[behind:]
         if not tokens:
@@ -203,7 +204,7 @@ def _mailbox(words: list[tuple[str, int]], source: str) -> Mailbox:
 
 
 def _are_dotted(tokens: list[str]) -> bool:
-    """There is a dot wherever two of them meet."""
+    """Is there a dot wherever two of them meet?"""
     return all(left.endswith(".") or right.startswith(".") for left, right in zip(tokens, tokens[1:]))  # noqa: RUF007
 
 
@@ -245,5 +246,5 @@ def _is_in_label(c: str) -> bool:
 
 
 def is_text(text: str) -> bool:
-    """Was all of it UTF-8? What wasn't has become surrogates."""
+    """Was all of it UTF-8? Other octets have become surrogates."""
     return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)

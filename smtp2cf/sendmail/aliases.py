@@ -21,12 +21,10 @@ class Aliases:
             return None
         for target in text.split(","):
             if target.strip().startswith(("|", "/", '"|', '"/', ":include:")):
-                raise Failure(
-                    CONFIG, f"{self._path}: {name}: {target.strip()}: only addresses can be sent to"
-                )
+                raise Failure(CONFIG, f"{self._path}: {name}: {target.strip()}: only addresses are supported")
         targets = parse_addresses(text)
         if any(target.source.startswith(("|", "/", '"|', '"/')) for target in targets):
-            raise Failure(CONFIG, f"{self._path}: {name}: only addresses can be sent to")
+            raise Failure(CONFIG, f"{self._path}: {name}: only addresses are supported")
         return targets
 
     def _read(self) -> dict[str, str]:
@@ -49,12 +47,12 @@ class Aliases:
             key, colon, value = line.partition(":")
             name = key.strip().strip('"').lower()
             if not colon or not name:
-                raise Failure(CONFIG, f"{self._path}, line {number}: not `name: address, ...`")
+                raise Failure(CONFIG, f"{self._path}, line {number}: expected `name: address, ...`")
             lists[name] = value.strip()
         return lists
 
     def expand(self, mailbox: Mailbox) -> list[Mailbox]:
-        """Every mailbox that one stands for, in order; a name that leads to itself stands for itself."""
+        """The mailboxes that this one stands for, in order. A name that leads back to itself is kept."""
         expanded: list[Mailbox] = []
         done: set[str] = set()
         waiting: list[tuple[Mailbox, tuple[str, ...]]] = [(mailbox, ())]

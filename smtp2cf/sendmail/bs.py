@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def smtp_on_stdio(options: Options, settings: Settings) -> int:
-    """-bs: the bridge's own session on standard input and output, or ours where it is away."""
+    """-bs: connect standard input and output with the bridge, or serve them here if it is away."""
     if not settings.yes("DIRECT"):
         try:
             with Client(settings, verbose=False) as client:
@@ -41,7 +41,7 @@ def smtp_on_stdio(options: Options, settings: Settings) -> int:
 
 
 def pump(sock: Any, to_caller: bytes) -> None:
-    """Carry octets between standard input and output and a socket until the socket's side ends."""
+    """Copy standard input to the socket, and the socket to standard output, until the bridge closes."""
     import select
 
     to_bridge, caller_open, bridge_open = b"", True, True
@@ -54,13 +54,13 @@ def pump(sock: Any, to_caller: bytes) -> None:
             readers += [] if to_caller else [sock.fileno()]
             writers += [sock.fileno()] if to_bridge else []
         at_once = encrypted and bridge_open and not to_caller and sock.pending()
-        # TLS has no half of a connection to close: a caller that left without QUIT gets so long.
+        # TLS connections can't be half closed: wait this long after a caller that left without QUIT.
         patience = REPLY_TIMEOUT if encrypted and not caller_open else None
         readable, writable, _ = select.select(readers, writers, [], 0 if at_once else patience)
         if not (readable or writable or at_once):
             return
         if 1 in writable:
-            # A pipe that select() calls writable takes PIPE_BUF octets without blocking.
+            # A pipe that is writable by select() takes PIPE_BUF octets without blocking.
             to_caller = to_caller[os.write(1, to_caller[:4096]) :]
         if 0 in readable:
             to_bridge = os.read(0, BLOCK)

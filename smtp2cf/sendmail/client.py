@@ -24,7 +24,7 @@ FINAL_TIMEOUT = 600
 """Seconds for the reply to the end of DATA (RFC 5321 §4.5.3.2.6)."""
 
 PIPELINE = 100
-"""Commands sent before their replies are read: few enough for both to fit into socket buffers."""
+"""Commands sent before their replies are read: few enough for socket buffers to hold both."""
 
 RECIPIENTS_AT_ONCE = 1000
 
@@ -32,7 +32,7 @@ MOST_REPLY_LINES = 1000
 
 
 class Client:
-    """One SMTP session. Whatever talks to the bridge raises Away when it is lost or says 421."""
+    """One SMTP session. Every method that talks to the bridge raises Away if it is lost or replies 421."""
 
     def __init__(self, settings: Settings, verbose: bool) -> None:
         self._settings = settings
@@ -54,7 +54,7 @@ class Client:
         self.sock.close()
 
     def start(self) -> None:
-        """EHLO, then STARTTLS and AUTH where they are configured."""
+        """EHLO, then STARTTLS and AUTH if they are configured."""
         self._hello()
         if self._settings.yes("TLS"):
             self._start_tls()
@@ -65,10 +65,10 @@ class Client:
         try:
             self.command("QUIT")
         except Away:
-            return  # the mail has been answered for; nobody needs the goodbye
+            return  # the mail has its reply already
 
     def unread(self) -> bytes:
-        """What has arrived and belongs to no reply yet."""
+        """Octets received after the last reply."""
         return self._received
 
     def send(self, octets: bytes) -> None:
@@ -78,13 +78,13 @@ class Client:
             raise Away(f"{self._settings.bridge}: {why(error)}") from error
 
     def read_reply(self) -> Reply:
-        """One reply with all its lines."""
+        """Read one reply, all its lines."""
         lines: list[str] = []
         while True:
             line = self._read_line()
             code, separator = line[:3], line[3:4]
             if not (len(code) == 3 and code.isascii() and code.isdigit()) or separator not in ("", " ", "-"):
-                raise Away(f"{self._settings.bridge} speaks no SMTP: {line[:80]}")
+                raise Away(f"{self._settings.bridge}: not an SMTP reply: {line[:80]}")
             if self._verbose:
                 write_stderr(f"{line}\n")
             lines.append(line[4:])
@@ -102,7 +102,7 @@ class Client:
             except OSError as error:
                 raise Away(f"{self._settings.bridge}: {why(error)}") from error
             if not block or len(self._received) > BLOCK:
-                raise Away(f"{self._settings.bridge}: {'no end of line' if block else 'connection lost'}")
+                raise Away(f"{self._settings.bridge}: {'line too long' if block else 'connection lost'}")
             self._received += block
         line, _, self._received = self._received.partition(b"\n")
         return line.rstrip(b"\r").decode("utf-8", "backslashreplace")
@@ -133,7 +133,9 @@ class Client:
 
     def _start_tls(self) -> None:
         if "STARTTLS" not in self.extensions:
-            raise Failure(CONFIG, f"SMTP2CF_SENDMAIL_TLS=yes, and {self._settings.bridge} offers no STARTTLS")
+            raise Failure(
+                CONFIG, f"SMTP2CF_SENDMAIL_TLS=yes, but {self._settings.bridge} does not offer STARTTLS"
+            )
         self._expect("connect", self.command("STARTTLS"))
         import socket
         import ssl
@@ -144,10 +146,10 @@ class Client:
             context = ssl.create_default_context(cafile=authorities)
             plain = socket.socket(fileno=self.sock.detach())
             plain.settimeout(REPLY_TIMEOUT)
-            self._received = b""  # what came before the handshake may be anybody's
+            self._received = b""  # received in the clear: it may be forged
             self.sock = context.wrap_socket(plain, server_hostname=host)
         except ssl.SSLCertVerificationError as error:
-            problem = f"certificate refused: {error.verify_message}"
+            problem = f"certificate not trusted: {error.verify_message}"
             raise Failure(CONFIG, f"{self._settings.bridge}: {problem}") from error
         except OSError as error:
             raise Away(f"{self._settings.bridge}: TLS: {why(error)}") from error
@@ -162,9 +164,11 @@ class Client:
         mechanisms = self.extensions.get("AUTH", "").upper().split()
         if not password or not {"PLAIN", "LOGIN"}.intersection(mechanisms):
             problem = (
-                "no password" if not password else f"{self._settings.bridge} offers no AUTH PLAIN or LOGIN"
+                "no password: set SMTP2CF_SENDMAIL_PASSWORD_FILE"
+                if not password
+                else f"{self._settings.bridge} does not offer AUTH PLAIN or LOGIN"
             )
-            raise Failure(CONFIG, f"SMTP2CF_SENDMAIL_USER={user}, and {problem}")
+            raise Failure(CONFIG, f"SMTP2CF_SENDMAIL_USER={user}, but {problem}")
         if "PLAIN" in mechanisms:
             secret = encoded(f"\0{user}\0{password}")
             self._expect("AUTH", self.command(f"AUTH PLAIN {secret}", "AUTH PLAIN ..."))
@@ -176,24 +180,22 @@ class Client:
     def begin(
         self, envelope: Envelope, recipients: list[str], size: int
     ) -> tuple[list[str], list[Outcome], list[str]]:
-        """MAIL and RCPT: who is in the transaction, who is not, and who is left for another one."""
+        """MAIL and RCPT. Returns who is accepted, who is refused, and who is left for another transaction."""
         if not envelope.ascii and "SMTPUTF8" not in self.extensions:
-            reply = Reply(
-                553, ["5.6.7 an address has letters outside ASCII, and the bridge offers no SMTPUTF8"]
-            )
+            reply = Reply(553, ["5.6.7 an address is not ASCII, and the bridge does not offer SMTPUTF8"])
             return [], [Outcome(recipient, "MAIL", reply) for recipient in recipients], []
         answered = self._envelope(envelope, recipients, size)
         accepted = [outcome.recipient for outcome in answered if outcome.reply.code < 300]
         if not accepted:
             self.command("RSET")
             return [], answered, []
-        # 452: too many for one transaction (RFC 5321 §4.5.3.1.10), so they get one of their own.
+        # 452: too many for one transaction (RFC 5321 §4.5.3.1.10), so they get another one.
         later = [outcome.recipient for outcome in answered if outcome.reply.code == 452]
         refused = [outcome for outcome in answered if outcome.reply.code >= 300 and outcome.reply.code != 452]
         return accepted, refused, later
 
     def check(self, envelope: Envelope) -> list[Outcome]:
-        """What the bridge says to each recipient; nothing is sent."""
+        """The bridge's reply for each recipient; no message is sent."""
         answered = self._envelope(envelope, envelope.forward_paths, 0)
         self.command("RSET")
         return answered
@@ -225,10 +227,10 @@ class Client:
         return replies
 
     def data(self, message: Message) -> Reply:
-        """The message to whom the transaction is for, and what was answered."""
+        """DATA and the message; returns the reply."""
         reply = self.command("DATA")
         if reply.code != 354:
-            return reply if reply.code >= 400 else Reply(451, [f"4.5.0 DATA was answered with {reply}"])
+            return reply if reply.code >= 400 else Reply(451, [f"4.5.0 unexpected reply to DATA: {reply}"])
         for block in dot_stuffed(message.blocks()):
             self.send(block)
         self.sock.settimeout(FINAL_TIMEOUT)
@@ -240,10 +242,10 @@ class Client:
 def send_to_bridge(
     settings: Settings, envelope: Envelope, message: Message, verbose: bool
 ) -> tuple[list[Outcome], list[list[str]], str]:
-    """The bridge's answers; where it went away, the recipients it has not answered for, and why.
+    """Send to the bridge. Returns its replies; if it was lost, also the unanswered recipients, and why.
 
-    Those come in groups: whoever was in a transaction that had the message is by themselves, so that the
-    bridge, which may have sent it, knows the same recipients and bytes again.
+    Those come in groups. The recipients of a transaction that was cut off are a group of their own: the
+    bridge may have sent their message, and recognises it by the same recipients and octets.
     """
     outcomes: list[Outcome] = []
     waiting = envelope.forward_paths

@@ -17,11 +17,11 @@ from .settings import Settings
 from .submission import Submission
 
 NOT_SENT_TO = "not sent to <"
-"""How the bridge begins to name, in a reply of success, who did not get the message (relay/settle.py)."""
+"""In a 250 reply of the bridge, what precedes those who did not get the message (relay/settle.py)."""
 
 
 def deliver(options: Options, settings: Settings) -> int:
-    """Standard input to whoever takes it; returns the exit code."""
+    """Read a message from standard input and deliver it; returns the exit code."""
     submission = Submission(options, settings)
     unusable = {printable(source)[:LONGEST_ADDRESS]: NO_ADDRESS for source in submission.unusable}
     try:
@@ -29,17 +29,17 @@ def deliver(options: Options, settings: Settings) -> int:
     finally:
         submission.message.close()
     for source in submission.unusable[:NAMED_ON_STDERR]:
-        complain(f"no address: {source}")
+        complain(f"not an address: {source}")
     return code
 
 
 def hand_over(
     settings: Settings, envelope: Envelope, message: Message, unusable: dict[str, Reply], verbose: bool
 ) -> int:
-    """Send or keep, name on standard error who gets nothing, and return the exit code.
+    """Send the message or drop it, report failures on standard error, and return the exit code.
 
-    One recipient's refusal never costs the others their mail, and never makes the caller send it to them
-    again: as soon as somebody is served the sender learns of the others by DSN. unusable: no addresses.
+    If one recipient is refused, the others still get the mail, and the caller is not made to send it to them
+    again: as soon as one is served, a DSN tells the sender of the others. unusable: what is not an address.
     """
     delivery = Delivery(settings, envelope, message, unusable, verbose)
     if settings.yes("DIRECT"):
@@ -53,7 +53,7 @@ def hand_over(
 
 
 class Delivery:
-    """One message on its way: who got it, who is kept, and of whom the sender is told."""
+    """The delivery of one message: who got it, who is deferred or refused, and whether the sender is told."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Delivery:
         self._not_kept = ""
 
     def settle(self, outcomes: list[Outcome], unanswered: list[list[str]], reason: str) -> None:
-        """The bridge has answered, or is away for some."""
+        """The bridge has replied, or was lost before it replied for all (unanswered)."""
         self._sort(outcomes)
         groups = unanswered
         if self.deferred and (self.served or unanswered):
@@ -89,14 +89,14 @@ class Delivery:
             self._leave_report(untold)
 
     def settle_directly(self, outcomes: list[Outcome], _: bool) -> dict[str, Reply]:
-        """Cloudflare has answered; returns those of whom the relay is to tell the sender."""
+        """Cloudflare has answered. Returns the failures that the relay must report to the sender."""
         self._sort(outcomes)
         if not self.served:
             return {}
         if self.deferred:
             self._keep([[one.recipient for one in self.deferred]], {}, str(self.deferred[0].reply))
         given_up = [] if self._kept else self.deferred
-        self._not_kept = ""  # told is as good: whoever sends it again sends it to everybody
+        self._not_kept = ""  # the DSN is enough: a retry would send to everybody again
         self.refused, self.deferred = [*self.refused, *given_up], []
         return {**{outcome.recipient: outcome.reply for outcome in self.refused}, **self._unusable}
 
@@ -106,7 +106,7 @@ class Delivery:
         self.refused = [outcome for outcome in outcomes if outcome.exit_code not in (OK, TEMPFAIL)]
 
     def _keep(self, groups: list[list[str]], untold: dict[str, Reply], reason: str) -> None:
-        """Leave the message for groups of recipients, all of them or none, and whom to tell the sender of."""
+        """Drop the message once for each group, all or none, with the failures to report (untold)."""
         from .drop import drop
 
         paths: list[str] = []
@@ -116,12 +116,12 @@ class Delivery:
                     drop(self._settings, self._envelope, group, self._message, {} if paths else untold)
                 )
         except Away as error:
-            self._not_kept = f"{reason}; not kept either: {error}"
+            self._not_kept = f"{reason}; could not be kept: {error}"
             for path in paths:
                 try:
                     os.unlink(path)
                 except OSError:
-                    pass  # the bridge has it already
+                    pass  # the bridge has taken it already
             return
         self._kept = True
         self.deferred = []
@@ -129,17 +129,17 @@ class Delivery:
             complain(f"{reason}; kept for {sum(map(len, groups))} recipients")
 
     def _leave_report(self, untold: dict[str, Reply]) -> None:
-        """Have the bridge tell the sender; standard error alone does where there is no drop directory."""
+        """Have the bridge send the DSN. Without a drop directory, standard error is the only report."""
         from .drop import drop
 
         try:
             drop(self._settings, self._envelope, [], self._message, untold)
         except Away as error:
             if self._verbose:
-                complain(f"the sender is not told: {error}")
+                complain(f"cannot notify the sender: {error}")
 
     def report(self) -> None:
-        """Say on standard error who gets nothing."""
+        """Say on standard error who did not get the message."""
         if self._not_kept:
             complain(self._not_kept)
         report_refused(self.deferred + self.refused, len(self._envelope.forward_paths))
@@ -148,7 +148,7 @@ class Delivery:
             if NOT_SENT_TO in text:  # the bridge tells the sender
                 complain(text[text.index(NOT_SENT_TO) :].partition("; kept for another attempt")[0])
         if not self.told:
-            complain("and the sender could not be told of it")
+            complain("and the sender could not be notified")
 
     def exit_code(self) -> int:
         if self._not_kept:
@@ -159,7 +159,7 @@ class Delivery:
 
 
 def report_refused(outcomes: list[Outcome], recipients: int) -> None:
-    """One line per reply; it names the recipients unless it is for all of them."""
+    """One line for each reply, with its recipients unless they are all."""
     by_reply: dict[Reply, list[str]] = {}
     for outcome in outcomes:
         by_reply.setdefault(outcome.reply, []).append(outcome.recipient)

@@ -1,6 +1,7 @@
 """Relaying in this process, without a bridge (SMTP2CF_SENDMAIL_DIRECT).
 
-The one module that imports the rest of smtp2cf, and only when it is called."""
+The one module that imports the rest of smtp2cf, and only when it is called.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +24,15 @@ def relay_directly(
     written_at: float,
     settle: Callable[[list[Outcome], bool], dict[str, Reply]],
 ) -> bool:
-    """Run the relay in this process, once, with the account's settings (SMTP2CF_SENDMAIL_DIRECT).
+    """Relay the message once, with the account's settings. Returns whether the sender was told of failures.
 
-    settle: is told the outcomes, and whether the mail has expired; returns those of whom the sender is to be
-    told. Returns whether the sender was.
+    settle: called with the outcomes and whether the mail has expired; returns the failures to report.
     """
     try:
         from smtp2cf.serve import relay_once
         from smtp2cf.settings.fields import SettingsError
     except ImportError as error:
-        problem = f"{sys.executable} has no smtp2cf to relay with ({error})"
+        problem = f"smtp2cf is not installed for {sys.executable} ({error})"
         raise Failure(CONFIG, f"SMTP2CF_SENDMAIL_DIRECT: {problem}") from error
 
     def settled(found: dict[str, Any], expired: bool) -> Any:

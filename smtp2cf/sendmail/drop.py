@@ -1,6 +1,7 @@
 """Writing to the drop directory, where mail waits while the bridge is away.
 
-docs/sendmail.md describes the format; smtp2cf/relay/drop_file.py reads it."""
+docs/sendmail.md describes the format; smtp2cf/relay/drop_file.py reads it.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ def drop(
     message: Message,
     refused: dict[str, Reply],
 ) -> str:
-    """Leave the message where the bridge finds it, and return its path; raises Away where that fails.
+    """Write the message to the drop directory. Returns its path; raises Away if that fails.
 
     refused: whom the bridge is to tell the sender of; it sends them nothing. A file is a line of JSON and
     then the message. It is written under a name the bridge does not look at, fsynced and renamed, so that it
@@ -75,13 +76,13 @@ def drop_head(envelope: Envelope, recipients: list[str], size: int, refused: dic
 def write_drop(
     directory: str, name: str, head: bytes, message: Message, like: os.stat_result | None = None
 ) -> None:
-    """like: a file that this one takes the place of, whose age and owner it keeps."""
+    """Write a file whole or not at all. like: the file it replaces, whose age and owner it keeps."""
     part, whole = os.path.join(directory, f".{drop_name()}.part"), os.path.join(directory, f"{name}.drop")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o640)
     try:
         if like is not None and os.geteuid() == 0:
             os.fchown(descriptor, like.st_uid, like.st_gid)
-        os.fchmod(descriptor, 0o640)  # whatever the caller's umask: the bridge reads it as its group
+        os.fchmod(descriptor, 0o640)  # despite the umask: the bridge reads it through its group
         with open(descriptor, "wb", closefd=False) as file:
             file.write(head)
             file.writelines(message.blocks())
@@ -94,15 +95,17 @@ def write_drop(
         try:
             os.unlink(part)
         except FileNotFoundError:
-            pass  # it has its final name already
+            pass  # already renamed
         raise
     finally:
         os.close(descriptor)
 
 
 def _sync_rename(directory: str, descriptor: int) -> None:
-    """Make the rename durable: through the directory where we may open it, else through the file,
-    which takes the rename along on journaling file systems."""
+    """Make the rename durable: fsync the directory if we may open it, else the file.
+
+    On journaling file systems the latter commits the rename too.
+    """
     try:
         opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     except PermissionError:
@@ -115,7 +118,7 @@ def _sync_rename(directory: str, descriptor: int) -> None:
 
 
 def drop_name() -> str:
-    """16 letters and digits, rising with time, that nobody else guesses."""
+    """16 letters and digits that sort by time and can't be guessed."""
     digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     number = int(time.time() * 1_000_000) * 36**6 + int.from_bytes(os.urandom(8), "big") % 36**6
     letters = ""

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class Dropped:
-    """A dropped message that this user may see: one descriptor, looked at once, and used for everything.
+    """A dropped message that this user may read, through one descriptor that is opened and checked once.
 
-    Whoever owns the file may put another one, or a link, in its place at any moment. Raises OSError,
-    ValueError, KeyError, TypeError, AttributeError for what is no dropped message.
+    The file's owner may replace it, or put a link in its place, at any moment. Raises OSError,
+    ValueError, KeyError, TypeError or AttributeError if the file is not a dropped message.
     """
 
     def __init__(self, directory: str, name: str) -> None:
@@ -67,13 +67,13 @@ class Dropped:
         while left:
             block = self._file.read(min(BLOCK, left))
             if not block:
-                raise OSError(f"{self.path} became shorter")
+                raise OSError(f"{self.path} was truncated")
             message.write(block)
             left -= len(block)
         return message
 
     def claim(self) -> bool:
-        """Nobody else's sendmail -q works on it from here on; False where one does, or it is gone."""
+        """Lock it against other runs of sendmail -q. False if another one has it, or it is gone."""
         import fcntl
 
         try:
@@ -84,7 +84,7 @@ class Dropped:
         return (now.st_dev, now.st_ino) == (self.found.st_dev, self.found.st_ino)
 
     def keep(self, left: list[str], refused: dict[str, Reply], message: Message) -> None:
-        """Have it hold only who is left, and of whom the sender has yet to be told; remove it for none."""
+        """Rewrite it for those left and those the sender must be told of; remove it if there are none."""
         if (left, refused) == self._now:
             return
         self._now = (left, refused)
@@ -95,7 +95,7 @@ class Dropped:
             os.unlink(self.path)
 
     def set_aside(self, refused: dict[str, Reply], message: Message) -> None:
-        """Put those who were refused, with nobody to tell, where the bridge puts its own."""
+        """Move refused recipients, with no sender to tell, to where the bridge keeps its own."""
         aside = os.path.join(os.path.dirname(os.path.abspath(self.directory)), "refused")
         if not os.path.isdir(aside):
             os.mkdir(aside, 0o700)
@@ -111,12 +111,12 @@ class Dropped:
 
 
 def dropped(settings: Settings) -> Iterator[Dropped]:
-    """The dropped messages, oldest first; none for users who may not list the directory."""
+    """The dropped messages, oldest first; none if this user may not list the directory."""
     directory = settings.drop_directory
     try:
         names = sorted(os.listdir(directory))
     except OSError:
-        return  # there is none, or it is none of this user's business
+        return  # no such directory, or not for this user
     for name in names:
         if name.startswith(".") or not name.endswith(".drop"):
             continue
@@ -125,11 +125,11 @@ def dropped(settings: Settings) -> Iterator[Dropped]:
         except FileNotFoundError:
             continue  # the bridge has just taken it
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            complain(f"{name}: no dropped message: {why(error)}")
+            complain(f"{name}: not a dropped message: {why(error)}")
             continue
         if not one.whole:
             one.close()
-            complain(f"{name}: no dropped message: not whole, or it has another name elsewhere")
+            complain(f"{name}: not a dropped message: incomplete, or a hard link")
             continue
         try:
             yield one

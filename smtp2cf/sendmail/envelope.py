@@ -4,10 +4,10 @@ from __future__ import annotations
 
 
 class Envelope:
-    """Who the message is from and for; the names are those of smtp2cf.envelope.Envelope.
+    """Sender, recipients and parameters, named as in smtp2cf.envelope.Envelope.
 
-    reverse_path: "" for the null sender. ret, envid (as xtext), notify: "" where not asked for. notify_of,
-    orcpt_of: what -bs was told for one recipient.
+    reverse_path: "" for the null sender. ret, envid (as xtext), notify: "" if not given. notify_of, orcpt_of:
+    by recipient, from -bs.
     """
 
     def __init__(self, reverse_path: str, forward_paths: list[str]) -> None:
@@ -27,7 +27,7 @@ class Envelope:
 
 
 def mail_parameters(envelope: Envelope, size: int) -> list[tuple[str, str]]:
-    """The parameters of MAIL, each with the extension that it belongs to."""
+    """The parameters of MAIL, each with the extension that defines it."""
     parameters = (
         ("SIZE", f"SIZE={size}" if size else ""),
         ("8BITMIME", "BODY=8BITMIME" if envelope.eight_bit else ""),

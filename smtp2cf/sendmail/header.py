@@ -30,7 +30,7 @@ DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
 class Input:
-    """The input, read line by line as far as the header goes and in blocks from there on."""
+    """The input: the header line by line, then the rest in blocks."""
 
     def __init__(self, blocks: Iterator[bytes]) -> None:
         self._blocks = blocks
@@ -39,7 +39,7 @@ class Input:
         self._searched = 0
 
     def line(self) -> bytes:
-        """The next line with its LF, b"" at the end; of one too long for a field, the beginning."""
+        """The next line with its LF, b"" at the end. If it is too long for a field, its first 998 octets."""
         while True:
             newline = self._text.find(b"\n", self._searched)
             if newline >= 0:
@@ -72,10 +72,10 @@ class Input:
 
 
 def read_header(text: Input) -> list[bytes]:
-    """The fields of the header with their LFs; a CR inside one is a space, and starts nothing.
+    """The fields of the header with their LFs. A bare CR becomes a space, so that it can't start a field.
 
-    The first line that is neither a field nor its continuation ends the header; an empty one is no
-    part of the body. One leading `From ` line, a mailbox's, is dropped.
+    The first line that is neither a field nor a continuation ends the header; an empty one is not part
+    of the body. One leading `From ` line, a mailbox's, is dropped.
     """
     fields: list[list[bytes]] = []
     if text.line().startswith((b"From ", b">From ")):
@@ -101,13 +101,13 @@ def is_field(line: bytes) -> bool:
 
 
 def named_field(line: bytes) -> tuple[str, str]:
-    """Name in lower case and the whole field."""
+    """The name in lower case, and the whole field."""
     text = line.decode("utf-8", "surrogateescape")
     return text.partition(":")[0].rstrip().lower(), text
 
 
 def qualify(name: str, field: str, settings: Settings) -> str:
-    """The field with a domain behind every address that has none, and nothing else changed."""
+    """The field with our domain added to each address that has none, and nothing else changed."""
     if name not in QUALIFIED_FIELDS:
         return field
     colon = field.index(":") + 1
@@ -120,7 +120,7 @@ def qualify(name: str, field: str, settings: Settings) -> str:
 
 
 def phrase(text: str) -> str:
-    """A display name: as it is, quoted, or as encoded words (RFC 5322 §3.2.5, RFC 2047)."""
+    """A display name, quoted or as encoded words if need be (RFC 5322 §3.2.5, RFC 2047)."""
     if not text.isascii():
         import binascii
 
@@ -133,7 +133,7 @@ def phrase(text: str) -> str:
 
 
 def rfc5322_date(seconds: float) -> str:
-    """RFC 5322 §3.3, in the local time zone, whatever the locale."""
+    """A date (RFC 5322 §3.3) in the local time zone, in English in every locale."""
     local = time.localtime(seconds)
     minutes = local.tm_gmtoff // 60
     zone = f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}{abs(minutes) % 60:02}"

@@ -22,7 +22,7 @@ STATUS_MARKS = {"active": "*", "held": "!"}
 
 
 def mailq(settings: Settings) -> int:
-    """-bp: the bridge's queue, and the dropped mail this user may see."""
+    """-bp: list the bridge's queue, and the dropped mail that this user may see."""
     report = QueueReport()
     code = OK
     try:
@@ -33,10 +33,10 @@ def mailq(settings: Settings) -> int:
         code = UNAVAILABLE
     for one in dropped(settings):
         sender = one.envelope.reverse_path or "MAILER-DAEMON"
-        reason = f"dropped by uid {one.found.st_uid}, the bridge has not taken it yet"
+        reason = f"dropped by uid {one.found.st_uid}, not yet taken by the bridge"
         recipients = [(address, reason) for address in one.envelope.forward_paths]
         recipients += [
-            (address, f"{reply}, the sender is yet to be told") for address, reply in one.refused.items()
+            (address, f"{reply}, the sender has not been told yet") for address, reply in one.refused.items()
         ]
         report.add(one.name, one.size, one.found.st_mtime, sender, recipients)
     if report.messages:
@@ -47,8 +47,7 @@ def mailq(settings: Settings) -> int:
 
 
 def bridge_queue(settings: Settings) -> Iterator[tuple[str, int, float, str, list[tuple[str, str]]]]:
-    """What the bridge's spool holds, one message at a time, as QueueReport.add wants it; nothing
-    where it has no spool."""
+    """The messages in the bridge's spool, each as the arguments of QueueReport.add; none without a spool."""
     import json
 
     sock = connect(settings.admin, "SMTP2CF_ADMIN_LISTEN")
@@ -59,15 +58,15 @@ def bridge_queue(settings: Settings) -> Iterator[tuple[str, int, float, str, lis
         lines = lines_of(sock)
         status = next(lines, b"").split()
         if len(status) < 2 or not status[0].startswith(b"HTTP/"):
-            raise Away(f"{settings.admin} speaks no HTTP")
+            raise Away(f"{settings.admin}: not an HTTP answer")
         if status[1] == b"404":
             return
         if status[1] == b"421":
-            raise Away(f"the bridge is not known by that name: {settings.admin} (its SMTP2CF_ADMIN_HOSTS)")
+            raise Away(f"the bridge refuses the name {settings.admin}: add it to its SMTP2CF_ADMIN_HOSTS")
         if status[1] != b"200":
             raise Away(f"{settings.admin}: HTTP {b' '.join(status[1:]).decode('ascii', 'replace')}")
         while next(lines, b"").strip():
-            pass  # the header of the answer
+            pass  # skip the header
         for line in lines:
             if line.strip():
                 item = json.loads(line)
@@ -92,7 +91,7 @@ def lines_of(sock: _socket.socket) -> Iterator[bytes]:
 
 
 class QueueReport:
-    """Postfix's mailq, in its layout for long queue ids."""
+    """Postfix's mailq layout, for long queue ids."""
 
     def __init__(self) -> None:
         self.messages = 0

@@ -1,6 +1,7 @@
 """The message's octets: line ends, the lone dot, dot-stuffing, and where they are held.
 
-Works on blocks cut anywhere. Knows nothing of header fields."""
+Works on blocks cut anywhere. Knows nothing of header fields.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +16,13 @@ if TYPE_CHECKING:
 BLOCK = 1 << 16
 
 IN_MEMORY = 1 << 19
-"""Octets of a message that are held in memory before a temporary file takes over."""
+"""Octets of a message held in memory; a longer one goes to a temporary file."""
 
 LONGEST_FIELD_NAME = 998
 
 
 class Message:
-    """The message as it is handed over, with CRLF line ends: in memory, or in a file when it is long."""
+    """The message to send, with CRLF line ends: in memory, or in a temporary file if it is long."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -45,7 +46,7 @@ class Message:
             self._file.write(block)
 
     def write_lines(self, blocks: Iterable[bytes]) -> None:
-        """Write text with LF line ends; the last line gets one where it has none.
+        """Write text with LF line ends. The last line gets one if it has none.
 
         A bare CR stays: whether it ends a line or is in the header of a part, where it would start a
         field, is the bridge's to tell, which does so for all mail alike.
@@ -74,7 +75,7 @@ class Message:
 
 
 def temporary_file() -> IO[bytes] | None:
-    """A file without a name; None on a host with no place to write, which leaves memory."""
+    """A temporary file without a name, or None if this host has nowhere to write one."""
     import tempfile
 
     try:
@@ -92,7 +93,7 @@ def blocks_of(descriptor: int) -> Iterator[bytes]:
 
 
 def unix_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Turn CRLF into LF, also one with more CRs than it should have; a CR elsewhere stays."""
+    """Turn CRLF into LF, even with several CRs before the LF. Other CRs stay."""
     waiting = b""
     for block in blocks:
         joined = waiting + block
@@ -109,7 +110,7 @@ def unix_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def until_lone_dot(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines before the first that is a single dot."""
+    """The lines before the first line that is a single dot."""
     waiting, at_line_start = b"", True
     for block in blocks:
         text = waiting + block
@@ -128,7 +129,7 @@ def until_lone_dot(blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def dot_stuffed(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """RFC 5321 §4.5.2, for text with CRLF line ends, cut into blocks anywhere."""
+    """Add dot-stuffing (RFC 5321 §4.5.2) to text with CRLF line ends."""
     at_line_start = True
     for block in blocks:
         text = block.replace(b"\n.", b"\n..")

@@ -1,4 +1,4 @@
-"""The command line, as getopt(3) reads it (docs/sendmail.md, SENDMAIL's options)."""
+"""The command line of sendmail(1), mailq(1) and newaliases(1)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ environment or /etc/smtp2cf/sendmail.conf.
 """
 
 WITH_ARGUMENT = "ABCFLNORVXbefhopr"
-
 WITH_ATTACHED_ARGUMENT = "dq"
-
 WITHOUT_ARGUMENT = "GUmnxEIcitv"
+"""Options, by how they take an argument. Most are accepted and ignored."""
 
 MODES = {"m": "deliver", "s": "smtp", "p": "mailq", "i": "newaliases", "v": "verify"}
 
@@ -42,7 +41,7 @@ LONGEST_ENVID = 100
 
 
 class Options:
-    """What the command line asks for. `sender` is None where there was no -f."""
+    """What the command line asks for. `sender` is None without -f."""
 
     def __init__(self, mode: str) -> None:
         self.mode = mode
@@ -58,7 +57,7 @@ class Options:
 
 
 def parse_arguments(argv: Sequence[str]) -> Options:
-    """Read the command line as getopt(3) does: clustered letters, options after recipients too."""
+    """Read the command line as getopt(3) does: letters may be combined, options may follow recipients."""
     name = os.path.basename(argv[0]) if argv else ""
     options = Options(name if name in ("mailq", "newaliases") else "deliver")
     arguments = [os.fsencode(argument).decode("utf-8", "surrogateescape") for argument in argv[1:]]
@@ -121,12 +120,12 @@ def _set_option(options: Options, letter: str, value: str) -> None:
         options.notify = _notify(value)
     elif letter == "R":
         if value.lower() not in ("full", "hdrs"):
-            raise Failure(USAGE, f"option -R {value}: may be full or hdrs")
+            raise Failure(USAGE, f"option -R {value}: use full or hdrs")
         options.ret = value.upper()
     elif letter == "V":
         options.envid = xtext(value)
         if len(options.envid) > LONGEST_ENVID:
-            raise Failure(USAGE, f"option -V: longer than the {LONGEST_ENVID} characters of an envelope id")
+            raise Failure(USAGE, f"option -V: an envelope id has at most {LONGEST_ENVID} characters")
 
 
 def _mode(letter: str) -> str:
@@ -140,12 +139,12 @@ def _mode(letter: str) -> str:
 def _notify(value: str) -> str:
     conditions = [condition.strip().lower() for condition in value.split(",")]
     if conditions != ["never"] and not all(condition in NOTIFY_CONDITIONS for condition in conditions):
-        raise Failure(USAGE, f"option -N {value}: may be never, or a list of success, failure, delay")
+        raise Failure(USAGE, f"option -N {value}: use never, or a list of success, failure, delay")
     return ",".join(dict.fromkeys(conditions)).upper()
 
 
 def xtext(text: str) -> str:
-    """RFC 3461 §4."""
+    """The text encoded as xtext (RFC 3461 §4)."""
     return "".join(
         chr(octet) if 33 <= octet <= 126 and octet not in b"+=" else f"+{octet:02X}"
         for octet in text.encode("utf-8", "surrogateescape")

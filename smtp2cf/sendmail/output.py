@@ -1,4 +1,4 @@
-"""What sendmail writes to standard output and standard error: no control characters, no buffers."""
+"""Standard output and standard error: unbuffered, and without control characters."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import os
 import sys
 
 NAMED_ON_STDERR = 20
+"""Recipients, or replies, that are named; the rest is counted."""
 
 
 def complain(text: str) -> None:
-    """Write one line to standard error, in this program's name and without control characters."""
+    """Write one line to standard error, after this program's name."""
     write_stderr(f"{program_name()}: {printable(text)}\n")
 
 
 def printable(text: str) -> str:
-    """The text on one line, with nothing in it that a terminal or a protocol would obey."""
+    """The text on one line, with a space for each control character."""
     return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
 
 
 def one_line(text: str) -> str:
-    """The text without anything that could end the header field it goes into."""
+    """The text for a header field: on one line, at most 200 characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200]
 
 
@@ -27,7 +28,7 @@ def write_stderr(text: str) -> None:
     try:
         os.write(2, text.encode("utf-8", "backslashreplace"))
     except OSError:
-        return  # a closed standard error says nothing about the mail: the exit code still counts
+        return  # closed: the exit code still tells
 
 
 def write_stdout(text: str) -> None:

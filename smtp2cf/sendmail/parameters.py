@@ -1,4 +1,4 @@
-"""The arguments of MAIL and RCPT (RFC 5321 §4.1.2, RFC 3461), as the bridge takes them."""
+"""The arguments of MAIL and RCPT (RFC 5321 §4.1.2, RFC 3461), for our own session."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def is_xtext(text: str) -> bool:
-    """RFC 3461 §4."""
+    """Is it xtext (RFC 3461 §4)?"""
     place = 0
     while place < len(text):
         if text[place] == "+":
@@ -41,7 +41,7 @@ def _is_orcpt(text: str) -> bool:
     )
 
 
-# What the bridge takes (smtp2cf/smtpd/parameters.py), for it gets to see them later.
+# As in smtp2cf/smtpd/parameters.py: the bridge gets these values later.
 MAIL_PARAMETERS: dict[str, Callable[[str], bool]] = {
     "SIZE": lambda text: text.isascii() and text.isdigit() and len(text) <= 20,
     "BODY": lambda text: text.upper() in ("7BIT", "8BITMIME"),
@@ -56,7 +56,7 @@ RCPT_PARAMETERS: dict[str, Callable[[str], bool]] = {"NOTIFY": _is_notify, "ORCP
 def smtp_path(
     argument: str, keyword: str, known: dict[str, Callable[[str], bool]]
 ) -> tuple[str, dict[str, str], str]:
-    """`FROM:<path> KEY=VALUE ...` as the path and the parameters, or the reply to what is neither."""
+    """Parse `FROM:<path> KEY=VALUE ...`: the path, the parameters, and "" or the reply that refuses them."""
     usage = f"syntax: {'MAIL' if keyword == 'FROM:' else 'RCPT'} {keyword}<address>"
     no_path = f"501 {'5.1.7' if keyword == 'FROM:' else '5.1.3'} {usage}"
     if argument[: len(keyword)].upper() != keyword:
@@ -82,6 +82,6 @@ def smtp_path(
         if key not in known:
             return "", {}, f"555 5.5.4 {key}: unknown parameter"
         if key in parameters or not known[key](value):
-            return "", {}, f"501 5.5.4 {key}: not a value it may have"
+            return "", {}, f"501 5.5.4 {key}: invalid value"
         parameters[key] = value
     return address, parameters, ""

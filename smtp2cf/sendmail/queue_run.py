@@ -1,4 +1,4 @@
-"""-q: run the queue once."""
+"""-q: run the queue once. Only direct mode has one; a bridge runs its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .settings import Settings
 
 
 def run_queue(options: Options, settings: Settings) -> int:
-    """-q: a bridge that runs does this by itself; without one, relay what was dropped, once."""
+    """Check that the bridge is there, or in direct mode relay what was dropped; returns the exit code."""
     if not settings.yes("DIRECT"):
         try:
             with Client(settings, options.verbose) as client:
@@ -31,7 +31,7 @@ def run_queue(options: Options, settings: Settings) -> int:
         try:
             run_dropped(one, message)
         except OSError as error:
-            complain(f"{one.name}: {why(error)}; it may go out once more")
+            complain(f"{one.name}: {why(error)}; it may be sent again")
             code = OS_ERROR
         finally:
             message.close()
@@ -39,7 +39,7 @@ def run_queue(options: Options, settings: Settings) -> int:
 
 
 def run_dropped(one: Dropped, message: Message) -> None:
-    """Relay one dropped message. Whoever is served is taken out of the file before anything else is done."""
+    """Relay one dropped message. Served recipients are removed from the file before anything else."""
     left: list[str] = []
 
     def settle(outcomes: list[Outcome], expired: bool) -> dict[str, Reply]:
@@ -59,4 +59,4 @@ def run_dropped(one: Dropped, message: Message) -> None:
     if relay_directly(one.envelope, message, one.found.st_mtime, settle):
         one.keep(left, {}, message)
     else:
-        complain(f"{one.name}: the sender could not be told")
+        complain(f"{one.name}: the sender could not be notified")

@@ -6,7 +6,7 @@ from .exit_codes import BAD_MESSAGE, NO_PERMISSION, NO_USER, OK, TEMPFAIL, UNAVA
 
 
 class Reply:
-    """An SMTP reply: its code, and what stands behind the code on each line."""
+    """An SMTP reply: its code, and the text of each line after the code."""
 
     __slots__ = ("code", "lines")
 
@@ -16,12 +16,12 @@ class Reply:
 
     @property
     def status(self) -> str:
-        """The enhanced status code, "" where there is none."""
+        """The enhanced status code (RFC 2034), "" if there is none."""
         first = self.lines[0].partition(" ")[0]
         return first if first[:2] == f"{self.code // 100}." and first.count(".") == 2 else ""
 
     def parted(self) -> tuple[int, str, str]:
-        """Code, enhanced status code, which there always is, and text."""
+        """Code, enhanced status code (x.0.0 if the reply has none), and text."""
         text = str(self)[4:]
         return self.code, self.status or f"{self.code // 100}.0.0", text[len(self.status) :].strip()
 
@@ -32,7 +32,7 @@ class Reply:
 
 
 class Outcome:
-    """What a recipient was answered, and to which command."""
+    """The reply for one recipient. stage: the command it answers, or "connect"."""
 
     __slots__ = ("recipient", "reply", "stage")
 
@@ -47,9 +47,10 @@ class Outcome:
 
 
 NOT_ALLOWED = (530, 534, 535, 538)
+"""Replies that ask for a login, or refuse one (RFC 4954 §6)."""
 
 EXIT_CODES = (
-    # command, how the enhanced status code begins, a word in the text, exit code: the first row that fits
+    # command, start of the enhanced status code, word in the text, exit code: the first row that matches
     ("connect", "", "", UNAVAILABLE),
     ("DATA", "5.7.1", "suppress", NO_USER),
     ("", "5.1.7", "", BAD_MESSAGE),  # the sender, not a recipient

@@ -1,4 +1,4 @@
-"""An SMTP server on standard input and output, for -bs while there is no bridge to speak to."""
+"""A small SMTP server on standard input and output, for -bs while the bridge is away."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class OwnSession:
-    """A small SMTP server on standard input and output, for when there is no bridge to speak to."""
+    """One SMTP session that drops its mail, or relays it directly."""
 
     def __init__(self, options: Options, settings: Settings) -> None:
         self._options = options
@@ -58,7 +58,7 @@ class OwnSession:
         write_stdout("".join(f"{printable(line)}\r\n" for line in reply.split("\r\n")))
 
     def _line(self) -> str | None:
-        """A command without its line end, None at the end of the input."""
+        """The next command without its line end, None at the end of the input."""
         while b"\n" not in self._buffer:
             block = os.read(0, BLOCK)
             if not block or len(self._buffer) > BLOCK:
@@ -114,7 +114,7 @@ class OwnSession:
         self._say("354 end with <CRLF>.<CRLF>")
         message = Message()
         for block in self._text():
-            message.write(block)  # as it came: line ends are the bridge's to mend, as in its own session
+            message.write(block)  # unchanged: the bridge treats line ends as in its own session
         envelope, self._envelope = self._envelope, None
         try:
             if self._settings.yes("DIRECT"):
@@ -127,14 +127,14 @@ class OwnSession:
         return "250 2.0.0 kept until the bridge is back"
 
     def _relay_directly(self, envelope: Envelope, message: Message) -> str:
-        """One reply for all: success when anybody was served, as the bridge has it."""
+        """One reply for all recipients: success if any was served, as the bridge replies."""
         delivery = Delivery(self._settings, envelope, message, {}, self._options.verbose)
         delivery.told = relay_directly(envelope, message, time.time(), delivery.settle_directly)
         delivery.report()
         return str((delivery.served or delivery.deferred or delivery.refused)[0].reply)
 
     def _text(self) -> Iterator[bytes]:
-        """The message up to CRLF.CRLF, dots unstuffed; what was pipelined behind it stays."""
+        """The message up to CRLF.CRLF, without dot-stuffing. What is pipelined after it stays buffered."""
         end = b"\r\n.\r\n"
         text, unseen = b"\r\n" + self._buffer, 2
         while end not in text:

@@ -19,7 +19,7 @@ CONTROL = frozenset(map(chr, (*range(32), 127)))
 
 
 class Settings:
-    """The settings, from the environment and a file of KEY=VALUE lines; the environment wins."""
+    """The settings. The environment takes precedence over the file."""
 
     def __init__(self, environ: dict[str, str]) -> None:
         path = environ.get("SMTP2CF_SENDMAIL_CONF", CONFIG_FILE)
@@ -32,13 +32,13 @@ class Settings:
         return self._values.get("SMTP2CF_SENDMAIL_" + name, "").strip()
 
     def yes(self, name: str) -> bool:
-        """A setting that is on or off; anything else is a mistake."""
+        """A setting that is on or off; raises Failure for any other value."""
         value = self.get(name).lower()
         if value in ("1", "yes", "true", "on"):
             return True
         if value in ("", "0", "no", "false", "off"):
             return False
-        raise Failure(CONFIG, f"SMTP2CF_SENDMAIL_{name}={value}: may be yes or no")
+        raise Failure(CONFIG, f"SMTP2CF_SENDMAIL_{name}={value}: use yes or no")
 
     @property
     def bridge(self) -> str:
@@ -46,13 +46,13 @@ class Settings:
 
     @property
     def admin(self) -> str:
-        """Where the bridge answers HTTP; "" where it doesn't."""
+        """Where the bridge answers HTTP; "" if it doesn't."""
         first = self._values["SMTP2CF_ADMIN_LISTEN"].split(",")[0].strip()
         return "" if first == "none" else first
 
     @property
     def domain(self) -> str:
-        """The domain for addresses that have none; raises Failure where that is no domain."""
+        """The domain for addresses that have none; raises Failure if it is not a domain."""
         if not self._domain_is_good:
             given = self.get("DOMAIN")
             self._domain = good_domain(given, "SMTP2CF_SENDMAIL_DOMAIN=") if given else domain_of_host()
@@ -79,7 +79,7 @@ class Settings:
 
 
 def read_settings_file(path: str) -> dict[str, str]:
-    """KEY=VALUE lines, # comments, quotes around a value taken off. No file is no settings."""
+    """KEY=VALUE lines; # starts a comment, quotes around a value are removed. {} if there is no file."""
     values = {}
     try:
         with open(path, encoding="utf-8") as file:
@@ -94,11 +94,12 @@ def read_settings_file(path: str) -> dict[str, str]:
             continue
         key, equals, value = line.partition("=")
         if not equals or CONTROL.intersection(line):
-            raise Failure(CONFIG, f"{path}, line {number}: not KEY=VALUE, or with a control character in it")
+            raise Failure(CONFIG, f"{path}, line {number}: not KEY=VALUE, or contains a control character")
         value = value.strip()
         if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
             value = value[1:-1]
         values[key.strip()] = value
     if "SMTP2CF_SENDMAIL_PASSWORD" in values:
-        raise Failure(CONFIG, f"{path}: everybody reads this file; use SMTP2CF_SENDMAIL_PASSWORD_FILE")
+        instead = "set SMTP2CF_SENDMAIL_PASSWORD_FILE, not SMTP2CF_SENDMAIL_PASSWORD"
+        raise Failure(CONFIG, f"{path}: everyone can read this file: {instead}")
     return values

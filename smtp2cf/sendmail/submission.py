@@ -1,4 +1,4 @@
-"""A message as its caller gave it, made into a submission (RFC 6409 §8): envelope and message."""
+"""Standard input and the command line, made into a message submission (RFC 6409 §8)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Submission:
-    """Envelope and message, made of what the caller gave; unusable: recipients that are no addresses."""
+    """Envelope and message. unusable: recipients that are not addresses, as the caller wrote them."""
 
     def __init__(self, options: Options, settings: Settings) -> None:
         self._options = options
@@ -43,7 +43,7 @@ class Submission:
         sender = sender_of(options, settings)
         recipients = [box for text in options.recipients for box in self._usable(parse_argument(text))]
         if not recipients and not options.recipients_from_header:
-            raise self._no_recipients("no recipients: name some, or use -t")
+            raise self._no_recipients("no recipients: list them on the command line, or use -t")
         blocks = unix_lines(blocks_of(0))
         text = Input(blocks if options.dot_is_text else until_lone_dot(blocks))
         fields = [named_field(line) for line in read_header(text)]
@@ -52,14 +52,12 @@ class Submission:
             fields = [field for field in fields if field[0] not in HIDDEN_FIELDS]
         self.envelope = Envelope(sender, self._forward_paths(recipients))
         if not self.envelope.forward_paths:
-            raise self._no_recipients("no recipients, neither on the command line nor in the header")
+            raise self._no_recipients("no recipients on the command line or in the header")
         self._write(fields, text)
 
     def _no_recipients(self, text: str) -> Failure:
         if self.unusable:
-            return Failure(
-                USAGE, f"no recipient with an address: {', '.join(self.unusable[:NAMED_ON_STDERR])}"
-            )
+            return Failure(USAGE, f"no valid recipient: {', '.join(self.unusable[:NAMED_ON_STDERR])}")
         return Failure(USAGE, text)
 
     def _usable(self, mailboxes: list[Mailbox]) -> list[Mailbox]:
@@ -76,7 +74,7 @@ class Submission:
         return found
 
     def _forward_paths(self, mailboxes: list[Mailbox]) -> list[str]:
-        """Aliases followed, domains added, each address once."""
+        """The recipients after aliases, with domains, each once."""
         aliases = Aliases(self._settings.get("ALIASES"))
         forward_paths: dict[str, str] = {}
         for mailbox in mailboxes:
@@ -101,7 +99,7 @@ class Submission:
         envelope.ret, envelope.envid, envelope.notify = options.ret, options.envid, options.notify
 
     def _missing(self, present: set[str]) -> Iterator[str]:
-        """The fields that RFC 6409 §8 lets a submission add: From, Date, Message-ID."""
+        """From, Date and Message-ID, unless they are there (RFC 6409 §8)."""
         sender = self.envelope.reverse_path
         domain = sender.rpartition("@")[2] or self._settings.domain
         if "from" not in present:
@@ -115,12 +113,12 @@ class Submission:
 
 
 def sender_of(options: Options, settings: Settings) -> str:
-    """The reverse path: what -f says, else the user at our domain."""
+    """The reverse path: the argument of -f, else the user at our domain."""
     if options.sender is None:
         return f"{user_name()}@{settings.domain}"
     mailboxes = parse_argument(options.sender)
     if not mailboxes and not options.sender.strip():
         return ""
     if len(mailboxes) != 1 or mailboxes[0].address is None:
-        raise Failure(USAGE, f"the sender is no address: {options.sender}")
+        raise Failure(USAGE, f"invalid sender address: {options.sender}")
     return settings.qualified(mailboxes[0]) if mailboxes[0].address else ""

@@ -14,7 +14,7 @@ from .submission import sender_of
 
 
 def verify(options: Options, settings: Settings) -> int:
-    """-bv: say for each recipient whether the bridge takes mail for it."""
+    """Print for each recipient whether the bridge takes mail for it; returns the exit code."""
     aliases = Aliases(settings.get("ALIASES"))
     mailboxes = [box for text in options.recipients for box in parse_argument(text)]
     expanded = [target for box in mailboxes for target in (aliases.expand(box) if box.address else [box])]
@@ -25,7 +25,7 @@ def verify(options: Options, settings: Settings) -> int:
     codes = [NO_USER for box in expanded if not box.address]
     for box in expanded:
         if not box.address:
-            write_stdout(f"{printable(box.source)}... no address\n")
+            write_stdout(f"{printable(box.source)}... not an address\n")
     if good:
         try:
             with Client(settings, options.verbose) as client:
@@ -36,5 +36,5 @@ def verify(options: Options, settings: Settings) -> int:
                     codes.append(outcome.exit_code)
                 client.quit()
         except Away as error:
-            raise Failure(TEMPFAIL, f"nobody to ask: {error}") from error
+            raise Failure(TEMPFAIL, f"cannot ask the bridge: {error}") from error
     return max(codes)

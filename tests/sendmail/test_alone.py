@@ -259,7 +259,7 @@ def test_direct_from_a_single_file_without_the_package_says_what_is_missing(
     )  # fmt: skip
 
     assert done.returncode == 78
-    assert b"has no smtp2cf to relay with" in done.stderr
+    assert b"smtp2cf is not installed for" in done.stderr
 
 
 def test_names_decide_what_is_done(sendmail: Sendmail, tmp_path: Path) -> None:

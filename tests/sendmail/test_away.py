@@ -55,7 +55,7 @@ def test_without_a_drop_directory_the_caller_is_to_try_again(away: Sendmail) -> 
     result = away("b@y.example", input=MAIL)
 
     assert result.code == 75
-    assert "not kept either" in result.reason
+    assert "could not be kept" in result.reason
 
 
 def test_directory_one_may_not_write_to_is_try_again(away: Sendmail) -> None:
@@ -148,7 +148,7 @@ def test_mailq_shows_dropped_mail_in_postfixs_layout(bridge: Bridge, away: Sendm
     os.utime(file, (0, 0))
     shown = away(name="mailq", env={"SMTP2CF_ADMIN_LISTEN": bridge.env["SMTP2CF_ADMIN_LISTEN"]})
 
-    reason = f"(dropped by uid {os.getuid()}, the bridge has not taken it yet)"
+    reason = f"(dropped by uid {os.getuid()}, not yet taken by the bridge)"
     assert shown.code == 0
     assert shown.stdout.splitlines() == [
         "----Queue ID----- --Size-- ---Arrival Time---- --Sender/Recipient------",
@@ -182,7 +182,7 @@ def test_mailq_passes_over_what_is_no_drop(away: Sendmail, bridge: Bridge) -> No
 
     assert shown.code == 0
     assert shown.stdout.endswith("in 1 Request.\n")
-    assert shown.stderr.count("no dropped message") == 4
+    assert shown.stderr.count("not a dropped message") == 4
 
 
 def test_queue_run_without_a_bridge_fails(away: Sendmail) -> None:

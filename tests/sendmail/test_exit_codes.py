@@ -8,6 +8,7 @@ import pytest
 
 from smtp2cf.relay.drop_file import read_drop
 from smtp2cf.reply import Reply
+from smtp2cf.sendmail import exit_codes
 from tests.sendmail.conftest import Sendmail
 from tests.sendmail.scripted import HANG_UP, scripted
 from tests.support.bridge import Bridge, running_bridge
@@ -55,7 +56,7 @@ def test_lost_bridge_without_drop_directory_is_try_again(away: Sendmail, answers
         result = away("b@example.net", input=MAIL, env={"SMTP2CF_SENDMAIL_HOST": server.endpoint})
 
     assert result.code == 75
-    assert "not kept either" in result.reason
+    assert "could not be kept" in result.reason
 
 
 def test_long_reply_is_one_reason(away: Sendmail) -> None:
@@ -80,7 +81,7 @@ def test_no_address_does_not_cost_the_others_their_mail(sendmail: Sendmail, brid
 
     assert [one["recipients"] for one in bridge.messages()] == [["a@example.net", "c@example.net"]]
     assert result.code == 0
-    assert [line.partition("no address: ")[2] for line in result.stderr.splitlines()] == [
+    assert [line.partition("not an address: ")[2] for line in result.stderr.splitlines()] == [
         "John Doe", "x@", "@y", "<b@example.net",
     ]  # fmt: skip
 
@@ -188,7 +189,7 @@ def test_all_or_none_of_the_lost_are_kept(away: Sendmail, tmp_path: Path) -> Non
         done = subprocess.run([sys.executable, "-c", code], input=MAIL, env=env, capture_output=True)
 
     assert done.returncode == 75
-    assert b"not kept either" in done.stderr
+    assert b"could not be kept" in done.stderr
     assert list(away.drop_directory.iterdir()) == []
 
 
@@ -332,3 +333,11 @@ def test_what_cloudflare_says(
         result = away(recipient, input=MAIL, env=bridge.env)
 
     assert (result.code, result.reason[:9]) == (code, reply)
+
+
+def test_exit_codes_are_those_of_the_docs_table() -> None:
+    text = (Path(__file__).parents[2] / "docs/sendmail.md").read_text()
+    table = text.partition("## Exit codes\n")[2].partition("\n\n")[0]
+    documented = {int(row.split("|")[1]) for row in table.splitlines()[2:]}
+
+    assert documented == {code for code in vars(exit_codes).values() if isinstance(code, int)}

@@ -113,7 +113,7 @@ def test_a_name_the_bridge_does_not_know_is_explained(away: Sendmail) -> None:
         result = away("-bp", env={"SMTP2CF_ADMIN_LISTEN": where})
 
     assert result.code == 69
-    assert f"not known by that name: {where} (its SMTP2CF_ADMIN_HOSTS)" in result.reason
+    assert f"refuses the name {where}: add it to its SMTP2CF_ADMIN_HOSTS" in result.reason
 
 
 def test_bridge_without_admin_server_has_no_queue_to_show(away: Sendmail) -> None:

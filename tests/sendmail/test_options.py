@@ -48,10 +48,10 @@ def test_other_options_leave_the_next_word_alone(letter: str) -> None:
 @pytest.mark.parametrize(
     ("option", "says"),
     [
-        (("-V", "x" * 101), "option -V: longer than the 100 characters"),
-        (("-V", "+" * 34), "option -V: longer"),
-        (("-N", "sometimes"), "-N sometimes: may be never, or a list"),
-        (("-R", "some"), "-R some: may be full or hdrs"),
+        (("-V", "x" * 101), "option -V: an envelope id has at most 100 characters"),
+        (("-V", "+" * 34), "option -V: an envelope id has at most"),
+        (("-N", "sometimes"), "-N sometimes: use never, or a list"),
+        (("-R", "some"), "-R some: use full or hdrs"),
     ],
 )
 def test_what_the_bridge_would_refuse_is_a_usage_error(option: tuple[str, str], says: str) -> None:

@@ -45,7 +45,7 @@ def test_bad_endpoint_is_a_configuration_error(away: Sendmail, text: str) -> Non
     result = away("b@example.net", input=MAIL, env={"SMTP2CF_SENDMAIL_HOST": text})
 
     assert result.code == 78
-    assert result.reason == f"SMTP2CF_SENDMAIL_HOST={text}: may be host:port, [v6]:port or unix:/path"
+    assert result.reason == f"SMTP2CF_SENDMAIL_HOST={text}: use host:port, [v6]:port or unix:/path"
 
 
 def test_file_is_read_and_the_environment_wins(tmp_path: Path, away: Sendmail) -> None:
@@ -69,11 +69,14 @@ def test_file_is_read_and_the_environment_wins(tmp_path: Path, away: Sendmail) -
         ("nonsense\n", "line 1: not KEY=VALUE"),
         (
             "# ours\nSMTP2CF_SENDMAIL_DROP_DIR=/tmp/a\0b\n",
-            "line 2: not KEY=VALUE, or with a control character",
+            "line 2: not KEY=VALUE, or contains a control character",
         ),
-        ("SMTP2CF_SENDMAIL_DOMAIN=x.example\x1b[2J\n", "line 1: not KEY=VALUE, or with a control character"),
-        ("SMTP2CF_SENDMAIL_PASSWORD=secret\n", "everybody reads this file"),
-        ("SMTP2CF_SENDMAIL_DIRECT=maybe\n", "SMTP2CF_SENDMAIL_DIRECT=maybe: may be yes or no"),
+        (
+            "SMTP2CF_SENDMAIL_DOMAIN=x.example\x1b[2J\n",
+            "line 1: not KEY=VALUE, or contains a control character",
+        ),
+        ("SMTP2CF_SENDMAIL_PASSWORD=secret\n", "everyone can read this file"),
+        ("SMTP2CF_SENDMAIL_DIRECT=maybe\n", "SMTP2CF_SENDMAIL_DIRECT=maybe: use yes or no"),
         (
             "SMTP2CF_SENDMAIL_USER=u\nSMTP2CF_SENDMAIL_PASSWORD_FILE=/nonexistent\n",
             "PASSWORD_FILE=/nonexistent",
@@ -258,7 +261,7 @@ def test_certificate_nobody_vouches_for_is_refused(away: Sendmail, tls: tuple[ss
         result = away("b@example.net", input=MAIL, env=env)
 
     assert result.code == 78
-    assert "certificate refused" in result.reason
+    assert "certificate not trusted" in result.reason
     assert server.messages == []
 
 
