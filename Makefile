@@ -21,7 +21,12 @@ run: $(SET_UP)  ## start the bridge with its sandbox, ready for mail, no account
 	@$(BIN)/smtp2cf serve --sandbox
 
 test: $(SET_UP)  ## the tests (TESTS=path/to/some for fewer, FAST=1 to leave out the slow ones)
-	$(BIN)/python -m pytest -n auto --dist loadgroup $(HANGS) $(if $(FAST),-m 'not slow') $(TESTS)
+	$(COMPILED) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(HANGS) $(if $(FAST),-m 'not slow') $(TESTS)
+
+# Many tests wait for processes and for the network: two for each core keep all cores busy.
+WORKERS ?= $(shell echo $$((2 * $$(nproc 2>/dev/null || echo 2))))
+# Hundreds of processes start here, and would compile the same again.
+COMPILED := env -u PYTHONDONTWRITEBYTECODE
 
 # A test that hangs is named, with every thread's stack, and ends its worker.
 HANGS := -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true

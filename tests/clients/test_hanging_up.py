@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.queue.harness import free_port
 from tests.support.bridge import Bridge, running_bridge
 from tests.support.certificates import make_pair, write_pair
 from tests.support.needs import needs
 from tests.support.postfix import DAEMONS, let_others_through, running_postfix
+from tests.support.waiting import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.queue.harness import free_port
 from tests.support.bridge import Bridge, running_bridge
 from tests.support.certificates import make_pair, write_pair
 from tests.support.needs import needs
+from tests.support.waiting import free_port
 
 pytestmark = needs("haproxy")
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.queue.harness import free_port
 from tests.support.bridge import running_bridge
 from tests.support.needs import needs
 from tests.support.postfix import DAEMONS, let_others_through, running_postfix
+from tests.support.waiting import free_port
 
 pytestmark = [
     needs("postfix", str(DAEMONS / "lmtp")),

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.process.command import Done, clean_environment, smtp2cf
+from tests.support.command import Done, clean_environment, smtp2cf
 
 CONFIG, OS_ERROR, USAGE = os.EX_CONFIG, os.EX_OSERR, os.EX_USAGE
 PLACES = {"SMTP2CF_SMTP_LISTEN": "127.0.0.1:0", "SMTP2CF_ADMIN_LISTEN": "none"}

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from tests.process.command import smtp2cf
 from tests.process.metrics import metric
 from tests.support.bridge import running_bridge
 from tests.support.certificates import make_pair, write_pair
+from tests.support.command import smtp2cf
 from tests.support.sandbox import running_sandbox
 
 GOOD, OTHER = make_pair("one.example"), make_pair("two.example")

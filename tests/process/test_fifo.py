@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.access.hashes import line
-from tests.process.command import smtp2cf
 from tests.support.bridge import running_bridge
 from tests.support.certificates import make_pair, write_pair
+from tests.support.command import smtp2cf
 
 MESSAGE = b"From: app@example.com\r\nSubject: still here\r\n\r\nHello\r\n"
 READ_AT_START = [

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.queue.harness import free_port, wait_until
 from tests.support.bridge import Bridge, running_bridge
 from tests.support.sandbox import running_sandbox
 from tests.support.small_disk import SmallDisk, small_disk
+from tests.support.waiting import free_port, wait_until
 
 LOW = 4 * 2**20
 SETTINGS = {"MAX_MESSAGE_SIZE": "1MiB", "SPOOL_MIN_FREE": str(LOW)}
@@ -45,14 +45,14 @@ def test_mail_is_refused_at_mail_before_the_disk_is_full(tmp_path: Path, disk: S
         wait_until(lambda: ready(bridge)[0] == 200, "ready")
         for _ in range(2):
             disk.fill(leave=LOW // 2)
-            wait_until(lambda: mail(bridge)[0] == 452, "refused", timeout=2)
+            wait_until(lambda: mail(bridge)[0] == 452, "refused")
             _, text = mail(bridge)
             assert text.startswith(b"4.3.1 The spool takes no more mail: ")
             assert b"SMTP2CF_SPOOL_MIN_FREE" in text
             wait_until(lambda: ready(bridge)[0] == 503, "not ready")
             assert "SMTP2CF_SPOOL_MIN_FREE" in ready(bridge)[1]
             disk.make_room()
-            wait_until(lambda: mail(bridge)[0] == 250, "taken", timeout=3)
+            wait_until(lambda: mail(bridge)[0] == 250, "taken")
             wait_until(lambda: ready(bridge)[0] == 200, "ready again")
         events = [line["event"] for line in bridge.log()]
         assert (events.count("spool.broken"), events.count("spool.recovered")) == (2, 2)
@@ -95,7 +95,7 @@ def test_a_bridge_that_starts_on_a_full_disk_sends_what_waits(
         disk.fill()
         assert ready(bridge)[0] == 503
         disk.make_room()
-        wait_until(lambda: mail(bridge)[0] == 250, "taken", timeout=3)
+        wait_until(lambda: mail(bridge)[0] == 250, "taken")
         assert bridge.stop() == 0
         assert not [line for line in bridge.log() if line["event"] in ("raw", "queue.error")]
 
@@ -119,6 +119,6 @@ def test_what_waits_goes_out_while_the_disk_is_full(tmp_path: Path, disk: SmallD
             wait_until(lambda: waiting(bridge) == 0, "none waits")
             assert (drop / "A.drop").exists()
             disk.make_room()
-            wait_until(lambda: len(sandbox.messages) == 66, "what was dropped is sent", timeout=5)
-            wait_until(lambda: mail(bridge)[0] == 250, "taken", timeout=3)
+            wait_until(lambda: len(sandbox.messages) == 66, "what was dropped is sent")
+            wait_until(lambda: mail(bridge)[0] == 250, "taken")
         assert not (drop / "A.drop").exists()

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from tests.process.command import smtp2cf
 from tests.process.test_admin import Page
 from tests.support.bridge import Bridge, running_bridge
+from tests.support.command import smtp2cf
 from tests.support.secret import TOKEN
 
 EVIL = (

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.command import smtp2cf
 from tests.support.bridge import running_bridge
+from tests.support.command import smtp2cf
 
 MESSAGE = b"From: app@example.com\r\nSubject: where\r\n\r\nHello\r\n"
 NOT_OURS = "192.0.2.1:25"

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.process.test_full_disk import mail, ready, send, waiting
-from tests.queue.harness import free_port, wait_until
 from tests.support.bridge import running_bridge
+from tests.support.waiting import free_port, wait_until
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def test_no_mail_is_taken_until_the_old_file_is_back(tmp_path: Path, state: Path
             file.rename(away)
             if other:
                 shutil.copy2(away, file)
-            wait_until(lambda: mail(bridge)[0] == 451, "refused", timeout=3)
+            wait_until(lambda: mail(bridge)[0] == 451, "refused")
             wait_until(lambda: ready(bridge)[0] == 503, "not ready")
             what = "another file is in the place of" if other else "was moved away or deleted"
             for text in (mail(bridge)[1].decode(), ready(bridge)[1]):
@@ -31,7 +31,7 @@ def test_no_mail_is_taken_until_the_old_file_is_back(tmp_path: Path, state: Path
                 assert "move " in text
                 assert "restart the bridge" in text
             away.replace(file)
-            wait_until(lambda: mail(bridge)[0] == 250, "taken again", timeout=10)
+            wait_until(lambda: mail(bridge)[0] == 250, "taken again")
         wait_until(lambda: ready(bridge)[0] == 200, "ready again")
         events = [line["event"] for line in bridge.log()]
         assert (events.count("spool.broken"), events.count("spool.recovered")) == (2, 2)
@@ -58,7 +58,7 @@ def test_a_restart_takes_what_was_put_there(tmp_path: Path, state: Path, how: st
         else:
             (state / "spool.sqlite3").rename(state / "old")
             (state / "backup").rename(state / "spool.sqlite3")
-        wait_until(lambda: mail(bridge)[0] == 451, "refused", timeout=10)
+        wait_until(lambda: mail(bridge)[0] == 451, "refused")
         assert bridge.stop() == 0
         assert not [line for line in bridge.log() if line["event"] == "raw"]
     (tmp_path / "fourth").mkdir()

@@ -17,8 +17,8 @@ import pytest
 
 from smtp2cf.cloudflare import Client
 from smtp2cf.reply import SendError
-from tests.process.command import smtp2cf
 from tests.support.bridge import Bridge, running_bridge
+from tests.support.command import smtp2cf
 from tests.support.sandbox import running_sandbox
 from tests.support.secret import TOKEN, shown_in
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.command import running, smtp2cf
 from tests.process.metrics import wait_for_metric
 from tests.support.bridge import Bridge, running_bridge
+from tests.support.command import running, smtp2cf
 
 MESSAGE = b"From: app@example.com\r\nSubject: under way\r\n\r\nHello\r\n"
 GOODBYE = b"421 4.3.2 "

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.command import running
 from tests.support.bridge import Bridge, running_bridge
 from tests.support.certificates import make_pair, write_pair
+from tests.support.command import running
 
 MESSAGE = b"From: app@example.com\r\nSubject: TLS\r\n\r\nHello\r\n"
 PLACES = {"SMTP_LISTEN": "127.0.0.1:0", "ADMIN_LISTEN": "127.0.0.1:0"}

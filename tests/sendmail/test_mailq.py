@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from smtp2cf.spool import Status
-from tests.process.command import smtp2cf
 from tests.sendmail.conftest import Sendmail
 from tests.support.bridge import running_bridge
+from tests.support.command import smtp2cf
 
 ITEMS = [
     {

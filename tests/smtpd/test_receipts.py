@@ -1,6 +1,6 @@
 """Whether a client got its answer: every way to hang up, over TCP, STARTTLS and SMTPS, TLS 1.2 and 1.3.
 
-What an answer's fate means for the same message sent again: tests/queue/test_lost_reply.py. The programs
+What an answer's fate means for the same message sent again: tests/relay/test_lost_reply.py. The programs
 that hang up like this: tests/clients/test_hanging_up.py.
 """
 

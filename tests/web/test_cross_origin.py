@@ -6,8 +6,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from smtp2cf.web.cross_origin import Hosts
-from tests.process.command import smtp2cf
 from tests.support.bridge import Bridge, running_bridge
+from tests.support.command import smtp2cf
 from tests.web.raw_http import Answer, ask, request
 
 PAGES = ("/", "/metrics", "/queue")

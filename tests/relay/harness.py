@@ -10,7 +10,6 @@ import os
 import random
 import signal
 import smtplib
-import socket
 import subprocess
 import sys
 import threading
@@ -22,9 +21,9 @@ from typing import Any, NamedTuple
 
 from smtp2cf.sandbox import Sandbox
 from tests.support.secret import TOKEN
+from tests.support.waiting import PATIENCE, accepts, wait_until
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 30.0
 SLACK = 2.0
 """Seconds from the API's answer until it is settled, with an fsync, on a busy machine."""
 ARRIVAL = 0.1
@@ -32,11 +31,11 @@ ARRIVAL = 0.1
 
 
 class Zygote:
-    """tests.queue.killable, which starts bridges."""
+    """tests.relay.killable, which starts bridges."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.queue.killable"],
+            [sys.executable, "-m", "tests.relay.killable"],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -232,16 +231,6 @@ def message(number: int) -> bytes:
     return f"Subject: {number}\r\nMessage-ID: <{number}@example.com>\r\n\r\n{'x' * 300}\r\n".encode()
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
-def accepts(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 def is_dead(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -253,13 +242,6 @@ def is_dead(pid: int) -> bool:
 def is_stopped(pid: int) -> bool:
     """By SIGSTOP."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-
-
-def wait_until(condition: Any, what: str, timeout: float = PATIENCE, pause: float = 0.005) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout:.0f} s: {what}"
-        time.sleep(pause)
 
 
 @contextlib.contextmanager

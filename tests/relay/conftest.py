@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.queue.world import Api
+from tests.relay.world import Api
 from tests.spool.conftest import backend, postgres, postgres_server, sqlite
 
 __all__ = ["api", "backend", "postgres", "postgres_server", "sqlite"]

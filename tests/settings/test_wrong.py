@@ -8,8 +8,8 @@ import pytest
 
 from smtp2cf.cli import app
 from smtp2cf.settings import fields, loading, rooms, wrong
-from tests.process.command import smtp2cf
 from tests.support.bridge import running_bridge
+from tests.support.command import smtp2cf
 
 NETWORK = "does not appear to be an IPv4 or IPv6 network: use networks such as 10.0.0.0/8 or fd00::/8"
 ENDPOINT = "is not host:port, [v6]:port or unix:/path"

@@ -17,7 +17,7 @@ from smtp2cf.access.logins import verify
 from smtp2cf.access.users import read_users
 from smtp2cf.cli.user import app
 from tests.access.hashes import line
-from tests.process.command import clean_environment
+from tests.support.command import clean_environment
 
 
 def user(*arguments: str, stdin: str | bytes = "", **env: str) -> Result:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.command import Done, clean_environment, smtp2cf
 from tests.spool.conftest import Backend, new_mail
 from tests.support.bridge import Bridge, running_bridge
+from tests.support.command import Done, clean_environment, smtp2cf
 
 WAITING = 3
 NOT_FOUND, UNAVAILABLE, NO_QUEUE, USAGE = os.EX_NOINPUT, os.EX_UNAVAILABLE, os.EX_CONFIG, os.EX_USAGE

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from tests.queue.harness import Harness, Zygote, free_port, wait_until, zygote
+from tests.relay.harness import Harness, Zygote, zygote
 from tests.spool.conftest import Backend
 from tests.spool.cutting_proxy import CuttingProxy, in_a_thread, tagged
 from tests.spool.postgres_server import PostgresServer
 from tests.support.sandbox import running_sandbox
+from tests.support.waiting import free_port, wait_until
 
 COUNT = 400
 MODES = {

@@ -12,7 +12,7 @@ import pytest
 
 from smtp2cf.relay import DropDirectory, DropPolicy
 from smtp2cf.reply import Reply, Scope, SendError
-from tests.queue.world import MESSAGE, Api, Call, World, failure, sorted_into, world
+from tests.relay.world import MESSAGE, Api, Call, World, failure, sorted_into, world
 from tests.sendmail.front_door import front_door
 from tests.spool.conftest import Backend
 

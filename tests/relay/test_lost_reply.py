@@ -8,8 +8,8 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from tests.queue.test_deadline import Gate, no_room
-from tests.queue.world import AWAY, MESSAGE, Api, World, by_name, first, world
+from tests.relay.test_deadline import Gate, no_room
+from tests.relay.world import AWAY, MESSAGE, Api, World, by_name, first, world
 from tests.spool.conftest import Backend
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from smtp2cf import __version__
 from tests.access.hashes import line
-from tests.process.command import Done, clean_environment, smtp2cf
 from tests.support.bridge import Bridge, running_bridge
 from tests.support.certificates import make_pair, write_pair
+from tests.support.command import Done, clean_environment, smtp2cf
 
 ADDRESSES = ("--to", "anna@example.net", "--from", "me@example.com")
 

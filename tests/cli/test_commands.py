@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from smtp2cf import __version__
-from tests.process.command import running, smtp2cf
+from tests.support.command import running, smtp2cf
 from tests.support.needs import needs
 from tests.support.sandbox import running_sandbox
 from tests.support.secret import TOKEN

@@ -14,8 +14,8 @@ from smtp2cf.listen.endpoint import Endpoint, listen
 from smtp2cf.listen.open_relay import beyond_loopback, everybody_in, reachable, warn_of_exposure
 from smtp2cf.settings import fields
 from smtp2cf.settings.check import check
-from tests.process.command import smtp2cf
 from tests.support.bridge import running_bridge
+from tests.support.command import smtp2cf
 
 
 def networks(text: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.command import clean_environment
 from tests.support.bridge import Bridge, running_bridge
+from tests.support.command import clean_environment
 
 
 def healthcheck(admin_listen: str) -> tuple[int, str, str]:

@@ -10,18 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.queue.harness import (
-    Harness,
-    Zygote,
-    free_port,
-    is_dead,
-    pause_before_kill,
-    wait_until,
-    zygote,
-)
-from tests.queue.killable import POINTS
+from tests.relay.harness import Harness, Zygote, is_dead, pause_before_kill, zygote
+from tests.relay.killable import POINTS
 from tests.spool.conftest import Backend
 from tests.support.sandbox import running_sandbox
+from tests.support.waiting import free_port, wait_until
 
 RANDOM_KILLS = int(os.environ.get("SMTP2CF_TEST_KILLS", "8"))
 KEEP = 200_000

@@ -16,8 +16,8 @@ from smtp2cf.reply import BOUNCED, DELIVERED
 from smtp2cf.spool import Action, Filter, SpoolUnavailable, Status
 from smtp2cf.spool.claims import Claims
 from smtp2cf.spool.health import SpoolHealth
-from tests.queue.test_deadline import Gate
-from tests.queue.world import AWAY, MESSAGE, Api, by_name, delivered, first, world
+from tests.relay.test_deadline import Gate
+from tests.relay.world import AWAY, MESSAGE, Api, by_name, delivered, first, world
 from tests.spool.conftest import Backend, new_mail
 
 RETRY = RetryPolicy(minimum=0.05, maximum=0.2, expire_after=3600)

@@ -6,7 +6,7 @@ from smtp2cf.envelope import Envelope
 from smtp2cf.relay import BouncePolicy, RetryPolicy
 from smtp2cf.relay.bounces import dsns_for
 from smtp2cf.reply import Reply
-from tests.queue.world import AWAY, Api, Call, by_name, delivered, failure, world
+from tests.relay.world import AWAY, Api, Call, by_name, delivered, failure, world
 from tests.spool.conftest import Backend
 
 BOUNCED = Reply(550, "5.1.1", "no such mailbox")
@@ -68,7 +68,7 @@ async def test_a_bounce_that_the_answer_told_is_not_told_again(sqlite: Backend, 
 
 
 async def test_a_report_that_cannot_be_kept_is_sent_at_once(sqlite: Backend, api: Api) -> None:
-    from tests.queue.test_deadline import no_room
+    from tests.relay.test_deadline import no_room
 
     api.answer = by_name
     async with world(await sqlite.open(), api) as here:
@@ -83,7 +83,7 @@ async def test_a_report_that_cannot_be_kept_is_sent_at_once(sqlite: Backend, api
 
 
 async def test_no_250_for_mail_that_has_to_wait_and_cannot_be_kept(sqlite: Backend, api: Api) -> None:
-    from tests.queue.test_deadline import no_room
+    from tests.relay.test_deadline import no_room
 
     async def half(call: Call):
         if len(call.recipients) > 1:

@@ -10,7 +10,7 @@ from smtp2cf.relay import RetryPolicy
 from smtp2cf.sandbox import Sandbox
 from smtp2cf.sandbox.limits import RateLimit
 from smtp2cf.spool import postgres_database
-from tests.queue.world import Api, Call, World, delivered, world
+from tests.relay.world import Api, Call, World, delivered, world
 from tests.spool.conftest import Backend, new_mail
 
 RETRY = RetryPolicy(minimum=0.2, maximum=0.5, expire_after=3600)

@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 from smtp2cf.relay import RetryPolicy
 from smtp2cf.reply import SendError
 from smtp2cf.spool import Status
-from tests.queue.world import AWAY, Api, Call, by_name, delivered, first, world
+from tests.relay.world import AWAY, Api, Call, by_name, delivered, first, world
 from tests.spool.conftest import Backend
 
 

@@ -10,9 +10,9 @@ import pytest
 from aiohttp import web
 
 from smtp2cf.envelope import Envelope, Outcomes
-from tests.queue.test_deadline import Gate, no_room
-from tests.queue.test_lost_reply import vanish
-from tests.queue.world import AWAY, MESSAGE, Api, Call, World, by_name, delivered, world
+from tests.relay.test_deadline import Gate, no_room
+from tests.relay.test_lost_reply import vanish
+from tests.relay.world import AWAY, MESSAGE, Api, Call, World, by_name, delivered, world
 from tests.spool.conftest import Backend
 
 CROWD = [f"r{number}@example.org" for number in range(49)]

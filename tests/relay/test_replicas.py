@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.queue.harness import Harness, Zygote, free_port, is_dead, wait_until, zygote
+from tests.relay.harness import Harness, Zygote, is_dead, zygote
 from tests.spool.conftest import Backend
 from tests.support.sandbox import running_sandbox
+from tests.support.waiting import free_port, wait_until
 
 MESSAGES = 2000
 

@@ -1,6 +1,6 @@
 """Starts `smtp2cf serve` many times a second, and lets it die at a named point.
 
-`python -m tests.queue.killable` imports everything once, then forks a bridge for each line on its
+`python -m tests.relay.killable` imports everything once, then forks a bridge for each line on its
 standard input, {"env": {…}, "log": path}, and answers with its process id. Nobody is waited for: the
 kernel takes the dead away.
 

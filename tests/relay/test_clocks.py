@@ -10,7 +10,7 @@ from smtp2cf.relay.attempt import Attempt
 from smtp2cf.relay.queue import Queue
 from smtp2cf.reply import Reply
 from smtp2cf.spool import Action, Filter, SpoolItem
-from tests.queue.world import AWAY, Api, World, first, world
+from tests.relay.world import AWAY, Api, World, first, world
 from tests.spool.clocks import DAY, JUMPS, Host
 from tests.spool.conftest import Backend, new_mail
 

@@ -11,7 +11,7 @@ from smtp2cf.relay.attempt import Attempt
 from smtp2cf.relay.queue import RUSH_PAUSE, Queue
 from smtp2cf.reply import Reply
 from smtp2cf.spool import Status
-from tests.queue.world import AWAY, Api, Call, delivered, failure, first, sorted_into, world
+from tests.relay.world import AWAY, Api, Call, delivered, failure, first, sorted_into, world
 from tests.spool.conftest import Backend, new_mail
 
 

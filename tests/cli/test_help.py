@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from smtp2cf.cli.app import app
-from tests.process.command import smtp2cf
+from tests.support.command import smtp2cf
 
 WORDS = {"ADDRESS", "AGE", "DIRECTORY", "FILE", "HOST:PORT", "NAME", "QUEUE-ID", "SENDER", "STATUS"}
 

@@ -16,13 +16,14 @@ import pytest
 
 from smtp2cf.relay import RetryPolicy
 from smtp2cf.sandbox import Sandbox
-from tests.queue.harness import Harness, Zygote, free_port, is_stopped, wait_until, zygote
-from tests.queue.killable import STOPS
-from tests.queue.test_deadline import Gate
-from tests.queue.world import Api, World, world
+from tests.relay.harness import Harness, Zygote, is_stopped, zygote
+from tests.relay.killable import STOPS
+from tests.relay.test_deadline import Gate
+from tests.relay.world import Api, World, world
 from tests.spool.clocks import Host
 from tests.spool.conftest import Backend
 from tests.support.sandbox import running_sandbox
+from tests.support.waiting import free_port, wait_until
 
 
 @pytest.fixture(scope="module")
