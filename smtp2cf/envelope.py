@@ -85,9 +85,11 @@ Answered = Callable[[Envelope, bool], None]
 """(envelope, whether its client got the answer): told once for every message that was accepted, and with
 False also when a client hangs up while its message is being relayed."""
 Authenticate = Callable[[str, str, str], Awaitable[Reply | None]]
-"""(client address, user name, password) → None if they are right, or the reply that refuses the login."""
+"""(client address, "" for none; user name; password) → None if that is right, else the reply: 535 for wrong,
+454 for not now, 421 for not now and goodbye."""
 SenderRefusal = Callable[[str, str], Reply | None]
-"""(user name, "" for nobody; reverse path) → the reply if this user may not send as this sender."""
+"""(user name, "" for nobody; reverse path or an address of the header) → None if this user may send so, else
+the reply."""
 
 
 def own_outcomes(verdict: Verdict, envelope: Envelope) -> Outcomes:

@@ -9,6 +9,7 @@ Knows nothing of sockets or of the relay, and of Cloudflare only what the named 
 
 import enum
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 WIRE_LINE_LIMIT = 512
@@ -90,6 +91,31 @@ SUPPRESSED = Reply(550, "5.7.1", "the recipient is on Cloudflare's suppression l
 def one_line(text: str, limit: int) -> str:
     """`text` as words on one line, at most `limit` characters, whatever it held."""
     return " ".join(UNPRINTABLE.sub(" ", text[: 2 * limit]).split())[:limit].rstrip()
+
+
+def printable(text: str) -> str:
+    """`text` with ? for each character that a terminal, a header field or a database may refuse."""
+    return text if text.isprintable() else UNPRINTABLE.sub(lambda found: "?" * len(found[0]), text)
+
+
+def first_few(items: Sequence[str], limit: int) -> list[str]:
+    """The first `limit` items, and then "and 3 more" if there are 3 more."""
+    more = len(items) - limit
+    return [*items[:limit], f"and {more} more"] if more > 0 else list(items)
+
+
+def few_in_words(items: Sequence[str], limit: int) -> str:
+    """The same as text: "a, b and 3 more"."""
+    named = ", ".join(items[:limit])
+    return " ".join([named, *first_few(items, limit)[limit:]])
+
+
+class RefusedError(Exception):
+    """A request is refused: `reply` is its answer. Caught in the room that raised it."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply.text)
+        self.reply = reply
 
 
 class Scope(enum.Enum):

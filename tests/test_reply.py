@@ -15,7 +15,10 @@ from smtp2cf.reply import (
     Reply,
     Scope,
     SendError,
+    few_in_words,
+    first_few,
     one_line,
+    printable,
 )
 
 
@@ -140,3 +143,28 @@ def test_an_error_tells_its_reply_and_no_more() -> None:
         False,
     )
     assert SendError(reply, Scope.ACCOUNT, unanswered=True).unanswered
+
+
+@pytest.mark.parametrize(
+    ("items", "limit", "listed", "text"),
+    [
+        ([], 2, [], ""),
+        (["a"], 2, ["a"], "a"),
+        (["a", "b"], 2, ["a", "b"], "a, b"),
+        (["a", "b", "c"], 2, ["a", "b", "and 1 more"], "a, b and 1 more"),
+        (["a", "b", "c"], 1, ["a", "and 2 more"], "a and 2 more"),
+    ],
+)
+def test_a_few_are_named_and_the_rest_counted(
+    items: list[str], limit: int, listed: list[str], text: str
+) -> None:
+    assert first_few(items, limit) == listed
+    assert few_in_words(items, limit) == text
+
+
+@given(st.text(st.characters()))
+def test_printable_text_keeps_its_length_and_can_be_encoded(text: str) -> None:
+    shown = printable(text)
+    assert len(shown) == len(text)
+    assert not UNPRINTABLE.search(shown)
+    shown.encode()

@@ -30,7 +30,7 @@ from argon2.low_level import ARGON2_VERSION, verify_secret
 
 from smtp2cf.access.failures import Failures
 from smtp2cf.access.users import NAME_LIMIT, User, UsersFile, check_hash
-from smtp2cf.reply import Reply
+from smtp2cf.reply import RefusedError, Reply
 
 PARAMETERS = Parameters(Type.ID, ARGON2_VERSION, 16, 32, time_cost=2, memory_cost=19 * 1024, parallelism=1)
 """What a new hash costs: OWASP's recommendation for argon2id. RFC 9106's second choice (64 MiB, 4 lanes)
@@ -55,14 +55,6 @@ BUSY = Reply(454, "4.7.0", "too many logins are being checked: try again")
 FAILED = Reply(454, "4.7.0", "the password can't be checked now: try again; the log has the cause")
 
 log = structlog.stdlib.get_logger("smtp2cf.access")
-
-
-class _RefusedError(Exception):
-    """No verdict on the password, for a reason that is the client's answer."""
-
-    def __init__(self, reply: Reply) -> None:
-        super().__init__(reply.text)
-        self.reply = reply
 
 
 def hash_password(password: str) -> str:
@@ -130,7 +122,7 @@ class Logins:
             return refusal
         try:
             user, reason = await self._check(client, name, password)
-        except _RefusedError as refused:
+        except RefusedError as refused:
             self._on_login(client, name, "unavailable", refused.reply.text)
             return refused.reply
         if user is not None:
@@ -143,7 +135,7 @@ class Logins:
         return WRONG
 
     async def _check(self, client: str, name: str, password: str) -> tuple[User | None, str]:
-        """The user, if it is its password; else None and why. Raises _RefusedError."""
+        """The user, if it is its password; else None and why. Raises RefusedError."""
         if len(name) > NAME_LIMIT or len(password) > PASSWORD_LIMIT:
             return None, "too long"
         try:
@@ -167,12 +159,12 @@ class Logins:
         return user, ""
 
     async def _verified(self, client: str, fingerprint: bytes, written: str, secret: bytes) -> bool:
-        """The answer of a thread. Raises _RefusedError where the line is too long, or it can't tell."""
+        """The answer of a thread. Raises RefusedError where the line is too long, or it can't tell."""
         if len(self._under_way) >= LINE and fingerprint not in self._under_way:
-            raise _RefusedError(BUSY)
+            raise RefusedError(BUSY)
         refusal = self._failures.begin(client)
         if refusal is not None:
-            raise _RefusedError(refusal)
+            raise RefusedError(refusal)
         try:
             task = self._under_way.get(fingerprint)
             if task is None:
@@ -182,7 +174,7 @@ class Logins:
             # A client that hangs up takes nothing from another that waits for the same.
             return await asyncio.shield(task)
         except (VerificationError, MemoryError, RuntimeError):
-            raise _RefusedError(FAILED) from None
+            raise RefusedError(FAILED) from None
         finally:
             self._failures.end(client)
 

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from smtp2cf.reply import Reply, one_line
+from smtp2cf.reply import Reply, few_in_words, one_line
 
 NAMED_LIMIT = 5
 """Patterns that a refusal names; the rest are counted."""
@@ -86,9 +86,7 @@ class Senders:
         return False
 
     def __str__(self) -> str:
-        more = len(self.written) - NAMED_LIMIT
-        named = ", ".join(one_line(pattern, SHOWN_LIMIT) for pattern in self.written[:NAMED_LIMIT])
-        return f"{named} and {more} more" if more > 0 else named
+        return few_in_words([one_line(pattern, SHOWN_LIMIT) for pattern in self.written], NAMED_LIMIT)
 
 
 ANY = Senders()

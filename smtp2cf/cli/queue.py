@@ -20,7 +20,7 @@ import typer
 
 from smtp2cf.cli.arguments import App, EnvFile, Json
 from smtp2cf.cli.terminal import fail, printable
-from smtp2cf.reply import SendError
+from smtp2cf.reply import SendError, few_in_words
 from smtp2cf.settings import loading
 from smtp2cf.settings.units import seconds
 from smtp2cf.spool import EVERYTHING, Action, Filter, Spool, SpoolError, SpoolItem, Status, open_spool
@@ -221,13 +221,11 @@ def _filter(
 def _seconds(text: str) -> float:
     try:
         return seconds(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r}: {error}", param_hint="--older-than") from None
+    except ValueError:
+        raise typer.BadParameter(f"{text!r}: use 90s, 30m, 2h or 3d", param_hint="--older-than") from None
 
 
 def _print_row(item: SpoolItem) -> None:
-    unresolved = item.unresolved
-    shown = ", ".join(unresolved[:3]) + (f" and {len(unresolved) - 3} more" if len(unresolved) > 3 else "")
     next_in = "" if item.status in (Status.HELD, Status.ACTIVE) else _age(item.next_attempt - time.time())
     row = _COLUMNS.format(
         item.queue_id,
@@ -237,7 +235,7 @@ def _print_row(item: SpoolItem) -> None:
         item.attempts,
         next_in,
         printable(item.envelope.reverse_path or "<>"),
-        printable(shown),
+        printable(few_in_words(item.unresolved, 3)),
     )
     lines = [row]
     if item.hold_reason:

@@ -14,7 +14,7 @@ from prometheus_client import Counter
 
 from smtp2cf.envelope import Envelope, Outcomes
 from smtp2cf.journal.metrics import Counters, Histogram
-from smtp2cf.reply import QUEUED, Reply
+from smtp2cf.reply import QUEUED, Reply, few_in_words, first_few
 
 RECENT = 50
 """Lines kept for the status page."""
@@ -77,7 +77,7 @@ def recent() -> list[Recent]:
             time.strftime("%H:%M:%S", time.localtime(at)),
             envelope.queue_id,
             envelope.reverse_path,
-            ", ".join(recipients[:3]) + (f" and {len(recipients) - 3} more" if len(recipients) > 3 else ""),
+            few_in_words(recipients, 3),
             status,
             str(reply),
         )
@@ -106,7 +106,7 @@ def attempted(
         fields: dict[str, object] = {
             "queue_id": envelope.queue_id,
             "from": envelope.reverse_path,
-            "to": _named(recipients) if len(recipients) > 1 else recipients[0],
+            "to": first_few(recipients, NAMED_LIMIT) if len(recipients) > 1 else recipients[0],
             "status": status,
             "reply": str(reply),
             "delay": round(delay, 3),
@@ -146,7 +146,7 @@ def refused(envelope: Envelope, reply: Reply) -> None:
     log.warning(
         "mail.refused",
         **{"queue_id": envelope.queue_id, "from": envelope.reverse_path},
-        to=_named(envelope.forward_paths),
+        to=first_few(envelope.forward_paths, NAMED_LIMIT),
         status=status,
         reply=str(reply),
         client=envelope.client,
@@ -159,7 +159,7 @@ def kept(envelope: Envelope, why: str, *, size: int) -> None:
     log.info(
         "mail.kept",
         **{"queue_id": envelope.queue_id, "from": envelope.reverse_path},
-        to=_named(envelope.forward_paths),
+        to=first_few(envelope.forward_paths, NAMED_LIMIT),
         status="kept",
         reason=why,
         size=size,
@@ -175,7 +175,7 @@ def expired(envelope: Envelope, outcomes: Outcomes, *, size: int, attempts: int)
     log.warning(
         "mail.expired",
         **{"queue_id": envelope.queue_id, "from": envelope.reverse_path},
-        to=_named(list(outcomes)),
+        to=first_few(list(outcomes), NAMED_LIMIT),
         status="expired",
         reply=str(reply),
         delay=round(time.time() - envelope.received_at, 3),
@@ -190,7 +190,11 @@ def reported(envelope: Envelope, *, dsns_sent: int, undeliverable: bool = False)
         DSNS.inc(dsns_sent)
         log.info("mail.dsn", queue_id=envelope.queue_id, to=envelope.reverse_path, count=dsns_sent)
     if undeliverable:
-        log.warning("mail.dsn_undeliverable", queue_id=envelope.queue_id, to=_named(envelope.forward_paths))
+        log.warning(
+            "mail.dsn_undeliverable",
+            queue_id=envelope.queue_id,
+            to=first_few(envelope.forward_paths, NAMED_LIMIT),
+        )
 
 
 def answer_repeated(envelope: Envelope, reply: Reply) -> None:
@@ -202,13 +206,7 @@ def answer_repeated(envelope: Envelope, reply: Reply) -> None:
 def possible_duplicate(envelope: Envelope, recipients: Sequence[str]) -> None:
     """A call had no answer: its mail may have been sent, and whoever retries may send it again."""
     POSSIBLE_DUPLICATES.inc()
-    log.warning("mail.possible_duplicate", queue_id=envelope.queue_id, to=_named(recipients))
-
-
-def _named(recipients: Sequence[str]) -> list[str]:
-    if len(recipients) <= NAMED_LIMIT:
-        return list(recipients)
-    return [*recipients[:NAMED_LIMIT], f"and {len(recipients) - NAMED_LIMIT} more"]
+    log.warning("mail.possible_duplicate", queue_id=envelope.queue_id, to=first_few(recipients, NAMED_LIMIT))
 
 
 def _status(reply: Reply) -> str:

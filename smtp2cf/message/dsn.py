@@ -36,7 +36,7 @@ from smtp2cf.message.encoded_words_decode import decode_words, mend_words
 from smtp2cf.message.header import split_header
 from smtp2cf.message.newlines import normalize_newlines
 from smtp2cf.message.transfer import quoted_printable
-from smtp2cf.reply import Reply
+from smtp2cf.reply import Reply, few_in_words
 
 FULL_LIMIT = 64 * 1024
 """Bytes of the largest original that is returned in full, and of the most that is shown of a header."""
@@ -212,8 +212,7 @@ def _text(
 
 
 def _answer_for(recipients: Sequence[str]) -> str:
-    others = f" and {len(recipients) - 1} more" if len(recipients) > 1 else ""
-    return f"The answer for <{recipients[0]}>{others} was:"
+    return f"The answer for {few_in_words([f'<{who}>' for who in recipients], 1)} was:"
 
 
 def _why(event: Event, reply: Reply, retry_until: float | None) -> str:

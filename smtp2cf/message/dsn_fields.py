@@ -11,12 +11,13 @@ from datetime import UTC, datetime
 from email.policy import compat32
 from email.utils import format_datetime, quote
 
+from smtp2cf.reply import printable
+
 DIAGNOSTIC_LIMIT = 500
 """Characters of an answer that a DSN quotes."""
 _VALUE_LIMIT = 900
 """Bytes of an address or id, so that its field fits in a line."""
 
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _XTEXT = re.compile(r"\+([0-9A-Fa-f]{2})")
 _EMBEDDED = re.compile(r"\\x\{([0-9A-Fa-f]{2,6})\}")
 _ADDRESS_TYPE = re.compile(r"[0-9A-Za-z-]{1,40}")
@@ -70,8 +71,7 @@ def mailbox(address: str) -> str:
 
 def inline(text: str) -> str:
     """Text that cannot leave its line, break UTF-8 or make the line too long."""
-    if not text.isprintable():
-        text = _UNPRINTABLE.sub("?", text)
+    text = printable(text)
     octets = text.encode()
     return text if len(octets) <= _VALUE_LIMIT else octets[:_VALUE_LIMIT].decode(errors="ignore")
 

@@ -12,6 +12,8 @@ from email.errors import HeaderParseError
 from email.header import decode_header, make_header
 from functools import cached_property
 
+from smtp2cf.reply import UNPRINTABLE
+
 _HEADER_LIMIT = 256 * 1024
 """Octets at the start of a message in which its header is looked for."""
 
@@ -21,7 +23,6 @@ _SUBJECT_LIMIT = 998
 _END_OF_HEADER = re.compile(rb"(?:\A|\n)\r?\n")
 _SUBJECT = re.compile(rb"^subject[ \t]*:(.*(?:\n[ \t].*)*)", re.IGNORECASE | re.MULTILINE)
 _FOLD = re.compile(r"\r?\n(?=[ \t])")
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,4 +121,4 @@ def _readable(value: str) -> str:
         text = str(make_header(decode_header(raw)))
     except (HeaderParseError, LookupError, ValueError):
         text = raw  # an encoded word that is none: people see it as it came
-    return _UNPRINTABLE.sub(" ", text)
+    return UNPRINTABLE.sub(" ", text)

@@ -16,10 +16,8 @@ from typing import Any
 import orjson
 
 from smtp2cf.envelope import Envelope, Outcomes
-from smtp2cf.reply import Reply
+from smtp2cf.reply import Reply, printable
 from smtp2cf.spool.protocol import NewMail, SpoolItem, Status
-
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 _ENVELOPE_FIELDS = frozenset(field.name for field in dataclasses.fields(Envelope))
 
@@ -132,11 +130,6 @@ def decode_reply(text: str) -> Reply | None:
 def lookup(addresses: Sequence[str]) -> str:
     """Addresses as filters see them: in lower case, one a line, ? for what cannot be printed."""
     return "\n".join(printable(address).lower() for address in addresses)
-
-
-def printable(text: str) -> str:
-    """The text with ? for every character that a text column or a terminal may refuse."""
-    return text if text.isprintable() else _UNPRINTABLE.sub("?", text)
 
 
 def lookup_pattern(pattern: str, *, atomic: bool = False) -> str:

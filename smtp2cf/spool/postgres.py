@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from smtp2cf.envelope import Outcomes
-from smtp2cf.reply import Reply, SendError
+from smtp2cf.reply import Reply, SendError, printable
 from smtp2cf.spool import codec, postgres_reserve, postgres_sql
 from smtp2cf.spool.batcher import Batcher
 from smtp2cf.spool.claims import Claims, DueAlarm, Moment
@@ -148,7 +148,7 @@ class PostgresSpool:
         known = codec.encode_outcomes(outcomes)
         change: tuple[object, ...]
         if hold:
-            change = (postgres_sql.HOLD, queue_id, self._owner, known, failures, codec.printable(hold))
+            change = (postgres_sql.HOLD, queue_id, self._owner, known, failures, printable(hold))
         elif retry_in is not None:
             put_off = (known, failures, float(retry_in), int(untried))
             change = (postgres_sql.DEFER, queue_id, self._owner, *put_off)

@@ -6,6 +6,7 @@ on. Every statement can be run twice, because the first answer may have been los
 Knows nothing of connections.
 """
 
+from smtp2cf.reply import printable
 from smtp2cf.spool import codec
 from smtp2cf.spool.protocol import PAGE, Action, Filter
 
@@ -220,7 +221,7 @@ def apply_page(action: Action, which: Filter, reason: str, after: str) -> tuple[
     """The statement that does `action` to the first page behind `after`, and its values."""
     values: list[object] = [after]
     if action is Action.HOLD:
-        values.append(codec.printable(reason))
+        values.append(printable(reason))
     where = conditions(which, values)
     able, change = _ACTIONS[action]
     statement = (

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from smtp2cf.reply import printable
 from smtp2cf.spool import codec, reserve
 from smtp2cf.spool.clock import Clock
 from smtp2cf.spool.protocol import MEMORY, PAGE, Action, Filter, NewMail, SpoolItem
@@ -155,7 +156,7 @@ class Store:
             cursor = connection.execute(
                 "UPDATE mail SET status = 'held', due = NULL, owner = '', unanswered = 0, outcomes = ?, "
                 "failures = ?, hold_reason = ? WHERE queue_id = ? AND owner = ?",
-                (job.outcomes, job.failures, codec.printable(job.hold), *ours),
+                (job.outcomes, job.failures, printable(job.hold), *ours),
             )
         elif job.retry_in is not None:
             next_attempt = self._clock.now() + job.retry_in
@@ -234,7 +235,7 @@ class Store:
         values |= {
             "now": now,
             "after": job.after,
-            "reason": codec.printable(job.reason),
+            "reason": printable(job.reason),
             "page": PAGE,
         }
         rows = connection.execute(

@@ -65,7 +65,7 @@ WRONG = [
     ),
     (
         ("queue", "list", "--older-than", "soon"),
-        "invalid value for --older-than: 'soon': it must be a duration such as 90s, 15m, 36h or 5d",
+        "invalid value for --older-than: 'soon': use 90s, 30m, 2h or 3d",
         "queue list",
     ),
 ]
