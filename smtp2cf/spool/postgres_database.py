@@ -281,7 +281,7 @@ async def _open_pool(url: str) -> Any:
     try:
         pool = await asyncpg.create_pool(
             url,
-            min_size=1,
+            min_size=0,  # a floor would be restored behind our back, each failure a traceback in the log
             max_size=CONNECTIONS,
             timeout=CONNECT_TIMEOUT,
             command_timeout=COMMAND_TIMEOUT,

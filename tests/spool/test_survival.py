@@ -111,7 +111,7 @@ async def test_wake_ups_come_again_after_a_restart(postgres: Backend) -> None:
 
 
 async def test_a_database_that_stays_away_is_an_error_and_then_no_more(
-    postgres: Backend, monkeypatch: pytest.MonkeyPatch
+    postgres: Backend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(database, "PATIENCE", 0.2)
     spool = await postgres.open()
@@ -130,6 +130,7 @@ async def test_a_database_that_stays_away_is_an_error_and_then_no_more(
     await spool.put(mail)
     assert await spool.settle(item.queue_id, {"ben@example.org": Reply(250, "2.0.0", "sent")})
     assert [item.queue_id async for item in spool.items()] == [mail.envelope.queue_id]
+    assert not [record for record in caplog.records if record.exc_info]  # the driver's own tracebacks
 
 
 async def test_leases_are_renewed_again_after_an_outage(postgres: Backend) -> None:
