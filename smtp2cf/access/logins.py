@@ -63,9 +63,9 @@ def hash_password(password: str) -> str:
     if not secret:
         raise ValueError("the password is empty")
     if len(secret) > PASSWORD_LIMIT:
-        raise ValueError(f"the password has more than {PASSWORD_LIMIT} octets")
+        raise ValueError(f"the password is longer than {PASSWORD_LIMIT} bytes")
     if any(unicodedata.category(char) == "Cc" for char in password):
-        raise ValueError("the password has a control character in it")
+        raise ValueError("the password contains a control character")
     return PasswordHasher.from_parameters(PARAMETERS).hash(secret)
 
 

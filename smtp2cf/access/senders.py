@@ -53,7 +53,7 @@ class Senders:
             local = found["local"] if found is not None else None
             if found is None or (found["subdomains"] and local not in (None, "*")):
                 raise ValueError(
-                    f"{pattern!r} is no sender: anna@example.com, example.com or *.example.com is meant"
+                    f"invalid sender {pattern!r}: use anna@example.com, example.com or *.example.com"
                 )
             written.append(pattern)
             key = _key(f"{local or ''}@{found['domain']}")
@@ -118,7 +118,7 @@ class SenderRules:
                 who = f"user {one_line(user, SHOWN_LIMIT)} may not send as <{one_line(address, SHOWN_LIMIT)}>"
                 return Reply(550, "5.7.1", f"{who}: SMTP2CF_USERS_FILE allows {senders}")
         if address and not self._everybody.allow(address):
-            text = f"nobody may send as <{one_line(address, SHOWN_LIMIT)}> here"
+            text = f"sending as <{one_line(address, SHOWN_LIMIT)}> is not allowed"
             return Reply(550, "5.7.1", f"{text}: SMTP2CF_ALLOWED_SENDER_DOMAINS allows {self._everybody}")
         return None
 

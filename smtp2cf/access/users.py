@@ -121,7 +121,7 @@ class UsersFile:
 
     def _take(self, found: "_Found | UsersFileError | None") -> None:
         if isinstance(found, UsersFileError):
-            log.error("users.not_reread", reason=str(found), note="the users of before go on to hold")
+            log.error("users.not_reread", reason=str(found), note="keeping the previous users")
         elif found is not None:
             self._users, self._seen = found
             self._order = tuple(self._users.values())
@@ -133,7 +133,7 @@ class UsersFile:
             log.warning(
                 "users.readable_by_all",
                 file=str(self._path),
-                note="everybody on this host may read the hashes: chmod o-r",
+                note="every user of this host can read the hashes: chmod o-r",
             )
 
 
@@ -160,7 +160,7 @@ def parse_users(content: bytes) -> Mapping[str, User]:
         try:
             user = parse_line(line)
             if user is not None and user.name in users:
-                raise ValueError(f"{user.name!r} has a line already")  # noqa: TRY301 - gets its number below
+                raise ValueError(f"there is a line for {user.name!r} already")  # noqa: TRY301 - gets its number below
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from None
         if user is not None:
@@ -178,7 +178,7 @@ def parse_line(line: bytes) -> User | None:
         return None
     name, *rest = (part.strip() for part in text.split(":", 2))
     if not rest:
-        raise ValueError("no colon: name:hash or name:hash:allowed senders is meant")
+        raise ValueError("no colon: write name:hash or name:hash:allowed senders")
     name = checked_name(name)
     check_hash(rest[0])
     if len(rest) == 1:
@@ -197,7 +197,7 @@ def checked_name(name: str) -> str:
             f"{shown} is not a user name: no colon, no control character, no space at its ends, no leading #"
         )
     if len(name) > NAME_LIMIT:
-        raise ValueError(f"the name has more than {NAME_LIMIT} characters")
+        raise ValueError(f"the name is longer than {NAME_LIMIT} characters")
     return unicodedata.normalize("NFC", name)
 
 
@@ -205,13 +205,13 @@ def check_hash(written: str) -> Parameters:
     """What a hash costs. Raises ValueError for one that argon2 can't verify, or that costs too much."""
     found = _HASH.fullmatch(written)
     if found is None or not (_is_base64(found["salt"]) and _is_base64(found["hash"])):
-        raise ValueError("no argon2id hash ($argon2id$v=19$…) behind the name; `smtp2cf user add` writes one")
+        raise ValueError("no argon2id hash ($argon2id$v=19$…) after the name; `smtp2cf user add` writes one")
     parameters = extract_parameters(written)
     for what, most in COST_LIMITS.items():
         if not 1 <= getattr(parameters, what) <= most:
-            raise ValueError(f"the hash has a {what} that is not from 1 to {most}")
+            raise ValueError(f"the hash's {what} must be from 1 to {most}")
     if parameters.memory_cost < 8 * parameters.parallelism:
-        raise ValueError("the hash has a memory_cost below eight times its parallelism")
+        raise ValueError("the hash's memory_cost must be at least 8 times its parallelism")
     return parameters
 
 

@@ -182,7 +182,7 @@ class Transport(httpx.AsyncBaseTransport):
     def _open_connector(self) -> aiohttp.TCPConnector:
         """aiohttp wants a running loop for this, so it waits for the first request. Raises ValueError."""
         if self._base_url.scheme not in ("http", "https"):
-            raise ValueError(f"{self._base_url.scheme}: is neither http: nor https:")
+            raise ValueError(f"unsupported scheme {self._base_url.scheme!r}: use https://")
         # To aiohttp it is a request that says whom to connect to; it is never sent.
         self._target = aiohttp.ClientRequest(
             "POST",
@@ -259,7 +259,7 @@ async def _converse(connection: "Connection", request: tuple[bytes, bytes]) -> A
         if not 100 <= status < 200 or status == 101:
             break
     else:
-        raise aiohttp.ClientPayloadError("it says to wait again and again, and does not answer")
+        raise aiohttp.ClientPayloadError("it keeps sending interim responses and no answer")
     blocks: list[bytes] = []
     size = 0
     while not content.at_eof():
@@ -304,13 +304,13 @@ def _why_unreachable(error: Exception) -> str:
     match error:
         case aiohttp.ClientConnectorCertificateError():
             why = error.certificate_error
-            return f"its certificate is not trusted: {why} (a CA of your own: SSL_CERT_FILE)"
+            return f"its certificate is not trusted: {why} (for your own CA set SSL_CERT_FILE)"
         case aiohttp.ClientProxyConnectionError():
             return f"the proxy {error.host}:{error.port} does not answer: {error.os_error} (HTTPS_PROXY)"
         case aiohttp.ClientHttpProxyError():
             return f"the proxy answers {error.status} {error.message} (HTTPS_PROXY)"
         case aiohttp.ClientResponseError():
-            return f"what the proxy answers is not HTTP: {error.message} (HTTPS_PROXY)"
+            return f"the proxy's answer is not HTTP: {error.message} (HTTPS_PROXY)"
         case aiohttp.ClientConnectorError():
             return str(error.os_error)
         case TimeoutError():
@@ -321,7 +321,7 @@ def _why_unreachable(error: Exception) -> str:
 def _why_broken(error: Exception) -> str:
     """Why there is no whole answer, for a person."""
     if isinstance(error, HttpProcessingError):
-        return f"what came back is not HTTP: {error.message}"
+        return f"the answer is not HTTP: {error.message}"
     return str(error) or type(error).__name__
 
 
@@ -348,7 +348,9 @@ def proxy_of(base_url: httpx.URL) -> httpx.URL | None:
     try:
         proxy = httpx.URL(url if "://" in url else f"http://{url}")
     except httpx.InvalidURL as error:
-        raise ValueError(f"the proxy that the environment names can't be used: {error}") from None
-    if proxy.scheme not in ("http", "https") or not proxy.host:
-        raise ValueError(f"the proxy that the environment names is no http://host:port but {proxy.scheme}:")
+        raise ValueError(f"invalid proxy URL in the environment: {error}") from None
+    if proxy.scheme not in ("http", "https"):
+        raise ValueError(f"unsupported proxy scheme {proxy.scheme!r}: use http://host:port")
+    if not proxy.host:
+        raise ValueError("invalid proxy URL in the environment: use http://host:port")
     return proxy

@@ -117,13 +117,13 @@ async def read_body(request: web.Request, limit: int) -> bytearray:
     Raises ApiError: too_big as soon as the body is known to be longer.
     """
     if (request.content_length or 0) > limit:
-        raise ApiError(TOO_BIG, f"a body of {request.content_length} octets, at most {limit} are read")
+        raise ApiError(TOO_BIG, f"a body of {request.content_length} bytes; the limit is {limit}")
     body = bytearray()
     try:
         while block := await request.content.readany():
             body += block
             if len(body) > limit:
-                raise ApiError(TOO_BIG, f"more than {limit} octets of body")
+                raise ApiError(TOO_BIG, f"the body is longer than {limit} bytes")
     except (web.RequestPayloadError, ConnectionResetError) as error:  # the second is answered to nobody
         raise malformed("", f"the body could not be read: {error}") from error
     return body
@@ -139,10 +139,10 @@ def parse_object(request: web.Request, body: bytearray, keys: frozenset[str]) ->
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise malformed("", f"no JSON: {error}") from error
+        raise malformed("", f"invalid JSON: {error}") from error
     body.clear()
     if not isinstance(document, dict):
         raise malformed("", "not a JSON object")
     for key in document.keys() - keys:
-        raise malformed(f"/{key}", "not a key of this call")
+        raise malformed(f"/{key}", "unknown key")
     return document

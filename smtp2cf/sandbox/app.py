@@ -189,7 +189,7 @@ class Sandbox:
             raise ApiError(api.THROTTLED, retry_after=wait)
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme and scheme.lower() != "bearer":
-            raise ApiError(api.BAD_TOKEN_TYPE, "Authorization: Bearer and an API token are wanted")
+            raise ApiError(api.BAD_TOKEN_TYPE, "use Authorization: Bearer and an API token")
         if not token or self.token not in (None, token):
             raise ApiError(unauthorized)
         verifying = unauthorized is api.INVALID_API_TOKEN
@@ -242,7 +242,7 @@ class Sandbox:
     async def _list_messages(self, request: web.Request) -> web.Response:
         limit = request.query.get("limit", str(len(self.messages)))
         if not re.fullmatch("[0-9]{1,9}", limit):
-            raise web.HTTPBadRequest(text="limit: a number is wanted\n")
+            raise web.HTTPBadRequest(text="limit must be a number\n")
         newest = islice(reversed(self.messages), int(limit))
         listing = {"count": self._mailbox.count, "messages": [message.summary() for message in newest]}
         return web.Response(body=orjson.dumps(listing), content_type="application/json")
@@ -250,7 +250,7 @@ class Sandbox:
     async def _show_message(self, request: web.Request) -> web.Response:
         message = self._mailbox.get(request.match_info["id"])
         if message is None:
-            raise web.HTTPNotFound(text="no such message, or it is forgotten\n")
+            raise web.HTTPNotFound(text="no such message; it may have been removed to make room\n")
         return web.Response(body=message.mime_message, content_type="message/rfc822")
 
     async def _forget_messages(self, _request: web.Request) -> web.Response:

@@ -85,7 +85,7 @@ def _parse(request: web.Request, body: bytearray) -> Submission:
     # Only one copy is to outlive this function, and no more than two to exist at any time.
     message = document.pop("mime_message").encode()
     if len(message) > MESSAGE_LIMIT:
-        raise ApiError(api.TOO_BIG, f"{len(message)} octets, {MESSAGE_LIMIT} are the limit")
+        raise ApiError(api.TOO_BIG, f"{len(message)} bytes; the limit is {MESSAGE_LIMIT}")
     # What else Cloudflare takes for invalid is not published: a header may be missing here.
     if not message:
         raise ApiError(api.INVALID_EMAIL, "the message is empty", pointer="/mime_message")
@@ -96,7 +96,7 @@ def _checked_recipients(recipients: object) -> tuple[str, ...]:
     if not isinstance(recipients, list):
         raise malformed("/recipients", "an array of strings is wanted")
     if not 1 <= len(recipients) <= RECIPIENTS_LIMIT:
-        raise malformed("/recipients", f"1 to {RECIPIENTS_LIMIT} are wanted, {len(recipients)} given")
+        raise malformed("/recipients", f"must have 1 to {RECIPIENTS_LIMIT} addresses, not {len(recipients)}")
     for index, recipient in enumerate(recipients):
         if not isinstance(recipient, str) or not is_address(recipient):
             raise malformed(f"/recipients/{index}", "not an address")

@@ -81,7 +81,7 @@ class Subdomains:
                 raise malformed(f"/{key}", "true or false is wanted")
         subdomain = self._subdomain(request)
         if subdomain.tag not in self._changed and len(self._changed) >= SUBDOMAINS_LIMIT:
-            raise malformed("", f"the sandbox keeps {SUBDOMAINS_LIMIT} subdomains")
+            raise malformed("", f"the sandbox keeps at most {SUBDOMAINS_LIMIT} subdomains")
         for key, value in changes.items():
             setattr(subdomain, key, value)
         subdomain.modified = datetime.now(UTC)

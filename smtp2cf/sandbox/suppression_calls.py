@@ -90,7 +90,7 @@ class SuppressionCalls:
         if not isinstance(items, list):
             raise malformed("/items", "an array is wanted")
         if not 1 <= len(items) <= BULK_ITEMS:
-            raise malformed("/items", f"1 to {BULK_ITEMS} are wanted, {len(items)} given")
+            raise malformed("/items", f"must have 1 to {BULK_ITEMS} items, not {len(items)}")
         return api.success(self._import(items))
 
     def _import(self, items: Iterable[Any]) -> JsonObject:
@@ -189,9 +189,9 @@ class _Listing(NamedTuple):
             scope_value=query.get("scope_value", "").lower(),
         )
         if listing.reason and listing.reason not in REASONS:
-            raise malformed("/reason", f"one of {', '.join(sorted(REASONS))} is wanted")
+            raise malformed("/reason", f"must be one of {', '.join(sorted(REASONS))}")
         if listing.scope_type and listing.scope_type not in _SCOPE_TYPES:
-            raise malformed("/scope_type", f"one of {', '.join(sorted(_SCOPE_TYPES))} is wanted")
+            raise malformed("/scope_type", f"must be one of {', '.join(sorted(_SCOPE_TYPES))}")
         if listing.scope_value and listing.scope_type != "sending_domain":
             raise malformed("/scope_value", "needs scope_type=sending_domain")
         return listing
@@ -233,7 +233,7 @@ async def _read(request: web.Request, keys: frozenset[str]) -> JsonObject:
 
 def _page_size(text: str) -> int:
     if not (re.fullmatch("[0-9]{1,9}", text) and 1 <= int(text) <= PAGE_LIMIT):
-        raise malformed("/per_page", f"1 to {PAGE_LIMIT} is wanted")
+        raise malformed("/per_page", f"must be from 1 to {PAGE_LIMIT}")
     return int(text)
 
 
@@ -264,5 +264,5 @@ def _expiry(value: Any) -> datetime | None:
 
 def _note(value: Any) -> str:
     if not isinstance(value, str) or len(value) > NOTE_LIMIT:
-        raise malformed("/note", f"a string of at most {NOTE_LIMIT} characters is wanted")
+        raise malformed("/note", f"must be a string of at most {NOTE_LIMIT} characters")
     return value

@@ -136,4 +136,4 @@ class Suppressions:
         for key in [key for key, entry in self._entries.items() if not entry.active]:
             del self._entries[key]
         if len(self._entries) >= ENTRIES_LIMIT:
-            raise ListFullError(f"{ENTRIES_LIMIT} entries are the limit")
+            raise ListFullError(f"the limit is {ENTRIES_LIMIT} entries")

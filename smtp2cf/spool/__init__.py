@@ -74,7 +74,7 @@ async def open_spool(
                 raise
             raise SpoolError("a PostgreSQL spool needs asyncpg: pip install 'smtp2cf[postgres]'") from error
         return await PostgresSpool.open(url, patient=serve, lease=lease)
-    raise SpoolError(f"{scheme or url!r} is no spool: it may be sqlite:///path or postgresql://host/database")
+    raise SpoolError(f"invalid spool URL {scheme or url!r}: use sqlite:///path or postgresql://host/database")
 
 
 def place(url: str, state_dir: Path) -> str:

@@ -73,10 +73,10 @@ class Space:
             self._refusal = None
             return
         self._refusal = SpoolFull(
-            f"{_shown(self.free)} are free for it in {self._directory}, and less than"
-            f" {_shown(self._min_free)} (SMTP2CF_SPOOL_MIN_FREE) must not be"
+            f"only {_shown(self.free)} are free in {self._directory}, and {_shown(self._min_free)} must stay"
+            " free (SMTP2CF_SPOOL_MIN_FREE)"
             if not enough
-            else f"the disk of {self._directory} was full, and its reserve is not there again yet"
+            else f"the disk of {self._directory} was full, and the spool's reserve is not restored yet"
         )
 
     def _measured(self) -> int:

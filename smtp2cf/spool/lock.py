@@ -43,8 +43,8 @@ class SpoolLock:
             who, _ = _read(self._file)
             os.close(self._file)
             raise SpoolError(
-                f"the spool is in use by {who or 'another process'} (lock {path}): one bridge sends from it;"
-                " stop that one, or give this one its own SMTP2CF_STATE_DIR"
+                f"the spool is in use by {who or 'another process'} (lock {path}): only one bridge may"
+                " use it; stop that one, or give this one its own SMTP2CF_STATE_DIR"
             ) from error
 
     def note(self, identity: tuple[int, int]) -> None:

@@ -32,7 +32,7 @@ def permissions(path: Path) -> str:
                 )
             return (
                 f": {place} belongs to {owner}:{_group(found.st_gid)} (mode {found.st_mode & 0o7777:04o}) and"
-                f" this runs as {user}; run it as {owner}, or mend it as root: {mend}"
+                f" this runs as {user}; run it as {owner}, or fix it as root: {mend}"
             )
     return ""
 

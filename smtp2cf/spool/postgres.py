@@ -301,7 +301,7 @@ class PostgresSpool:
         except QueueIdTaken as error:
             queue_ids = [mail.envelope.queue_id for mail in job]
             _log.error("spool.queue_id_taken", queue_ids=queue_ids, reason=str(error))
-            return SpoolUnavailable(f"other mail has the queue id {' or '.join(queue_ids)}")
+            return SpoolUnavailable(f"queue id {' or '.join(queue_ids)} belongs to other mail")
         except SendError as error:
             return error
         return None

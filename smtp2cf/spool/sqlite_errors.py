@@ -13,7 +13,7 @@ DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 WHEN_DAMAGED = (
     "Stop the bridge; save what can be read with 'smtp2cf queue list --json' and 'smtp2cf queue show QUEUE-ID"
-    " --message'; move the file away with its -wal, -shm and .reserve; put a backup in its place, or nothing;"
+    " --message'; move the file away with its -wal, -shm and .reserve; put a backup in its place, if any;"
     " start the bridge"
 )
 

@@ -35,7 +35,7 @@ def open_guarded(path: Path, *, serve: bool, alone: bool = True) -> FileGuard:
         raise SpoolError(f"the spool needs SQLite 3.35 or newer, this is {sqlite3.sqlite_version}")
     try:
         if not serve and not path.exists():
-            raise SpoolError(f"there is no spool at {path}: 'smtp2cf serve' makes it")
+            raise SpoolError(f"there is no spool at {path}: 'smtp2cf serve' creates it")
         with contextlib.ExitStack() as undo:
             guard = _open_guarded(path, undo, serve=serve, alone=alone)
             undo.pop_all()
@@ -86,8 +86,8 @@ def cannot_open(path: Path, error: Exception) -> str:
         return f"cannot open the spool {path}: {error}. {WHEN_DAMAGED}"
     if isinstance(send_error(error), SpoolFull):
         return (
-            f"cannot open the spool {path}: the disk is full, and nothing was set aside for that yet;"
-            f" {reserve.FULL_SIZE / 2**20:.0f} MiB are needed in {path.parent}"
+            f"cannot open the spool {path}: the disk is full, and there is no reserve for that yet: free"
+            f" {reserve.FULL_SIZE / 2**20:.0f} MiB in {path.parent}"
         )
     reason = error.strerror if isinstance(error, OSError) else str(error)
     return f"cannot open the spool {path}: {reason}{permissions(path)}"
@@ -99,7 +99,7 @@ def make_directory(path: Path) -> None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise SpoolError(
-            f"cannot make the spool's directory {path}: {error.strerror}{permissions(path)}"
+            f"cannot create the spool's directory {path}: {error.strerror}{permissions(path)}"
         ) from error
 
 

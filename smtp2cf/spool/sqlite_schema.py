@@ -68,18 +68,18 @@ def migrate(connection: sqlite3.Connection, path: Path, *, serve: bool) -> None:
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if tables and application_id != APPLICATION_ID:
-        raise SpoolError(f"{path} is a database of something else, not a spool of smtp2cf")
+        raise SpoolError(f"{path} is another program's database, not a spool of smtp2cf")
     schema = _read(connection)
     require_readable(schema, len(MIGRATIONS), str(path))
     if not serve:
         if schema.version < len(MIGRATIONS):
-            raise SpoolError(f"the spool {path} has an older schema: 'smtp2cf serve' brings it up to date")
+            raise SpoolError(f"the spool {path} has an older schema: start 'smtp2cf serve' to update it")
         return
     if not tables:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # has an effect only in an empty file
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
-        raise SpoolError(f"the file system of {path} does not take SQLite's write-ahead log")
+        raise SpoolError(f"the file system of {path} does not support SQLite's write-ahead log")
     if schema.version < len(MIGRATIONS):
         _apply(connection, MIGRATIONS[schema.version :])
 

@@ -52,7 +52,7 @@ def test_a_pattern_allows_what_it_says_and_nothing_beside(pattern: str, address:
 def test_what_is_no_pattern_is_named(pattern: str) -> None:
     with pytest.raises(ValueError) as error:
         Senders.parse(["example.com", pattern])
-    assert str(error.value).startswith(f"{pattern!r} is no sender: ")
+    assert str(error.value).startswith(f"invalid sender {pattern!r}: ")
 
 
 def test_no_patterns_allow_everything() -> None:
@@ -69,9 +69,9 @@ RULES = [
     ("anna", "x@example.org", ""),
     ("anna", "bert@example.com", f"user anna may not send as <bert@example.com>: {OF_ANNA}"),
     ("root", "x@example.com", ""),
-    ("root", "x@example.net", f"nobody may send as <x@example.net> here: {OF_ALL}"),
+    ("root", "x@example.net", f"sending as <x@example.net> is not allowed: {OF_ALL}"),
     ("", "x@example.com", ""),
-    ("", "x@example.net", f"nobody may send as <x@example.net> here: {OF_ALL}"),
+    ("", "x@example.net", f"sending as <x@example.net> is not allowed: {OF_ALL}"),
     ("", "", ""),
     ("gone", "x@example.com", "user gone is no longer in SMTP2CF_USERS_FILE"),
     ("gone", "", "user gone is no longer in SMTP2CF_USERS_FILE"),

@@ -45,9 +45,9 @@ def test_names_are_compared_in_nfc() -> None:
 
 
 BROKEN = [
-    ("anna", "no colon: name:hash or name:hash:allowed senders is meant"),
+    ("anna", "no colon: write name:hash or name:hash:allowed senders"),
     (f":{HASH}", "the name is missing"),
-    ("anna:", "no argon2id hash ($argon2id$v=19$…) behind the name; `smtp2cf user add` writes one"),
+    ("anna:", "no argon2id hash ($argon2id$v=19$…) after the name; `smtp2cf user add` writes one"),
     ("anna:secret", "no argon2id hash"),
     ("anna:$2y$05$abcdefghijklmnopqrstuv", "no argon2id hash"),
     (f"anna:{HASH[:-1]}", "no argon2id hash"),
@@ -57,7 +57,7 @@ BROKEN = [
     (f"anna:$argon2id$v=19$t=1,m=8,p=1${SALT}${DIGEST}", "no argon2id hash"),
     (
         f"anna:$argon2id$v=19$m=99999999,t=1,p=1${SALT}${DIGEST}",
-        "the hash has a memory_cost that is not from 1 to 262144",
+        "the hash's memory_cost must be from 1 to 262144",
     ),
     (f"anna:$argon2id$v=19$m=8,t=99999,p=1${SALT}${DIGEST}", "the hash has a time_cost that is not"),
     (f"anna:$argon2id$v=19$m=8,t=0,p=1${SALT}${DIGEST}", "the hash has a time_cost that is not"),

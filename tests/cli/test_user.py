@@ -68,13 +68,13 @@ def test_an_existing_user_needs_to_be_meant(path: Path) -> None:
         (["#anna"], "x\n", "'#anna' is not a user name"),
         (["an\x1bna"], "x\n", "'an\\x1bna' is not a user name"),
         ([""], "x\n", "the name is missing"),
-        (["a" * 256], "x\n", "the name has more than 255 characters"),
-        (["anna", "--sender", "*"], "x\n", "'*' is no sender"),
+        (["a" * 256], "x\n", "the name is longer than 255 characters"),
+        (["anna", "--sender", "*"], "x\n", "invalid sender '*'"),
         (["anna"], "", "the password is empty"),
         (["anna"], "\n", "the password is empty"),
         (["anna"], b"\xff\n", "the password is not UTF-8"),
-        (["anna"], "x\0y\n", "the password has a control character in it"),
-        (["anna"], "x" * 1025, "the password has more than 1024 octets"),
+        (["anna"], "x\0y\n", "the password contains a control character"),
+        (["anna"], "x" * 1025, "the password is longer than 1024 bytes"),
     ],
 )
 def test_what_can_not_be_is_said_in_one_line(

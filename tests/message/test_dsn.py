@@ -201,7 +201,7 @@ CAUSES = {
     "too big": (Reply(552, "5.3.4", "the message is too big for Cloudflare"), "too large. Make it smaller"),
     "too big for the mailbox": (Reply(552, "5.2.3", "x"), "larger than the mailbox allows. Make it smaller"),
     "its content": (
-        Reply(554, "5.6.0", "Cloudflare finds the message invalid"),
+        Reply(554, "5.6.0", "Cloudflare rejects the message as invalid"),
         "content of the message was not accepted. Sending the same message again does not help.",
     ),
     "a rule": (Reply(550, "5.7.1", "no"), "refused by a rule or a block list. Ask your postmaster"),

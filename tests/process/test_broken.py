@@ -139,7 +139,7 @@ TABLE = [
     _serve(
         {"SMTP2CF_STATE_DIR": "{d}/empty/state"},
         CONFIG,
-        "cannot make the spool's directory {d}/empty/state: Not a directory",
+        "cannot create the spool's directory {d}/empty/state: Not a directory",
     ),
     _serve(
         {"SMTP2CF_SPOOL_URL": "sqlite:///{d}/dir"}, CONFIG, "cannot open the spool {d}/dir: Is a directory"
@@ -153,7 +153,7 @@ TABLE = [
         ("queue", "list"),
         {"SMTP2CF_STATE_DIR": "{d}/dir"},
         CONFIG,
-        "there is no spool at {d}/dir/spool.sqlite3: 'smtp2cf serve' makes it",
+        "there is no spool at {d}/dir/spool.sqlite3: 'smtp2cf serve' creates it",
     ),
     Broken(
         ("queue", "list"),
@@ -165,7 +165,7 @@ TABLE = [
         ("queue", "list"),
         {"SMTP2CF_SPOOL_URL": "sqlite:///{d}/other.sqlite3"},
         CONFIG,
-        "{d}/other.sqlite3 is a database of something else, not a spool of smtp2cf",
+        "{d}/other.sqlite3 is another program's database, not a spool of smtp2cf",
     ),
     Broken(
         ("user", "list"), {}, CONFIG, "no users file is named: set SMTP2CF_USERS_FILE, or use --users-file"
@@ -176,7 +176,7 @@ TABLE = [
         ("user", "list", "--users-file", "{d}/unparsable"),
         {},
         CONFIG,
-        "{d}/unparsable, line 1: no colon: name:hash or name:hash:allowed senders is meant",
+        "{d}/unparsable, line 1: no colon: write name:hash or name:hash:allowed senders",
     ),
     Broken(("user", "delete", "anna", "--users-file", "{d}/fifo"), {}, CONFIG, f"{{d}}/fifo {FIFO}"),
     Broken(

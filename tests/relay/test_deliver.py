@@ -16,8 +16,8 @@ from smtp2cf.reply import ACCEPTED, BOUNCED, DELIVERED, SUPPRESSED, Reply, Scope
 
 T = TypeVar("T")
 
-MALFORMED = Reply(554, "5.6.0", "Cloudflare finds an address or the message malformed")
-INVALID = Reply(554, "5.6.0", "Cloudflare finds the message invalid")
+MALFORMED = Reply(554, "5.6.0", "Cloudflare rejects an address or the message as malformed")
+INVALID = Reply(554, "5.6.0", "Cloudflare rejects the message as invalid")
 REFUSED = Reply(554, "5.5.0", "Cloudflare refuses the message")
 TOO_BIG = Reply(552, "5.3.4", "too big")
 THROTTLED = Reply(451, "4.7.1", "later")

@@ -176,5 +176,5 @@ async def test_it_names_the_owner_the_user_and_the_command(
     place = re.escape(f"{sqlite.state_dir}{of_what}") + ("(.lock)?" if of_what else "")
     whose = rf": {place} belongs to root:root \(mode 0\d{{3}}\) and this runs as nobody; run it as root, or "
     assert re.search(whose, text), text
-    assert text.endswith(f"mend it as root: {mend.format(directory=sqlite.state_dir)}\n")
+    assert text.endswith(f"fix it as root: {mend.format(directory=sqlite.state_dir)}\n")
     assert text.count("\n") == 1

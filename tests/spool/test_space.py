@@ -55,8 +55,8 @@ def test_the_reply_says_how_much_there_is_and_how_much_there_must_be(disk: Disk,
     refusal = space.refusal()
     assert refusal is not None
     assert str(refusal.reply) == (
-        "452 4.3.1 The spool takes no more mail: 12.0 MiB are free for it in /spool, and less than 64.0 MiB"
-        " (SMTP2CF_SPOOL_MIN_FREE) must not be"
+        "452 4.3.1 The spool takes no more mail: only 12.0 MiB are free in /spool, and 64.0 MiB must stay"
+        " free (SMTP2CF_SPOOL_MIN_FREE)"
     )
 
 
@@ -81,7 +81,7 @@ def test_a_disk_that_cannot_be_looked_at_changes_nothing(disk: Disk, space: Spac
 
 def test_a_spent_reserve_refuses_mail_until_it_is_there_again(disk: Disk, space: Space) -> None:
     disk.free, space.exhausted = 1000 * MIB, True
-    assert "its reserve is not there again" in str(space.refusal().reply)  # type: ignore[union-attr]
+    assert "reserve is not restored yet" in str(space.refusal().reply)  # type: ignore[union-attr]
     space.exhausted = False
     disk.now += 1
     assert space.refusal() is None

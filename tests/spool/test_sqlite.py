@@ -66,7 +66,7 @@ async def test_the_url_names_the_file(tmp_path: Path, slashes: str) -> None:
 
 @pytest.mark.parametrize("url", ["mysql://host/db", "none", "/var/lib/spool"])
 async def test_any_other_url_is_refused(tmp_path: Path, url: str) -> None:
-    with pytest.raises(SpoolError, match="is no spool: it may be sqlite:///path or postgresql://"):
+    with pytest.raises(SpoolError, match=r"invalid spool URL .*: use sqlite:///path or postgresql://"):
         await open_spool(url, state_dir=tmp_path)
 
 
@@ -133,13 +133,13 @@ async def test_the_database_of_something_else_is_refused_and_left_alone(sqlite: 
         connection.execute("CREATE TABLE bookmarks (url TEXT)")
     connection.close()
     before = file_of(sqlite).read_bytes()
-    assert "is a database of something else" in await refused(sqlite)
+    assert "is another program's database" in await refused(sqlite)
     assert file_of(sqlite).read_bytes() == before
 
 
 async def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(SpoolError, match="cannot make the spool's directory"):
+    with pytest.raises(SpoolError, match="cannot create the spool's directory"):
         await open_spool("", state_dir=tmp_path / "file" / "state")
 
 
@@ -151,7 +151,7 @@ async def test_a_command_makes_no_spool_and_migrates_none(
     assert list(sqlite.state_dir.iterdir()) == []
     await sqlite.close(await sqlite.open())
     monkeypatch.setattr(sqlite_schema, "MIGRATIONS", (*sqlite_schema.MIGRATIONS, "CREATE TABLE x (y)"))
-    with pytest.raises(SpoolError, match="has an older schema: 'smtp2cf serve' brings it up to date"):
+    with pytest.raises(SpoolError, match="has an older schema: start 'smtp2cf serve' to update it"):
         await sqlite.open(serve=False)
 
 
