@@ -7,7 +7,6 @@ hash is in no error and no repr. Knows no session and no settings.
 
 import asyncio
 import base64
-import os
 import re
 import stat
 import unicodedata
@@ -20,6 +19,7 @@ from argon2 import Parameters, extract_parameters
 
 from smtp2cf.access.senders import ANY, Senders
 from smtp2cf.listen import files
+from smtp2cf.listen.file_watch import FileWatch, Stamps
 from smtp2cf.reply import UNPRINTABLE
 
 NAME_LIMIT = 255
@@ -54,18 +54,6 @@ class User:
     senders: Senders = ANY
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """What a file looked like; another one looks different."""
-
-    device: int
-    inode: int
-    size: int
-    modified: int
-    changed: int
-    mode: int
-
-
 class UsersFile:
     """The users of a file, as of at most LOOK_INTERVAL ago while `watch` runs.
 
@@ -75,10 +63,10 @@ class UsersFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen: _Seen | None
-        self._users, self._seen = read_users(path)
+        self._file = FileWatch(path, every=LOOK_INTERVAL)
+        self._users, mode = read_users(path)
         self._order: Sequence[User] = tuple(self._users.values())
-        self._warn_of_readers(self._seen)
+        self._warn_of_readers(mode)
 
     @property
     def users(self) -> Sequence[User]:
@@ -95,41 +83,37 @@ class UsersFile:
         return None if user is None else user.senders
 
     async def watch(self) -> None:
-        """Look again and again, in a thread, until cancelled."""
-        while True:
-            await asyncio.sleep(LOOK_INTERVAL)
-            self._take(await asyncio.to_thread(self._read_if_changed))
+        """Re-read the file when it changes, until cancelled."""
+        async for new_for in self._file.looks():
+            if new_for is not None:
+                self._take(*await asyncio.to_thread(self._read))
 
     def look(self) -> None:
-        """Look now. Blocks."""
-        self._take(self._read_if_changed())
+        """Re-read the file if it has changed. Blocks."""
+        if self._file.stamps() != self._file.read:
+            self._take(*self._read())
 
-    def _read_if_changed(self) -> "_Found | UsersFileError | None":
-        """What a file holds that has changed, None for one that has not."""
+    def _read(self) -> "tuple[Stamps, _Found | UsersFileError]":
+        """What the file looks like, and what is in it or wrong with it. Blocks."""
+        stamps = self._file.stamps()
         try:
-            seen: _Seen | None = _seen(self._path.stat())
-        except OSError:
-            seen = None
-        if seen == self._seen:
-            return None
-        # Whatever comes of it, nothing more is said until it changes once more.
-        self._seen = seen
-        try:
-            return read_users(self._path)
+            return stamps, read_users(self._path)
         except UsersFileError as error:
-            return error
+            return stamps, error
 
-    def _take(self, found: "_Found | UsersFileError | None") -> None:
+    def _take(self, stamps: Stamps, found: "_Found | UsersFileError") -> None:
+        # Whatever is in it, nothing more is said until it changes again.
+        self._file.read = stamps
         if isinstance(found, UsersFileError):
             log.error("users.not_reread", reason=str(found), note="keeping the previous users")
-        elif found is not None:
-            self._users, self._seen = found
-            self._order = tuple(self._users.values())
-            self._warn_of_readers(self._seen)
-            log.info("users.reread", file=str(self._path), users=len(self._order))
+            return
+        self._users, mode = found
+        self._order = tuple(self._users.values())
+        self._warn_of_readers(mode)
+        log.info("users.reread", file=str(self._path), users=len(self._order))
 
-    def _warn_of_readers(self, seen: _Seen) -> None:
-        if seen.mode & stat.S_IROTH:
+    def _warn_of_readers(self, mode: int) -> None:
+        if mode & stat.S_IROTH:
             log.warning(
                 "users.readable_by_all",
                 file=str(self._path),
@@ -137,11 +121,11 @@ class UsersFile:
             )
 
 
-_Found = tuple[Mapping[str, User], _Seen]
+_Found = tuple[Mapping[str, User], int]
 
 
 def read_users(path: Path) -> _Found:
-    """The users of a file by name, and what it looked like. Raises UsersFileError."""
+    """The users of a file by name, and its mode. Raises UsersFileError."""
     try:
         content, found = files.read_with_status(path, FILE_LIMIT)
     except files.FileError as error:
@@ -150,7 +134,7 @@ def read_users(path: Path) -> _Found:
         users = parse_users(content)
     except ValueError as error:
         raise UsersFileError(f"{path}, {error}") from None
-    return users, _seen(found)
+    return users, found.st_mode
 
 
 def parse_users(content: bytes) -> Mapping[str, User]:
@@ -219,9 +203,3 @@ def _is_base64(text: str) -> bool:
     """Base64 without padding, in the one form that its octets have."""
     octets = base64.b64decode(text + "=" * (-len(text) % 4))
     return base64.b64encode(octets).decode().rstrip("=") == text
-
-
-def _seen(found: os.stat_result) -> _Seen:
-    return _Seen(
-        found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_mode
-    )

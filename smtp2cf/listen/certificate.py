@@ -11,15 +11,14 @@ import re
 import ssl
 import time
 import warnings
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple
 
 import structlog
 
 from smtp2cf.listen import files
-
-T = TypeVar("T")
+from smtp2cf.listen.file_watch import FileWatch, OffLoop, Stamps
 
 CERT_SETTING, KEY_SETTING = "SMTP2CF_TLS_CERT_FILE", "SMTP2CF_TLS_KEY_FILE"
 
@@ -49,14 +48,6 @@ _DAY = 86400.0
 log = structlog.stdlib.get_logger("smtp2cf.tls")
 
 
-class OffLoop(Protocol):
-    """Calls a function where it may block, as asyncio.to_thread does."""
-
-    def __call__(self, function: Callable[[], T], /) -> Awaitable[T]:
-        """What it returns."""
-        ...
-
-
 class CertificateError(Exception):
     """The certificate can't be used; the text names the setting, the file and what is wrong, on one line."""
 
@@ -83,14 +74,16 @@ class Certificate:
         cert_file: Path,
         key_file: Path | None = None,
         min_version: str = "1.2",
-        off_loop: "OffLoop" = asyncio.to_thread,
+        off_loop: OffLoop = asyncio.to_thread,
     ) -> None:
         self._off_loop = off_loop
         self._cert_file = cert_file
         self._key_file = key_file or cert_file
         self._key_setting = KEY_SETTING if key_file else CERT_SETTING
         self._min_version = _VERSIONS[min_version]
-        self._judged = self._stamps()
+        self._files = FileWatch(
+            cert_file, self._key_file, every=POLL_INTERVAL, steady=True, off_loop=off_loop
+        )
         self._pair = self._load()
         self._show_newest_in(self._pair.context)
 
@@ -133,22 +126,16 @@ class Certificate:
         log.info("tls.loaded", subject=self.subject, expires=_date(self.expires))
         self._warn_of_time()
         warned = loop.time()
-        seen, since = self._judged, 0.0
-        while True:
-            await asyncio.sleep(POLL_INTERVAL)
-            now = loop.time()
-            if now - warned >= _DAY:
+        async for new_for in self._files.looks():
+            if loop.time() - warned >= _DAY:
                 self._warn_of_time()
-                warned = now
-            stamps = await self._off_loop(self._stamps)
-            if stamps != seen:
-                seen, since = stamps, now
-            elif stamps != self._judged:
-                self._take(*await self._off_loop(self._read), patient=now - since < PATIENCE)
+                warned = loop.time()
+            if new_for is not None:
+                self._take(*await self._off_loop(self._read), patient=new_for < PATIENCE)
 
-    def _read(self) -> tuple[object, "_Pair | CertificateError"]:
+    def _read(self) -> tuple[Stamps, "_Pair | CertificateError"]:
         """What the files look like, and the pair in them or what is wrong with it. Blocks."""
-        stamps = self._stamps()
+        stamps = self._files.stamps()
         try:
             new = self._load()
         except CertificateError as error:
@@ -158,20 +145,20 @@ class Certificate:
             return stamps, CertificateError(text)
         return stamps, new
 
-    def _take(self, stamps: object, new: "_Pair | CertificateError", *, patient: bool = False) -> bool:
+    def _take(self, stamps: Stamps, new: "_Pair | CertificateError", *, patient: bool = False) -> bool:
         """Show a new pair from now on. patient: its files may be about to be replaced, nothing is said."""
         if isinstance(new, CertificateError):
             if not patient:
                 self._complain(stamps, new)
             return False
         self._show_newest_in(new.context)
-        self._pair, self._judged = new, stamps
+        self._pair, self._files.read = new, stamps
         log.info("tls.reloaded", subject=new.subject, expires=_date(new.expires))
         self._warn_of_time()
         return True
 
-    def _complain(self, stamps: object, error: CertificateError) -> None:
-        self._judged = stamps
+    def _complain(self, stamps: Stamps, error: CertificateError) -> None:
+        self._files.read = stamps
         log.error("tls.reload_failed", reason=str(error), kept=self.subject, expires=_date(self.expires))
 
     def _warn_of_time(self) -> None:
@@ -189,10 +176,6 @@ class Certificate:
             handshake.context = self._pair.context
 
         context.sni_callback = newest
-
-    def _stamps(self) -> object:
-        """What changes when a file does; a link that points to another file counts."""
-        return [_stamp(path) for path in (self._cert_file, self._key_file)]
 
     def _load(self) -> _Pair:
         cert, key = self._cert_file, self._key_file
@@ -301,14 +284,6 @@ def _read(setting: str, path: Path) -> bytes:
         return files.read(path)
     except files.FileError as error:
         raise CertificateError(f"{setting}: {error}") from None
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    try:
-        found = path.stat()
-    except OSError:
-        return ()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _date(seconds: float) -> str:
