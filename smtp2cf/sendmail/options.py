@@ -94,7 +94,8 @@ def _parse_cluster(options: Options, argument: str, arguments: list[str], place:
         elif letter in WITH_ATTACHED_ARGUMENT:
             value, letters = letters, ""
         elif letter not in WITHOUT_ARGUMENT:
-            raise Failure(USAGE, f"unknown option -{letter} in {argument}")
+            named = argument if argument.startswith("--") else f"-{letter} in {argument}"
+            raise Failure(USAGE, f"unknown option {named}")
         _set_option(options, letter, value)
     return place
 

@@ -5,6 +5,7 @@ import os
 import pwd
 import re
 import shutil
+import subprocess
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -14,14 +15,14 @@ from tests.sendmail.cases import CALLERS, OPTIONS, Case
 from tests.sendmail.conftest import Sendmail, links_to, path_with, single_file
 from tests.support.bridge import Bridge
 
-OLDEST = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+PYENV = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
 DATE = re.compile(r"^Date: (.*)$", re.MULTILINE)
 MESSAGE_ID = re.compile(r"^Message-ID: (<\d+\.[0-9a-f]{16}@[a-z.]+>)$", re.MULTILINE)
 
 
 def oldest_python() -> str:
     """A Python 3.8, the oldest that the single file is for."""
-    found = [str(path) for path in sorted(OLDEST.glob("3.8.*/bin/python3"))]
+    found = [str(path) for path in sorted(PYENV.glob("3.8.*/bin/python3"))]
     found += [path for path in [shutil.which("python3.8")] if path]
     return found[0] if found else ""
 
@@ -86,3 +87,20 @@ def without_made_up(mime_message: bytes, expected: str) -> str:
         name = user.pw_gecos.split(",")[0]
         text = text.replace(f"From: {name} <{user.pw_name}@example.com>", "From: {user}")
     return text
+
+
+def test_single_file_works_on_every_python(sendmail: Sendmail, bridge: Bridge, tmp_path: Path) -> None:
+    pythons = [path for minor in range(8, 14) for path in PYENV.glob(f"3.{minor}.*/bin/python3")]
+    if not pythons:
+        pytest.skip("not installed: pyenv with its Pythons")
+    command = [single_file(tmp_path), "-i", "b@y.example"]
+    for python in pythons:
+        done = subprocess.run(
+            [python, "-W", "error", *command],
+            input=b"Subject: s\n\nhi\n",
+            env=sendmail.env,
+            capture_output=True,
+        )
+        assert (python, done.returncode, done.stderr) == (python, 0, b"")
+
+    assert len(bridge.messages()) == len(pythons)

@@ -62,3 +62,18 @@ def test_what_the_bridge_would_refuse_is_a_usage_error(option: tuple[str, str], 
 
 def test_a_condition_given_twice_is_sent_once() -> None:
     assert read("-N", "failure,delay,failure,delay").notify == "FAILURE,DELAY"
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("-Z", "unknown option -Z in -Z"),
+        ("-iZt", "unknown option -Z in -iZt"),
+        ("--version", "unknown option --version"),
+    ],
+)
+def test_unknown_option_is_named(argument: str, says: str) -> None:
+    with pytest.raises(Failure, match=says) as failure:
+        parse_arguments(["sendmail", argument])
+
+    assert failure.value.code == 64
