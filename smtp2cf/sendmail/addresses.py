@@ -9,7 +9,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-
 LONGEST_ADDRESS = 320
 
 # Local parts and domains are what the bridge accepts as such (smtp2cf/smtpd/path.py): it judges dropped

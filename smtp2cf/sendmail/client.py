@@ -19,7 +19,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-
 FINAL_TIMEOUT = 600
 """Seconds for the reply to the end of DATA (RFC 5321 §4.5.3.2.6)."""
 
@@ -27,7 +26,6 @@ PIPELINE = 100
 """Commands sent before their replies are read: few enough for socket buffers to hold both."""
 
 RECIPIENTS_AT_ONCE = 1000
-
 MOST_REPLY_LINES = 1000
 
 

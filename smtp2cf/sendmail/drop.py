@@ -18,7 +18,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-
 DROP_VERSION = 1
 
 
@@ -31,9 +30,8 @@ def drop(
 ) -> str:
     """Write the message to the drop directory. Returns its path; raises Away if that fails.
 
-    refused: whom the bridge is to tell the sender of; it sends them nothing. A file is a line of JSON and
-    then the message. It is written under a name the bridge does not look at, fsynced and renamed, so that it
-    is there whole or not at all.
+    refused: recipients who get no mail, and whom the bridge reports to the sender. The file is written under
+    a name that the bridge ignores, fsynced and renamed, so that the bridge sees it whole or not at all.
     """
     directory = settings.drop_directory
     name = drop_name()

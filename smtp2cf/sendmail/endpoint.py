@@ -10,7 +10,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-
 CONNECT_TIMEOUT = 30
 """Seconds."""
 

@@ -13,19 +13,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-
 MAX_HEADER = 1 << 24
-
+"""Octets."""
 QUALIFIED_FIELDS = ("from", "sender", "reply-to", "to", "cc", "bcc")
-
 RECIPIENT_FIELDS = ("to", "cc", "bcc")
-
 RESENT_RECIPIENT_FIELDS = ("resent-to", "resent-cc", "resent-bcc")
-
 HIDDEN_FIELDS = ("bcc", "resent-bcc")
-
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 

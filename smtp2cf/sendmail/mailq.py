@@ -17,7 +17,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-
 STATUS_MARKS = {"active": "*", "held": "!"}
 
 

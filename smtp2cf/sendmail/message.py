@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import IO
 
-
 BLOCK = 1 << 16
+"""Octets read at once."""
 
 IN_MEMORY = 1 << 19
 """Octets of a message held in memory; a longer one goes to a temporary file."""
@@ -48,8 +48,8 @@ class Message:
     def write_lines(self, blocks: Iterable[bytes]) -> None:
         """Write text with LF line ends. The last line gets one if it has none.
 
-        A bare CR stays: whether it ends a line or is in the header of a part, where it would start a
-        field, is the bridge's to tell, which does so for all mail alike.
+        A bare CR stays: the bridge decides, as for all mail, whether it ends a line or is in a header, where
+        it would start a field.
         """
         last = b"\n"
         for block in blocks:

@@ -10,7 +10,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-
 HELP = """\
 usage: sendmail [-t] [-i] [-f sender] [-F name] [-v] [-N when] [-R full|hdrs] [-V envid] [--] [recipient ...]
        sendmail -bs | -bp | -bi | -bv recipient ... | -q
@@ -35,7 +34,6 @@ REFUSED_MODES = {
 }
 
 NOTIFY_CONDITIONS = ("success", "failure", "delay")
-
 LONGEST_ENVID = 100
 """Characters, as xtext (RFC 3461 §4.4)."""
 
