@@ -30,7 +30,7 @@ from smtp2cf.spool.item_json import item_as_json
 from smtp2cf.web import Admin
 
 FIRST_LOOK = 1.0
-"""Seconds that a start waits for the spool's first answer, without which the bridge is not ready."""
+"""Seconds for which the start waits for the spool's first answer; the bridge is not ready without it."""
 LAST_LOOK = 0.5
 """Seconds for a last look at the spool, when the process is to end at once."""
 AGAIN = "Ctrl-C once more leaves at once"
@@ -92,7 +92,7 @@ class Bridge:
         self._reading: asyncio.Task[bool] | None = None
 
     def readiness(self) -> Readiness:
-        """Not ready while Cloudflare refuses the token, or the spool can't be written."""
+        """Not ready while Cloudflare refuses the token, or while the spool can't be written."""
         token = self.account.token_state
         if token.accepted is False:
             return Readiness(False, token.reason)
@@ -182,7 +182,7 @@ class Bridge:
             stopped.cancel()
 
     async def stop(self) -> None:
-        """Let what is under way finish, within DRAIN_TIMEOUT, and close everything."""
+        """Give what is under way DRAIN_TIMEOUT to finish, then close everything."""
         deadline = time.monotonic() + self._settings.drain_timeout
         self.drop.stop()
         if self.relay.queue is not None:

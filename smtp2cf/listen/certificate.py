@@ -23,12 +23,12 @@ from smtp2cf.listen.file_watch import FileWatch, OffLoop, Stamps
 CERT_SETTING, KEY_SETTING = "SMTP2CF_TLS_CERT_FILE", "SMTP2CF_TLS_KEY_FILE"
 
 POLL_INTERVAL = 5.0
-"""Seconds between looks at the files. What has changed is read when it was the same at two of them."""
+"""Seconds between looks at the files. A change is read once the files look the same at two of them."""
 PATIENCE = 30.0
-"""Seconds that a certificate and a key may not fit each other before that is an error: they are
-replaced one after the other."""
+"""Seconds for which a certificate and a key may not match before that is an error: they are replaced one
+after the other."""
 WARN_DAYS = 14
-"""Days before a certificate expires in which the log says so, each day."""
+"""Days before it expires from which on the log warns every day."""
 
 _VERSIONS = {
     "1.0": ssl.TLSVersion.TLSv1,
@@ -98,7 +98,7 @@ class Certificate:
 
     @property
     def context(self) -> ssl.SSLContext:
-        """What to shake hands with now. A listener that keeps it shows newer certificates all the same."""
+        """What to shake hands with now. A listener that keeps it still shows newer certificates."""
         return self._pair.context
 
     @property
@@ -108,12 +108,12 @@ class Certificate:
 
     @property
     def expires(self) -> float:
-        """When it is no longer good, in seconds since the epoch."""
+        """When it expires, in seconds since the epoch."""
         return self._pair.expires
 
     def reload(self) -> bool:
-        """Read the files now, which blocks. False if what is there can't be used: the log says why, the old
-        one stays."""
+        """Read the files now. Blocks. False if they can't be used: the log says why, and the previous
+        certificate is kept."""
         return self._take(*self._read())
 
     async def reread(self) -> bool:
@@ -121,7 +121,7 @@ class Certificate:
         return self._take(*await self._off_loop(self._read))
 
     async def watch(self) -> None:
-        """Read the files when they change, and warn of the end that is near; until cancelled."""
+        """Re-read the files when they change, and warn before the certificate expires; until cancelled."""
         loop = asyncio.get_running_loop()
         log.info("tls.loaded", subject=self.subject, expires=_date(self.expires))
         self._warn_of_time()
@@ -146,7 +146,7 @@ class Certificate:
         return stamps, new
 
     def _take(self, stamps: Stamps, new: "_Pair | CertificateError", *, patient: bool = False) -> bool:
-        """Show a new pair from now on. patient: its files may be about to be replaced, nothing is said."""
+        """Show a new pair from now on. patient: log no error yet."""
         if isinstance(new, CertificateError):
             if not patient:
                 self._complain(stamps, new)
@@ -194,7 +194,7 @@ class Certificate:
             raise CertificateError(f"{CERT_SETTING}: no client can use {cert}: {why}") from None
 
     def _refuse_to_ask(self) -> str:
-        """OpenSSL would ask on the terminal for the passphrase."""
+        """Called by OpenSSL for the passphrase, which it would otherwise ask for on the terminal."""
         raise CertificateError(
             f"{self._key_setting}: the key in {self._key_file} is encrypted: take its passphrase off"
             " with `openssl pkey -in … -out …`"
@@ -236,7 +236,7 @@ def _server_context(minimum: ssl.TLSVersion) -> ssl.SSLContext:
 
 
 def _what_clients_see(server: ssl.SSLContext, cert_file: Path) -> tuple[str, float, float]:
-    """Shake hands with ourselves: the certificate's first name, when it starts and when it ends.
+    """Shake hands with ourselves: the certificate's first name, and from when until when it is valid.
 
     The client knows the certificate already, and looks at no clock. Raises ssl.SSLError where no client
     could shake hands, such as for a certificate that is not for servers.
@@ -249,7 +249,7 @@ def _what_clients_see(server: ssl.SSLContext, cert_file: Path) -> tuple[str, flo
 
 
 def trusting(cert_file: Path) -> ssl.SSLContext:
-    """A client that trusts the certificates of this file, whoever signed them and whenever they end."""
+    """A client that trusts the certificates of this file, whoever signed them, even expired ones."""
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
     client.set_ciphers(_OLD_CIPHERS)

@@ -46,7 +46,7 @@ class Endpoint(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Endpoint":
-        """Read one endpoint; raises ValueError with what it may be."""
+        """Read one endpoint; raises ValueError that says how to write it."""
         text = text.strip()
         if text.startswith("unix:"):
             if not text.startswith("unix:/"):
@@ -54,7 +54,7 @@ class Endpoint(NamedTuple):
             path = text.removeprefix("unix:")
             if (length := len(os.fsencode(path))) > UNIX_PATH_LIMIT:
                 raise ValueError(
-                    f"the path of a unix socket has {UNIX_PATH_LIMIT} octets at most, {path} has {length}"
+                    f"the path of a unix socket may have {UNIX_PATH_LIMIT} octets, but {path} has {length}"
                 )
             return cls(path=path)
         match = _HOST_PORT.fullmatch(text)
@@ -89,10 +89,10 @@ def _why(endpoint: Endpoint, error: OSError) -> str:
     """What keeps us from listening, and what to do about it."""
     why = error.strerror or str(error)
     if isinstance(error, socket.gaierror):
-        return f"{why}: an address, or a name of this host, is meant"
+        return f"{why}: use an address or a name of this host"
     if error.errno == errno.EADDRINUSE:
         if endpoint.path and not _is_socket(endpoint.path):
-            return "a file that is no socket is there"
+            return "a file that is not a socket is there"
         return f"{why}: another process listens there, which `ss -ltnxp` names"
     if error.errno == errno.EADDRNOTAVAIL:
         return "this host has no such address"
@@ -108,7 +108,7 @@ def _why(endpoint: Endpoint, error: OSError) -> str:
 
 
 def group_id(name: str) -> int | None:
-    """The id of a group given by name or number, None for ""; raises ValueError where there is none."""
+    """The id of a group given by name or number, None for ""; raises ValueError if there is no such group."""
     if not name:
         return None
     if re.fullmatch("[0-9]{1,9}", name):
@@ -120,7 +120,7 @@ def group_id(name: str) -> int | None:
 
 
 def bound(sockets: list[socket.socket], endpoint: Endpoint) -> Endpoint:
-    """The endpoint with the port the kernel chose where it was 0."""
+    """The endpoint, with the port that the kernel chose if it was 0."""
     return endpoint if endpoint.path else endpoint._replace(port=sockets[0].getsockname()[1])
 
 
@@ -154,7 +154,7 @@ def _listen_tcp(host: str, port: int) -> list[socket.socket]:
 
 
 class _UnixListener(socket.socket):
-    """A unix socket that takes its file away when it is closed, unless another has taken its place."""
+    """A unix socket that removes its file when it is closed, unless another file has taken its place."""
 
     _path = ""
     _file: tuple[int, int, int] | None = None
@@ -173,13 +173,13 @@ class _UnixListener(socket.socket):
 
 
 def _identity(path: str) -> tuple[int, int, int]:
-    """What tells a file from one that took its place: a file system may give it the same inode."""
+    """What distinguishes a file from one that took its place: a file system may reuse the inode."""
     found = os.lstat(path)
     return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def _listen_unix(path: str, mode: int, group: int | None) -> socket.socket:
-    """A socket that nobody can connect to before its permissions are what they are to be.
+    """A socket that nobody can connect to before its permissions are right.
 
     The file is made with the mode, not given it later, and nobody listens until it has its group.
     """

@@ -1,7 +1,7 @@
-"""Files: reading what an operator names. A regular file of a bounded size, nothing that could be waited for.
+"""Files: reading what an operator names. Only regular files, of a bounded size.
 
-A FIFO where a certificate or a token is meant would block whoever opens it, and with it every session. What
-may be read while the bridge runs is read in a thread besides: a disk or a network may be slow.
+A FIFO in the place of a certificate or a token would block whoever opens it, and with it every session. What
+is read while the bridge runs is also read in a thread, since a disk or a network may be slow.
 """
 
 import os
@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 
 LIMIT = 1 << 20
-"""Octets: settings, certificates and tokens have less."""
+"""Octets; settings, certificates and tokens are smaller."""
 
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -67,7 +67,7 @@ def _read_all(descriptor: int, most: int) -> bytes:
 
 
 def _why(error: OSError | ValueError) -> str:
-    """The system's word for it; where permission is missing, who asked."""
+    """The system's words, and who asked if permission was denied."""
     if isinstance(error, PermissionError):
         return f"uid {os.geteuid()} may not read it"
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)

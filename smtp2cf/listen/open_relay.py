@@ -52,7 +52,7 @@ def warn_of_exposure(
 
 
 def everybody_in(networks: Iterable[Network]) -> Network | None:
-    """The whole of IPv4 or IPv6, if these networks hold it together; None if they don't."""
+    """The whole of IPv4 or IPv6, if these networks cover it together, otherwise None."""
     v4, v6 = set(), set()
     for network in networks:
         if isinstance(network, ipaddress.IPv4Network):
@@ -74,12 +74,12 @@ def everybody_in(networks: Iterable[Network]) -> Network | None:
 
 
 def beyond_loopback(networks: Iterable[Network]) -> bool:
-    """Does any of these networks hold an address that is not this host's own?"""
+    """Whether any of these networks holds an address other than loopback."""
     return not all(_is_loopback(network) for network in networks)
 
 
 def reachable(sockets: Sequence[socket.socket]) -> list[str]:
-    """The addresses of these listening sockets that another host may reach: no loopback, no unix socket."""
+    """Those of these listening sockets that other hosts can reach: not loopback, not unix sockets."""
     found = []
     for sock in sockets:
         if sock.family in (socket.AF_INET, socket.AF_INET6):

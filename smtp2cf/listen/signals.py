@@ -1,7 +1,7 @@
-"""Stopping: what signals ask for, and what a bridge that leaves at once leaves behind.
+"""Signals: what they ask for, and what is left behind by a bridge that stops at once.
 
-The first SIGTERM or SIGINT lets what is under way finish. Whoever presses Ctrl-C then does not want to wait:
-the process ends at once, and says what it had not finished and where that is. Knows no mail.
+After the first SIGTERM or SIGINT, what is under way may finish. Whoever then presses Ctrl-C does not want to
+wait: the process ends at once, and says what it had not finished and where that is. Knows no mail.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class LeftBehind(NamedTuple):
 
 
 class Signals:
-    """Set up when it is made. stop: asked for. at_once: asked for again, from a keyboard."""
+    """Installs the handlers. stop: set at the first signal. at_once: set when Ctrl-C is pressed again."""
 
     def __init__(self, reload: Callable[[], None]) -> None:
         self.stop, self.at_once = asyncio.Event(), asyncio.Event()
@@ -62,7 +62,7 @@ class Signals:
 
 
 async def finished(stopping: Coroutine[None, None, None], at_once: asyncio.Event) -> bool:
-    """Stop; False where it was to be at once, and isn't done."""
+    """Wait for `stopping`; False if `at_once` came first."""
     ending = asyncio.create_task(stopping)
     asked = asyncio.create_task(at_once.wait())
     await asyncio.wait((ending, asked), return_when=asyncio.FIRST_COMPLETED)
@@ -74,7 +74,7 @@ async def finished(stopping: Coroutine[None, None, None], at_once: asyncio.Event
 
 
 async def leave(left: LeftBehind) -> None:
-    """End the process now: no thread and no task is waited for. Does not return."""
+    """End the process now, without waiting for any thread or task. Does not return."""
     log.warning("serve.left_at_once", note=str(left), **left._asdict())
     await asyncio.sleep(0)  # log lines are written at the end of a turn of the loop
     sys.stdout.flush()

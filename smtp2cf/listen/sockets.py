@@ -12,7 +12,7 @@ from smtp2cf.listen.endpoint import Endpoint, bound, listen
 from smtp2cf.listen.places import Place
 
 OPTIONS = {"sandbox": "--sandbox-listen", "starttls": "--sandbox-tls-listen"}
-"""What says where to listen, other than SMTP2CF_…_LISTEN."""
+"""Options that say where to listen; for other protocols, it is SMTP2CF_…_LISTEN."""
 
 
 class ListeningSockets:

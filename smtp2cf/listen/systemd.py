@@ -19,18 +19,18 @@ _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
 class HandedOver(socket.socket):
-    """One of them. Who waits there to be accepted waits for the next process, when this one ends."""
+    """One of them. When this process ends, clients that wait to be accepted wait for the next one."""
 
 
 class HandedOverError(Exception):
-    """A socket was handed over that can't be used; the text is for the operator."""
+    """A socket from systemd can't be used; the text is for the operator."""
 
 
 def handed_over(environ: MutableMapping[str, str] = os.environ) -> dict[str, list[socket.socket]]:
     """The listening sockets that were handed over to this process, by what is spoken on them.
 
-    They don't block and children don't get them. The variables are taken away, so that a child does
-    not think them its own. Raises HandedOverError; the sockets are closed then.
+    They don't block, and children don't inherit them. The variables are removed, so that a child does not
+    take the sockets for its own. Raises HandedOverError, and closes the sockets then.
     """
     pid, count, names = (environ.pop(variable, "") for variable in _VARIABLES)
     if pid != str(os.getpid()) or not count:
@@ -60,7 +60,7 @@ def _protocol(name: str) -> str:
     if name.endswith(".socket") or name in ("", "unknown"):
         return PROTOCOLS[0]
     raise HandedOverError(
-        f"FileDescriptorName={name} of a socket from systemd is none of {', '.join(PROTOCOLS)}"
+        f"FileDescriptorName={name} of a socket from systemd must be one of {', '.join(PROTOCOLS)}"
     )
 
 
@@ -72,13 +72,13 @@ def _listening(number: int, name: str) -> socket.socket:
         listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError as error:
         raise HandedOverError(
-            f"file descriptor {number} ({name}) from systemd is no socket: {error.strerror}"
+            f"file descriptor {number} ({name}) from systemd is not a socket: {error.strerror}"
         ) from None
     if sock.type != socket.SOCK_STREAM or not listens:
         sock.close()
         raise HandedOverError(
-            f"file descriptor {number} ({name}) from systemd is no listening stream socket:"
-            " ListenStream= with Accept=no is needed"
+            f"file descriptor {number} ({name}) from systemd is not a listening stream socket:"
+            " use ListenStream= with Accept=no"
         )
     # For those to come. Connections that wait already have the kernel's: sessions see to theirs.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)

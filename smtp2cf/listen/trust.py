@@ -39,7 +39,7 @@ _REASONS = {
 def complaints(
     certificate: Certificate, places: Sequence[Endpoint], hostname: str, ca_file: Path | None
 ) -> Iterator[str]:
-    """What clients will not put up with, one line each. Raises CertificateError for a CA file that is none.
+    """What clients will reject, one line each. Raises CertificateError for a CA file that can't be used.
 
     places: where they find TLS. hostname: what this host calls itself. ca_file: the CA that clients trust.
     """
@@ -90,7 +90,7 @@ def _refusal(client: ssl.SSLContext, server: ssl.SSLContext) -> str:
 
 
 def _unnamed(certificate: Certificate, place: Endpoint, hostname: str) -> list[str]:
-    """The names by which clients find this place and that the certificate doesn't have."""
+    """The names that clients may use for this place and that are missing in the certificate."""
     if place.path:
         return []
     client = trusting(certificate.file)
@@ -109,7 +109,7 @@ def _unnamed(certificate: Certificate, place: Endpoint, hostname: str) -> list[s
 
 
 def _names(place: Endpoint, hostname: str) -> tuple[list[str], bool]:
-    """By what names clients find a place, and whether each of them is likely to be used."""
+    """The names that clients may use for a place, and whether all of them are likely to be used."""
     if place.host == "localhost":
         return ["localhost", "127.0.0.1"], True
     try:

@@ -39,18 +39,18 @@ def message_policy(settings: Settings) -> MessagePolicy:
 
 
 def retry_policy(settings: Settings) -> RetryPolicy:
-    """When mail that waits is tried again."""
+    """When waiting mail is retried."""
     return RetryPolicy(
         minimum=settings.retry_min,
         maximum=settings.retry_max,
         expire_after=settings.expire_after,
-        # The other half of the calls is for new mail, which must not wait behind the old.
+        # The other half of the calls is for new mail, which must not wait behind old mail.
         parallel=max(1, settings.api_concurrency // 2),
     )
 
 
 def spool_min_free(settings: Settings) -> int:
-    """Octets that must be free on the spool's disk: a message needs more than its size, for a moment."""
+    """Octets that must be free on the spool's disk: for a moment, a message needs more than its size."""
     return max(settings.spool_min_free, settings.max_message_size * 3 // 2)
 
 
@@ -62,7 +62,7 @@ def bounce_policy(settings: Settings) -> BouncePolicy:
 
 
 def drop_policy(settings: Settings) -> DropPolicy:
-    """Where mail is taken in that sendmail left, and how."""
+    """Where mail that sendmail left is picked up, and how."""
     return DropPolicy(
         directory=settings.sendmail_drop_dir,
         aside=settings.sendmail_drop_dir.parent / "refused",
@@ -107,7 +107,7 @@ def quotas(settings: Settings) -> Quotas:
 
 
 def own_names(settings: Settings) -> tuple[str, ...]:
-    """Names by which people ask for our pages."""
+    """Host names by which people request our pages."""
     listening = (endpoint.host for endpoint in settings.admin_listen)
     return (settings.hostname, socket.gethostname(), *settings.admin_hosts, *listening)
 

@@ -1,4 +1,4 @@
-"""Units: how a person writes a duration or a size, in settings and on the command line; one reader each.
+"""Units: how people write durations and sizes, in settings and on the command line; one reader each.
 
 A duration is 90s, 15m, 36h or 5d, or several of them, 1h30m; a number alone is seconds. A size is 25MiB,
 or a number of bytes.

@@ -116,7 +116,8 @@ def refusal(environ: dict[str, str]) -> str:
 def test_a_name_nobody_knows_is_refused(given: list[socket.socket]) -> None:
     said = refusal(environment(names="smtp:submission"))
     assert (
-        said == "FileDescriptorName=submission of a socket from systemd is none of smtp, smtps, lmtp, admin"
+        said
+        == "FileDescriptorName=submission of a socket from systemd must be one of smtp, smtps, lmtp, admin"
     )
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(FIRST)
@@ -137,8 +138,8 @@ def test_a_socket_that_takes_no_connections_is_refused(kind: socket.SocketKind) 
         sock.bind(("127.0.0.1", 0))
         hand_over(sock)
     assert refusal(environment(1, "smtp")) == (
-        f"file descriptor {FIRST} (smtp) from systemd is no listening stream socket:"
-        " ListenStream= with Accept=no is needed"
+        f"file descriptor {FIRST} (smtp) from systemd is not a listening stream socket:"
+        " use ListenStream= with Accept=no"
     )
 
 
@@ -148,8 +149,8 @@ def test_a_file_is_no_socket(tmp_path: Path) -> None:
     try:
         said = refusal(environment(1))
         assert (
-            said
-            == f"file descriptor {FIRST} (unknown) from systemd is no socket: Socket operation on non-socket"
+            said == f"file descriptor {FIRST} (unknown) from systemd is not a socket:"
+            " Socket operation on non-socket"
         )
     finally:
         os.close(FIRST)
@@ -157,4 +158,4 @@ def test_a_file_is_no_socket(tmp_path: Path) -> None:
 
 def test_a_descriptor_that_is_not_open_is_named() -> None:
     said = refusal(environment(1, "lmtp"))
-    assert said == f"file descriptor {FIRST} (lmtp) from systemd is no socket: Bad file descriptor"
+    assert said == f"file descriptor {FIRST} (lmtp) from systemd is not a socket: Bad file descriptor"

@@ -105,7 +105,7 @@ TABLE = [
     _serve(
         {"SMTP2CF_ADMIN_LISTEN": "unix:{d}/empty"},
         OS_ERROR,
-        "SMTP2CF_ADMIN_LISTEN: cannot listen on unix:{d}/empty: a file that is no socket is there",
+        "SMTP2CF_ADMIN_LISTEN: cannot listen on unix:{d}/empty: a file that is not a socket is there",
     ),
     _serve(
         {"SMTP2CF_SMTP_LISTEN": "127.0.0.1:{port}", "SMTP2CF_ADMIN_LISTEN": "127.0.0.1:{port}"},
