@@ -1,6 +1,6 @@
-"""The spool: mail that waits, in SQLite beside the process or in a PostgreSQL that several share.
+"""The spool: waiting mail, in an SQLite file or in a PostgreSQL that several processes share.
 
-`open_spool` gives one of the two; protocol.py says what they promise. Knows nothing of the relay.
+`open_spool` opens one of the two; protocol.py says what both promise. Knows nothing of the relay.
 """
 
 import re
@@ -52,12 +52,12 @@ SQLITE_FILE = "spool.sqlite3"
 async def open_spool(
     url: str, *, state_dir: Path, serve: bool = True, lease: float = LEASE, min_free: int = 0
 ) -> Spool:
-    """Open the spool at `url`, and make it where there is none.
+    """Open the spool at `url`; create it if there is none.
 
     url: `sqlite:///path`, `postgresql://…`, or "" for SQLite in `state_dir`. serve: this process
-    sends mail, so it takes SQLite's lock; without it the spool can be listed and changed, beside
-    the one that serves; and a database that can't be reached at once is waited for, in the background.
-    lease: seconds. min_free: octets that must be free on SQLite's disk for new mail to be taken. Raises
+    sends mail, so it takes SQLite's lock, and a database that can't be reached now is opened in the
+    background as soon as it can. Without it the spool can be listed and changed beside the process that
+    serves. lease: seconds. min_free: bytes that must be free on SQLite's disk to accept new mail. Raises
     SpoolError.
     """
     scheme, _, rest = url.partition("://")
@@ -78,7 +78,7 @@ async def open_spool(
 
 
 def place(url: str, state_dir: Path) -> str:
-    """Where the spool at `url` is, for people: a file's path, or the URL without its password."""
+    """Where the spool at `url` is, for people: the file's path, or the URL without its password."""
     scheme, _, rest = url.partition("://")
     if not url or scheme == "sqlite":
         return str(_sqlite_path(rest, state_dir))

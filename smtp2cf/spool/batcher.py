@@ -1,4 +1,4 @@
-"""What waits goes together: one round trip to a database for all who ask for the same at a time.
+"""One round trip to a database for all who ask for the same thing at the same time.
 
 Knows nothing of what is asked.
 """
@@ -14,15 +14,15 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 MAX_BATCH = 200
-"""Asked for in one round trip."""
+"""Arguments in one round trip."""
 
 
 class Batcher(Generic[A, R]):
-    """Collects arguments while a round trip is under way; they make the next one.
+    """Collects arguments during a round trip; they are sent with the next one.
 
-    work: takes arguments, gives their results in the same order; one that is an error is raised to who
-    asked. If work itself raises SendError, all who asked get it; any other error is looked for by asking
-    one at a time.
+    work: takes arguments and returns their results in the same order; an error among these is raised in the
+    task that asked. If work itself raises SendError, all of them get it; after any other error the arguments
+    are tried one by one.
     """
 
     def __init__(self, work: Callable[[Sequence[A]], Awaitable[Sequence[R | SendError]]]) -> None:
@@ -31,7 +31,7 @@ class Batcher(Generic[A, R]):
         self._task: asyncio.Task[None] | None = None
 
     def ask(self, argument: A) -> "asyncio.Future[R]":
-        """The result, some time."""
+        """A future for the result."""
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((argument, future))
         if self._task is None or self._task.done():
@@ -39,7 +39,7 @@ class Batcher(Generic[A, R]):
         return future
 
     async def finish(self) -> None:
-        """Wait until nobody waits."""
+        """Wait until everything is done."""
         if self._task is not None:
             await self._task
 

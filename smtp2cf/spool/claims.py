@@ -1,4 +1,4 @@
-"""The two things a spool does by itself: renew the leases of what it gave out, and wake who waits.
+"""What a spool does by itself: renew the leases of claimed mail, and wake whoever waits for due mail.
 
 Knows nothing of either database.
 """
@@ -19,15 +19,15 @@ from smtp2cf.spool.protocol import SpoolItem
 _log = structlog.get_logger(__name__)
 
 RENEWALS = 3
-"""Renewals in the time of a lease, so that two may fail."""
+"""Renewals during a lease, so that two may fail."""
 IN_VAIN = 1.0
-"""Seconds between two looks for mail that is due and can't be had: another process has it locked."""
+"""Seconds between two tries for due mail that can't be claimed, because another process has locked it."""
 FRESH = 1.0
-"""Seconds for which a claim that was confirmed needs no confirming."""
+"""Seconds for which a confirmed claim needs no further check."""
 
 
 class Moment(NamedTuple):
-    """A moment by two clocks. Either may stand still while a host does: the one that went on tells."""
+    """A moment by two clocks: either may stop while the host is suspended, and the other then counts."""
 
     passed: float
     epoch: float
@@ -38,33 +38,33 @@ class Moment(NamedTuple):
 
     @property
     def since(self) -> float:
-        """Seconds since then, rather too many than too few."""
+        """Seconds since then; too many rather than too few."""
         return max(clock.passed() - self.passed, time.time() - self.epoch)
 
 
 class Claims:
     """The queue ids this process claims, and the task that renews their leases.
 
-    renew: takes queue ids, gives those whose leases it renewed; called every third of a lease (seconds), also
-    when there are none.
+    lease: seconds. renew: takes queue ids and returns those whose leases it renewed; called three times per
+    lease, even without any.
     """
 
     def __init__(self, lease: float, renew: Callable[[Sequence[str]], Awaitable[Collection[str]]]) -> None:
         self._ids: dict[str, Moment] = {}
         self._period = lease / RENEWALS
-        # What is left of it is for the call to begin and the next renewal to come.
+        # The rest of the lease is for the call to begin and for the next renewal.
         self._holds_for = lease - self._period
         self._renew = renew
         self._failed = False
         self._task = tasks.keep_running(self._keep_renewing, "spool.renew")
 
     def add(self, queue_ids: Iterable[str], asked_at: Moment | None = None) -> None:
-        """They are ours, by what was asked for at that moment, or is now: their leases began no sooner."""
+        """These are ours; their leases began at `asked_at` (default: now) or later."""
         asked_at = asked_at or Moment.now()
         self._ids.update(dict.fromkeys(queue_ids, asked_at))
 
     def confirm(self, queue_ids: Iterable[str], asked_at: Moment) -> None:
-        """Their leases were renewed, if they are ours still."""
+        """The leases of those that are still ours were renewed."""
         self._ids.update(dict.fromkeys(self._ids.keys() & set(queue_ids), asked_at))
 
     async def ask(self, queue_id: str, is_ours: Awaitable[bool]) -> bool:
@@ -87,17 +87,17 @@ class Claims:
         return fresh
 
     def drop(self, queue_ids: Iterable[str]) -> None:
-        """They are not ours any more."""
+        """These are no longer ours."""
         for queue_id in queue_ids:
             self._ids.pop(queue_id, None)
 
     def holds(self, queue_id: str) -> bool:
-        """Its lease can't be over, whatever this process did since it was renewed."""
+        """Whether its lease certainly still runs, even if this process was stopped since."""
         asked_at = self._ids.get(queue_id)
         return asked_at is not None and asked_at.since < self._holds_for
 
     def is_fresh(self, queue_id: str) -> bool:
-        """It was confirmed only just now."""
+        """Whether it was confirmed just now."""
         asked_at = self._ids.get(queue_id)
         return asked_at is not None and asked_at.since < min(FRESH, self._holds_for)
 
@@ -108,7 +108,7 @@ class Claims:
         return iter(self._ids)
 
     async def close(self) -> None:
-        """Renew no more."""
+        """Stop renewing."""
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
@@ -135,10 +135,10 @@ class Claims:
 
 
 class DueAlarm:
-    """Wakes who waits for mail to be due.
+    """Wakes whoever waits for mail to be due.
 
-    until_due: seconds until some is, None for never. poll: seconds after which to ask it again,
-    because another process may have changed that without a word.
+    until_due: returns the seconds until some is, None for never. poll: seconds after which to ask again,
+    because another process may have changed that without notice.
     """
 
     def __init__(self, until_due: Callable[[], Awaitable[float | None]], poll: float) -> None:
@@ -148,7 +148,7 @@ class DueAlarm:
         self._sent_in_vain = False
 
     def found(self) -> None:
-        """Who was woken found something that was due."""
+        """The one that was woken found due mail."""
         self._sent_in_vain = False
 
     def ring(self) -> None:
@@ -156,11 +156,11 @@ class DueAlarm:
         self._changed.set()
 
     async def wait(self, at_most: float) -> None:
-        """Return when something is due, after `at_most` seconds in any case."""
+        """Return when mail is due, or after `at_most` seconds."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + at_most
         while (left := deadline - loop.time()) > 0:
-            # Cleared before asking: what happens in between must not be missed.
+            # Clear it before asking, so that nothing in between is missed.
             self._changed.clear()
             until_due = await self._until_due()
             if until_due is not None and until_due <= 0:

@@ -1,12 +1,12 @@
 """The clock of an SQLite spool: epoch seconds at its start, and from then on the time that passes.
 
-The host's clock may be set, or wrong: a Pi has none of its own. What has passed is told by another, which
-nobody sets and which counts the time a host is suspended, too. So nothing is late or early, and nothing is
-old, because a clock was put right.
+The host's clock may be wrong, or be set: a Raspberry Pi has none that survives. The time that passes is taken
+from another clock, which nobody sets and which also counts the time a host is suspended. So correcting the
+host's clock makes no mail late, early or old.
 
-A spool outlives its process, so the file holds a mark of the clock. On the same boot of the host the
-next process goes on from there exactly, whatever the host's clock shows by then. After another boot
-nobody can say how long the host was off: this clock stood still meanwhile.
+A spool outlives its process, so the file keeps a mark of this clock. On the same boot of the host the next
+process continues from there exactly, whatever the host's clock shows by then. After another boot nobody can
+tell how long the host was off: this clock stood still meanwhile.
 
 Knows nothing of files and mail.
 """
@@ -27,13 +27,13 @@ class Mark(NamedTuple):
 
 
 def passed() -> float:
-    """Seconds since some moment of this boot; those a host was suspended for count where it tells them."""
+    """Seconds since some moment of this boot, including suspended time where the host counts it."""
     boottime = getattr(time, "CLOCK_BOOTTIME", None)  # Linux
     return time.monotonic() if boottime is None else time.clock_gettime(boottime)
 
 
 def boot() -> str:
-    """What tells this boot of the host from any other; "" where the host does not say."""
+    """An id of this boot of the host; "" if the host has none."""
     try:
         return BOOT_ID.read_text().strip()
     except OSError:
@@ -41,23 +41,23 @@ def boot() -> str:
 
 
 class Clock:
-    """Shows `now` from here on. May be asked from any thread."""
+    """Starts at `now`. May be used from any thread."""
 
     def __init__(self, now: float) -> None:
         self._ahead = now - passed()
 
     @classmethod
     def resume(cls, mark: Mark) -> "Clock":
-        """The clock of which this is a mark."""
+        """The clock that left this mark."""
         since = passed() - mark.passed
-        # A container with a time of its own may show less than before on the same boot.
+        # In a container with its own time, less may have passed than before on the same boot.
         return cls(mark.now + (since if mark.boot and mark.boot == boot() and since > 0 else 0.0))
 
     def now(self) -> float:
-        """Seconds since the epoch, more or less; compared with nothing but what this clock has shown."""
+        """Roughly seconds since the epoch; compare only with other times of this clock."""
         return passed() + self._ahead
 
     def mark(self) -> Mark:
-        """What `resume` takes."""
+        """A mark for `resume`."""
         at = passed()
         return Mark(boot(), at, at + self._ahead)

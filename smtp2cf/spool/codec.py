@@ -1,7 +1,7 @@
-"""Envelopes and outcomes as columns: JSON that any text column takes, and text to look addresses up by.
+"""Envelopes and outcomes as columns: JSON that any text column accepts, and text to search addresses in.
 
-The JSON is exact: NUL and lone surrogates (bytes that were not UTF-8, PEP 383) come back as they
-were. The look-up text is not: it is for filters only.
+The JSON is exact: NUL and lone surrogates (bytes that were not UTF-8, PEP 383) survive it. The search text
+is not exact; it is only for filters.
 
 Knows nothing of either database.
 """
@@ -28,7 +28,7 @@ ITEM_COLUMNS = (
 
 
 def decode_item(row: Sequence[Any], now: float) -> SpoolItem:
-    """A row of ITEM_COLUMNS as what it stands for. now: by the spool's clock."""
+    """The item in a row of ITEM_COLUMNS. now: by the spool's clock."""
     envelope, outcomes, status, attempts, failures, unanswered, *rest = row
     next_attempt, expires, received_at, is_dsn, size, hold_reason, owner = rest
     ahead = time.time() - now
@@ -52,19 +52,19 @@ def decode_item(row: Sequence[Any], now: float) -> SpoolItem:
 
 
 def initial_status(mail: NewMail) -> Status:
-    """Where new mail starts."""
+    """The status of new mail."""
     if mail.claimed:
         return Status.ACTIVE
     return Status.DEFERRED if mail.attempts else Status.QUEUED
 
 
 def age(envelope: Envelope) -> float:
-    """Seconds since mail was received that is put in now."""
+    """Seconds since the mail was received, by our own clock."""
     return max(0.0, time.time() - envelope.received_at)
 
 
 def encode_envelope(envelope: Envelope) -> str:
-    """The envelope as JSON; what is at its default is left out."""
+    """The envelope as JSON, without the fields that have their default."""
     fields: dict[str, object] = {
         "queue_id": envelope.queue_id,
         "received_at": envelope.received_at,
@@ -93,14 +93,14 @@ def encode_envelope(envelope: Envelope) -> str:
 
 
 def decode_envelope(text: str) -> Envelope:
-    """The envelope of `encode_envelope`; what a newer version has added is left out."""
+    """The envelope in JSON of `encode_envelope`; fields of a newer version are ignored."""
     found = {name: value for name, value in _loads(text).items() if name in _ENVELOPE_FIELDS}
     found["forward_paths"] = tuple(found["forward_paths"])
     return Envelope(**found)
 
 
 def encode_outcomes(outcomes: Outcomes) -> str:
-    """Outcomes as JSON: the different replies once each, then which of them each recipient got."""
+    """Outcomes as JSON: each different reply once, and which of them each recipient got."""
     if not outcomes:
         return ""
     replies: dict[Reply, int] = {}
@@ -109,7 +109,7 @@ def encode_outcomes(outcomes: Outcomes) -> str:
 
 
 def decode_outcomes(text: str) -> Outcomes:
-    """The outcomes of `encode_outcomes`."""
+    """The outcomes in JSON of `encode_outcomes`."""
     if not text:
         return {}
     fields = _loads(text)
@@ -123,20 +123,20 @@ def encode_reply(reply: Reply | None) -> str:
 
 
 def decode_reply(text: str) -> Reply | None:
-    """The reply of `encode_reply`."""
+    """The reply in JSON of `encode_reply`."""
     return Reply(*_loads(text)[:3]) if text else None
 
 
 def lookup(addresses: Sequence[str]) -> str:
-    """Addresses as filters see them: in lower case, one a line, ? for what cannot be printed."""
+    """Addresses as filters see them: in lower case, one per line, ? for unprintable characters."""
     return "\n".join(printable(address).lower() for address in addresses)
 
 
 def lookup_pattern(pattern: str, *, atomic: bool = False) -> str:
     """A regular expression that finds an address in `lookup` text; * stands for anything within one address.
 
-    atomic: in Python's own form, which never goes back behind a piece it has found: with a dozen of *
-    the other takes Python, though not PostgreSQL, longer than anybody lives.
+    atomic: with Python's atomic groups, which never backtrack: with a dozen of *, Python (but not
+    PostgreSQL) would need years for the other form.
     """
     first, *others = (re.escape(printable(part).lower()) for part in pattern.split("*"))
     if atomic and others:

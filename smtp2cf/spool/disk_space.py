@@ -1,6 +1,6 @@
-"""Space: whether there is room for more mail, before there is none (Postfix's queue_minfree).
+"""Disk space: whether there is room for more mail, before it runs out (Postfix's queue_minfree).
 
-What counts is what is free on the disk and, beside that, what is free inside the spool's own file.
+What is free on the disk counts, and what is free inside the spool's own file.
 
 Knows no SQLite: whoever writes the file says how much of it is free.
 """
@@ -13,17 +13,17 @@ from pathlib import Path
 from smtp2cf.spool.protocol import SpoolFull
 
 LOOK_EVERY = 0.25
-"""Seconds for which a look at the disk holds good."""
+"""Seconds for which a measurement is used."""
 
 ENOUGH = 17 / 16
-"""Times the least that must be free again before mail is taken again: it should not go to and fro."""
+"""Times the minimum that must be free again before mail is accepted again, so that it doesn't flap."""
 
 
 class Space:
-    """The room there is, looked at no more often than every LOOK_EVERY seconds.
+    """The free space, measured at most every LOOK_EVERY seconds.
 
-    directory: where the spool is. min_free: octets below which no new mail is taken. on_disk: octets
-    that are free on the disk of a directory.
+    directory: where the spool is. min_free: bytes below which no new mail is accepted. on_disk: returns
+    the bytes that are free on the disk of a directory.
     """
 
     def __init__(
@@ -41,14 +41,14 @@ class Space:
         self._looked_at = float("-inf")
         self._refusal: SpoolFull | None = None
         self.inside = 0
-        """Octets that are free inside the spool's file."""
+        """Bytes that are free inside the spool's file."""
         self.free = 0
-        """Octets that were free at the last look, inside and outside."""
+        """Bytes that were free at the last measurement, inside and outside the file."""
         self.exhausted = False
-        """What is set aside for a full disk had to be used: no mail is taken until it is there again."""
+        """The reserve for a full disk was used: no mail is accepted until it is restored."""
 
     def refusal(self) -> SpoolFull | None:
-        """What refuses new mail while there is too little room; None while there is enough."""
+        """The error that refuses new mail while there is too little room; None while there is enough."""
         now = self._clock()
         if now - self._looked_at >= LOOK_EVERY:
             self._looked_at = now
@@ -56,11 +56,11 @@ class Space:
         return self._refusal
 
     def look_again(self) -> None:
-        """Something has changed: what was seen holds good no more."""
+        """Measure again at the next question, because something has changed."""
         self._looked_at = float("-inf")
 
     def has_enough(self) -> bool:
-        """There is enough room, seen now, apart from what is set aside."""
+        """Whether there is enough room now, apart from the reserve."""
         wanted = self._min_free * ENOUGH if self._refusal is not None else self._min_free
         return self._measured() >= wanted
 
@@ -68,7 +68,7 @@ class Space:
         try:
             enough = self.has_enough()
         except OSError:
-            return  # it is not there: whoever tries to write says so
+            return  # the directory is gone: whoever writes will say so
         if enough and not self.exhausted:
             self._refusal = None
             return
@@ -85,7 +85,7 @@ class Space:
 
 
 def free_on_disk(directory: Path) -> int:
-    """Octets that a user other than root may still write. Raises OSError."""
+    """Bytes that a user other than root may still write. Raises OSError."""
     found = os.statvfs(directory)
     return found.f_bavail * found.f_frsize
 

@@ -1,6 +1,6 @@
-"""The lock beside an SQLite spool: one process sends from it, and whoever comes second learns who.
+"""The lock beside an SQLite spool: one process sends from it, and a second one is told which.
 
-It is flock(2) on a file that stays: the kernel lets go of it when its holder ends, however it ends.
+It is flock(2) on a file that stays: the kernel releases it when its holder ends, however it ends.
 
 Knows nothing of what is in the spool.
 """
@@ -18,16 +18,16 @@ from smtp2cf.spool.permissions import permissions
 from smtp2cf.spool.protocol import SpoolError
 
 NOTE = 512
-"""Octets of what is written down in the lock."""
+"""Bytes of the note in the lock."""
 TRIES = 4
 PAUSE = 0.05
 """Seconds between two tries to get the lock."""
 
 
 class SpoolLock:
-    """Held from the moment it is made until `release`.
+    """Held from its creation until `release`.
 
-    Raises SpoolError, naming the holder by pid, host and since when, where somebody has it.
+    Raises SpoolError if another process holds it, with its pid, host and start time.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,9 +48,9 @@ class SpoolLock:
             ) from error
 
     def note(self, identity: tuple[int, int]) -> None:
-        """Write down who has the lock, and which file is served.
+        """Write who has the lock, and which file it serves, into the lock.
 
-        Over what is there, and never shorter: a disk that is full has room for that.
+        It overwrites the old note and never shrinks the file, so it needs no room on a full disk.
         """
         since = datetime.now(UTC).isoformat(timespec="seconds")
         who = f"pid {os.getpid()} on {socket.gethostname()} since {since}"
@@ -58,7 +58,7 @@ class SpoolLock:
             os.pwrite(self._file, f"{who}\n{identity[0]}:{identity[1]}\n".encode().ljust(NOTE), 0)
 
     def _lock(self) -> None:
-        """Raises OSError where another has it; a command that asks who serves has it for a moment."""
+        """Raises OSError if another has it; a command that asks who serves holds it for a moment."""
         for _ in range(TRIES - 1):
             with contextlib.suppress(BlockingIOError):
                 return fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -66,21 +66,21 @@ class SpoolLock:
         return fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def release(self) -> None:
-        """Let the next one have it."""
+        """Release the lock."""
         os.close(self._file)
 
 
 class Served(NamedTuple):
-    """Who has a lock, in words, and the file that is served: its device and number."""
+    """Who has a lock, in words, and the file it serves, as device and inode."""
 
     who: str
     file: str
 
 
 def served_by(path: Path) -> Served | None:
-    """Who has the lock at `path`; None where nobody has it.
+    """Who has the lock at `path`; None if nobody has.
 
-    Raises OSError where that can't be found out.
+    Raises OSError if that can't be found out.
     """
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -1,4 +1,4 @@
-"""Permissions: why a file can't be opened, in words that say who owns it and what to do."""
+"""Why a file can't be opened: who owns it, and what to do."""
 
 import contextlib
 import grp
@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def permissions(path: Path) -> str:
-    """What follows the system's own words where this user may not use a file; "" where that isn't it.
+    """What to add to the system's message if this user may not use a file; "" if that isn't the cause.
 
-    The file that is named is the first one on the way to `path` that stands in it.
+    Names the first directory or file on the way to `path` that this user can't use.
     """
     for place in (*reversed(path.parents), path, *_beside(path)):
         try:

@@ -44,9 +44,9 @@ from smtp2cf.spool.turns import Turns
 _log = structlog.get_logger(__name__)
 
 POLL = 10.0
-"""Seconds after which the next due time is asked for again, should a notification be lost."""
+"""Seconds after which to ask for the next due time again, in case a notification was lost."""
 NAMED = 10
-"""Queue ids that a line of the log names."""
+"""Queue ids that a log line names."""
 
 
 class PostgresSpool:
@@ -72,9 +72,9 @@ class PostgresSpool:
 
     @classmethod
     async def open(cls, url: str, *, patient: bool = False, lease: float = LEASE) -> "PostgresSpool":
-        """Open the spool in the database at `url`, made where it is missing; lease in seconds.
+        """Open the spool in the database at `url`; create it if it is missing. lease: seconds.
 
-        patient: a database that can't be reached now is opened as soon as it can. Raises SpoolError.
+        patient: if the database can't be reached now, open it as soon as it can. Raises SpoolError.
         """
         return cls(await Database.open(url, patient=patient), lease)
 
@@ -290,12 +290,12 @@ class PostgresSpool:
             await self._database.execute(postgres_sql.PUT, *values, fills=True)
 
     def _put_values(self, letters: Sequence[NewMail]) -> list[object]:
-        """What postgres_sql.PUT takes, for this one request however often it has to be made."""
+        """The values of postgres_sql.PUT, for this request however often it is repeated."""
         columns = zip(*map(_row, letters), strict=True)
         return [*columns, self._owner, self._lease, MEMORY, secrets.token_bytes(16)]
 
     async def _put_alone(self, job: Sequence[NewMail]) -> SendError | None:
-        """Put what one asked for; the error where it can't be."""
+        """Put the mail of one job; returns the error if that fails."""
         try:
             await self._put_together((job,))
         except QueueIdTaken as error:
@@ -307,7 +307,7 @@ class PostgresSpool:
         return None
 
     async def _claim(self, connection: Connection, statement: Sequence[object]) -> list[Any]:
-        """Claim, once it is clear that nothing was claimed by an earlier try whose answer was lost."""
+        """Claim, after giving back what an earlier try claimed whose answer was lost."""
         if self._claim_lost:
             await self._give_back_strays(connection)
         self._claim_lost = True

@@ -1,8 +1,8 @@
-"""A PostgreSQL database as the spool needs it: a pool that outlives a restart, the schema, the wake-ups.
+"""A PostgreSQL database for the spool: a pool that survives a restart of the server, and wake-ups.
 
-What fails because the connection broke is tried again for a moment, so that a restart of the
-database is a pause and not an error. One that cannot be reached at the start is waited for. Sessions
-are ours alone: a pooler in transaction mode in between would break LISTEN.
+Operations that fail because the connection broke are retried for a moment, so that a restart of the database
+is a pause and not an error. If it can't be reached at the start, it is waited for. The sessions have to be
+ours alone: a pooler in transaction mode would break LISTEN.
 
 Knows nothing of mail.
 """
@@ -28,10 +28,10 @@ Connection = Any
 """asyncpg's, which is not generic in a way mypy can use."""
 
 CHANNEL = "smtp2cf_spool"
-"""Where a notification says that some mail may be due."""
+"""The channel of notifications that mail may be due."""
 
 NOTIFY_EVERY = 0.05
-"""Seconds between notifications: the commit of one waits for all others, so they are few."""
+"""Seconds between notifications: their commits wait for one another, so they are few."""
 
 CONNECTIONS = 8
 
@@ -43,7 +43,7 @@ RECONNECT_EVERY = 0.5
 SPEND_EVERY = 0.2
 """Seconds between two attempts to make room on a full disk."""
 CROWDED = 10.0
-"""Seconds until another connection is asked for where the server had none left."""
+"""Seconds until another connection is tried after the server had none left."""
 OPEN_EVERY = 1.0
 """Seconds between two attempts to open a spool that could not be reached at the start."""
 
@@ -56,13 +56,13 @@ _SESSION = {
 
 
 class QueueIdTaken(SpoolUnavailable):
-    """There is mail with this queue id, and it is another's."""
+    """Other mail has this queue id."""
 
 
 class Database:
     """Made by `open`.
 
-    unusable: why this spool can never be used, found out after a start without the database.
+    unusable: why this spool can never be used, if that shows after a start without the database.
     """
 
     def __init__(self, pool: Any, url: str) -> None:
@@ -80,9 +80,9 @@ class Database:
 
     @classmethod
     async def open(cls, url: str, *, patient: bool) -> "Database":
-        """Connect, and bring the schema up to date. Raises SpoolError.
+        """Connect and update the schema. Raises SpoolError.
 
-        patient: a database that is not there yet is opened as soon as it is; until then `run` says why not.
+        patient: if the database can't be reached, open it as soon as possible; `run` raises why.
         """
         try:
             return cls(await _open_pool(url), url)
@@ -97,10 +97,10 @@ class Database:
             return database
 
     async def run(self, work: Callable[[Connection], Awaitable[T]], *, fills: bool = False) -> T:
-        """Have something done that may be done twice; raises SendError.
+        """Retry an idempotent operation until it succeeds or PATIENCE runs out; raises SendError.
 
-        fills: it brings in what is new, so it may not use what is set aside for a full disk. The error
-        is `unanswered` where a connection broke, so that the work may have been done.
+        fills: it adds data, so it may not use the reserve for a full disk. The error is `unanswered` if a
+        connection broke, in which case the work may have been done.
         """
         clock = asyncio.get_running_loop().time
         give_up = clock() + PATIENCE
@@ -130,7 +130,7 @@ class Database:
             await asyncio.sleep(RECONNECT_EVERY)
 
     async def fetch(self, statement: str, *values: object, fills: bool = False) -> list[Any]:
-        """The rows a statement gives; raises SendError. fills: as for `run`."""
+        """The rows a statement returns; raises SendError. fills: as for `run`."""
         return await self.run(lambda connection: connection.fetch(statement, *values), fills=fills)
 
     async def execute(self, statement: str, *values: object, fills: bool = False) -> None:
@@ -138,16 +138,16 @@ class Database:
         await self.run(lambda connection: connection.execute(statement, *values), fills=fills)
 
     def listen(self, on_wake: Callable[[], None]) -> None:
-        """From now on, call `on_wake` whenever a process announces, and after every reconnection."""
+        """From now on, call `on_wake` at every announcement by any process, and after every reconnection."""
         self._kept.append(tasks.keep_running(lambda: self._listen(on_wake), "postgres.listen"))
 
     def announce(self) -> None:
-        """Tell all who listen that mail may be due; soon, not at once."""
+        """Notify all listeners, soon, that mail may be due."""
         if self._announcement is None or self._announcement.done():
             self._announcement = tasks.start(self._announce(), "postgres.announce")
 
     async def close(self) -> None:
-        """Let every connection go."""
+        """Close all connections."""
         self._closed = True
         running = [*self._kept, *([self._announcement] if self._announcement is not None else [])]
         for task in running:
@@ -163,7 +163,7 @@ class Database:
             self._pool.terminate()
 
     async def _spend_reserve(self) -> bool:
-        """Make room for what is there to go out; False where that fails. For all who ask at a time, once."""
+        """Make room so that waiting mail can go out, once for all who ask together; False if that fails."""
         clock = asyncio.get_running_loop().time
         async with self._spending:
             if clock() < self._spent_at + SPEND_EVERY:
@@ -181,7 +181,7 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def _connected(self) -> AsyncIterator[Connection]:
-        """A connection of the pool. What was done with it stays done, whatever becomes of it then."""
+        """A connection of the pool. If returning it fails, the work done with it still counts."""
         if self._pool is None:
             raise ConnectionError(self._why_not_open)
         # Python 3.11's wait_for loses a cancellation as it succeeds, and close would wait for ever.
@@ -209,7 +209,7 @@ class Database:
             self._turns.release()
 
     def _make_do_with_less(self) -> None:
-        """The server has no connection left for us: for a while, take turns with those that we have."""
+        """The server has no connection left for us: for a while, share those that we have."""
         if self._withheld >= CONNECTIONS - 1:
             self._turns.release()
             return
@@ -221,7 +221,7 @@ class Database:
         self._turns.release()
 
     async def _keep_opening(self) -> None:
-        """Open the spool as soon as it can be opened, or find out that it never can."""
+        """Open the spool as soon as possible, or find out that it can never be opened."""
         while self._pool is None:
             await asyncio.sleep(OPEN_EVERY)
             try:
@@ -274,7 +274,7 @@ class Database:
 
 
 async def _open_pool(url: str) -> Any:
-    """A pool of connections to a spool whose schema is up to date.
+    """A pool of connections to a spool, after updating its schema.
 
     Raises SpoolError where somebody has to act; anything else where it may be otherwise in a moment.
     """

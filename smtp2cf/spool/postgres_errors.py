@@ -1,7 +1,7 @@
-"""What an error means that came up while a PostgreSQL was asked for something.
+"""What an error means that a PostgreSQL statement raised.
 
 The driver raises more than it documents: a connection that breaks at the wrong moment shows as an
-InternalClientError, an AttributeError, or a CancelledError that cancels nobody. So whatever is not
+InternalClientError, an AttributeError, or a CancelledError that cancels nobody. So every error that isn't
 known to be the server's own answer means that the connection is lost, and the answer with it.
 
 Knows nothing of connections.
@@ -43,7 +43,7 @@ _TABLE: tuple[tuple[type[Exception], Meaning], ...] = (
     (asyncpg.FatalPostgresError, Meaning.LOST),
     (asyncpg.PostgresError, Meaning.REFUSED),
 )
-"""The first that fits; LOST where none does."""
+"""The first match counts; LOST if there is none."""
 
 _PERMANENT = (
     ValueError,  # a URL that is none
@@ -57,20 +57,20 @@ _PERMANENT = (
 
 
 def meaning(error: BaseException) -> Meaning:
-    """What an error means for the statement that was under way."""
+    """What an error means for the statement that raised it."""
     return next((meaning for kind, meaning in _TABLE if isinstance(error, kind)), Meaning.LOST)
 
 
 def leaves_connection(error: BaseException) -> bool:
-    """The connection can be used again: the server has answered, or the driver refused to ask.
+    """Whether the connection can be used again: the server has answered, or the driver refused to ask.
 
-    A server that may not be written to has become somebody's stand-by: the next connection finds the other.
+    A server that can't be written to has become a standby: the next connection finds the new primary.
     """
     return meaning(error) is not Meaning.LOST and not isinstance(error, asyncpg.ReadOnlySQLTransactionError)
 
 
 def is_permanent(error: Exception) -> bool:
-    """A spool that can't be opened for this can't be opened a moment later either, until somebody acts."""
+    """Whether a spool that can't be opened for this reason stays so until somebody acts."""
     return isinstance(error, _PERMANENT)
 
 

@@ -1,9 +1,9 @@
-"""What the PostgreSQL spool sets aside, so that its mail can still go out when the server's disk is full.
+"""The PostgreSQL spool's reserve: lets its mail go out when the server's disk is full.
 
-To change a row the server writes another; with no room for that, nothing could be claimed any more. So a
-table of nothing is kept, which gives its room to the disk at once when it is dropped; from then on what
-goes out leaves room for the rest, once the server has looked for it. Older versions do
-not know it and need not: it is no new schema.
+To change a row the server writes a new one; without room for that, nothing could be claimed. So there is a
+table of random bytes, whose room is free as soon as the table is dropped. From then on, mail that goes out
+leaves room for the rest once it is vacuumed. Older versions needn't know the table, so it is not part of the
+schema.
 
 Knows nothing of mail.
 """
@@ -15,9 +15,9 @@ from typing import Any
 import asyncpg  # type: ignore[import-untyped]
 
 RESERVE = 4 * 2**20
-"""Octets set aside."""
+"""Bytes in reserve."""
 ROOM = 2**20
-"""Octets for which there must be room after the disk was full, before mail is taken again."""
+"""Bytes for which there must be room after the disk was full, before mail is accepted again."""
 
 _LOCK = 0x53324347
 _MAKE = """
@@ -33,9 +33,9 @@ class _Tried(Exception):  # noqa: N818 - no error: it takes back what was tried
 
 
 async def keep(connection: Any) -> None:
-    """Set room aside where none is. Raises asyncpg.DiskFullError where there is too little.
+    """Create the reserve if there is none. Raises asyncpg.DiskFullError if there is too little room.
 
-    A user who may make no tables any more has none set aside.
+    If the user may no longer create tables, there is none.
     """
     if await _is_there(connection):
         return
@@ -49,14 +49,14 @@ async def keep(connection: Any) -> None:
 
 
 async def spend(connection: Any) -> None:
-    """Give the room back to the disk, and find what mail that is gone has left. In no transaction."""
+    """Give the room back to the disk, and vacuum what removed mail has left. Not in a transaction."""
     if await _is_there(connection):
         await connection.execute("DROP TABLE smtp2cf_reserve")  # to empty it would need a page
     await connection.execute("VACUUM smtp2cf_mail")
 
 
 async def try_for_room(connection: Any) -> None:
-    """See whether there is room for mail, and leave nothing there. Raises asyncpg.DiskFullError."""
+    """Check that there is room for mail, by writing and rolling back. Raises asyncpg.DiskFullError."""
 
     async def write_and_take_back() -> None:
         async with connection.transaction():

@@ -1,12 +1,12 @@
-"""Spool: what mail that waits is made of, and what a store of it promises.
+"""Spool: what waiting mail consists of, and what a store of it promises.
 
-A message and its envelope are written together; an operation that returned survives the process,
-the host and the power (`put`, `settle`, `apply`), or at least the process (everything else). The
-message bytes are read by `read` alone.
+A message and its envelope are written together. Once an operation has returned, its effect survives a crash
+of the process, the host and a power failure (`put`, `settle`, `apply`), or at least of the process
+(everything else). Only `read` reads the message bytes.
 
-The spool's clock alone says what is due, what has expired and whose lease is over: nobody compares
-with another. All times a caller gives are seconds from now. What it is shown as seconds since the epoch
-is by the caller's own clock, which may be wrong, and so is for people.
+Only the spool's clock decides what is due, what has expired and whose lease is over; never compare with
+another clock. All times a caller passes are seconds from now. Times it gets as seconds since the epoch are
+by its own clock, which may be wrong: they are for people.
 
 The states, and what changes them:
 
@@ -30,7 +30,7 @@ The states, and what changes them:
 | a restart       | active (SQLite, which has one owner) | as give_back, at once                             |
 
 Mail is due when its next attempt is; if it was tried, also when it expires. A claim is a lease: the spool
-renews those it gave out for as long as it is open, and nobody else gets the mail while it does.
+renews its own for as long as it is open, and nobody else gets the mail in that time.
 
 Knows nothing of sockets, of Cloudflare or of the relay.
 """
@@ -44,7 +44,7 @@ from smtp2cf.envelope import Envelope, Outcomes
 from smtp2cf.reply import Reply, Scope, SendError
 
 LEASE = 60.0
-"""Seconds a claim lives without being renewed; it is renewed three times in that time."""
+"""Seconds a claim lasts unless renewed; it is renewed three times in that time."""
 
 MEMORY = 600.0
 """Seconds that an unconfirmed transaction is remembered."""
@@ -54,7 +54,7 @@ PAGE = 500
 
 
 class SpoolError(ValueError):
-    """The spool cannot be opened; the text is one line for the operator."""
+    """The spool can't be opened; the text is one line for the operator."""
 
 
 class SpoolFull(SendError):  # noqa: N818 - named for what it says of the spool
@@ -66,7 +66,7 @@ class SpoolFull(SendError):  # noqa: N818 - named for what it says of the spool
 
 
 class SpoolUnavailable(SendError):  # noqa: N818 - as above
-    """The spool cannot be reached now."""
+    """The spool can't be reached now."""
 
     def __init__(self, cause: object, *, unanswered: bool = False) -> None:
         reply = Reply(451, "4.3.0", f"The spool cannot be reached: {cause}")
@@ -81,7 +81,7 @@ class Status(enum.StrEnum):
     DEFERRED = "deferred"
     """Tried; waits for its next attempt."""
     ACTIVE = "active"
-    """Claimed by a process that sends it."""
+    """Claimed by a process that is sending it."""
     HELD = "held"
     """Waits for an operator."""
 
@@ -96,7 +96,7 @@ class Action(enum.StrEnum):
 
 
 class Answer(NamedTuple):
-    """What the client of a transaction is told, to be remembered: see `Spool.remember`."""
+    """What the client of a transaction is answered, to be remembered: see `Spool.remember`."""
 
     digest: bytes
     reply: Reply
@@ -107,9 +107,9 @@ class NewMail:
     """Mail to put in.
 
     message: the bytes without dot-stuffing. outcomes: what is already known. attempts: made so far.
-    delay: seconds until the next one. expires_in: seconds until it has expired. claimed: an attempt is under
-    way in this process, counted in `attempts`; its answer will be settled. answer: remembered in the
-    same go, so that whoever asks again after a crash is not kept twice.
+    delay: seconds until the next one. expires_in: seconds until it expires. claimed: this process is making
+    an attempt, which `attempts` includes, and will settle it. answer: is remembered in the same transaction,
+    so that a client that repeats its mail after a crash doesn't get it kept twice.
     """
 
     envelope: Envelope
@@ -128,12 +128,12 @@ class SpoolItem:
     """Mail in the spool, without its bytes.
 
     outcomes: the last answer for each recipient that has one. attempts: begun so far. failures:
-    attempts in a row that ended in an error of the program. unanswered: an attempt was begun and
-    its answer never recorded, so the mail may have been sent (on a fresh claim: by somebody else).
-    due: the time of its next attempt has come. expired: its time is over. age: seconds since it was
-    received. All three are as of when it was read, by the spool's clock; next_attempt, expires: the
-    same for people, in seconds since the epoch. size: bytes of the message. hold_reason: why an
-    operator or the program held it. owner: who claims it, as host:pid:nonce, "" for nobody.
+    attempts in a row that ended in a fault of the program. unanswered: an attempt was begun but its
+    answer never recorded, so the mail may have been sent (on a fresh claim: by another process).
+    due: its next attempt is due. expired: its time is over. age: seconds since it was received. These
+    three are by the spool's clock, as of when it was read; next_attempt and expires are for people, in
+    seconds since the epoch. size: bytes of the message. hold_reason: why an operator or the program
+    held it. owner: who claims it, as host:pid:nonce; "" for nobody.
     """
 
     envelope: Envelope
@@ -159,7 +159,7 @@ class SpoolItem:
 
     @property
     def unresolved(self) -> tuple[str, ...]:
-        """The recipients that have no final outcome, in their order."""
+        """The recipients without a final outcome, in their order."""
         return tuple(
             path
             for path in self.envelope.forward_paths
@@ -168,16 +168,16 @@ class SpoolItem:
 
     @property
     def last_reply(self) -> Reply | None:
-        """What an unresolved recipient was last told; None before the first answer."""
+        """The last answer about an unresolved recipient; None before the first one."""
         return next((self.outcomes[path] for path in self.unresolved if path in self.outcomes), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """Which mail; what is left out does not matter, so Filter() is all of it.
+    """Which mail; criteria that are left out match everything, so Filter() is all mail.
 
-    queue_ids: any of these. sender, recipient: an address in which * stands for anything, letter
-    case ignored; the null sender is "". older_than: seconds since it was received. statuses: any of.
+    queue_ids: any of these. sender, recipient: an address in which * matches anything; letter
+    case is ignored; the null sender is "". older_than: seconds since it was received. statuses: any of.
     """
 
     queue_ids: tuple[str, ...] = ()
@@ -202,49 +202,49 @@ class Total(NamedTuple):
 class Memory(NamedTuple):
     """What an earlier transaction with the same envelope and bytes left behind.
 
-    reply: the answer its client may not have got; None if the process died before there was one,
-    so that the mail may have been sent.
+    reply: the answer its client may not have got; None if the process died before there was one, in which
+    case the mail may have been sent.
     """
 
     reply: Reply | None
 
 
 class Spool(Protocol):
-    """A store of mail that waits.
+    """A store of waiting mail.
 
-    Every method raises SpoolFull or SpoolUnavailable, both a SendError, when the store fails; then
-    nothing has changed, claims stay, and the same call may be made again. Where the error is
-    `unanswered`, the store went away before it said what it did: nobody knows if anything has changed,
-    and the same call again does no harm. A cancelled call may have been carried out.
+    When the store fails, every method raises SpoolFull or SpoolUnavailable, both SendErrors; then nothing
+    has changed, claims stay, and the call may be repeated. If the error is `unanswered`, the store was lost
+    before it answered: the change may have been made, and repeating the call does no harm. A cancelled call
+    may have been carried out.
     """
 
     async def put(self, *mail: NewMail) -> None:
         """Keep mail: all of it, fsynced, or none.
 
-        What is there already, the same envelope with the same queue id, is left alone; but where its
-        first attempt is still under way here, what is said of it now takes the place of what was said
-        then. A queue id that other mail has raises SpoolUnavailable.
+        Mail that is there already, with the same envelope and queue id, is left alone; but if its first
+        attempt is still being made here, it is updated. Raises SpoolUnavailable if other mail has the
+        queue id.
         """
 
     async def claim(self, limit: int, *, expired: bool = False) -> list[SpoolItem]:
         """Take up to `limit` messages that are due, for this process alone.
 
-        expired: of those that were tried, only what has expired.
-        Half the places are for mail that was never tried, half for the rest, each longest due first
-        and then oldest first; what one half leaves goes to the other.
+        expired: only mail that was tried and has expired.
+        Half of the places are for mail that was never tried, half for the rest, each longest due first
+        and then oldest first; what one half leaves free goes to the other.
         """
 
     async def begin(self, queue_id: str) -> bool:
-        """Note that an attempt is about to begin; False: not ours any more, so do not send it."""
+        """Record that an attempt is about to begin. False: it is no longer ours, so don't send it."""
 
     def holds(self, queue_id: str) -> bool:
-        """Its claim is ours for sure, by clocks that go on while this process stands still."""
+        """Whether its claim is certainly ours, by clocks that run on while this process is stopped."""
 
     async def confirm(self, queue_id: str) -> bool:
-        """See that its claim is ours, and renew it; False: it is not, so do not send it."""
+        """Check that its claim is ours, and renew it. False: it isn't, so don't send it."""
 
     async def read(self, queue_id: str) -> bytes | None:
-        """The message bytes; None when the mail is gone."""
+        """The message bytes; None if the mail is gone."""
 
     async def settle(
         self,
@@ -257,41 +257,40 @@ class Spool(Protocol):
         failures: int = 0,
         dsns: Sequence[NewMail] = (),
     ) -> bool:
-        """Record what an attempt gave and end the claim, all in one.
+        """Record the result of an attempt and end the claim, in one transaction.
 
-        outcomes: every recipient's that is known, earlier ones too. retry_in: seconds until the next
-        attempt; with neither it nor `hold`, the reason for an operator to look, the mail is done
-        with and removed. untried: no call was made, so what was begun counts as no attempt. dsns: mail
-        to put in by the way. False: the claim was not ours any more and nothing was written, no DSN
-        either.
+        outcomes: all that are known, earlier ones too. retry_in: seconds until the next attempt. hold: why
+        an operator has to look at it. With neither, the mail is finished and removed. untried: no call was
+        made, so the attempt doesn't count. dsns: mail to put in as well. False: the claim was no longer
+        ours, and nothing was written, no DSN either.
         """
 
     async def give_back(self, *queue_ids: str) -> None:
-        """End claims without an answer; a begun attempt stays `unanswered`."""
+        """End claims without an answer; an attempt that was begun stays `unanswered`."""
 
     async def wait_due(self, at_most: float) -> None:
-        """Return when mail may be due, after `at_most` seconds in any case."""
+        """Return when mail may be due, or after `at_most` seconds."""
 
     def items(self, which: Filter = EVERYTHING) -> AsyncIterator[SpoolItem]:
-        """The mail, oldest first, read in pages: what changes meanwhile may or may not show."""
+        """The mail, oldest first, read in pages: changes made meanwhile may or may not show."""
 
     async def count(self, which: Filter = EVERYTHING) -> int:
-        """How many `items` would give."""
+        """How many `items` would return."""
 
     def apply(self, action: Action, which: Filter, reason: str = "") -> AsyncIterator[list[str]]:
-        """Do what an operator wants, page by page; yields the queue ids it was done to.
+        """Do what an operator asked for, page by page; yields the queue ids that were changed.
 
         reason: why it is held.
         """
 
     async def totals(self) -> dict[Status, Total]:
-        """What waits, by status; a status without mail is left out."""
+        """The waiting mail by status; a status without mail is left out."""
 
     async def check(self) -> None:
-        """Write something, to see that it can be done; raises what `refusal` gives, too.
+        """Write something, to see whether that works; also raises what `refusal` returns.
 
-        Raises SpoolError, as `totals` does, where a store that could not be reached at the start can
-        never be used.
+        Raises SpoolError, as `totals` does, if a store that couldn't be reached at the start can never
+        be used.
         """
 
     def refusal(self) -> SendError | None:
@@ -313,4 +312,4 @@ class Spool(Protocol):
         """The client has its answer."""
 
     async def close(self) -> None:
-        """Finish what was asked for, give back every claim, close."""
+        """Finish what was asked for, give back all claims, and close."""

@@ -1,10 +1,9 @@
-"""What an SQLite spool sets aside, so that its mail can still go out when the disk has not one octet left.
+"""An SQLite spool's reserve: lets its mail go out even when the disk has not one byte left.
 
-To remove mail SQLite writes to its log first. The reserve is a file of the log's full size that becomes
-the log where there is none: a second name of the same file, so that its room stays ours when SQLite
-removes the log. Inside the database a row of zeros keeps pages free for rows that grow. And no
-transaction is committed before the file has room for all its pages, since what is in the log has to go
-there some time.
+Even to remove mail, SQLite first writes to its log. The reserve is a file of the log's full size that is
+linked as the log when there is none; since it keeps its own name too, its room stays ours when SQLite removes
+the log. Inside the database, a row of zeros keeps pages free for rows that grow. And no transaction is
+committed before the file has room for all its pages, since the log has to be written there at some point.
 
 Nothing here helps a file system that never overwrites in place (btrfs, ZFS).
 Knows nothing of what is written.
@@ -19,13 +18,13 @@ from pathlib import Path
 
 PAGE_SIZE = 4096
 LOG_FRAMES = 4060
-"""Pages of the log that have room; of more SQLite's index of it would have to grow, too."""
+"""Pages of the log that have room; for more, SQLite's index of the log would have to grow too."""
 LOG_SIZE = 32 + LOG_FRAMES * (24 + PAGE_SIZE)
 INDEX_ROOM = 128 * 2**10
-"""Octets given back to the disk for the log's index, which SQLite makes anew."""
+"""Bytes given back to the disk for the log's index, which SQLite recreates."""
 FULL_SIZE = LOG_SIZE + 8 * INDEX_ROOM
 INSIDE = 2**20
-"""Octets of pages that are kept free inside the database."""
+"""Bytes of pages that are kept free inside the database."""
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
@@ -42,7 +41,7 @@ def log_of(path: Path) -> Path:
 
 
 def set_aside(path: Path) -> None:
-    """Make the reserve of the full size; while the log is in use, or there is no room for it, leave it.
+    """Create the reserve in full size; leave it as it is while the log is in use or there is no room.
 
     Raises OSError for anything but a full disk.
     """
@@ -84,13 +83,13 @@ def lend(path: Path) -> None:
 
 
 def adopt(path: Path) -> None:
-    """Make the log that is in use the reserve, where there is none."""
+    """Make the log in use the reserve, if there is none."""
     with contextlib.suppress(OSError):
         os.link(log_of(path), reserve_of(path))
 
 
 def allocate(descriptor: int, start: int, end: int) -> None:
-    """See that a file has room for its octets from `start` to `end`. Raises OSError where there is none."""
+    """Allocate room for a file's bytes from `start` to `end`. Raises OSError if there is none."""
     if not hasattr(os, "posix_fallocate"):  # macOS
         return
     try:
@@ -101,9 +100,9 @@ def allocate(descriptor: int, start: int, end: int) -> None:
 
 
 def set_aside_inside(connection: sqlite3.Connection) -> None:
-    """Keep pages of the database; in a transaction. Raises sqlite3.Error.
+    """Reserve pages of the database; call it in a transaction. Raises sqlite3.Error.
 
-    A table that older versions do not know and need not: it is no new schema.
+    Older versions needn't know this table, so it is not part of the schema.
     """
     connection.execute("CREATE TABLE IF NOT EXISTS reserve (zeros BLOB NOT NULL)")
     if not is_set_aside_inside(connection):
@@ -111,13 +110,13 @@ def set_aside_inside(connection: sqlite3.Connection) -> None:
 
 
 def is_set_aside_inside(connection: sqlite3.Connection) -> bool:
-    """The pages are there. Raises sqlite3.Error."""
+    """Whether the pages are reserved. Raises sqlite3.Error."""
     known = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'reserve'").fetchone()
     return bool(known and connection.execute("SELECT 1 FROM reserve").fetchone())
 
 
 def spend(connection: sqlite3.Connection) -> bool:
-    """Let rows that are there grow into the pages that were kept; False where none were.
+    """Release the reserved pages, for rows that grow; False if none were reserved.
 
     In a transaction. Raises sqlite3.Error.
     """

@@ -87,7 +87,7 @@ class SqliteSpool:
     async def open(
         cls, path: Path, *, serve: bool = True, lease: float = LEASE, min_free: int = 0
     ) -> "SqliteSpool":
-        """Open the file at `path`, made where it is missing; lease in seconds, min_free in octets.
+        """Open the file at `path`; create it if it is missing. lease: seconds. min_free: bytes.
 
         Raises SpoolError.
         """
@@ -307,7 +307,7 @@ class SqliteSpool:
         return await self._read(lambda reader: reader.execute(statement, values).fetchone())
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Have a reader's thread do something; raises SendError."""
+        """Run `work` in a reader's thread; raises SendError."""
         try:
             return await asyncio.get_running_loop().run_in_executor(
                 self._readers, self._connections.use, work
@@ -320,7 +320,7 @@ class SqliteSpool:
 
 
 class _Connections:
-    """One connection for each reading thread, opened again after an error."""
+    """One connection per reading thread, reopened after an error."""
 
     def __init__(self, guard: FileGuard) -> None:
         self._guard = guard

@@ -1,4 +1,4 @@
-"""What SQLite and the system say, as the errors that cross rooms.
+"""Errors of SQLite and the system, as the errors that cross rooms.
 
 Knows nothing of the jobs.
 """
@@ -23,31 +23,31 @@ BROKEN = DAMAGE | {
     sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_PROTOCOL,
 }
-"""Errors after which the connection is not to be trusted."""
+"""Errors after which the connection can't be trusted."""
 
 BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
-"""Errors that every job of a transaction would meet."""
+"""Errors that every job of a transaction would get."""
 
 _FULL = frozenset({sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE})
-"""How quotas, file size limits and an index that can't grow show."""
+"""What quotas, file size limits and an index that can't grow result in."""
 
 
 class SpoolDamaged(SpoolUnavailable):
-    """What is in the file can't be read, or not all of it."""
+    """The file's contents can't be read, or only in part."""
 
     def __init__(self, error: sqlite3.Error) -> None:
         super().__init__(f"{error}. {WHEN_DAMAGED}")
 
 
 def code_of(error: Exception) -> int:
-    """SQLite's primary result code; 0 where there is none."""
+    """SQLite's primary result code; 0 if there is none."""
     return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
 
 
 def send_error(error: Exception) -> Exception:
-    """An error of SQLite or the system as the one that crosses rooms; any other as it is."""
+    """An error of SQLite or the system as a SendError; any other error unchanged."""
     if isinstance(error, (SendError, sqlite3.ProgrammingError, sqlite3.InterfaceError)):
-        return error  # a value that no column takes is an error of ours
+        return error  # a value that no column accepts is our mistake
     if isinstance(error, sqlite3.Error):
         code = code_of(error)
         if code == sqlite3.SQLITE_FULL or getattr(error, "sqlite_errorcode", None) in _FULL:

@@ -18,18 +18,18 @@ from smtp2cf.spool.sqlite_errors import DAMAGE, WHEN_DAMAGED, send_error
 from smtp2cf.spool.sqlite_guard import FileGuard
 
 BUSY_TIMEOUT = 10.0
-"""Seconds to wait for another process that writes."""
+"""Seconds to wait for another process that is writing."""
 
 WAL_PAGES = 4000
-"""Pages (16 MB) the log may have before it is worked into the file: fewer, larger fsyncs."""
+"""Pages (16 MB) in the log before it is written into the file: fewer, larger fsyncs."""
 
 
 def open_guarded(path: Path, *, serve: bool, alone: bool = True) -> FileGuard:
-    """Open the file and see that it is ours, and of the current schema.
+    """Open the file, and check that it is ours and that we can use its schema.
 
-    serve: make it where it is missing, its directory too (modes 0600 and 0700), migrate it where it is
-    older, and set room aside for a disk that is full. Nobody else does, so that a command run by root
-    leaves nothing the server cannot open. alone: nobody serves it now, so what was set aside may be used.
+    serve: create it if it is missing, with mode 0600, update an older schema, and make the reserve for a full
+    disk. Nobody else does that, so that a command run by root leaves nothing the server can't open. alone:
+    nobody serves it now, so the reserve may be used.
     """
     if sqlite3.sqlite_version_info < (3, 35):
         raise SpoolError(f"the spool needs SQLite 3.35 or newer, this is {sqlite3.sqlite_version}")
@@ -56,7 +56,7 @@ def _open_guarded(path: Path, undo: contextlib.ExitStack, *, serve: bool, alone:
     anchor = _open(path)
     undo.callback(anchor.close)
     if serve:
-        # What is in the log since a crash has its room in the file; the log is then as good as empty.
+        # What a crash left in the log has room in the file already; after this the log is as good as empty.
         anchor.execute("PRAGMA wal_checkpoint").fetchone()
     sqlite_schema.migrate(anchor, path, serve=serve)
     guard = FileGuard(path, anchor, descriptor)
@@ -94,7 +94,7 @@ def cannot_open(path: Path, error: Exception) -> str:
 
 
 def make_directory(path: Path) -> None:
-    """Make the directory for a spool and its lock, for nobody else to look into."""
+    """Create the directory for a spool and its lock, with mode 0700."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -104,9 +104,9 @@ def make_directory(path: Path) -> None:
 
 
 def connect_writer(path: Path, *, serve: bool = True) -> sqlite3.Connection:
-    """A connection that writes and fsyncs; never makes a file. Raises sqlite3.Error.
+    """A connection that writes and fsyncs; never creates a file. Raises sqlite3.Error.
 
-    serve: it works the log into the file, which whoever only has a few words to say leaves to others.
+    serve: it writes the log into the file, which commands leave to the process that serves.
     """
     return _open(
         path,

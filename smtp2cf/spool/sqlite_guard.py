@@ -1,9 +1,9 @@
-"""FileGuard: an SQLite spool's files as long as a process has them open, and whether they still are those.
+"""FileGuard: notices when an open SQLite spool's files are moved, replaced or overwritten.
 
-SQLite looks at no name twice. A database that is moved away goes on being written to, and its log and the
-log's index, found by name, are taken up by whatever file comes into its place: mail would be acknowledged
-that nobody finds again, and both files be damaged. So names are compared with what was opened before every
-transaction, and contents with what SQLite must have left. While something is wrong nothing is written.
+SQLite never looks at a name twice. It keeps writing to a database that was moved away, while a file put in
+its place picks up the old log and the log's index, which are found by name: mail would be acknowledged that
+nobody finds again, and both files would be damaged. So before every transaction the names are compared with
+what was opened, and the contents with what SQLite must have left. If anything is wrong, nothing is written.
 
 Formats: https://sqlite.org/fileformat2.html, https://sqlite.org/walformat.html.
 Knows nothing of what is written.
@@ -27,16 +27,16 @@ from smtp2cf.spool.protocol import SpoolUnavailable
 MAGIC = b"SQLite format 3\0"
 LOG_FORMATS = (0x377F0682, 0x377F0683)
 SHARED_LOCK = (0x40000002, 510)
-"""Where in its file SQLite locks, for as long as it reads: first octet and length."""
+"""The bytes of its file that SQLite locks while it reads: first and length."""
 LOOKS = 3
 PAUSE = 0.01
-"""Looks after which something is wrong, and seconds between them: a process may be in the middle of it."""
+"""Looks before something counts as wrong, and seconds between them: a process may be halfway through."""
 
 _log = structlog.get_logger(__name__)
 
 
 class _Header(NamedTuple):
-    """What the database's first page says. Changes and schema are numbers that only grow."""
+    """The numbers in the database's first page. Changes and schema only grow."""
 
     changes: int
     pages: int
@@ -45,26 +45,26 @@ class _Header(NamedTuple):
 
     @property
     def state(self) -> tuple[int, int]:
-        """What nearly every transaction changes."""
+        """The part that nearly every transaction changes."""
         return self.pages, self.free_pages
 
 
 class FileGuard:
     """The files of the database at `path`, which the connection `anchor` keeps open.
 
-    Another connection may come and go: while there is this one, SQLite does not remove the log. descriptor:
-    the database's own, opened before and closed after any connection, for to close it lets go of SQLite's
-    locks; None where nothing but the names is compared, and no room is made.
+    While `anchor` is open, SQLite doesn't remove the log when another connection is closed. descriptor: our
+    own for the database, opened before and closed after all connections, because closing it releases SQLite's
+    locks; None to compare only the names, and make no room.
     """
 
     def __init__(self, path: Path, anchor: sqlite3.Connection, descriptor: int | None = None) -> None:
         self.path = path
         self.trouble: SpoolUnavailable | None = None
-        """What was wrong at the last look."""
+        """What was wrong at the last check."""
         self._anchor = anchor
         self._descriptor = descriptor
         self._lasting = ""
-        # SQLite follows a link to the database and has the other two beside what it points to.
+        # SQLite follows a link to the database, and keeps the other two beside the target.
         real = Path(os.path.realpath(path))
         self._log, self._index = reserve.log_of(real), real.with_name(real.name + "-shm")
         self._main_identity = identity(path)
@@ -84,10 +84,10 @@ class FileGuard:
             self._salt = os.pread(self._index_descriptor, 8, 32)
 
     def check(self) -> None:
-        """Raises SpoolUnavailable while the names are another's, or since `verify` found more."""
+        """Raise SpoolUnavailable while other files have these names, or after `verify` found damage."""
         wrong = self._lasting or self._moved()
         if not wrong and self._descriptor is not None and self._index_is_short():
-            # Every connection reads it as memory: where there is none, the system kills the process.
+            # Connections map it into memory: reading behind its end would kill the process.
             wrong = self._lasting = (
                 f"{self._index} was cut short while the bridge has it open, so no mail is taken: restart the"
                 " bridge; nothing is lost"
@@ -99,10 +99,10 @@ class FileGuard:
         raise self.trouble
 
     def verify(self, connection: sqlite3.Connection) -> None:
-        """Raises SpoolUnavailable where somebody else has written into the files, and it wasn't SQLite.
+        """Raise SpoolUnavailable if something other than SQLite has written to the files.
 
-        SQLite works the log into the file, whoever has it do so: then the file is as some transaction left
-        it since the log was begun. Anything else was put over it. For the thread that writes.
+        When SQLite writes the log into the file, in whatever process, the file is as some transaction left it
+        since the log was restarted. Anything else is foreign. Only for the thread that writes.
         """
         if self._descriptor is None:
             return
@@ -117,17 +117,17 @@ class FileGuard:
             self.check()
 
     def begun(self, connection: sqlite3.Connection) -> None:
-        """A transaction was begun: note what it found, which may be another process's work."""
+        """A transaction has begun: note what it found, which may be another process's work."""
         if self._descriptor is not None:
             self._state = _state(connection)
-            if self._log_was_begun_anew():
+            if self._log_was_restarted():
                 self._states = {self._state_of_file()}
             self._states.add(self._state)
 
     def make_room(self, connection: sqlite3.Connection) -> None:
-        """A transaction is about to be committed: see that the file has room for all its pages.
+        """A transaction is about to be committed: allocate room in the file for all its pages.
 
-        Raises OSError where there is none.
+        Raises OSError if there is none.
         """
         if self._descriptor is None:
             return
@@ -137,19 +137,19 @@ class FileGuard:
             reserve.allocate(self._descriptor, size, needed)
 
     def committed(self) -> None:
-        """Note what a transaction has left."""
+        """Note what a transaction left."""
         if self._descriptor is not None:
-            if self._log_was_begun_anew():
-                # All before it is in the file now, and nothing else can get there any more.
+            if self._log_was_restarted():
+                # Everything before it is in the file now, and nothing else can get there.
                 self._states = {self._state}
             self._states.add(self._left)
 
     def secure(self, connection: sqlite3.Connection) -> None:
-        """Something is wrong: see that nothing is lost, and that no other file inherits our log.
+        """Something is wrong: make sure that nothing is lost, and that no other file inherits our log.
 
-        What is in the log goes into the file that it belongs to, wherever that is now, and the log is
-        emptied. If that file was changed itself, or the log is not ours any more, the log is put aside; of
-        ours SQLite reads at the next start what is whole.
+        The log is written into the file it belongs to, wherever that is now, and emptied. If that file was
+        itself changed, or the log is no longer ours, the log is put aside instead; at the next start SQLite
+        reads the intact part of ours.
         """
         if self._lasting:
             if not self._log_is_ours() and _identity_or_none(self._log) == self._log_identity:
@@ -162,7 +162,7 @@ class FileGuard:
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     def close(self) -> None:
-        """Close the last connection, and with it the log, unless it is not to be touched."""
+        """Close the last connection, and the log with it, unless that must not be touched."""
         if self.trouble is not None:
             self._keep_sqlite_off()
         self._anchor.close()
@@ -206,19 +206,19 @@ class FileGuard:
         return ""
 
     def _index_is_short(self) -> bool:
-        """It never shrinks while it is open."""
+        """Whether it has shrunk, which it never does while it is open."""
         size = os.fstat(self._index_descriptor).st_size
         short = size < self._index_size
         self._index_size = max(size, self._index_size)
         return short
 
     def _log_is_ours(self) -> bool:
-        """What is in the log, if not all of it, belongs to the database as it is."""
+        """Whether the log, or what is left of it, belongs to the database as it is."""
         log = os.pread(self._log_descriptor, 32, 0)
         return not self._main_changed and len(log) == 32 and log[16:24] == self._salt
 
     def _header_goes_on(self) -> bool:
-        """The first page is one, and not an earlier one than before."""
+        """Whether the first page is valid, and no older than before."""
         found, before = self._read_header(), self._header
         if found is None or found.changes < before.changes or found.schema < before.schema:
             return False
@@ -226,15 +226,15 @@ class FileGuard:
         return True
 
     def _is_known(self, connection: sqlite3.Connection) -> bool:
-        """The database's file is as a transaction left it."""
+        """Whether the database's file is as a transaction left it."""
         return self._state_of_file() in self._states | {_state(connection)}
 
     def _state_of_file(self) -> tuple[int, int]:
         found = self._read_header()
         return found.state if found is not None else (-1, -1)
 
-    def _log_was_begun_anew(self) -> bool:
-        """Since this was last asked: it has another salt."""
+    def _log_was_restarted(self) -> bool:
+        """Whether it was restarted since the last call: then its salt differs."""
         earlier, self._salt = self._salt, os.pread(self._index_descriptor, 8, 32)
         return self._salt != earlier
 
@@ -246,7 +246,7 @@ class FileGuard:
         )
 
     def _read_header(self) -> _Header | None:
-        """What the first page of the database says; None where it is none, or pages are missing."""
+        """The database's first page; None if it isn't one, or pages are missing."""
         if self._descriptor is None:
             return None
         octets = os.pread(self._descriptor, 100, 0)
@@ -260,12 +260,12 @@ class FileGuard:
         return _Header(changes, pages, free_pages, schema)
 
     def _log_fits(self) -> bool:
-        """The log is as its index says."""
+        """Whether the log is as its index says."""
         index = os.pread(self._index_descriptor, 96, 0)
         if len(index) < 96:
             return False
         if index[:48] != index[48:] or not index[12]:
-            return True  # somebody is writing it, or will build it anew
+            return True  # it is being written, or will be rebuilt
         frames: int
         (frames,) = struct.unpack_from("=I", index, 16)
         if not frames:
@@ -277,10 +277,10 @@ class FileGuard:
         return index[32:40] == octets[16:24] and os.fstat(self._log_descriptor).st_size >= size
 
     def _keep_sqlite_off(self) -> None:
-        """Have SQLite believe that somebody else reads, so that it leaves the log as it is.
+        """Make SQLite believe that another process is reading, so that it leaves the log as it is.
 
-        Closing the last connection would write the log into the database and remove, by their names, what
-        may be another's log and index.
+        Closing the last connection would write the log into the database, and remove the log and the index by
+        their names, which may be another database's.
         """
         if self._descriptor is not None and hasattr(fcntl, "F_OFD_SETLK"):
             lock = struct.pack("hhqqi", fcntl.F_RDLCK, os.SEEK_SET, *SHARED_LOCK, 0)
@@ -304,7 +304,7 @@ def _state(connection: sqlite3.Connection) -> tuple[int, int]:
 
 
 def identity(path: Path) -> tuple[int, int]:
-    """What tells a file from all others: device and number. Raises OSError."""
+    """What identifies a file: device and inode. Raises OSError."""
     found = path.stat()
     return found.st_dev, found.st_ino
 

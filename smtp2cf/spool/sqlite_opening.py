@@ -1,4 +1,4 @@
-"""How an SQLite spool is opened: its lock, its files, and what the process before left in it.
+"""How an SQLite spool is opened: its lock, its files, and what the previous process left in it.
 
 Knows nothing of the jobs.
 """
@@ -18,14 +18,14 @@ from smtp2cf.spool.sqlite_store import GIVEN_BACK
 
 
 class Left(NamedTuple):
-    """What the process before left: its clock, and what it remembers that has not faded."""
+    """What the previous process left: its clock, and the answers that are still remembered."""
 
     clock: Clock
     memory: dict[bytes, str]
 
 
 class Opened(NamedTuple):
-    """The files, the lock of who serves them, and what the process before left."""
+    """The files, the lock if this process serves them, and what the previous process left."""
 
     guard: FileGuard
     lock: SpoolLock | None
@@ -33,7 +33,7 @@ class Opened(NamedTuple):
 
 
 def open_files(path: Path, serve: bool) -> Opened:
-    """Take hold of the files; whoever serves voids the claims of the process before. Raises SpoolError."""
+    """Open the files; serve: end the previous process's claims. Raises SpoolError."""
     lock_path = path.with_name(path.name + ".lock")
     if not serve:
         served = _served(path, lock_path)
@@ -58,9 +58,9 @@ def _with_what_was_left(guard: FileGuard, lock: SpoolLock | None) -> Opened:
 
 
 def _served(path: Path, lock_path: Path) -> bool:
-    """A bridge serves the file; raises SpoolError where it serves another that was there before.
+    """Whether a bridge serves the file; raises SpoolError if it serves one that was there before.
 
-    Its log is still found by this file's name: merely to open the two together would mix them.
+    The log of that one is still found by this file's name: just opening the two together would mix them.
     """
     try:
         served = served_by(lock_path)
@@ -76,7 +76,7 @@ def _served(path: Path, lock_path: Path) -> bool:
 
 
 def _take_over(path: Path, *, serve: bool) -> Left:
-    """Read what the process before left. serve: its claims are void, and the clock is ours now."""
+    """Read what the previous process left. serve: end its claims, and continue its clock."""
     try:
         connection = sqlite_file.connect_writer(path) if serve else sqlite_file.connect_reader(path)
         try:
@@ -97,9 +97,9 @@ def _take_over(path: Path, *, serve: bool) -> Left:
 
 
 def _clock_of(connection: sqlite3.Connection, *, serve: bool) -> Clock:
-    """The clock as the process before left it; for who only reads the host's, where it can't be read.
+    """The clock as the previous process left it; if that can't be read and we only read, the host's.
 
-    A file of before there was one went by the host's, which may have been set back since it was last checked.
+    Files without one went by the host's clock, which may have been set back since the last check.
     """
     try:
         mark = connection.execute("SELECT boot, passed, now FROM clock").fetchone()

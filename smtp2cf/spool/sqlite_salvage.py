@@ -1,7 +1,7 @@
 """Salvage: the mail in a damaged SQLite file, as far as it can be read.
 
-The index is done without. A stretch of the table that can't be read is halved, again and again, until what
-is damaged is left out alone. Knows nothing of what damaged it.
+The index is not used. A range of the table that can't be read is halved until only the damaged part is left
+out. Knows nothing of what damaged it.
 """
 
 import sqlite3
@@ -14,13 +14,13 @@ from smtp2cf.spool.sqlite_errors import DAMAGE, code_of
 
 FIRST, LAST = 1, 2**31
 ATTEMPTS = 20_000
-"""Stretches that may turn out to be damaged before the rest is given up."""
+"""Damaged ranges after which the rest is given up."""
 
 
 def items(
     reader: sqlite3.Connection, where: str, values: Mapping[str, object], now: float
 ) -> list[SpoolItem]:
-    """The mail that can be read, and that is as `where` says. now: by the spool's clock."""
+    """The readable mail that matches `where`. now: by the spool's clock."""
     statement = (
         f"SELECT {codec.ITEM_COLUMNS} FROM mail NOT INDEXED WHERE {where} AND id BETWEEN :low AND :high"  # noqa: S608 - constants
     )
@@ -34,7 +34,7 @@ def items(
 
 
 def message(reader: sqlite3.Connection, queue_id: str) -> bytes | None:
-    """The bytes of a message; None where it is not found. Raises sqlite3.Error where they can't be read."""
+    """The bytes of a message; None if it isn't found. Raises sqlite3.Error if they can't be read."""
     statement = "SELECT id FROM mail NOT INDEXED WHERE queue_id = :queue_id AND id BETWEEN :low AND :high"
     for (key,) in _rows(reader, statement, {"queue_id": queue_id}):
         row = reader.execute("SELECT bytes FROM message WHERE id = ?", (key,)).fetchone()

@@ -18,10 +18,10 @@ from smtp2cf.spool.turns import Turns
 from smtp2cf.spool.writer import Kind
 
 FREE_PAGES = 4096
-"""Free pages (16 MB) the file may keep for mail to come; what exceeds them goes back to the disk."""
+"""Free pages (16 MB) the file may keep for new mail; any more go back to the disk."""
 
 TIDY_PAGES = 512
-"""Pages (2 MB) given back at once, so that new mail waits some 20 ms for it at most."""
+"""Pages (2 MB) given back at a time, so that new mail waits for it for about 20 ms at most."""
 
 _INSERT_MAIL = (
     "INSERT INTO mail (id, queue_id, status, due, next_attempt, expires, received_at, attempts, unanswered, "
@@ -36,7 +36,7 @@ GIVEN_BACK = (
     "due = CASE WHEN hold_reason = '' THEN iif(attempts > 0, min(next_attempt, expires), next_attempt) END, "
     "owner = ''"
 )
-"""What becomes of a claim that ends without an answer."""
+"""How a claim changes that ends without an answer."""
 
 
 class Settlement(NamedTuple):
@@ -101,7 +101,7 @@ class Store:
         try:
             self._insert(connection, tuple(letters.values()))
         except sqlite3.IntegrityError:
-            # Somebody was told of a failure, or cancelled, after it had been kept, and asks again.
+            # It was kept, but its caller was told of a failure or was cancelled, and asks again.
             known = connection.execute(
                 "SELECT queue_id FROM mail WHERE queue_id IN (SELECT value FROM json_each(?))",
                 (json.dumps(tuple(letters)),),
@@ -186,7 +186,7 @@ class Store:
         ]
 
     def _renew(self, connection: sqlite3.Connection, jobs: list[Sequence[str]]) -> list[list[str]]:
-        """Those of each job that are ours."""
+        """For each job, the queue ids that are ours."""
         renewed = []
         for queue_ids in jobs:
             rows = connection.execute(
@@ -198,7 +198,7 @@ class Store:
         return renewed
 
     def _give_back(self, connection: sqlite3.Connection, jobs: list[Sequence[str] | None]) -> list[None]:
-        """None: whatever this process claims, because it ends."""
+        """None stands for all claims of this process, because it ends."""
         for queue_ids in jobs:
             if queue_ids is None:
                 self._note_time(connection)
@@ -212,7 +212,7 @@ class Store:
         return [None] * len(jobs)
 
     def _memorize(self, connection: sqlite3.Connection, jobs: list[tuple[bytes, str | None]]) -> list[None]:
-        """Pairs of a digest and a reply, "" where there is none yet, None to forget it."""
+        """Pairs of a digest and a reply: "" if there is none yet, None to forget it."""
         last = dict(jobs)
         until = self._clock.now() + MEMORY
         connection.executemany(
@@ -246,7 +246,7 @@ class Store:
         return sorted(queue_id for (queue_id,) in rows)
 
     def _check(self, connection: sqlite3.Connection, jobs: list[None]) -> list[Inside]:
-        """What the file has inside: free room, and room that is set aside."""
+        """What is inside the file: free room, and the reserve."""
         connection.execute("UPDATE checked SET at = ?", (self._clock.now(),))
         self._note_time(connection)
         (pages,) = connection.execute("PRAGMA freelist_count").fetchone()
@@ -258,18 +258,18 @@ class Store:
         return jobs
 
     def _note_time(self, connection: sqlite3.Connection) -> None:
-        """For the next process, should the host be off in between."""
+        """For the next process, in case the host is off in between."""
         connection.execute("UPDATE clock SET boot = ?, passed = ?, now = ?", self._clock.mark())
 
     def _tidy(self, connection: sqlite3.Connection, jobs: list[None]) -> list[bool]:
-        """Forget what is too old, give a little free room back; True if there is more of it."""
+        """Forget old answers and give some free room back; True if there is more to give back."""
         connection.execute("DELETE FROM memory WHERE until < ?", (self._clock.now(),))
         (free,) = connection.execute("PRAGMA freelist_count").fetchone()
         if free <= FREE_PAGES:
             return [False] * len(jobs)
         # One step of the pragma gives one page back, so it has to be read to its end.
         connection.execute(f"PRAGMA incremental_vacuum({TIDY_PAGES})").fetchall()
-        # A file that was made without auto_vacuum gives nothing back: no reason to go on for ever.
+        # A file made without auto_vacuum gives nothing back; don't try forever.
         (left,) = connection.execute("PRAGMA freelist_count").fetchone()
         return [left < free] * len(jobs)
 

@@ -1,9 +1,8 @@
-"""The one thread that writes to an SQLite file: whatever waits becomes one transaction, one fsync.
+"""The one thread that writes to an SQLite file: all waiting jobs become one transaction and one fsync.
 
-The event loop hands in jobs through a queue and awaits their futures. A job that fails takes nobody
-with it: the transaction is undone and the jobs are tried one by one. A connection that broke is
-opened again with the next job. On a disk that is full, the jobs that send mail and take it out go on with
-what is set aside for them (reserve.py).
+The event loop passes jobs through a queue and awaits their futures. A job that fails doesn't affect the
+others: the transaction is undone and the jobs are tried one by one. A broken connection is opened again for
+the next job. On a full disk, the jobs that send mail and remove it continue with the reserve (reserve.py).
 
 Knows nothing of what the jobs write.
 """
@@ -31,17 +30,17 @@ MAX_BATCH = 500
 """Jobs in one transaction."""
 
 MAX_BATCH_BYTES = 32 * 2**20
-"""Message bytes after which a transaction is closed; it may overshoot by one job."""
+"""Message bytes after which a transaction ends; it may exceed this by one job."""
 
 Work = Callable[[sqlite3.Connection, list[Any]], list[Any]]
 
 
 class Kind(NamedTuple):
-    """A kind of job: all of a kind in a transaction are done in one go, lower ranks first.
+    """A kind of job: all of a kind in a transaction are done together, lower ranks first.
 
-    work: takes the connection and the jobs' arguments, gives their results in the same order.
-    durable: the result is given out only after an fsync. drains: it brings mail on its way out, so it may
-    use what is set aside for a full disk. fills: it brings mail in, and may not use what that leaves.
+    work: takes the connection and the jobs' arguments; returns their results in the same order.
+    durable: the result is returned only after an fsync. drains: it helps to send mail, so it may use the
+    reserve for a full disk. fills: it brings mail in, and may not use that.
     """
 
     rank: int
@@ -52,7 +51,7 @@ class Kind(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One thing to write. future: None where nobody waits. size: bytes it carries."""
+    """One thing to write. future: None if nobody waits. size: its bytes."""
 
     kind: Kind
     argument: Any
@@ -63,9 +62,8 @@ class Job(NamedTuple):
 class Writer:
     """Runs jobs until it is closed.
 
-    guard: the files, looked at so that nothing is written to others. space: told when the reserve has to be
-    used. connect: opens the database; raises
-    sqlite3.Error or OSError.
+    guard: checked, so that nothing is written to other files. space: told when the reserve is used. connect:
+    opens the database; raises sqlite3.Error or OSError.
     """
 
     def __init__(self, guard: FileGuard, space: Space, connect: Callable[[], sqlite3.Connection]) -> None:
@@ -82,7 +80,7 @@ class Writer:
         self._thread.start()
 
     async def do(self, kind: Kind, argument: Any, size: int = 0) -> Any:
-        """Have a job done; raises SendError."""
+        """Do a job; raises SendError."""
         if self._closed:
             raise SpoolUnavailable("it is closed")
         future = self._loop.create_future()
@@ -90,12 +88,12 @@ class Writer:
         return await future
 
     def post(self, kind: Kind, argument: Any) -> None:
-        """Have a job done some time that is no loss if it fails."""
+        """Do a job later; nobody waits for it, and it may fail."""
         if not self._closed:
             self._jobs.put(Job(kind, argument, None, 0))
 
     async def close(self) -> None:
-        """Do what was handed in, then end."""
+        """Do the jobs that were passed in, then end."""
         if not self._closed:
             self._closed = True
             self._jobs.put(None)
@@ -112,7 +110,7 @@ class Writer:
             self._connection.close()
 
     def _next_batch(self) -> tuple[list[Job], bool]:
-        """What waits, at least one job, and whether there may be more."""
+        """The waiting jobs, at least one, and whether there may be more."""
         batch: list[Job] = []
         size = 0
         try:
@@ -140,7 +138,7 @@ class Writer:
         return [result for job in batch for result in self._do([job])]
 
     def _do_without_room(self, batch: list[Job]) -> list[tuple[Job, Any]]:
-        """Begin the log anew, which needs no room; if that is not enough, each job by itself."""
+        """Restart the log, which needs no room; if that is not enough, do each job by itself."""
         self._restart_log()
         if len(batch) > 1:
             try:
@@ -150,7 +148,7 @@ class Writer:
         return [(job, self._do_cramped(job)) for job in batch]
 
     def _do_cramped(self, job: Job) -> Any:
-        """A job's result with no more room than is there and what it may use of the reserve, or its error."""
+        """A job's result, with the room there is and the reserve if it may use it; or its error."""
         result: Any = SpoolFull("the disk is full")
         if job.kind.fills and self._space.exhausted:
             return result
@@ -175,7 +173,7 @@ class Writer:
         return isinstance(error, (OSError, SendError)) or code_of(error) in BROKEN | BUSY
 
     def _restart_log(self) -> None:
-        """Have the log written to from its beginning again; where others read it, as far as that goes."""
+        """Have the log written from its beginning again, as far as other readers allow."""
         try:
             self._connected().execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
         except (sqlite3.Error, OSError, SendError) as error:
@@ -199,7 +197,7 @@ class Writer:
         return done
 
     def _connected(self) -> sqlite3.Connection:
-        """The connection; raises SendError while the files are not those that were opened."""
+        """The connection; raises SendError while the files are not the ones that were opened."""
         try:
             self._guard.check()
             if self._connection is None:
