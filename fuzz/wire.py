@@ -14,10 +14,18 @@ import ssl
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from smtp2cf.envelope import Envelope, Verdict
+from smtp2cf.envelope import Accept, Envelope, Verdict
 from smtp2cf.reply import Reply
-from smtp2cf.smtpd import LMTP_LISTENER, SMTP_LISTENER, SMTPS_LISTENER, Accept, Listener, Policy, Server
-from smtp2cf.smtpd.session import Session
+from smtp2cf.smtpd import (
+    LMTP_LISTENER,
+    SMTP_LISTENER,
+    SMTPS_LISTENER,
+    Listener,
+    Policy,
+    Rules,
+    Server,
+)
+from smtp2cf.smtpd.connection import Connection
 
 LISTENERS = (SMTP_LISTENER, LMTP_LISTENER, SMTPS_LISTENER)
 HANDSHAKE = b"\x16"
@@ -151,7 +159,8 @@ class House:
         }
         policy = Policy(**{**defaults, **self._options})
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        return Server(self._accept, policy, authenticate=self._check, tls=lambda: context)
+        rules = Rules(policy, authenticate=self._check, tls=lambda: context)
+        return Server(self._accept, rules)
 
     async def _accept(self, envelope: Envelope, message: bytes) -> Verdict:
         number = len(self.accepted)
@@ -203,7 +212,7 @@ class Call:
         self._reads = True
         self._waiting = bytearray()
         self._handshake: asyncio.Future[None] | None = None
-        self._session = self._run(lambda: Session(house.server, listener))
+        self._session = self._run(lambda: Connection(house.server.sessions, listener))
         self.transport = Transport(self)
         self._run(lambda: self._session.connection_made(self.transport))
 

@@ -23,7 +23,7 @@ from smtp2cf.reply import Reply
 from smtp2cf.settings import check, loading, rooms, trial
 from smtp2cf.settings.fields import Settings
 from smtp2cf.settings.trial import Trial
-from smtp2cf.smtpd import LMTP_LISTENER, SMTP_LISTENER, SMTPS_LISTENER, Listener, Server, judge, memory
+from smtp2cf.smtpd import LMTP_LISTENER, SMTP_LISTENER, SMTPS_LISTENER, Listener, Rules, Server, judge, memory
 from smtp2cf.spool import Spool
 from smtp2cf.spool.health import SpoolHealth
 from smtp2cf.spool.item_json import item_as_json
@@ -61,17 +61,15 @@ class Bridge:
             sender_refusal=self.access.sender_refusal,
         )
         spool_refusal = functools.partial(_spool_refusal, store) if store is not None else None
-        quotas = rooms.quotas(settings)
-        self.server = Server(
-            self.relay.accept,
+        rules = Rules(
             rooms.smtp_policy(settings),
-            self.relay.answered if store is not None else None,
             authenticate=self.access.authenticate,
             sender_refusal=self.access.sender_refusal,
-            quotas=quotas if quotas.active else None,
+            quotas=rooms.quotas(settings),
             closed=spool_refusal,
             tls=(lambda: certificate.context) if certificate is not None else None,
         )
+        self.server = Server(self.relay.accept, rules, self.relay.answered if store is not None else None)
         self.admin = Admin(
             self.readiness,
             self.status,
@@ -339,8 +337,8 @@ def _mail(places: Places) -> list[tuple[Listener, Place]]:
 def _warn(settings: Settings, bridge: Bridge, places: Places) -> None:
     """Log what may be wrong and does not stop the start."""
     limits.warn_of_few_files(
-        bridge.server.files.limit,
-        bridge.server.files.usable,
+        bridge.server.sessions.files.limit,
+        bridge.server.sessions.files.usable,
         max_sessions=settings.max_sessions,
         calls=settings.api_concurrency,
     )

@@ -8,19 +8,15 @@ number and time. A plain socket needs none of this: see Server.start. Knows no c
 import asyncio
 import contextlib
 import socket
-from typing import TYPE_CHECKING
 
 from aiosmtpd.proxy_protocol import get_proxy
 
 from smtp2cf.journal import tasks
 from smtp2cf.reply import Reply, one_line
 from smtp2cf.smtpd import replies
-from smtp2cf.smtpd.connection import HANDSHAKE_TIMEOUT, tls_failed
-from smtp2cf.smtpd.networks import is_in
-from smtp2cf.smtpd.session import Session
-
-if TYPE_CHECKING:
-    from smtp2cf.smtpd.server import Listener, Server
+from smtp2cf.smtpd.connection import HANDSHAKE_TIMEOUT, Connection, tls_failed
+from smtp2cf.smtpd.listener import Listener
+from smtp2cf.smtpd.sessions import Sessions
 
 OUT_OF_FILES_WAIT = 1.0
 """Seconds until the next try to accept a connection when there are no files left for one."""
@@ -65,9 +61,13 @@ def _close_all(sockets: list[socket.socket]) -> None:
 class Acceptor:
     """Accepts connections at one listening socket and makes sessions of them."""
 
-    def __init__(self, server: "Server", sock: socket.socket, listener: "Listener") -> None:
-        self._server = server
-        self._limited_log = server.limited_log
+    def __init__(
+        self, sessions: Sessions, sock: socket.socket, listener: Listener, connection: type[Connection]
+    ) -> None:
+        self._sessions = sessions
+        self._rules = sessions.rules
+        self._limited_log = sessions.limited_log
+        self._connection = connection
         self._socket = sock
         self._listener = listener
         self._preparing: dict[asyncio.Task[None], str] = {}
@@ -91,12 +91,12 @@ class Acceptor:
                 await asyncio.sleep(OUT_OF_FILES_WAIT)
                 continue
             client = peer[0] if isinstance(peer, tuple) else ""
-            if self._server.files.are_short(sock.fileno()):
+            if self._sessions.files.are_short(sock.fileno()):
                 if not self._listener.tls:
                     _say(sock, replies.NO_FILES)
                 sock.close()
                 continue
-            if len(self._preparing) >= self._server.policy.max_sessions or self._has_enough(client):
+            if len(self._preparing) >= self._rules.policy.max_sessions or self._has_enough(client):
                 self._limited_log.warning("session.refused", client=client, arriving=len(self._preparing))
                 sock.close()
                 continue
@@ -106,17 +106,17 @@ class Acceptor:
 
     def _has_enough(self, client: str) -> bool:
         """A client has as many connections arriving as it may have sessions; a proxy speaks for many."""
-        limit = self._server.sessions_of_one_client
-        if not limit or not client or is_in(client, self._server.policy.proxy_networks):
+        limit = self._rules.quotas.client_sessions
+        if not limit or not client or self._rules.is_proxy(client):
             return False
         return sum(other == client for other in self._preparing.values()) >= limit
 
     async def _prepare(self, sock: socket.socket, client: str) -> None:
         """What comes before the session, and then the session."""
-        timeout = min(HANDSHAKE_TIMEOUT, self._server.policy.session_timeout)
+        timeout = min(HANDSHAKE_TIMEOUT, self._rules.policy.session_timeout)
         spoken_for = None
         try:
-            if client and is_in(client, self._server.policy.proxy_networks):
+            if self._rules.is_proxy(client):
                 async with asyncio.timeout(timeout):
                     spoken_for = await _read_proxy(sock)
         except (OSError, ValueError, EOFError) as error:
@@ -129,10 +129,10 @@ class Acceptor:
                 _say(sock, replies.SHUTTING_DOWN)
             sock.close()
             raise
-        tls = self._server.tls() if self._listener.tls and self._server.tls is not None else None
+        tls = self._rules.tls() if self._listener.tls and self._rules.tls is not None else None
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: Session(self._server, self._listener, spoken_for),
+                lambda: self._connection(self._sessions, self._listener, spoken_for),
                 sock,
                 ssl=tls,
                 ssl_handshake_timeout=timeout if tls is not None else None,

@@ -1,301 +1,501 @@
-"""Connection: octets in, replies out, and when to hang up. What aiosmtpd does with tasks, for speed without.
+"""Connection: octets in, replies out, and when to hang up. It does what its session says (session.py).
 
-What falls short in aiosmtpd for a relay, and is overridden here:
+This is aiosmtpd's SMTP class, with what falls short in it for a relay overridden:
 - it inspects itself at every connection, which costs more than all the rest of one (`__init__`);
-- it wakes a task for every command: here a command is answered as it arrives, and a task is made
-  only for what must be waited for, such as a message that is being relayed (`data_received`);
-- a client that goes away cancels what is being done with its message (`connection_lost`,
-  `eof_received`);
-- replies lack enhanced codes (`push`), every command restarts a timer, a time-out says nothing, and a
-  client that reads nothing is never hung up on.
-
-Knows no command: session.py does.
+- it wakes a task for every command. Here a command is answered as it arrives, and a task is made only for
+  what must be waited for, such as a message that is being relayed (`data_received`);
+- a client that goes away cancels what is being done with its message (`connection_lost`, `eof_received`);
+- replies lack enhanced codes, every command restarts a timer, a time-out says nothing, and a client that
+  reads nothing is never hung up on.
 """
 
 import asyncio
+import enum
+import functools
 import socket
-import ssl
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from collections.abc import Coroutine, Mapping
+from types import MappingProxyType
+from typing import Any, cast
 
 import structlog
 from aiosmtpd import smtp as aiosmtpd
 
+from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.journal import tasks
 from smtp2cf.reply import Reply, one_line
-from smtp2cf.smtpd import replies
+from smtp2cf.smtpd import greetings, replies
+from smtp2cf.smtpd.input import Input
+from smtp2cf.smtpd.listener import SMTP_LISTENER, Listener
 from smtp2cf.smtpd.log_limit import LimitedLog
-from smtp2cf.smtpd.other_protocols import PROXY_V2, other_protocol
-from smtp2cf.smtpd.sasl import AUTH_LINE_LIMIT
-from smtp2cf.smtpd.transaction import Transaction
+from smtp2cf.smtpd.other_protocols import PROXY_V2
+from smtp2cf.smtpd.session import (
+    CheckPassword,
+    Event,
+    Read,
+    Reader,
+    Relay,
+    Say,
+    Session,
+    StartTls,
+    Step,
+)
+from smtp2cf.smtpd.sessions import Sessions
 
-if TYPE_CHECKING:
-    from smtp2cf.smtpd.server import Listener, Server
-
+AIOSMTPD_TABLES = ("_auth_methods", "_handle_hooks", "_smtp_methods")
+"""Private names of aiosmtpd's that are set here, to nothing: its handlers, mechanisms and commands."""
 PIPELINE_LIMIT = 65536
 """Octets of commands that may wait for an answer to an earlier one; more are left in the kernel."""
 PIPELINE_TURN = 50
 """Commands that are answered in one go before other sessions have their turn."""
 ERROR_BUDGET = 20
-"""Nonsense a session may send without delivering mail (Postfix's smtpd_hard_error_limit)."""
+"""Wrong commands a session may send without delivering mail (Postfix's smtpd_hard_error_limit)."""
 HANDSHAKE_TIMEOUT = 30.0
 """Seconds a TLS handshake may take, and what a proxy says before it."""
 SEND_BUFFER = 65536
 """Octets of replies that the kernel holds for a client that reads none; left alone it holds megabytes."""
 LINGER = 30.0
 """Seconds a client has at least to read what was written before we hung up."""
-SLOWEST_MESSAGE = 500
-"""Octets a second that a message must bring, SESSION_TIMEOUT aside (Postfix's smtpd_min_data_rate)."""
-ROOM_STEP = 262144
-"""Octets after which a message in the making asks anew whether there is room for it."""
 REFUSED_LINGER = 1.0
 """The same for a client that was turned away."""
+SLOWEST_MESSAGE = 500
+"""Octets a second at which a message must arrive, SESSION_TIMEOUT aside (Postfix's smtpd_min_data_rate)."""
+ROOM_STEP = 262144
+"""Octets of a message after which it has to be asked again whether there is room for it."""
 
 _NONSENSE = frozenset({500, 501, 502, 503, 504, 535, 555})
 
 log = structlog.stdlib.get_logger("smtp2cf.smtpd")
 
 
+class State(enum.Enum):
+    """What a connection is doing."""
+
+    COMMANDS = "what comes are commands"
+    MESSAGE = "what comes is a message, for the reader"
+    WORKING = "something is being done for the client, and its next commands wait"
+    HANDSHAKE = "TLS begins"
+    HUNG_UP = "we have hung up, and the client may still read"
+    GONE = "there is no connection any more"
+
+
 def _bound_send_buffer(sock: socket.socket) -> None:
-    """Most have it from the socket that listens: not on unix sockets, and not where that had it too late."""
+    """Most inherit it from the listening socket: not unix sockets, and not if that had it too late."""
     # Linux says the double of what it was told.
     if sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) > 2 * SEND_BUFFER:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
 
 
 def tls_failed(limited_log: LimitedLog, client: str, error: BaseException) -> None:
-    """Log a handshake that came to nothing: a client without our certificate's CA, a scanner, plain SMTP."""
+    """Log a failed handshake: a client that doesn't trust our certificate, a scanner, plain SMTP."""
     reason = one_line(str(error) or type(error).__name__, 200)
     limited_log.info("session.tls_failed", client=client, reason=reason)
 
 
-class Reader(Protocol):
-    """Takes the octets of a message out of the stream: DataReader, Chunks."""
+@functools.lru_cache(maxsize=64)
+def aiosmtpd_attributes(hostname: str, size_limit: int, timeout: float) -> Mapping[str, Any]:
+    """The attributes that aiosmtpd gives every session: names, limits, switches.
 
-    rest: bytes
-
-    @property
-    def held(self) -> int:
-        """Octets that are in memory."""
-
-    def drop(self) -> None:
-        """Keep nothing of the message: what comes is read to its end."""
-
-    @property
-    def received(self) -> int:
-        """Octets so far."""
-
-    def feed(self, block: bytes) -> bool:
-        """Take the next octets; True when no more belong to it."""
+    Nothing that can change: its reader, futures and bound methods belong to one session alone.
+    """
+    loop = asyncio.new_event_loop()
+    try:
+        found = aiosmtpd.SMTP(
+            None,
+            hostname=hostname,
+            data_size_limit=size_limit,
+            enable_SMTPUTF8=True,
+            timeout=timeout,
+            loop=loop,
+        )
+    finally:
+        loop.close()
+    plain = {
+        name: value for name, value in vars(found).items() if isinstance(value, (str, int, float, type(None)))
+    }
+    nothing: MappingProxyType[str, Any] = MappingProxyType({})
+    return MappingProxyType({**plain, **dict.fromkeys(AIOSMTPD_TABLES, nothing)})
 
 
 class Connection(aiosmtpd.SMTP):
     """One client's connection.
 
-    listener: what is spoken here. peer: whom a proxy speaks for, where one does.
+    sessions: all that are open, and what they share. listener: what is spoken here. peer: whom a proxy
+    connects for, None without one.
     """
 
-    envelope: Transaction
-    session: aiosmtpd.Session
+    session: Session
     transport: asyncio.Transport | None
 
-    def __init__(self, server: "Server", listener: "Listener", peer: tuple[str, int] | None = None) -> None:
+    def __init__(
+        self, sessions: Sessions, listener: Listener = SMTP_LISTENER, peer: tuple[str, int] | None = None
+    ) -> None:
+        policy = sessions.rules.policy
         # What aiosmtpd finds out about itself is the same for every session.
-        vars(self).update(server.session_template)
+        shared = aiosmtpd_attributes(policy.hostname, policy.max_message_size, policy.session_timeout)
+        vars(self).update(shared)
         self.loop = asyncio.get_running_loop()
-        self._server = server
+        self.client = ""
+        self.state = State.COMMANDS
+        self.client_ended = False
+        """The client sends no more, but may still read."""
+        self.stalled = False
+        """The client doesn't read its replies."""
+        self.finishing = False
+        """Hang up once the transaction under way is answered."""
+        self.input = Input()
+        self._sessions = sessions
         self._listener = listener
         self._peer = peer
-        self._secure = listener.tls
-        self._handshaking = False
-        self.client = ""
-        self.user = ""
-        self._unanswered = b""
-        self._answered = 0
-        self._overlong = False
-        self._unread = False
-        self._data: Reader | None = None
-        self._data_began_at = 0.0
+        self._timeout = policy.session_timeout
+        self._timer: asyncio.TimerHandle | None = None
+        self._message_reader: Reader | None = None
+        self._message_began_at = 0.0
         self._room_until = ROOM_STEP
         self._relaying = 0
+        self._paused = False
         self._task: asyncio.Task[None] | None = None
-        self._receipts = server.receipts.of_session()
-        self._ended = False
-        self._closing = False
-        self._hung_up = False
+        self._replies = sessions.reply_arrival.of_session()
         self._errors_left = ERROR_BUDGET
         self._heard_at = self.loop.time()
 
-    # ---- the connection
+    # ---- what the transport says
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client is there: greet it, or turn it away when there are too many."""
-        self.transport = cast("asyncio.Transport", transport)
-        self.envelope = Transaction()
+        """A client is there: greet it, or turn it away if there are too many."""
+        self.transport = cast("asyncio.Transport", transport)  # asyncio names no better type here
+        sock = transport.get_extra_info("socket")
         peer: Any = self._peer or transport.get_extra_info("peername")
         if isinstance(peer, tuple):
             self.client = peer[0]
-        elif transport.get_extra_info("socket").family != socket.AF_UNIX:
+        self.session = Session(self._sessions.rules, self._listener, self.client, secure=self._listener.tls)
+        self.session.peer = peer
+        if not self.client and sock.family != socket.AF_UNIX:
             # Gone again already. Nobody relays without an address, except on a unix socket.
             self.transport.abort()
             return
-        sock = transport.get_extra_info("socket")
         _bound_send_buffer(sock)
-        if (refusal := self._server.admit(self, sock.fileno())) is not None:
+        if (refusal := self._sessions.admit(self, sock.fileno())) is not None:
             # No limit counts it any more, and TLS would wait for the client's goodbye.
-            self._timeout_handle = self.loop.call_later(REFUSED_LINGER, self._timeout_cb)
+            self._timer = self.loop.call_later(REFUSED_LINGER, self._look_at_time)
             self.close(refusal)
             return
-        self.session = self._create_session()
-        self.session.peer = peer
-        self._timeout_handle = self.loop.call_later(self._timeout_duration, self._timeout_cb)
-        self.transport.write(self._server.greeting(self._listener))
+        self._timer = self.loop.call_later(self._timeout, self._look_at_time)
+        hostname = self._sessions.rules.policy.hostname
+        self.transport.write(greetings.banner(hostname, lmtp=self._listener.lmtp))
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The client is gone. What is being done with its message goes on to its end."""
+        """The client is gone. What is being done with its message is finished all the same."""
         if self.transport is None:
             return  # known already: it went during the handshake
-        if self._timeout_handle is not None:
-            self._timeout_handle.cancel()
-        if self._data is not None:
-            self._server.limited_log.info(
-                "session.lost_in_data", client=self.client, reverse_path=self.envelope.mail_from
-            )
-        self.transport = self._data = None
-        self._closing = self._hung_up = True
-        self._drop_unanswered()
-        self._receipts.closed()
-        self._forget_when_done()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._message_reader is not None:
+            sender = self.session.transaction.mail_from
+            self._sessions.limited_log.info("session.lost_in_data", client=self.client, reverse_path=sender)
+        self.transport = self._message_reader = None
+        self.state = State.GONE
+        self.input.clear()
+        self._replies.closed()
+        self._forget_if_gone()
         log.debug("session.ended", client=self.client, error=repr(error) if error else None)
 
     def eof_received(self) -> bool:
         """The client sends no more, but may still read: answer what it sent."""
-        self._ended = True
-        self._receipts.hung_up()
-        half_closed = not (self._secure or self._handshaking)
+        self.client_ended = True
+        self._replies.client_ended()
+        half_closed = not self.session.secure and self.state is not State.HANDSHAKE
         if not half_closed:
-            self._drop_unanswered()  # TLS can't be closed by halves: no answer would get to the client
-        self._hang_up_when_done()
+            self.input.clear()  # half of a TLS connection can't be closed: no answer would reach the client
+        self._hang_up_if_done()
         return half_closed
 
     def data_received(self, data: bytes) -> None:
-        """Octets of a message go to where it is kept; commands are answered as they come."""
-        self._receipts.heard()
-        if self._hung_up:
-            return  # TLS hands on what it had even while it is being closed
-        if self._data is not None:
+        """Octets of a message go to its reader; commands are answered as they come."""
+        if self._replies.sent:
+            self._replies.client_sent()
+        if self.state is State.MESSAGE:
             self._heard_at = self.loop.time()
-            if self._take(data):
+            if self._feed(data):
                 self._serve()
-        elif (
-            self._task is None
-            and not self._unanswered
-            and not self._unread
-            and data[-1:] == b"\n"
-            and data.find(b"\n") == len(data) - 1
-        ):
-            self._heard_at = self.loop.time()
-            self._run_command(data)  # by far most packets are one command
-            if self._closing:
-                self._hang_up_when_done()
-        else:
-            self._unanswered += data
+        elif self.state is not State.HUNG_UP:  # TLS hands on what it had even while it is being closed
+            self.input.add(data)
             self._serve()
 
-    def _read_message(self, reader: Reader, early: bytes) -> None:
-        """Octets go to a reader from here on; `early`: those that came along with the command."""
-        self._data = reader
-        self._data_began_at = self.loop.time()
-        self._room_until = min(self._room_until, reader.held + ROOM_STEP)
-        self._take(early)
+    def pause_writing(self) -> None:
+        """The client doesn't read its replies: answer no more commands until it does."""
+        self.stalled = True
 
-    def _take(self, block: bytes) -> bool:
-        """Octets of the message; True when that was the last of them, and commands come again."""
-        reader = cast("Reader", self._data)
+    def resume_writing(self) -> None:
+        """The client reads again: go on with its commands."""
+        self.stalled = False
+        self._serve()
+
+    # ---- commands
+
+    def _serve(self) -> None:
+        """Answer the commands that have come, one after the other, until one has to be waited for."""
+        for _ in range(PIPELINE_TURN):
+            if self.state is not State.COMMANDS or self.stalled or (self.finishing and self.idle):
+                break
+            line = self.input.line()
+            if line is None:
+                self._look_at_unfinished()
+                break
+            self._heard_at = self.loop.time()
+            self._answer(line)
+        else:
+            if self.state is State.COMMANDS:
+                self._wait_for(asyncio.sleep(0))
+        if self._paused or len(self.input) > PIPELINE_LIMIT:
+            self._pause_or_resume()
+        if self.client_ended or self.finishing:
+            self._hang_up_if_done()
+
+    def _answer(self, line: bytes) -> None:
+        # The second version of the PROXY protocol begins with empty lines.
+        following = self.input.peek(len(PROXY_V2)) if len(line) <= 2 else b""
+        overlong, self.input.overlong = self.input.overlong, False
+        try:
+            step = self.session.command(line, overlong=overlong, following=following)
+        except Exception:  # noqa: BLE001 - logged and answered
+            step = self._failed()
+        if isinstance(step, Say):
+            self._say(step)
+        else:
+            self._do(step)
+
+    def _do(self, step: Step) -> None:
+        """Do what the session said has to be done."""
+        if isinstance(step, Say):
+            self._say(step)
+        elif isinstance(step, Read):
+            self._read(step)
+        elif isinstance(step, Relay):
+            self.state = State.WORKING
+            self._task = tasks.start(self._relay(step.envelope, step.message), "smtpd.work")
+        elif isinstance(step, CheckPassword):
+            self._wait_for(self._check_password(step))
+        elif isinstance(step, StartTls):
+            self._wait_for(self._start_tls(step))
+        else:
+            self._log(step.event)
+            self.close(step.reply)
+
+    def _look_at_unfinished(self) -> None:
+        """A line without an end is not kept: its beginning is enough to see that it is too long."""
+        if not self.input:
+            return
+        if (close := self.session.unfinished(self.input.unfinished())) is not None:
+            self._do(close)
+        else:
+            self.input.shorten()
+
+    def _pause_or_resume(self) -> None:
+        """Leave octets in the kernel while commands wait."""
+        if self.transport is None or self.state is State.HUNG_UP:
+            return
+        waits = self._task is not None or self.stalled
+        if waits and len(self.input) > PIPELINE_LIMIT:
+            self._paused = True
+            self.transport.pause_reading()
+        elif self._paused and not self.client_ended:
+            self._paused = False
+            self.transport.resume_reading()
+
+    # ---- a message
+
+    def _read(self, step: Read) -> None:
+        """Octets go to a reader from here on, beginning with those that came along with the command."""
+        if step.invitation:
+            self._send(step.invitation, 354)
+        self.state = State.MESSAGE
+        self._message_reader = step.reader
+        self._message_began_at = self.loop.time()
+        self._room_until = min(self._room_until, step.reader.held + ROOM_STEP)
+        self._feed(self.input.take(step.most))
+
+    def _feed(self, block: bytes) -> bool:
+        """Octets of the message; True if it is complete, and commands come again."""
+        reader = self._message_reader
+        if reader is None:
+            return False
         done = reader.feed(block)
         if reader.held > self._room_until:
             self._room_until = reader.held + ROOM_STEP
-            if not self._server.has_room(self):
-                self._server.limited_log.warning("session.no_room", client=self.client)
+            if not self._sessions.has_room(self):
+                self._sessions.limited_log.warning("session.no_room", client=self.client)
                 reader.drop()
         if done:
-            self._data = None
+            self._message_reader = None
+            self.state = State.COMMANDS
             if reader.rest:
-                self._unanswered, self._answered = reader.rest, 0
-            self._taken(reader)
+                self.input.add(reader.rest)
+            try:
+                step = self.session.message_read(reader)
+            except Exception:  # noqa: BLE001 - logged, and answered for each recipient
+                step = self._message_failed()
+            self._do(step)
         return done
 
-    def pause_writing(self) -> None:
-        """The client does not read its replies: no more of its commands until it does."""
-        self._unread = True
-
-    def resume_writing(self) -> None:
-        """It reads again: go on with its commands."""
-        self._unread = False
+    async def _relay(self, envelope: Envelope, message: bytes) -> None:
+        """Relay a message and answer what became of it."""
+        self._replies.relaying = envelope
+        self._relaying = len(message)
+        verdict: Verdict | None = None
+        try:
+            try:
+                verdict = await self._sessions.accept(envelope, message)
+                reply, wire = verdict.reply, self.session.answers(verdict)
+            except Exception:  # noqa: BLE001 - logged, and answered for each recipient
+                self._replies.failed(has_reply=verdict is not None)
+                failed = self._message_failed()
+                reply, wire = replies.INTERNAL_ERROR, failed.wire
+            if reply.success:
+                self._errors_left = ERROR_BUDGET
+            self._heard_at = self.loop.time()
+            self._send_answer(reply, wire)
+        finally:
+            self._replies.relaying = None
+            self._relaying = 0
+            self._work_done()
         self._serve()
 
-    def _serve(self) -> None:
-        """Answer the commands that are there, one after the other, until one must be waited for."""
-        for _ in range(PIPELINE_TURN):
-            if self._task is not None or self._data is not None or self._unread:
-                break
-            start, end = self._answered, self._unanswered.find(b"\n", self._answered) + 1
-            if not end or (self._closing and self.idle):
-                break
-            self._answered = end
-            self._heard_at = self.loop.time()
-            self._run_command(self._unanswered[start:end])
-        else:
-            if self._task is None and self._data is None:
-                self._wait_for(asyncio.sleep(0), "")
-        waits = self._task is not None or self._unread
-        # To cut off what is answered copies the rest: not at every turn of a long pipeline.
-        if self._answered and (not waits or self._answered >= PIPELINE_LIMIT):
-            self._unanswered = self._unanswered[self._answered :]
-            self._answered = 0
-        if self.transport is not None and not self._hung_up:
-            if self._unanswered and not waits and self._data is None:
-                self._look_at_unfinished()
-            if waits and len(self._unanswered) - self._answered > PIPELINE_LIMIT:
-                self.transport.pause_reading()
-            elif not self._ended:
-                self.transport.resume_reading()
-        self._hang_up_when_done()
+    def _message_failed(self) -> Say:
+        """A mistake of ours around a message: the client has as many answers as it waits for."""
+        log.exception("session.error", client=self.client, command="DATA")
+        return self.session.refuse_message(replies.INTERNAL_ERROR)
 
-    def _look_at_unfinished(self) -> None:
-        """A line without end is not kept: its beginning is enough to know that it is too long."""
-        if not self._overlong and self._is_other_protocol(self._unanswered[: AUTH_LINE_LIMIT + 1]):
+    # ---- other things that take their time
+
+    def _wait_for(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something that takes its time; commands wait until it is done."""
+        self.state = State.WORKING
+        self._task = tasks.start(self._work(work), "smtpd.work")
+
+    async def _work(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception:  # noqa: BLE001 - logged and answered
+            self._say(self._failed())
+        finally:
+            self._work_done()
+        self._serve()
+
+    def _work_done(self) -> None:
+        self._task = None
+        if self.state in (State.WORKING, State.HANDSHAKE):
+            self.state = State.COMMANDS
+        self._forget_if_gone()
+
+    def _failed(self) -> Say:
+        """The session is the last that can answer for a mistake of ours: the client keeps its message."""
+        log.exception("session.error", client=self.client, command=self.session.verb)
+        return self.session.failed()
+
+    async def _check_password(self, step: CheckPassword) -> None:
+        name, password = step.credentials.name, step.credentials.password
+        refusal = await self._sessions.rules.login_refusal(self.client, name, password)
+        self._heard_at = self.loop.time()
+        self._do(self.session.password_checked(step.credentials, refusal))
+
+    async def _start_tls(self, step: StartTls) -> None:
+        """Go on in TLS, as if nothing had been said before (RFC 3207 §4.2)."""
+        plain = self.transport
+        if plain is None or self.state is State.HUNG_UP:
             return
-        if self._overlong or len(self._unanswered) > AUTH_LINE_LIMIT:
-            self._overlong = True
-            self._unanswered = self._unanswered[-1:]
+        # Nobody may act on what came unencrypted: anybody may have put it there.
+        self.input.clear()
+        self.stalled = self._paused = False
+        plain.write(step.invitation)
+        self.state = State.HANDSHAKE
+        timeout = min(HANDSHAKE_TIMEOUT, self._timeout)
+        secured = None
+        try:
+            secured = await self.loop.start_tls(
+                plain, self, step.context, server_side=True, ssl_handshake_timeout=timeout
+            )
+        except OSError as error:
+            tls_failed(self._sessions.limited_log, self.client, error)
+        finally:
+            # A handshake that was hung up on gives no transport; one that was done may be lost again already.
+            if secured is not None and self.transport is plain:
+                self.transport = secured
+                self.session.secure = True
+            else:
+                plain.abort()
+                self.connection_lost(None)
 
-    def _timeout_cb(self) -> None:
+    # ---- replies
+
+    def _say(self, step: Say) -> None:
+        if step.event is not None:
+            self._log(step.event)
+        self._send(step.wire, step.code)
+
+    def _send(self, wire: bytes, code: int) -> None:
+        if self.transport is None or self.state is State.HUNG_UP:
+            return
+        if self.transport.is_closing():  # reset, as we shall be told
+            self.input.clear()
+            return
+        self.transport.write(wire)
+        if code in _NONSENSE:
+            self._errors_left -= 1
+            if self._errors_left <= 0:
+                self._sessions.limited_log.warning("session.too_many_errors", client=self.client)
+                self.close(replies.TOO_MANY_ERRORS)
+
+    def _send_answer(self, reply: Reply, wire: bytes) -> None:
+        """Send what became of a message: the relay has to know whether it arrives."""
+        transport = self.transport
+        # Half of a TLS connection can't be closed: what is written after the client's end is dropped.
+        if transport is not None and (
+            self.state is State.HUNG_UP
+            or transport.is_closing()
+            or (self.client_ended and self.session.secure)
+        ):
+            transport = None
+        self._replies.replied(reply, transport, len(wire))
+        self._send(wire, reply.code)
+
+    def _log(self, event: Event | None) -> None:
+        if event is None:
+            return
+        if event.about_message:
+            log.info(event.name, client=self.client, **event.fields)
+        else:
+            self._sessions.limited_log.warning(event.name, client=self.client, **event.fields)
+
+    # ---- time
+
+    def _look_at_time(self) -> None:
         """The one timer of the session looks at how long the client has been at what it is doing."""
-        self._timeout_handle = None
-        if self._hung_up:
-            return self._give_up()
+        self._timer = None
+        if self.state is State.HUNG_UP:
+            if self.transport is not None:
+                self.transport.abort()  # it does not read what was written for it
+            return
         left, goodbye = self._time_left()
         if left > 0:
-            self._timeout_handle = self.loop.call_later(left, self._timeout_cb)
-            return None
-        self._server.limited_log.info("session.timeout", client=self.client, reply=str(goodbye))
-        return self.close(goodbye)
+            self._timer = self.loop.call_later(left, self._look_at_time)
+            return
+        self._sessions.limited_log.info("session.timeout", client=self.client, reply=str(goodbye))
+        self.close(goodbye)
 
     def _time_left(self) -> tuple[float, Reply]:
         """Seconds until the client is hung up on, unless it goes on, and what it is told then.
 
-        A command must be whole in time: its octets count for nothing, so that nobody holds a session by
-        sending one now and then. A message may take longer the larger it is, but never pause for long.
+        A command must be complete in time. Its octets count for nothing, so that nobody holds a session by
+        sending one now and then. A message may take longer the larger it is, but must never pause for long.
         """
         if self._task is not None:
-            return self._timeout_duration, replies.TIMED_OUT  # it waits for us
+            return self._timeout, replies.TIMED_OUT  # it waits for us
         now = self.loop.time()
-        silence = self._heard_at + self._timeout_duration - now
-        if self._data is None:
+        silence = self._heard_at + self._timeout - now
+        if self._message_reader is None:
             return silence, replies.TIMED_OUT
-        earned = self._data.received / SLOWEST_MESSAGE
-        rest = self._data_began_at + self._timeout_duration + earned - now
+        earned = self._message_reader.received / SLOWEST_MESSAGE
+        rest = self._message_began_at + self._timeout + earned - now
         return min((silence, replies.TIMED_OUT), (rest, replies.TOO_SLOW))
 
     # ---- closing
@@ -303,26 +503,28 @@ class Connection(aiosmtpd.SMTP):
     @property
     def held(self) -> int:
         """Octets of messages that are in memory for this client."""
-        reader = self._data or self.envelope.chunks
+        reader = self._message_reader or self.session.transaction.chunks
         return reader.held if reader is not None else self._relaying
 
     @property
     def idle(self) -> bool:
         """No transaction is under way."""
-        return self._task is None and self.envelope.mail_from is None
+        return self._task is None and self.session.transaction.mail_from is None
 
     def close(self, reply: Reply) -> None:
         """Say goodbye and hang up; what was written before goes out first."""
-        if self._handshaking and self.transport is not None:
+        if self.transport is None or self.state is State.HUNG_UP:
+            return
+        if self.state is State.HANDSHAKE:
             self.transport.abort()  # the client would take a reply for a part of the handshake
-        elif self.transport is not None and not self._hung_up:
+        else:
             self.transport.write(reply.wire())
             self._hang_up()
 
     def finish(self) -> None:
-        """Hang up as soon as the transaction under way is answered, at once where there is none."""
-        self._closing = True
-        self._hang_up_when_done()
+        """Hang up as soon as the transaction under way is answered, at once if there is none."""
+        self.finishing = True
+        self._hang_up_if_done()
 
     def abort(self) -> None:
         """Hang up now, whatever is under way."""
@@ -330,135 +532,24 @@ class Connection(aiosmtpd.SMTP):
         if self._task is not None:
             self._task.cancel()
 
-    def _hang_up_when_done(self) -> None:
-        if self._hung_up or self._task is not None:
+    def _hang_up_if_done(self) -> None:
+        if self.state in (State.HUNG_UP, State.GONE) or self._task is not None:
             return
-        if self._ended:
-            if not (self._unread and self._unanswered):
+        if self.client_ended:
+            if not (self.stalled and self.input):
                 self._hang_up()
-        elif self._closing and self.idle:
+        elif self.finishing and self.idle:
             self.close(replies.SHUTTING_DOWN)
 
     def _hang_up(self) -> None:
-        self._closing = self._hung_up = True
-        self._drop_unanswered()
+        self.state = State.HUNG_UP
+        self.input.clear()
         if self.transport is not None:
             self.transport.close()
-            if self._timeout_handle is None:
-                self._timeout_handle = self.loop.call_later(LINGER, self._timeout_cb)
+            if self._timer is None:
+                self._timer = self.loop.call_later(LINGER, self._look_at_time)
 
-    def _forget_when_done(self) -> None:
-        if self.transport is None and self._task is None:
-            self._server.forget(self)
-
-    def _give_up(self) -> None:
-        """The client does not read what was written for it."""
-        if self.transport is not None:
-            self.transport.abort()
-
-    def _drop_unanswered(self) -> None:
-        self._unanswered, self._answered = b"", 0
-
-    # ---- replies
-
-    async def push(self, status: str | bytes) -> None:
-        """Send a reply in aiosmtpd's words, with an enhanced code."""
-        text = status.decode("utf-8", "replace") if isinstance(status, bytes) else status
-        line = replies.with_enhanced_code(text)
-        self._send(line.encode("ascii", "backslashreplace") + b"\r\n", int(line[:3]))
-
-    def _send_answer(self, reply: Reply, wire: bytes) -> None:
-        """Send what became of a message: whoever relays has to know whether it gets there."""
-        transport = self.transport
-        # TLS can't be closed by halves, and drops what is written after the client's end.
-        if transport is not None and (
-            self._hung_up or transport.is_closing() or (self._ended and self._secure)
-        ):
-            transport = None
-        self._receipts.answer(reply, transport, len(wire))
-        self._send(wire, reply.code)
-
-    def _answer(self, reply: Reply) -> None:
-        self._send(reply.wire(utf8=self.envelope.smtp_utf8), reply.code)
-
-    def _send(self, wire: bytes, code: int) -> None:
-        if self._hung_up or self.transport is None:
-            return
-        if self.transport.is_closing():  # reset, as we shall be told
-            self._drop_unanswered()
-            return
-        self.transport.write(wire)
-        if code in _NONSENSE:
-            self._errors_left -= 1
-            if self._errors_left <= 0:
-                self._server.limited_log.warning("session.too_many_errors", client=self.client)
-                self.close(replies.TOO_MANY_ERRORS)
-
-    # ---- what a session does
-
-    def _run_command(self, line: bytes) -> None:
-        """Answer one command, or start what must be waited for before it can be answered."""
-        raise NotImplementedError
-
-    def _taken(self, reader: Reader) -> None:
-        """A reader has all of its octets."""
-        raise NotImplementedError
-
-    def _internal_error(self, verb: str) -> None:
-        """The session is the last who can answer for a mistake of ours: the client keeps its message."""
-        log.exception("session.error", client=self.client, command=verb)
-        self.envelope = Transaction()
-        self._answer(replies.INTERNAL_ERROR)
-
-    def _is_other_protocol(self, line: bytes) -> bool:
-        """Another protocol's first words: say what this is, and hang up."""
-        # The second version of the PROXY protocol begins with an empty line.
-        ahead = b"" if line.strip() else self._unanswered[self._answered : self._answered + len(PROXY_V2)]
-        reply = other_protocol(line + ahead)
-        if reply is None:
-            return False
-        self._server.limited_log.warning("session.not_smtp", client=self.client, reply=str(reply))
-        self.close(reply)
-        return True
-
-    def _wait_for(self, work: Coroutine[Any, Any, None], verb: str) -> None:
-        """Do something that takes its time; commands wait until it is done."""
-        self._task = tasks.start(self._work(work, verb), "smtpd.work")
-
-    async def _work(self, work: Coroutine[Any, Any, None], verb: str) -> None:
-        try:
-            await work
-        except Exception:  # noqa: BLE001 - logged and answered
-            self._internal_error(verb)
-        finally:
-            self._task = None
-            self._forget_when_done()
-        self._serve()
-
-    async def _start_tls(self, context: ssl.SSLContext, invitation: bytes) -> None:
-        """Go on in TLS, as if nothing had been said before (RFC 3207 §4.2)."""
-        plain = self.transport
-        if plain is None or self._hung_up:
-            return
-        # What came in clear is nobody's to act on: anybody may have put it there.
-        self._drop_unanswered()
-        self._unread = False
-        plain.write(invitation)
-        self._handshaking = True
-        timeout = min(HANDSHAKE_TIMEOUT, self._timeout_duration)
-        secured = None
-        try:
-            secured = await self.loop.start_tls(
-                plain, self, context, server_side=True, ssl_handshake_timeout=timeout
-            )
-        except OSError as error:
-            tls_failed(self._server.limited_log, self.client, error)
-        finally:
-            self._handshaking = False
-            # A handshake that was hung up on gives no transport; one that was done may be lost again already.
-            if secured is not None and self.transport is plain:
-                self.transport = secured
-                self._secure = True
-            else:
-                plain.abort()
-                self.connection_lost(None)
+    def _forget_if_gone(self) -> None:
+        if self.state is State.GONE and self._task is None:
+            self._sessions.forget(self)
+            self.session.log_out()

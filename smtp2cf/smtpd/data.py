@@ -30,6 +30,7 @@ class DataReader:
         "_stuffed",
         "_tail",
         "dropped",
+        "held",
         "received",
         "rest",
         "too_big",
@@ -42,6 +43,8 @@ class DataReader:
         self._stuffed = False
         self.received = 0
         """Octets so far, with dot-stuffing."""
+        self.held = 0
+        """Octets that are in memory."""
         self._tail = b"\r\n"  # the end of the DATA line: a dot right behind it is an empty message
         self.too_big = False
         self.dropped = False
@@ -56,25 +59,33 @@ class DataReader:
         dotted = b"." in block
         seam = (tail + block[:4]).find(_END)
         found = _END_IN.search(block) if dotted and seam < 0 else None
-        if seam < 0 and found is None:
-            self._keep(block, dotted)
+        done = seam >= 0 or found is not None
+        if done:
+            end = found.end() if found is not None else seam + len(_END) - len(tail)
+            self.rest = block[end:]
+            block = block[:end]
+            dotted = block.find(b".", 0, -len(_FINAL_DOT)) >= 0
+        else:
             self._tail = block[-4:] if len(block) >= 4 else (tail + block)[-4:]
-            return False
-        end = found.end() if found is not None else seam + len(_END) - len(tail)
-        self.rest = block[end:]
-        last = block[:end]
-        self._keep(last, last.find(b".", 0, -len(_FINAL_DOT)) >= 0)
-        return True
-
-    @property
-    def held(self) -> int:
-        """Octets that are in memory."""
-        return self.received if self._blocks else 0
+        self.received += len(block)
+        # Stuffing adds at most a third ("." on every line), the final dot three octets.
+        if self.received > self._limit + self._limit // 3 + len(_FINAL_DOT):
+            self.too_big = True
+            self._forget()
+        elif not self.dropped:
+            self._stuffed = self._stuffed or dotted
+            self.held += len(block)
+            blocks = self._blocks
+            blocks.append(block)
+            if len(blocks) - self._joined > _CROWD:
+                blocks[self._joined :] = [b"".join(blocks[self._joined :])]
+                self._joined += 1
+        return done
 
     def drop(self) -> None:
         """Keep nothing of it: what comes is read to its end."""
         self.dropped = True
-        self._blocks.clear()
+        self._forget()
 
     def message(self) -> bytes:
         """The message, once done: octets without dot-stuffing and without the final dot.
@@ -100,16 +111,6 @@ class DataReader:
             return b""
         return message
 
-    def _keep(self, block: bytes, dotted: bool) -> None:
-        self.received += len(block)
-        # Stuffing adds at most a third ("." on every line), the final dot three octets.
-        if self.received > self._limit + self._limit // 3 + len(_FINAL_DOT):
-            self.too_big = True
-            self._blocks.clear()
-        elif not self.too_big and not self.dropped:
-            blocks = self._blocks
-            blocks.append(block)
-            self._stuffed = self._stuffed or dotted
-            if len(blocks) - self._joined > _CROWD:
-                blocks[self._joined :] = [b"".join(blocks[self._joined :])]
-                self._joined += 1
+    def _forget(self) -> None:
+        self._blocks.clear()
+        self.held = 0

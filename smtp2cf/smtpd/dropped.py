@@ -12,7 +12,7 @@ from smtp2cf.reply import Reply
 from smtp2cf.smtpd import replies
 from smtp2cf.smtpd.parameters import RCPT_RULES, parse_parameters
 from smtp2cf.smtpd.path import PathError, parse_path
-from smtp2cf.smtpd.server import Policy
+from smtp2cf.smtpd.rules import Policy
 from smtp2cf.smtpd.transaction import Transaction
 
 ALONE = replies.syntax("an address, and nothing behind it")

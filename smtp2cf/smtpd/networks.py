@@ -2,7 +2,7 @@
 
 import ipaddress
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+from smtp2cf.envelope import Network
 
 
 def is_in(client: str, networks: tuple[Network, ...]) -> bool:

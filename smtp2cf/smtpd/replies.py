@@ -1,9 +1,7 @@
-"""Replies of the SMTP session itself, and the enhanced codes for those that aiosmtpd writes.
+"""Replies of the SMTP session itself.
 
 RFC 5321 §4.2, RFC 2034, RFC 3463, RFC 5248. What became of a message is the relay's to say.
 """
-
-import re
 
 from smtp2cf.reply import Reply
 
@@ -42,6 +40,8 @@ AUTH_TOO_LONG = Reply(500, "5.5.6", "the line is too long for AUTH")
 SAY_LHLO = Reply(500, "5.5.1", "this is LMTP: send LHLO")
 SAY_EHLO = Reply(500, "5.5.1", "this is SMTP: send EHLO or HELO")
 BDAT_BEGUN = Reply(503, "5.5.1", "BDAT was begun: go on with BDAT, or send RSET")
+NO_EXPN = Reply(502, "5.5.1", "EXPN not implemented")
+SEND_MESSAGE = b"354 end with <CRLF>.<CRLF>\r\n"
 PER_RECIPIENT = b"353 each recipient's answer follows, then one for all\r\n"
 """What announces PRDR's answers (draft-hall-prdr); 3yz replies have no enhanced code."""
 
@@ -97,33 +97,3 @@ def authentication_required(client: str, *, tls_first: bool) -> Reply:
 def chunk_taken(size: int) -> Reply:
     """250 for a chunk of BDAT that is not the last."""
     return Reply(250, "2.0.0", f"{size} octets taken")
-
-
-_ENHANCED = {
-    250: "2.0.0",
-    421: "4.3.0",
-    451: "4.3.0",
-    452: "4.3.1",
-    454: "4.7.0",
-    500: "5.5.2",
-    501: "5.5.4",
-    502: "5.5.1",
-    503: "5.5.1",
-    504: "5.5.4",
-    538: "5.7.11",
-    552: "5.3.4",
-    553: "5.1.3",
-    554: "5.5.0",
-    555: "5.5.4",
-}
-_BARE_REPLY = re.compile(r"([245]\d\d)([ -])(?!\d\.\d{1,3}\.\d{1,3} )")
-
-
-def with_enhanced_code(status: str) -> str:
-    """A reply as aiosmtpd words it, with an enhanced code where it had none."""
-    return _BARE_REPLY.sub(_insert, status, count=1) if _BARE_REPLY.match(status) else status
-
-
-def _insert(match: re.Match[str]) -> str:
-    code, separator = match.groups()
-    return f"{code}{separator}{_ENHANCED.get(int(code), f'{code[0]}.0.0')} "

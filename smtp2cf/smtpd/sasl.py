@@ -14,8 +14,6 @@ from smtp2cf.reply import Reply
 from smtp2cf.smtpd import replies
 
 AUTH_USAGE = "AUTH PLAIN|LOGIN [initial-response]"
-AUTH_LINE_LIMIT = 12288
-"""Octets of AUTH and of a response with their CRLF (RFC 4954 §4)."""
 
 UNKNOWN_MECHANISM = Reply(504, "5.5.4", "unknown mechanism: PLAIN and LOGIN are there")
 CANCELLED = Reply(501, "5.7.0", "authentication cancelled")
@@ -41,30 +39,30 @@ class _RefusedError(Exception):
         self.reply = reply
 
 
-Steps = Generator[bytes, bytes, Credentials]
+Mechanism = Generator[bytes, bytes, Credentials]
 """Yields challenges and is sent responses, both without base64."""
-Step = bytes | Credentials | Reply
-"""What an exchange comes to: a challenge as it goes on the wire, credentials, or a refusal."""
+Progress = bytes | Credentials | Reply
+"""What an exchange has come to: a challenge as it goes on the wire, credentials, or a refusal."""
 
 
 class Exchange:
     """One AUTH under way: takes what the client says until there are credentials or a refusal."""
 
-    def __init__(self, steps: Steps) -> None:
-        self._steps = steps
+    def __init__(self, mechanism: Mechanism) -> None:
+        self._mechanism = mechanism
 
-    def begin(self) -> Step:
+    def begin(self) -> Progress:
         """The first challenge, or what an initial response comes to at once."""
-        return self._go(lambda: next(self._steps))
+        return self._go(lambda: next(self._mechanism))
 
-    def answer(self, line: bytes) -> Step:
+    def answer(self, line: bytes) -> Progress:
         """Take a response, as it came without its CRLF."""
         if line == b"*":
             return CANCELLED
         response = _decoded(line)
-        return NOT_BASE64 if response is None else self._go(lambda: self._steps.send(response))
+        return NOT_BASE64 if response is None else self._go(lambda: self._mechanism.send(response))
 
-    def _go(self, step: Callable[[], bytes]) -> Step:
+    def _go(self, step: Callable[[], bytes]) -> Progress:
         try:
             return b"334 " + base64.b64encode(step()) + b"\r\n"
         except StopIteration as end:
@@ -90,7 +88,7 @@ def parse_auth(argument: str) -> Exchange | Reply:
     return NOT_BASE64 if initial is None else Exchange(mechanism(initial))
 
 
-def _plain(initial: bytes | None) -> Steps:
+def _plain(initial: bytes | None) -> Mechanism:
     response = initial if initial is not None else (yield b"")
     parts = response.split(b"\0")
     if len(parts) != 3:
@@ -101,12 +99,12 @@ def _plain(initial: bytes | None) -> Steps:
     return Credentials(name, password)
 
 
-def _login(initial: bytes | None) -> Steps:
+def _login(initial: bytes | None) -> Mechanism:
     name = (initial if initial is not None else (yield b"Username:")).decode()
     return Credentials(name, (yield b"Password:").decode())
 
 
-MECHANISMS: dict[str, Callable[[bytes | None], Steps]] = {"PLAIN": _plain, "LOGIN": _login}
+MECHANISMS: dict[str, Callable[[bytes | None], Mechanism]] = {"PLAIN": _plain, "LOGIN": _login}
 
 
 def _decoded(text: bytes) -> bytes | None:

@@ -17,7 +17,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiosmtpd import smtp as aiosmtpd
 from aiosmtpd.controller import InetMixin, UnixSocketMixin
@@ -25,10 +25,9 @@ from aiosmtpd.proxy_protocol import ProxyData, get_proxy
 
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.reply import Reply
-from smtp2cf.smtpd import Policy, Server, before_session, server
-from smtp2cf.smtpd.connection import HANDSHAKE_TIMEOUT
-from smtp2cf.smtpd.server import Listener
-from smtp2cf.smtpd.session import LMTP_COMMANDS, SMTP_COMMANDS, Command, Session
+from smtp2cf.smtpd import Listener, Policy, Rules, Server, before_session
+from smtp2cf.smtpd.connection import HANDSHAKE_TIMEOUT, Connection
+from smtp2cf.smtpd.session import Session, Step
 
 EVERYWHERE = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 BAD_CREDENTIALS = Reply(535, "5.7.8", "wrong user name or password")
@@ -41,21 +40,26 @@ used = SimpleNamespace(times=0)
 """How often code of ours was spoken to: a test that leaves this at 0 is not about us."""
 
 
-class WatchedServer(Server):
-    """A server whose sessions report to the stand-in it was made for."""
+class WatchedConnection(Connection):
+    """A connection that lets the stand-in know when it begins and ends, and has a test's own commands."""
 
     stand_in: "SMTP"
-
-
-class WatchedSession(Session):
-    """A session that lets the stand-in know when it begins and ends."""
-
-    _server: WatchedServer
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.writer = Writer(transport)
         super().connection_made(transport)
-        self._server.stand_in.begun(self)
+        self.stand_in.begun(self)
+
+    def _do(self, step: "Step | Own") -> None:
+        if isinstance(step, Own):
+            self._wait_for(self._do_own(step))
+        else:
+            super()._do(step)
+
+    async def _do_own(self, own: "Own") -> None:
+        await own.work
+        if own.then is not None:
+            self._do(own.then)
 
     def data_received(self, data: bytes) -> None:
         used.times += 1
@@ -64,6 +68,13 @@ class WatchedSession(Session):
     def connection_lost(self, error: Exception | None) -> None:
         self.writer.close()
         super().connection_lost(error)
+
+
+class Own(NamedTuple):
+    """A step of a test's own: something to wait for, and what comes then."""
+
+    work: Awaitable[Any]
+    then: Step | None = None
 
 
 class Writer:
@@ -79,7 +90,7 @@ class Writer:
 class SessionView:
     """A session of ours, as far as it has what aiosmtpd's have."""
 
-    def __init__(self, watched: WatchedSession, proxy_data: ProxyData | None) -> None:
+    def __init__(self, watched: WatchedConnection, proxy_data: ProxyData | None) -> None:
         self._watched = watched
         self.peer = watched.session.peer
         self.proxy_data = proxy_data
@@ -89,13 +100,12 @@ class SessionView:
     @property
     def authenticated(self) -> bool:
         """Somebody has."""
-        return bool(self._watched.user)
+        return bool(self._watched.session.user)
 
 
 class SMTP:
     """Takes aiosmtpd's arguments, and makes a Server of them."""
 
-    commands = SMTP_COMMANDS
     lmtp = False
     line_length_limit = aiosmtpd.SMTP.line_length_limit
 
@@ -129,7 +139,7 @@ class SMTP:
         self._proxy_timeout = (proxy_protocol_timeout or 0) * PATIENCE
         self._call_limit_default = command_call_limit
         self._proxy_data: ProxyData | None = None
-        self._watched: WatchedSession | None = None
+        self._watched: WatchedConnection | None = None
         self._policy = Policy(
             hostname=hostname or socket.getfqdn(),
             # Who has to authenticate, or to start TLS before, is who is in none of our networks.
@@ -142,32 +152,34 @@ class SMTP:
             proxy_networks=EVERYWHERE if proxy_protocol_timeout else (),
         )
 
-    async def listen(self, sock: socket.socket, ssl_context: ssl.SSLContext | None = None) -> WatchedServer:
+    async def listen(self, sock: socket.socket, ssl_context: ssl.SSLContext | None = None) -> Server:
         """A server of ours at a socket. ssl_context: TLS from the first octet on."""
         context = ssl_context or self.tls_context
-        served = WatchedServer(
-            self._accept,
+        rules = Rules(
             self._policy,
             authenticate=self._authenticate,
             tls=(lambda: context) if context is not None else None,
         )
-        served.stand_in = self
-        server.Session = before_session.Session = WatchedSession
+        served = Server(self._accept, rules)
+        served.connection = type("Watched", (WatchedConnection,), {"stand_in": self})
         before_session.HANDSHAKE_TIMEOUT = self._proxy_timeout or HANDSHAKE_TIMEOUT
         before_session.get_proxy = self._get_proxy
-        listener = Listener(self._commands(), lmtp=self.lmtp, tls=ssl_context is not None)
+        listener = Listener(lmtp=self.lmtp, tls=ssl_context is not None)
         sock.setblocking(False)
         await served.start([sock], listener)
         return served
 
-    def _commands(self) -> dict[str, Command]:
+    def _commands(self, session: Session) -> dict[str, Callable[[Session, str], Any]]:
         """The commands: ours, but for those that a test's subclass has of its own."""
-        commands = dict(self.commands)
+        commands = dict(session.commands)
         for verb in commands:
             if (method := getattr(self, f"smtp_{verb}", None)) is not None:
-                commands[verb] = _command(verb, method)
-        if hasattr(self.event_handler, "handle_VRFY"):
-            commands["VRFY"] = _seen_by(self.event_handler.handle_VRFY)
+                commands[verb] = lambda _, argument, method=method: Own(method(argument))
+        if (hook := getattr(self.event_handler, "handle_VRFY", None)) is not None:
+            verify = session.commands["VRFY"]
+            commands["VRFY"] = lambda session, address: Own(
+                hook(self, session, session.transaction, address), verify(session, address)
+            )
         return commands
 
     # ---- what our server asks
@@ -192,11 +204,12 @@ class SMTP:
 
     # ---- what tests look at
 
-    def begun(self, session: WatchedSession) -> None:
+    def begun(self, connection: WatchedConnection) -> None:
         """A session of ours has begun; after what a proxy said, where there is one."""
-        self._watched = session
+        self._watched = connection
+        connection.session.commands = self._commands(connection.session)
         if self._proxy_timeout and (hook := getattr(self.event_handler, "handle_PROXY", None)) is not None:
-            session.loop.create_task(hook(self, self.session, None, self._proxy_data))
+            connection.loop.create_task(hook(self, self.session, None, self._proxy_data))
 
     @property
     def session(self) -> SessionView | SimpleNamespace:
@@ -249,20 +262,7 @@ class SMTP:
 class LMTP(SMTP):
     """The same for LMTP."""
 
-    commands = LMTP_COMMANDS
     lmtp = True
-
-
-def _command(verb: str, method: Callable[[str], Awaitable[None]]) -> Command:
-    return lambda session, argument: session._wait_for(method(argument), verb)
-
-
-def _seen_by(hook: Callable[..., Awaitable[str]]) -> Command:
-    async def verify(session: Session, address: str) -> None:
-        await hook(session, session.session, session.envelope, address)
-        session.smtp_VRFY(address)
-
-    return lambda session, address: session._wait_for(verify(session, address), "VRFY")
 
 
 def _reply(status: str) -> Reply:
@@ -280,7 +280,7 @@ def _reply(status: str) -> Reply:
 class Listening:
     """What a controller takes for asyncio's server."""
 
-    def __init__(self, served: WatchedServer) -> None:
+    def __init__(self, served: Server) -> None:
         self._served = served
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """Programs that hang up as they do, each twice with the same bytes: both messages go out, no reply is lost.
 
-Every way of closing by itself, and what is a loss: tests/smtpd/test_receipts.py.
+Every way of closing by itself, and what is a loss: tests/smtpd/test_reply_arrival.py.
 """
 
 import contextlib

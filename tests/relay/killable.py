@@ -24,7 +24,7 @@ from smtp2cf.cli import app
 from smtp2cf.cloudflare import client
 from smtp2cf.relay import accept, lease
 from smtp2cf.settings import rooms
-from smtp2cf.smtpd import session
+from smtp2cf.smtpd import connection
 from smtp2cf.spool import postgres, postgres_database, sqlite, writer
 
 LEASE = "1.0"
@@ -54,7 +54,7 @@ POINTS = {
     "the mail is written": Point((writer,), "_resolve", BEFORE),
     "the mail is kept": Point(SPOOLS, "put", AFTER, ("queue", "late")),
     "the reply is known": Point((accept.Relay,), "accept", AFTER),
-    "the reply is sent": Point((session.Session,), "_finish_message", AFTER),
+    "the reply is sent": Point((connection.Connection,), "_relay", AFTER),
     "mail is claimed": Point(SPOOLS, "claim", AFTER, ("queue",)),
     "mail is read": Point(SPOOLS, "read", AFTER, ("queue",)),
     "the attempt is noted": Point(SPOOLS, "begin", AFTER, ("queue",)),

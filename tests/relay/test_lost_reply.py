@@ -30,7 +30,7 @@ async def vanish(here: World, gate: Gate, how: str, *recipients: str, parameters
     getattr(client, how)()
     (session,) = here.server.sessions
     async with asyncio.timeout(10):
-        while not session._ended and session.transport is not None:  # noqa: ASYNC110 - as below
+        while not session.client_ended and session.transport is not None:  # noqa: ASYNC110 - as below
             await asyncio.sleep(0.01)
     gate.open.set()
     async with asyncio.timeout(10):

@@ -20,7 +20,7 @@ from smtp2cf.listen.endpoint import Endpoint, bound, listen
 from smtp2cf.relay import MessagePolicy, Relay
 from smtp2cf.reply import SUPPRESSED
 from smtp2cf.sandbox import RateLimit, Sandbox
-from smtp2cf.smtpd import Policy, Server
+from smtp2cf.smtpd import Policy, Rules, Server
 from tests.cloudflare.raw_server import Request, http, ok, serving
 from tests.support.secret import TOKEN
 
@@ -80,7 +80,7 @@ async def bridge_to(base_url: str, *, wait: float = 100.0) -> AsyncIterator[Brid
         max_sessions=100,
         session_timeout=120.0,
     )
-    server = Server(relay.accept, policy)
+    server = Server(relay.accept, Rules(policy))
     sockets = listen(LOOPBACK)
     await server.start(sockets)
     try:

@@ -17,7 +17,7 @@ from aiohttp import web
 from smtp2cf.cloudflare import Client
 from smtp2cf.envelope import Envelope
 from smtp2cf.relay import BouncePolicy, MessagePolicy, Relay, RetryPolicy
-from smtp2cf.smtpd import LMTP_LISTENER, SMTP_LISTENER, Policy, Server
+from smtp2cf.smtpd import LMTP_LISTENER, SMTP_LISTENER, Policy, Rules, Server
 from smtp2cf.spool import Spool, SpoolItem
 from tests.support.secret import TOKEN
 
@@ -157,7 +157,7 @@ class World:
             max_sessions=100,
             session_timeout=30,
         )
-        self.server = Server(self.relay.accept, smtp, self.relay.answered)
+        self.server = Server(self.relay.accept, Rules(smtp), self.relay.answered)
         self.port = 0
 
     async def accept(self, *recipients: str, message: bytes = MESSAGE, **fields: Any) -> str:

@@ -16,7 +16,7 @@ import uvloop
 
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.reply import Reply
-from smtp2cf.smtpd import SMTP_LISTENER, Listener, Policy, Quotas, Server
+from smtp2cf.smtpd import SMTP_LISTENER, Listener, Policy, Quotas, Rules, Server
 from tests.smtpd.dialog import Client
 from tests.support.certificates import Certificates, make_certificates
 
@@ -30,7 +30,7 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 
 
 class Service:
-    """A running server, what it took, and ways to talk to it. options: Server's."""
+    """A running server, what it took, and ways to talk to it. options: Rules'."""
 
     def __init__(
         self, accept: Any, policy: Policy, listener: Listener = SMTP_LISTENER, **options: Any
@@ -38,7 +38,7 @@ class Service:
         self.taken: list[tuple[Envelope, bytes]] = []
         self.confirmed: list[tuple[str, bool]] = []
         self.listener = listener
-        self.server = Server(accept or self.take, policy, self._confirm, **options)
+        self.server = Server(accept or self.take, Rules(policy, **options), self._confirm)
         self.clients: list[Client] = []
         self._address: Any = None
 
@@ -143,7 +143,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     """Start a server: `await start(accept, max_sessions=2, …)`; stopped after the test.
 
     unix: listen on a unix socket. ipv6: listen on [::], IPv4 included. send_buffer: octets of replies
-    that the kernel holds. listener: what is spoken. tls: its context. authenticate, sender_refusal: Server's.
+    that the kernel holds. listener: what is spoken. tls: its context. authenticate, sender_refusal: Rules'.
     """
     async with contextlib.AsyncExitStack() as stack:
 
@@ -199,7 +199,7 @@ def logged() -> Iterator[list[MutableMapping[str, Any]]]:
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """On loopback an acknowledgement is back at once."""
-    monkeypatch.setattr("smtp2cf.smtpd.receipts.LOOK_EVERY", 0.02)
+    monkeypatch.setattr("smtp2cf.smtpd.reply_arrival.LOOK_EVERY", 0.02)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from smtp2cf.smtpd import SMTP_LISTENER, Policy
-from smtp2cf.smtpd.session import Session
+from smtp2cf.smtpd.connection import Connection
 from tests.smtpd.conftest import LOOPBACK, Start
 
 ONE_CLIENT = (ipaddress.ip_network("127.0.0.1/32"),)
@@ -102,7 +102,7 @@ async def test_a_client_whose_address_is_not_known_is_no_unix_client(start: Star
             self.aborted = True
 
     service = await start(allow_networks=())
-    session, transport = Session(service.server, SMTP_LISTENER), Reset()
+    session, transport = Connection(service.server.sessions, SMTP_LISTENER), Reset()
     with socket.socket(socket.AF_INET) as nameless:
         session.connection_made(transport)  # type: ignore[arg-type]
     assert transport.aborted

@@ -230,7 +230,7 @@ async def test_a_response_that_comes_octet_by_octet_is_not_taken_for_http(
     (session,) = service.server.sessions
     for end in range(1, len(response) + 1):
         await client.send(response[end - 1 : end])
-        await until(lambda sent=response[:end]: session._unanswered == sent)
+        await until(lambda sent=response[:end]: session.input.peek(100) == sent)
     assert (await client.ask("")).startswith(("334 UGFz", "501 5.5.2 user name"))
 
 
@@ -371,7 +371,7 @@ async def test_a_client_that_leaves_while_its_password_is_checked(
     await client.send(f"AUTH PLAIN {PLAIN}\r\n".encode())
     await asked.wait()
     getattr(client, how)()
-    await until(lambda: all(s._ended or s.transport is None for s in service.server.sessions))
+    await until(lambda: all(s.client_ended or s.transport is None for s in service.server.sessions))
     answer.set()
     await until(lambda: not service.server.sessions)
     assert [line["event"] for line in logged if line["log_level"] != "debug"] == []

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from smtp2cf.smtpd.chunks import Chunks, parse_bdat
+from smtp2cf.smtpd.connection import State
 from tests.smtpd.conftest import Start
 from tests.smtpd.dialog import Client, until
 
@@ -261,7 +262,7 @@ async def test_a_size_that_is_only_said_costs_nothing(start: Start) -> None:
 async def test_a_client_that_leaves_in_a_chunk(start: Start, logged: list) -> None:
     service, client = await begun(start)
     await client.send(b"BDAT 10 LAST\r\nhalf")
-    await until(lambda: any(session._data is not None for session in service.server.sessions))
+    await until(lambda: any(session.state is State.MESSAGE for session in service.server.sessions))
     client.end()
     assert await client.everything() == ""
     await until(lambda: not service.server.sessions)

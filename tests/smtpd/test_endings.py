@@ -9,6 +9,7 @@ import pytest
 
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.reply import Reply
+from smtp2cf.smtpd.connection import State
 from tests.smtpd.conftest import TAKEN, Service, Start
 from tests.smtpd.dialog import Client, dotted, until
 
@@ -45,7 +46,7 @@ async def _relaying(service: Service) -> Client:
     client = await service.connect()
     await client.start_message()
     await client.send(dotted(b"hello\r\n"))
-    await service.server.accept.entered.wait()
+    await service.server.sessions.accept.entered.wait()
     return client
 
 
@@ -70,7 +71,7 @@ async def test_a_half_closed_client_hears_of_a_message_that_took_its_time(
     client = await _relaying(service)
     client.end()
     # Its end is seen long before the message is through.
-    await until(lambda: all(session._ended for session in service.server.sessions))
+    await until(lambda: all(session.client_ended for session in service.server.sessions))
     gate.opened.set()
     assert await client.everything() == "250 2.0.0 taken\r\n"
     # At first it may have been gone, and sending its message again; now it is clear that it was not.
@@ -84,7 +85,7 @@ async def test_a_half_closed_client_gets_replies_that_do_not_fit_the_buffers(sta
     client.writer.transport.pause_reading()
     await client.send(b"VRFY x\r\n" * 7000)
     client.end()
-    await until(lambda: any(session._unread and session._ended for session in service.server.sessions))
+    await until(lambda: any(session.stalled and session.client_ended for session in service.server.sessions))
     client.writer.transport.resume_reading()
     assert (await client.everything()).count("252 2.1.5") == 7000
 
@@ -107,7 +108,7 @@ async def test_half_a_message_is_no_message(start: Start, logged: Lines, how: st
     else:
         await client.start_message()
         await client.send(b"Subject: x\r\n\r\n.\r")
-    await until(lambda: any(session._data is not None for session in service.server.sessions))
+    await until(lambda: any(session.state is State.MESSAGE for session in service.server.sessions))
     getattr(client, how)()
     await until(lambda: not service.server.sessions)
     assert service.taken == []
@@ -140,7 +141,7 @@ async def test_a_message_whose_client_vanished_is_relayed_to_its_end(
         await until(lambda: all(session.transport is None for session in service.server.sessions))
     else:
         await client.close()
-        await until(lambda: all(session._ended for session in service.server.sessions))
+        await until(lambda: all(session.client_ended for session in service.server.sessions))
     # It counts as a session as long as its message is under way.
     assert len(service.server.sessions) == 1
     # It is told at once, since the client may already be sending its message again.
@@ -227,7 +228,7 @@ async def test_a_transaction_under_way_finishes_when_the_server_stops(start: Sta
     begun = await service.greeted()
     await begun.ask("MAIL FROM:<anna@example.com>")
     stopping = asyncio.create_task(service.server.drain(10))
-    await until(lambda: all(session._closing for session in service.server.sessions))
+    await until(lambda: all(session.finishing for session in service.server.sessions))
     assert not stopping.done()
     for command in ("RCPT TO:<bert@example.net>", "DATA"):
         assert (await begun.ask(command))[0] in "23"
@@ -248,7 +249,7 @@ async def test_a_transaction_given_up_ends_the_session_when_the_server_stops(
     client = await service.greeted()
     await client.ask("MAIL FROM:<anna@example.com>")
     stopping = asyncio.create_task(service.server.drain(10))
-    await until(lambda: all(session._closing for session in service.server.sessions))
+    await until(lambda: all(session.finishing for session in service.server.sessions))
     assert (await client.ask(command)).startswith("250")
     await client.play("S: 421 4.3.2\nS: <closed>")
     await stopping
@@ -260,7 +261,7 @@ async def test_no_second_transaction_starts_when_the_server_stops(start: Start) 
     client = await _relaying(service)
     await client.send(SESSION + dotted(b"second\r\n"))
     stopping = asyncio.create_task(service.server.drain(10))
-    await until(lambda: all(session._closing for session in service.server.sessions))
+    await until(lambda: all(session.finishing for session in service.server.sessions))
     gate.opened.set()
     await client.play("S: 250 2.0.0 taken\nS: 421 4.3.2 shutting down\nS: <closed>")
     await stopping
@@ -300,8 +301,8 @@ async def test_a_client_that_comes_while_the_server_stops_is_turned_away(start: 
     begun = await service.greeted()
     await begun.ask("MAIL FROM:<anna@example.com>")
     stopping = asyncio.create_task(service.server.drain(10))
-    await until(lambda: all(session._closing for session in service.server.sessions))
+    await until(lambda: all(session.finishing for session in service.server.sessions))
     (session,) = service.server.sessions
-    assert service.server.admit(session, 3) == Reply(421, "4.3.2", "shutting down, try again later")
+    assert service.server.sessions.admit(session, 3) == Reply(421, "4.3.2", "shutting down, try again later")
     await begun.ask("RSET")
     await stopping

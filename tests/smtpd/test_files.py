@@ -38,13 +38,13 @@ def test_the_log_says_it_once(logged: Lines) -> None:
 async def test_who_comes_when_files_are_short_is_told_so(start: Start, unix: bool, logged: Lines) -> None:
     service = await start(unix=unix)
     first = await service.greeted()
-    service.server.files.usable = 1
+    service.server.sessions.files.usable = 1
     refused = [await service.connect() for _ in range(3)]
     for client in refused:
         assert (await client.everything()).startswith("421 4.3.1 no file descriptors left")
     assert [line["event"] for line in logged if line["event"] == "session.no_files"] == ["session.no_files"]
     assert (await first.ask("NOOP")).startswith("250")
-    service.server.files.usable = 1 << 20
+    service.server.sessions.files.usable = 1 << 20
     await service.greeted()
 
 
@@ -52,7 +52,7 @@ async def test_with_tls_they_are_hung_up_on_at_once(
     start: Start, certificates: Certificates, logged: Lines
 ) -> None:
     service = await start(listener=SMTPS_LISTENER, tls=certificates.server)
-    service.server.files.usable = 1
+    service.server.sessions.files.usable = 1
     client = await service.connect()
     assert await client.everything() == ""
     assert "session.no_files" in [line["event"] for line in logged]

@@ -12,7 +12,7 @@ import pytest
 
 from smtp2cf.reply import Reply
 from smtp2cf.smtpd import SMTP_LISTENER, SMTPS_LISTENER, log_limit
-from smtp2cf.smtpd.session import Session
+from smtp2cf.smtpd.connection import Connection
 from tests.smtpd.conftest import Service, Start
 from tests.smtpd.dialog import Client, until
 from tests.support.certificates import Certificates
@@ -120,8 +120,8 @@ async def test_nothing_is_left_of_sessions(
     sessions = count * len(STAGES)
     assert tasks[0] == tasks[-1]
     assert files[0] == files[-1]
-    assert not service.server.limited_log._counts
+    assert not service.server.sessions.limited_log._counts
     # A session alone is a hundred blocks; caches and free lists may still take a few.
     assert blocks[2] - blocks[1] < 3 * sessions + 500, blocks
-    sessions_left = [one for one in gc.get_objects() if isinstance(one, Session)]
-    assert not [one for one in sessions_left if one._server is service.server]
+    sessions_left = [one for one in gc.get_objects() if isinstance(one, Connection)]
+    assert not [one for one in sessions_left if one._sessions is service.server.sessions]

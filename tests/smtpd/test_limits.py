@@ -307,7 +307,7 @@ async def test_a_client_that_reads_no_reply_costs_little_and_goes(start: Start, 
     tracemalloc.stop()
     flooding.cancel()
     assert peak < 4 * MIB
-    assert sum(session._unread for session in service.server.sessions) == 1
+    assert sum(session.stalled for session in service.server.sessions) == 1
 
 
 async def test_a_client_that_never_reads_is_hung_up_on(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,7 +315,7 @@ async def test_a_client_that_never_reads_is_hung_up_on(start: Start, monkeypatch
     service = await start(session_timeout=0.3, send_buffer=4096)
     deaf = await _deaf(service)
     deaf.writer.write(b"VRFY x\r\n" * 100_000)
-    await until(lambda: any(session._unread for session in service.server.sessions))
+    await until(lambda: any(session.stalled for session in service.server.sessions))
     await until(lambda: not service.server.sessions)
 
 

@@ -6,7 +6,6 @@ import pytest
 
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.reply import Reply
-from smtp2cf.smtpd.replies import with_enhanced_code
 from tests.smtpd.conftest import Start
 
 ENHANCED = re.compile(r"([245])\d\d[ -]\1\.\d{1,3}\.\d{1,3} ")
@@ -151,23 +150,3 @@ async def test_help_names_the_commands_there_are(start: Start) -> None:
     assert reply == "214 2.0.0 commands: EHLO HELO MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP"
     assert await client.ask("HELP mail") == "214 2.0.0 syntax: MAIL FROM:<address> [parameters]"
     assert await client.ask("HELP AUTH") == "504 5.5.4 AUTH: no such command"
-
-
-@pytest.mark.parametrize(
-    ("worded", "sent"),
-    [
-        ("250 OK", "250 2.0.0 OK"),
-        ("250-first", "250-2.0.0 first"),
-        ("250 2.1.5 OK", "250 2.1.5 OK"),
-        ("421 bye", "421 4.3.0 bye"),
-        ("451 later", "451 4.3.0 later"),
-        ("499 new", "499 4.0.0 new"),
-        ("502 EXPN not implemented", "502 5.5.1 EXPN not implemented"),
-        ("553 5 sterling", "553 5.1.3 5 sterling"),
-        ("599 new", "599 5.0.0 new"),
-        ("354 go on", "354 go on"),
-        ("334 VXNlcg==", "334 VXNlcg=="),
-    ],
-)
-def test_what_aiosmtpd_says_gets_its_enhanced_code(worded: str, sent: str) -> None:
-    assert with_enhanced_code(worded) == sent

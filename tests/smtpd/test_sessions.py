@@ -11,16 +11,16 @@ import aiosmtpd
 import pytest
 from aiosmtpd.smtp import SMTP
 
-from smtp2cf.smtpd.session import Session
+from smtp2cf.smtpd.connection import Connection, State, aiosmtpd_attributes
 from tests.smtpd.conftest import Start
 from tests.smtpd.dialog import dotted, until
 
-UNCHANGING = (str, bytes, int, float, type(None), MappingProxyType)
+UNCHANGING = (str, bytes, int, float, type(None), MappingProxyType, State)
 
 
 async def test_sessions_share_nothing_that_can_change(start: Start) -> None:
     service = await start()
-    for value in service.server.session_template.values():
+    for value in aiosmtpd_attributes("bridge.example", 1 << 20, 60.0).values():
         assert isinstance(value, UNCHANGING)
     await service.greeted()
     await service.greeted()
@@ -30,12 +30,11 @@ async def test_sessions_share_nothing_that_can_change(start: Start) -> None:
         for name, value in vars(one).items()
         if vars(other)[name] is value and not isinstance(value, UNCHANGING)
     }
-    assert shared == {"loop", "_server", "_listener"}
+    assert shared == {"loop", "_sessions", "_listener"}
 
 
-async def test_the_template_holds_no_session(start: Start) -> None:
-    service = await start()
-    for value in service.server.session_template.values():
+def test_what_is_shared_holds_no_session() -> None:
+    for value in aiosmtpd_attributes("bridge.example", 1 << 20, 60.0).values():
         members = value.values() if isinstance(value, MappingProxyType) else [value]
         assert not any(hasattr(member, "__self__") for member in members)
 
@@ -54,7 +53,7 @@ async def test_a_session_has_what_aiosmtpd_gives_it(start: Start) -> None:
     }  # fmt: skip
     assert not missing, (
         f"aiosmtpd {aiosmtpd.__version__} gives a session {', '.join(sorted(missing))}, "
-        "which smtp2cf/smtpd/server.py, _session_template, does not"
+        "which smtp2cf/smtpd/connection.py, aiosmtpd_attributes, does not"
     )
 
 
@@ -119,5 +118,9 @@ async def test_memory_comes_back_after_ten_thousand_sessions(start: Start, logge
     tracemalloc.stop()
     # Ten octets a session are what caches and counters may keep; a session itself is thousands.
     assert after - before < 100_000
-    ours = [each for each in gc.get_objects() if isinstance(each, Session) and each._server is service.server]
+    ours = [
+        each
+        for each in gc.get_objects()
+        if isinstance(each, Connection) and each._sessions is service.server.sessions
+    ]
     assert not ours, [gc.get_referrers(each) for each in ours[:1]]

@@ -165,7 +165,7 @@ async def test_a_reader_of_nothing_that_goes_on_sending_is_hung_up_on(
     client = await service.connect(receive_buffer=4096)
     client.writer.transport.pause_reading()
     client.writer.write(b"VRFY x\r\n" * 20_000)
-    await until(lambda: any(session._unread for session in service.server.sessions))
+    await until(lambda: any(session.stalled for session in service.server.sessions))
     dripping = asyncio.ensure_future(_drip(client))
     await until(lambda: not service.server.sessions)
     dripping.cancel()

@@ -86,7 +86,7 @@ async def test_each_handshake_has_the_certificate_of_its_time(
         seen.append(True)
         return certificates.server
 
-    service.server.tls = current
+    service.server.sessions.rules.tls = current
     for _ in range(3):
         await service.greeted(tls=certificates.client)
     assert len(seen) == 3

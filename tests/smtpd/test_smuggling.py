@@ -106,7 +106,7 @@ def bridge(request: pytest.FixtureRequest) -> Iterator[Bridge]:
 
 
 def _is_normal(bridge: Bridge) -> bool:
-    return not bridge.house.server.policy.crlf_only
+    return not bridge.house.server.sessions.rules.policy.crlf_only
 
 
 def _check(bridge: Bridge, call: Call, message: bytes) -> None:

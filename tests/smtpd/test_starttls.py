@@ -482,9 +482,9 @@ async def test_a_megabyte_of_commands_behind_a_message_that_takes_its_time(
         await client.reply()
     (session,) = service.server.sessions
     sending = asyncio.ensure_future(client.send((b"NOOP " + b"x" * 500 + b"\r\n") * count))
-    await until(lambda: len(session._unanswered) > PIPELINE_LIMIT)
+    await until(lambda: len(session.input) > PIPELINE_LIMIT)
     await asyncio.sleep(0.05)
-    assert len(session._unanswered) < PIPELINE_LIMIT + 300_000, "what more there is stays in the kernel"
+    assert len(session.input) < PIPELINE_LIMIT + 300_000, "what more there is stays in the kernel"
     opened.set()
     assert await client.reply() == "250 2.0.0 taken"
     assert await client.reader.readexactly(count * 14) == b"250 2.0.0 OK\r\n" * count
@@ -507,7 +507,7 @@ async def test_a_client_that_reads_no_reply_costs_little_and_goes(
     gc.collect()
     tracemalloc.start()
     client.writer.write(rude.seal(b"HELP\r\n" * 100_000))
-    await until(lambda: any(session._unread for session in service.server.sessions))
+    await until(lambda: any(session.stalled for session in service.server.sessions))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 4 << 20

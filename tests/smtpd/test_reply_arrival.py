@@ -15,7 +15,7 @@ import pytest
 
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.smtpd import SMTP_LISTENER, SMTPS_LISTENER
-from smtp2cf.smtpd.receipts import Tcp, has_arrived, tcp_info
+from smtp2cf.smtpd.reply_arrival import Tcp, has_arrived, tcp_info
 from tests.smtpd.conftest import TAKEN, Service, Start
 from tests.smtpd.dialog import dotted, until
 from tests.smtpd.raw import RawClient
@@ -52,7 +52,9 @@ class Meeting:
 
     async def fate(self) -> bool:
         """Whether the answer has arrived, as the relay is told in the end."""
-        await until(lambda: bool(self.service.confirmed) and not self.service.server.receipts._open)
+        await until(
+            lambda: bool(self.service.confirmed) and not self.service.server.sessions.reply_arrival._open
+        )
         assert len({queue_id for queue_id, _ in self.service.confirmed}) == 1
         return self.service.confirmed[-1][1]
 
@@ -73,7 +75,7 @@ async def meet(start: Start, certificates: Certificates) -> AsyncIterator[Meet]:
         client = await RawClient.connect(("127.0.0.1", service.port))
         clients.append(client)
         meeting = Meeting(service, client)
-        service.server.accept = meeting.accept
+        service.server.sessions.accept = meeting.accept
         context = ssl.create_default_context(cafile=str(certificates.cert))
         context.maximum_version = ssl.TLSVersion.TLSv1_2 if way.endswith("1.2") else ssl.TLSVersion.TLSv1_3
         if tls_first:
@@ -203,7 +205,7 @@ async def test_a_client_that_is_told_of_the_end_has_its_reply(meet: Meet) -> Non
 async def test_a_client_that_closed_its_side_hears_the_reply(meet: Meet) -> None:
     meeting = await meet("plain")
     meeting.client.half_close()
-    await until(lambda: all(session._ended for session in meeting.service.server.sessions))
+    await until(lambda: all(session.client_ended for session in meeting.service.server.sessions))
     assert [received for _, received in meeting.service.confirmed] == [False], "it may have been gone"
     await meeting.answered()
     assert await meeting.fate() is True
@@ -261,13 +263,13 @@ async def test_a_reply_that_nobody_acknowledges_is_lost_in_the_end(
     """A host that is off, a cable that is out."""
     meeting = await meet("plain")
     monkeypatch.setattr(
-        "smtp2cf.smtpd.receipts.tcp_info", lambda sock: Tcp(100, 50, 3, hung_up=False, closed=False)
+        "smtp2cf.smtpd.reply_arrival.tcp_info", lambda sock: Tcp(100, 50, 3, hung_up=False, closed=False)
     )
     await meeting.answered()
     meeting.client.close()
     await until(lambda: not meeting.service.server.sessions)
     assert meeting.service.confirmed == []
-    monkeypatch.setattr("smtp2cf.smtpd.receipts.LOST_AFTER", 0.0)
+    monkeypatch.setattr("smtp2cf.smtpd.reply_arrival.LOST_AFTER", 0.0)
     assert await meeting.fate() is False
 
 
@@ -276,7 +278,7 @@ async def test_a_server_that_stops_does_not_wait_for_long(
 ) -> None:
     meeting = await meet("plain")
     monkeypatch.setattr(
-        "smtp2cf.smtpd.receipts.tcp_info", lambda sock: Tcp(100, 50, 3, hung_up=False, closed=False)
+        "smtp2cf.smtpd.reply_arrival.tcp_info", lambda sock: Tcp(100, 50, 3, hung_up=False, closed=False)
     )
     monkeypatch.setattr("smtp2cf.smtpd.server.SETTLE_WAIT", 0.05)
     await meeting.answered()
@@ -314,7 +316,7 @@ async def test_on_a_unix_socket_a_reply_to_a_client_that_has_gone_is_lost(start:
     for _ in range(5):
         await client.reply()
     await client.send(MESSAGE)
-    await until(lambda: bool(service.confirmed) and not service.server.receipts._open)
+    await until(lambda: bool(service.confirmed) and not service.server.sessions.reply_arrival._open)
     assert service.confirmed[-1][1] is False
 
 
@@ -322,11 +324,11 @@ async def test_on_a_unix_socket_a_reply_to_a_client_that_has_gone_is_lost(start:
 async def test_where_tcp_tells_nothing_only_a_reset_behind_the_end_is_a_loss(
     meet: Meet, monkeypatch: pytest.MonkeyPatch, how: str, arrived: bool
 ) -> None:
-    monkeypatch.setattr("smtp2cf.smtpd.receipts.tcp_info", lambda sock: None)
-    monkeypatch.setattr("smtp2cf.smtpd.receipts.RESET_WITHIN", 0.1)
+    monkeypatch.setattr("smtp2cf.smtpd.reply_arrival.tcp_info", lambda sock: None)
+    monkeypatch.setattr("smtp2cf.smtpd.reply_arrival.RESET_WITHIN", 0.1)
     meeting = await meet("plain")
     getattr(meeting.client, how)()
-    await until(lambda: all(session._ended for session in meeting.service.server.sessions))
+    await until(lambda: all(session.client_ended for session in meeting.service.server.sessions))
     meeting.relay.set()
     await until(lambda: len(meeting.service.confirmed) == 2)
     assert await meeting.fate() is arrived
@@ -340,7 +342,7 @@ async def test_without_a_file_to_spare_a_reply_has_arrived(
         raise OSError(24, "Too many open files")
 
     meeting = await meet("plain")
-    monkeypatch.setattr("smtp2cf.smtpd.receipts.os.dup", dup)
+    monkeypatch.setattr("smtp2cf.smtpd.reply_arrival.os.dup", dup)
     await meeting.answered()
     meeting.client.close()
     assert await meeting.fate() is True

@@ -1,0 +1,128 @@
+"""Rules: who may do what in a session, and how much. Sessions ask this one object and nothing else.
+
+Knows no session and no socket: it is given a client's address, a user's name and a reverse path.
+"""
+
+import functools
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from smtp2cf.envelope import Authenticate, Network, SenderRefusal
+from smtp2cf.reply import Reply
+from smtp2cf.smtpd import replies
+from smtp2cf.smtpd.listener import Listener
+from smtp2cf.smtpd.networks import is_in
+from smtp2cf.smtpd.quotas import Quota, Quotas
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """Who may send, and how much.
+
+    hostname: what the greeting says. allow_networks: clients that may relay without AUTH.
+    max_message_size: octets. max_recipients: in one transaction. max_sessions: at once.
+    session_timeout: seconds of silence, and seconds in which a command must be complete.
+    auth_without_tls: passwords may come unencrypted. proxy_networks: proxies that must say whom they
+    connect for. crlf_only: refuse a command that ends with LF alone. postmaster: who gets mail to
+    `<Postmaster>`, "" for nobody. max_message_memory: octets of messages that may be in memory at once,
+    coming in or being relayed.
+    """
+
+    hostname: str
+    allow_networks: tuple[Network, ...]
+    max_message_size: int
+    max_recipients: int
+    max_sessions: int
+    session_timeout: float
+    auth_without_tls: bool = False
+    proxy_networks: tuple[Network, ...] = ()
+    crlf_only: bool = False
+    postmaster: str = ""
+    max_message_memory: int = 512 << 20
+
+    def may_relay(self, client: str) -> bool:
+        """A client at this address may relay. A client on a unix socket has no address, and may."""
+        return not client or is_in(client, self.allow_networks)
+
+
+class Rules:
+    """Who may do what.
+
+    authenticate: None if nobody may. sender_refusal: checks a reverse path against what its user may send
+    as. quotas: for each address and each user. closed: the reply to MAIL while no mail can be taken. tls:
+    the context for the next handshake, None without TLS.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        authenticate: Authenticate | None = None,
+        sender_refusal: SenderRefusal | None = None,
+        quotas: Quotas | None = None,
+        closed: Callable[[], Reply | None] | None = None,
+        tls: Callable[[], ssl.SSLContext] | None = None,
+    ) -> None:
+        self.policy = policy
+        self.tls = tls
+        self.quotas = quotas if quotas is not None else Quotas(Quota(), Quota())
+        self._authenticate = authenticate
+        self._sender_refusal = sender_refusal
+        self._closed = closed
+        self._may_relay = functools.lru_cache(maxsize=4096)(policy.may_relay)
+
+    # ---- what is offered
+
+    @property
+    def offers_auth(self) -> bool:
+        """There are users."""
+        return self._authenticate is not None
+
+    def may_authenticate(self, *, secure: bool) -> bool:
+        """A password may come over this connection."""
+        return self.offers_auth and (secure or self.policy.auth_without_tls)
+
+    def offers_starttls(self, listener: Listener) -> bool:
+        """There is a certificate, and this listener offers STARTTLS."""
+        return self.tls is not None and listener.starttls
+
+    def starttls_context(self, listener: Listener) -> ssl.SSLContext | None:
+        """The context for the handshake after STARTTLS; None if STARTTLS is not offered."""
+        return self.tls() if self.tls is not None and listener.starttls else None
+
+    def is_proxy(self, client: str) -> bool:
+        """This client must say whom it connects for."""
+        return bool(client) and is_in(client, self.policy.proxy_networks)
+
+    # ---- who may
+
+    async def login_refusal(self, client: str, name: str, password: str) -> Reply | None:
+        """The reply if this is not that user's password."""
+        return (
+            replies.NO_AUTH
+            if self._authenticate is None
+            else await self._authenticate(client, name, password)
+        )
+
+    def relay_refusal(self, client: str, user: str, *, secure: bool) -> Reply | None:
+        """The reply if this client may not relay: by its address, or as a user."""
+        if user or self._may_relay(client):
+            return None
+        if not self.offers_auth:
+            return replies.relaying_denied(client)
+        return replies.authentication_required(client, tls_first=not self.may_authenticate(secure=secure))
+
+    def no_mail_now(self) -> Reply | None:
+        """The reply while no mail can be taken from anybody."""
+        return self._closed() if self._closed is not None else None
+
+    def mail_refusal(self, client: str, user: str, reverse_path: str) -> Reply | None:
+        """The reply if this user may not send as that, or has sent too many messages lately."""
+        if self._sender_refusal is not None and (refusal := self._sender_refusal(user, reverse_path)):
+            return refusal
+        return self.quotas.message(client, user) if self.quotas.active else None
+
+    def recipient_refusal(self, client: str, user: str) -> Reply | None:
+        """The reply if there were too many recipients lately."""
+        return self.quotas.recipient(client, user) if self.quotas.active else None
