@@ -12,6 +12,7 @@ from tests.support.skips import (  # noqa: F401 - hooks of every run
     pytest_runtest_makereport,
     pytest_terminal_summary,
 )
+from tests.support.together import pytest_xdist_make_scheduler  # noqa: F401 - as above
 
 
 def pytest_configure(config: pytest.Config) -> None:

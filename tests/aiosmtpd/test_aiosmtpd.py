@@ -107,7 +107,6 @@ def test_the_table_names_every_file_that_is_run() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("aiosmtpd")
 @pytest.mark.parametrize("name", PARTS)
 def test_only_what_is_listed_deviates(name: str, runs: dict[str, Run]) -> None:
     expected = dict(read_table())[name]

@@ -91,7 +91,7 @@ def arrive_twice(target: Target, send: Callable[[], None]) -> None:
 def go_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("go")
     client = directory / "hang_up"
-    environ = {**os.environ, "GO111MODULE": "off", "GOCACHE": str(directory / "cache"), "CGO_ENABLED": "0"}
+    environ = {**os.environ, "GO111MODULE": "off", "CGO_ENABLED": "0"}
     source = Path(__file__).parent / "go" / "hang_up.go"
     subprocess.run(["go", "build", "-o", client, source], env=environ, check=True, timeout=300)
     return client

@@ -17,7 +17,6 @@ from tests.support.needs import needs
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("image"),
     pytest.mark.skipif(os.geteuid() != 0, reason="namespaces and chroot need root"),
     needs("buildah", "unshare", "nsenter", "setpriv", "ip"),
 ]

@@ -34,7 +34,6 @@ def _attack(attack: Planned, target: Target) -> None:
     assert cost.lines <= LINES
 
 
-@pytest.mark.xdist_group("attacks")
 @pytest.mark.parametrize("attack", [one for one in ATTACKS if not one.settings], ids=lambda one: one.name)
 def test_an_attack_costs_little(target: Target, attack: Planned) -> None:
     _attack(attack, target)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,8 @@ class SmallDisk:
 @contextlib.contextmanager
 def small_disk(path: Path, mebibytes: int) -> Iterator[SmallDisk]:
     """Mount one at `path`, which is made; skips the test where that can't be done."""
+    if shutil.which("mount") is None:
+        pytest.skip("not installed: mount")
     if os.geteuid() != 0:
         pytest.skip("not root: cannot mount a disk that can be filled")
     path.mkdir()
