@@ -109,7 +109,7 @@ class Client:
             b"Accept: application/json\r\nContent-Type: application/json\r\n"
         ) % (base.netloc, __version__.encode(), token.encode())
         self._transport = transport or Transport(base, timeout)
-        self._exchange_with = (
+        self._exchange = (
             self._transport.exchange
             if isinstance(self._transport, Transport)
             else functools.partial(_exchange_through, self._transport, base)
@@ -132,13 +132,11 @@ class Client:
     ) -> Sent:
         """Hand a message to send_raw for at most 50 recipients.
 
-        message: UTF-8. deadline: time.monotonic() seconds until which it may wait for its turn; a
-        call that was throttled is repeated by then. lease: asked when it may go out, and right before it
-        does. Raises SendError.
+        message: UTF-8. deadline: time.monotonic() seconds until which it may wait for its turn; a call that
+        was throttled is repeated until then. lease: confirmed right before each call. Raises SendError.
         """
-        answer = await self._call(
-            "POST", self._send_raw, deadline, lambda: _submission(reverse_path, recipients, message), lease
-        )
+        body = functools.partial(_submission, reverse_path, recipients, message)
+        answer = await self._call("POST", self._send_raw, deadline, body, lease)
         sent = _read_sent(answer, recipients)
         if sent is None:
             error = _error_in(answer)
@@ -177,13 +175,16 @@ class Client:
     ) -> Answer:
         """One call when the account's limits allow it, repeated while they turn out not to.
 
-        body: asked for when the call may go out, so that a message waits in memory once and not twice.
+        body: made when the call may go out, so that a waiting message is in memory once and not twice.
         Raises SendError where there is no answer, or none but 429 by the deadline.
         """
         while True:
             turn = await self.pacer.admit(deadline)
             try:
-                answer = await self._exchange(method, target, body(), lease)
+                if lease is None:
+                    answer = await self._exchange(method, target, self._fields, body())
+                else:
+                    answer = await self._exchange_under(lease, method, target, body())
                 error = None if answer.status < 300 else _error_in(answer)
                 if error is None or error.reply.status != "4.7.1":
                     if answer.status < 500:
@@ -191,29 +192,29 @@ class Client:
                         self.pacer.observe(turn, header("Ratelimit", ""), header("Ratelimit-Policy", ""))
                     return answer
                 self.pacer.block(turn, error.retry_after)
+            except httpx.HTTPError as failure:
+                raise self._no_answer(failure) from failure
             finally:
                 self.pacer.done(turn)
             if time.monotonic() + self.pacer.blocked_for > deadline:
                 raise error
 
-    async def _exchange(self, method: str, target: bytes, body: bytes, lease: Lease | None) -> Answer:
-        """One HTTP exchange; raises SendError where there is no whole answer, telling whether the mail may
-        have gone through nevertheless."""
-        try:
-            if lease is None:
-                return await self._exchange_with(method, target, self._fields, body)
-            while True:
-                await lease.confirm()
-                with contextlib.suppress(NotBegun):  # it took too long to connect, or the process was stopped
-                    return await self._exchange_with(method, target, self._fields, body, lease.holds)
-        except NEVER_SENT as error:
+    async def _exchange_under(self, lease: Lease, method: str, target: bytes, body: bytes) -> Answer:
+        """One HTTP exchange that begins only while the lease is certain."""
+        while True:
+            await lease.confirm()
+            with contextlib.suppress(NotBegun):  # it took too long to connect, or the process was stopped
+                return await self._exchange(method, target, self._fields, body, lease.holds)
+
+    def _no_answer(self, error: httpx.HTTPError) -> SendError:
+        """Why there is no whole answer, and whether the mail may have gone through nevertheless."""
+        if isinstance(error, NEVER_SENT):
             reply = Reply(451, "4.4.1", f"cannot reach {self._host}: {one_line(str(error), REASON_LIMIT)}")
-            raise SendError(reply, Scope.ACCOUNT) from error
-        except httpx.HTTPError as error:
-            why = f"the connection to {self._host} broke: {one_line(str(error), REASON_LIMIT)}"
-            if isinstance(error, httpx.TimeoutException):
-                why = f"no answer from {self._host} within {self._timeout:g} s (SMTP2CF_API_TIMEOUT)"
-            raise SendError(Reply(451, "4.3.0", why), Scope.ACCOUNT, unanswered=True) from error
+            return SendError(reply, Scope.ACCOUNT)
+        why = f"the connection to {self._host} broke: {one_line(str(error), REASON_LIMIT)}"
+        if isinstance(error, httpx.TimeoutException):
+            why = f"no answer from {self._host} within {self._timeout:g} s (SMTP2CF_API_TIMEOUT)"
+        return SendError(Reply(451, "4.3.0", why), Scope.ACCOUNT, unanswered=True)
 
 
 async def _exchange_through(

@@ -1,17 +1,19 @@
-"""Deliver: one attempt to send a message to recipients that have no final outcome yet.
+"""Attempt: one attempt to send a message to recipients that have no final outcome yet.
 
-At most 50 recipients a call, a few calls at a time. A RECIPIENT error for several recipients says
-only that one of them is to blame, and some say not even that: it may be the message. An ACCOUNT
-error ends the attempt for those who are left, a MESSAGE error holds for all of them.
+At most 50 recipients a call, a few calls at a time. A RECIPIENT error for several recipients says only
+that at least one of them is to blame; some errors may be about the message instead. An ACCOUNT error ends
+the attempt for all who are left; so does a MESSAGE error.
 
-Nobody is refused for good by guesswork. Whoever was refused together with others is halved with them
-until it is known who it is. The message is to blame only where all of it was refused in parts, and
-some recipients on their own too; one call that was taken shows that it is not. Both cost few calls,
-and there is an end to them: who is not known about then, waits for the next attempt. Knows no spool.
+Nobody is refused for good by guesswork. A group that was refused is cut in halves until it is known which
+recipients the refusal is about. The message is to blame only if every part of it was refused, and some
+recipients on their own as well; a single call that succeeds shows that it is not. The number of these calls
+is limited: a recipient that is still unclear after them waits for the next attempt. Knows no spool.
 """
 
 import asyncio
+import functools
 import re
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -19,44 +21,51 @@ from typing import TypeVar
 import structlog
 
 from smtp2cf.cloudflare import MAX_RECIPIENTS_PER_CALL, Sent
-from smtp2cf.envelope import Outcomes
+from smtp2cf.envelope import Envelope, Outcomes, address_key, unique_addresses
+from smtp2cf.journal import maillog
+from smtp2cf.relay.bounces import BouncePolicy
+from smtp2cf.relay.lease import Lease
 from smtp2cf.reply import Reply, Scope, SendError
 
 PARALLEL_CALLS = 4
 """Calls at once for one message: each holds a copy of it."""
 SEARCH_LIMIT = 100
-"""Calls of an attempt that only find out whom a refusal is about: as many as 50 recipients take of whom
-each is refused."""
+"""Calls per attempt that only find out whom a refusal is about: enough for 50 recipients, all refused."""
 PROBES = 4
-"""Recipients that must be refused on their own, too, before the message is to blame."""
+"""Recipients that must be refused on their own before the message is to blame."""
 
 NOT_FOUND_OUT = Reply(
     452,
     "4.5.3",
-    f"Cloudflare refuses some of the recipients, and {SEARCH_LIMIT} calls did not tell whether this one",
+    f"Cloudflare refuses some of the recipients; {SEARCH_LIMIT} calls did not show whether this one",
 )
 
 INTERNAL_ERROR = Reply(451, "4.3.0", "internal error in the bridge: its log says more")
 
 log = structlog.stdlib.get_logger("smtp2cf.relay")
 
+SendRaw = Callable[..., Awaitable[Sent]]
+"""(reverse path, at most 50 recipients, message=, deadline= in time.monotonic() seconds) → Sent; with a
+spool,
+lease= is passed too. Raises SendError: cloudflare's `Client.send`."""
 Send = Callable[[Sequence[str]], Awaitable[Sent]]
+"""At most 50 recipients → Sent; raises SendError."""
 T = TypeVar("T")
 
 _UNCLEAR = frozenset({"5.5.0", "5.6.0"})
-"""Enhanced status of a refusal that may be about the message as well as about a recipient."""
+"""Enhanced status of refusals that may be about the message or about a recipient."""
 _PLAIN = re.compile(r"[A-Za-z0-9_+-]+(\.[A-Za-z0-9_+-]+)*@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
-"""Addresses that nobody has a reason to refuse for their form."""
+"""Addresses in a form that nobody refuses."""
 
 
 @dataclass(slots=True)
 class Attempt:
     """What one attempt came to.
 
-    outcomes: every recipient's. message_ids: Cloudflare's, by recipient, of calls that took it for
-    somebody. unanswered: recipients of calls that had no answer: their mail may have been sent.
-    retry_after: seconds, where Cloudflare named them. error: what our own code failed with over a call;
-    its recipients are unanswered.
+    outcomes: every recipient's. message_ids: Cloudflare's, by recipient, of calls that were accepted for
+    somebody. unanswered: recipients of calls without an answer; their mail may have been sent.
+    retry_after: seconds, if Cloudflare named them. error: raised by our own code during a call, whose
+    recipients count as unanswered.
     """
 
     outcomes: Outcomes = field(default_factory=dict)
@@ -66,60 +75,123 @@ class Attempt:
     error: Exception | None = None
 
 
-async def deliver(send: Send, recipients: Sequence[str], *, whole: bool = True) -> Attempt:
+class Attempts:
+    """One account's way out: makes attempts, for new mail and for what waits.
+
+    null_sender_address: who stands in for `<>`, which Cloudflare does not take; "" for nobody. bounce: says
+    who a DSN comes from.
+    """
+
+    def __init__(self, send_raw: SendRaw, null_sender_address: str, bounce: BouncePolicy) -> None:
+        self._send_raw = send_raw
+        self._null_sender_address = null_sender_address
+        self._bounce = bounce
+
+    async def make(
+        self,
+        envelope: Envelope,
+        recipients: Sequence[str],
+        message: bytes,
+        *,
+        patience: float,
+        is_dsn: bool = False,
+        lease: Lease | None = None,
+    ) -> Attempt:
+        """One attempt to send to `recipients`, with an outcome for each spelling they were given in.
+
+        patience: seconds it may wait for its turn under the account's limits. lease: the right to send mail
+        that is, or may come to be, in a spool.
+        """
+        sender = envelope.reverse_path or self._null_sender_address
+        if is_dsn:
+            sender = self._bounce.sender_of(recipients[0])
+        deadline = time.monotonic() + patience
+        leased = {} if lease is None else {"lease": lease}
+        send = functools.partial(self._send_raw, sender, message=message, deadline=deadline, **leased)
+        unique = recipients if len(recipients) == 1 else unique_addresses(recipients)
+        attempt = await attempt_to_send(send, unique, whole=len(recipients) >= len(envelope.forward_paths))
+        if len(unique) < len(recipients):
+            _add_spellings(attempt, recipients, unique)
+        return attempt
+
+
+async def attempt_to_send(send: Send, recipients: Sequence[str], *, whole: bool = True) -> Attempt:
     """Try to send to `recipients` (each once) and tell what became of each.
 
-    whole: they are all of the message's; others have been answered for otherwise, and so it is no use to
-    ask what these say about the message.
+    whole: they are all of the message's recipients. If they are not, the others' outcomes have shown already
+    that the message is not to blame.
     """
-    delivery = _Delivery(send, recipients, whole=whole)
-    outcomes = delivery.attempt.outcomes
+    calls = _Calls(send, recipients, vouched=not whole)
+    attempt = calls.attempt
     try:
-        await delivery.to_all()
+        # The first call goes alone: it finds out once what is wrong with the account or the message.
+        first = recipients[:MAX_RECIPIENTS_PER_CALL]
+        refusal = await calls.send(first)
+        if refusal is not None:
+            calls.refused.append((first, refusal))
+        if calls.refused or calls.alone or len(first) < len(recipients):
+            await calls.send_to_the_rest()
     except Exception as error:  # noqa: BLE001 - logged; what is known of some must not be lost
-        delivery.crashed([who for who in recipients if who not in outcomes], error)
-    delivery.attempt.outcomes = {who: outcomes[who] for who in recipients}
-    return delivery.attempt
+        calls.crashed([who for who in recipients if who not in attempt.outcomes], error)
+    if len(recipients) > 1:
+        attempt.outcomes = {who: attempt.outcomes[who] for who in recipients}
+    return attempt
 
 
-class _Delivery:
-    """An attempt under way.
+def log_attempt(envelope: Envelope, attempt: Attempt, *, size: int, attempts: int = 1) -> None:
+    """Log what an attempt came to. size: octets of the message. attempts: made so far."""
+    if attempt.outcomes:
+        maillog.attempted(envelope, attempt.outcomes, attempt.message_ids, size=size, attempts=attempts)
+    if attempt.unanswered:
+        maillog.possible_duplicate(envelope, attempt.unanswered)
 
-    vouched: a call has shown that the message is not to blame. halt: what ends it for all who are left.
-    refused: parts of the recipients that were refused together. alone: those that were refused on their
-    own, where that may be about the message. searched: calls that only found out whom it is about.
+
+def _add_spellings(attempt: Attempt, recipients: Sequence[str], unique: Sequence[str]) -> None:
+    """Have the attempt name every spelling of a recipient, not only the one that was sent."""
+    first = {address_key(who): who for who in unique}
+    spellings = [(who, first[address_key(who)]) for who in recipients]
+    ids = attempt.message_ids
+    attempt.outcomes = {who: attempt.outcomes[sent] for who, sent in spellings}
+    attempt.message_ids = {who: ids[sent] for who, sent in spellings if sent in ids}
+
+
+@dataclass(slots=True)
+class _Calls:
+    """The calls of one attempt, and what they have shown so far.
+
+    vouched: a call has shown that the message is not to blame. to_blame: the message is. halt: what ends the
+    attempt for all who are left. refused: groups that were refused together. alone: recipients that were
+    refused on their own, by a refusal that may be about the message. searched: calls made only to find out
+    whom a refusal is about.
     """
 
-    def __init__(self, send: Send, recipients: Sequence[str], *, whole: bool) -> None:
-        self._send = send
-        self._recipients = recipients
-        self._vouched = not whole
-        self._to_blame = False
-        self._halt: Reply | None = None
-        self._refused: list[tuple[Sequence[str], Reply]] = []
-        self._alone: list[str] = []
-        self._searched = 0
-        self.attempt = Attempt()
+    _send: Send
+    recipients: Sequence[str]
+    vouched: bool
+    to_blame: bool = False
+    halt: Reply | None = None
+    refused: list[tuple[Sequence[str], Reply]] = field(default_factory=list)
+    alone: list[str] = field(default_factory=list)
+    searched: int = 0
+    attempt: Attempt = field(default_factory=Attempt)
 
-    async def to_all(self) -> None:
-        """Send to each group that a call can take, then find out about those that were refused."""
+    async def send_to_the_rest(self) -> None:
+        """Send to the groups after the first, then find out about all that were refused."""
         size = MAX_RECIPIENTS_PER_CALL
-        everybody = self._recipients
-        groups = [everybody[start : start + size] for start in range(0, len(everybody), size)]
-        # The first call alone: it finds out what is wrong with the account or the message, once.
-        await self._try(groups[0])
-        await self._each(self._try, groups[1:])
-        if not self._vouched and any(_is_unclear(reply) for _, reply in self._refused):
+        everybody = self.recipients
+        groups = [everybody[start : start + size] for start in range(size, len(everybody), size)]
+        await self._each(self._try, groups)
+        if not self.vouched and any(_is_unclear(reply) for _, reply in self.refused):
             await self._judge_message()
-        await self._each(self._search, self._refused)
-        if self._vouched:
-            for who in self._alone:
+        await self._each(self._search, self.refused)
+        if self.vouched:
+            for who in self.alone:
                 text = f"the address is refused: {self.attempt.outcomes[who].text}"
                 self.attempt.outcomes[who] = Reply(553, "5.1.3", text)
 
     async def _each(self, work: Callable[[T], Awaitable[None]], parts: Sequence[T]) -> None:
-        """Do this for each part, a few at a time; for one group's recipients one after the other."""
-        if len(self._recipients) <= MAX_RECIPIENTS_PER_CALL:
+        """Do this for each part, a few at a time; one after the other if one call can take all recipients."""
+        if len(self.recipients) <= MAX_RECIPIENTS_PER_CALL:
             for part in parts:
                 await work(part)
             return
@@ -134,55 +206,55 @@ class _Delivery:
                 tasks.create_task(in_turn(part))
 
     async def _try(self, part: Sequence[str]) -> None:
-        """One call, and a note of the part where it must be found out whom the refusal is about."""
-        reply = await self._call(part)
+        """One call; note the group if it was refused and nobody knows yet whom that is about."""
+        reply = await self.send(part)
         if reply is not None:
-            self._refused.append((part, reply))
+            self.refused.append((part, reply))
 
     async def _judge_message(self) -> None:
-        """Nobody got the message, and a refusal may be about it: find out whether it is to blame."""
-        for index, (part, _) in enumerate(self._refused):
-            if len(part) > len(self._recipients) // 2:
-                del self._refused[index]
+        """Nobody got the message, and a refusal may be about the message itself: find out."""
+        for index, (part, _) in enumerate(self.refused):
+            if len(part) > len(self.recipients) // 2:
+                del self.refused[index]
                 for half in _halves(part):
-                    self._searched += 1
+                    self.searched += 1
                     await self._try(half)
-                break  # there is one part at most that is more than half
-        unclear = [who for part, reply in self._refused if _is_unclear(reply) for who in part]
+                break  # only one part can be more than half
+        unclear = [who for part, reply in self.refused if _is_unclear(reply) for who in part]
         for who in _probes(unclear):
-            if self._vouched or self._halt is not None:
+            if self.vouched or self.halt is not None:
                 return
-            self._searched += 1
-            await self._call([who])
-        self._to_blame = not self._vouched and self._halt is None
+            self.searched += 1
+            await self.send([who])
+        self.to_blame = not self.vouched and self.halt is None
 
     async def _search(self, refused: tuple[Sequence[str], Reply]) -> None:
         """Find out whom the refusal of a part is about."""
         part, reply = refused
-        # Some may have been asked about on their own.
+        # Some may have been tried on their own meanwhile.
         part = [who for who in part if who not in self.attempt.outcomes]
-        if self._to_blame and _is_unclear(reply):
+        if self.to_blame and _is_unclear(reply):
             return self._answer(part, reply)
         undecided = _halves(part)[::-1]
         while undecided:
             part = undecided.pop()
-            if self._halt is None and self._searched >= SEARCH_LIMIT:
+            if self.halt is None and self.searched >= SEARCH_LIMIT:
                 self._answer(part, NOT_FOUND_OUT)
                 continue
-            self._searched += 1
-            found = await self._call(part)
+            self.searched += 1
+            found = await self.send(part)
             if found is None:
                 continue
-            if self._to_blame and _is_unclear(found):
+            if self.to_blame and _is_unclear(found):
                 self._answer(part, found)
             else:
                 undecided += _halves(part)[::-1]
         return None
 
-    async def _call(self, part: Sequence[str]) -> Reply | None:
-        """One call; the reply, where it refuses several and does not say whom it is about."""
-        if self._halt is not None:
-            self._answer(part, self._halt)
+    async def send(self, part: Sequence[str]) -> Reply | None:
+        """One call. Returns its reply if it refuses several recipients without saying which."""
+        if self.halt is not None:
+            self._answer(part, self.halt)
             return None
         try:
             sent = await self._send(part)
@@ -191,7 +263,7 @@ class _Delivery:
         except Exception as error:  # noqa: BLE001 - logged; the other calls must not be lost with this one
             self.crashed(part, error)
             return None
-        self._vouched = True
+        self.vouched = True
         self.attempt.outcomes.update(sent.outcomes)
         if sent.message_id and any(reply.success for reply in sent.outcomes.values()):
             self.attempt.message_ids.update(dict.fromkeys(part, sent.message_id))
@@ -204,16 +276,16 @@ class _Delivery:
         if error.retry_after is not None:
             self.attempt.retry_after = max(self.attempt.retry_after or 0.0, error.retry_after)
         if error.scope is not Scope.RECIPIENT:
-            self._halt = error.reply
+            self.halt = error.reply
         elif len(part) > 1:
             return error.reply
         elif _is_unclear(error.reply):
-            self._alone += part
+            self.alone += part
         self._answer(part, error.reply)
         return None
 
     def crashed(self, part: Sequence[str], error: Exception) -> None:
-        """Our own code failed, before a call to them or after it."""
+        """Our own code failed, before or after the call for these recipients."""
         log.exception("deliver.error", exc_info=error)
         self.attempt.error = error
         self.attempt.unanswered += part
@@ -228,13 +300,13 @@ def _is_unclear(reply: Reply) -> bool:
 
 
 def _halves(part: Sequence[str]) -> list[Sequence[str]]:
-    """Both halves, one where there is one recipient, none where there is none."""
+    """Both halves; one if there is one recipient, none if there is none."""
     middle = (len(part) + 1) // 2
     return [half for half in (part[:middle], part[middle:]) if half]
 
 
 def _probes(recipients: Sequence[str]) -> list[str]:
-    """Whom to ask about on their own: plain addresses first, and from all over the list."""
+    """Whom to try on their own: plain addresses first, taken from all over the list."""
     plain = [who for who in recipients if _PLAIN.fullmatch(who)]
     odd = [who for who in recipients if not _PLAIN.fullmatch(who)]
     chosen = _evenly(plain, PROBES)
@@ -242,7 +314,7 @@ def _probes(recipients: Sequence[str]) -> list[str]:
 
 
 def _evenly(recipients: Sequence[str], count: int) -> list[str]:
-    """So many of them, from the first to the last; all where there are fewer."""
+    """`count` of them, spread from the first to the last; all of them if there are fewer."""
     if len(recipients) <= count:
         return list(recipients)
     return [recipients[number * (len(recipients) - 1) // max(1, count - 1)] for number in range(count)]

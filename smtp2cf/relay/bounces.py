@@ -1,8 +1,7 @@
-"""Bounce: which DSNs an attempt's outcomes call for, as mail to put into the spool (RFC 3461 §6).
+"""Bounces: which DSNs an attempt's outcomes call for, as mail to put into the spool (RFC 3461 §6).
 
-Never for a null sender, never about a DSN, not even about one that comes back in from our own DSN
-sender, never against NOTIFY: so no loop is possible. Knows no spool beyond the shape of its mail,
-and sends nothing.
+No DSN goes to a null sender, none is about a DSN (not even one of ours that comes back in), and none is sent
+against NOTIFY, so there can be no loop. Knows no spool beyond the shape of its mail, and sends nothing.
 """
 
 import time
@@ -17,8 +16,8 @@ from smtp2cf.spool import NewMail
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BouncePolicy:
-    """Who reports. hostname: the Reporting-MTA. postmaster: the DSNs' sender, "" for mailer-daemon@
-    the domain of whom they go to. expire_after: seconds a DSN itself is tried."""
+    """Who DSNs come from. hostname: the Reporting-MTA. postmaster: their sender, "" for mailer-daemon@ the
+    domain of the address they go to. expire_after: seconds until a DSN itself is given up."""
 
     hostname: str
     postmaster: str = ""
@@ -29,33 +28,29 @@ class BouncePolicy:
         return self.postmaster or f"mailer-daemon@{domain_of(recipient)}"
 
 
-def dsns_for(
-    envelope: Envelope, message: bytes, outcomes: Outcomes, policy: BouncePolicy, *, expired: bool = False
-) -> list[NewMail]:
-    """DSNs about recipients whose fate is now final: at most one of failures and one of successes.
+def dsns_for(envelope: Envelope, message: bytes, outcomes: Outcomes, policy: BouncePolicy) -> list[NewMail]:
+    """DSNs about recipients for whom nothing will change: at most one of failures and one of successes.
 
-    outcomes: of those recipients only. expired: the transient ones among them were given up.
+    outcomes: of those recipients only; those with a transient reply were given up.
     """
     sender = envelope.reverse_path
-    # What comes from where DSNs come from is one of ours that found its way back.
+    # Mail from the address DSNs come from is a DSN of ours that came back in.
     if not sender or not outcomes or address_key(sender) == address_key(policy.sender_of(sender)):
         return []
     failures: list[dsn.Report] = []
     successes: list[dsn.Report] = []
     for recipient, reply in outcomes.items():
-        event = _event(reply, expired=expired)
-        if event is not None and dsn.wanted(envelope, recipient, event):
+        event = _event(reply)
+        if dsn.wanted(envelope, recipient, event):
             report = dsn.Report(recipient, event, reply)
             (successes if reply.success else failures).append(report)
     return [_mail(envelope, message, reports, policy) for reports in (failures, successes) if reports]
 
 
-def _event(reply: Reply, *, expired: bool) -> dsn.Event | None:
+def _event(reply: Reply) -> dsn.Event:
     if reply.success:
         return dsn.Event.DELIVERED if reply == DELIVERED else dsn.Event.RELAYED
-    if reply.permanent:
-        return dsn.Event.FAILED
-    return dsn.Event.EXPIRED if expired else None
+    return dsn.Event.FAILED if reply.permanent else dsn.Event.EXPIRED
 
 
 def _mail(envelope: Envelope, message: bytes, reports: list[dsn.Report], policy: BouncePolicy) -> NewMail:

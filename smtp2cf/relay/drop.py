@@ -22,6 +22,7 @@ import structlog
 
 from smtp2cf.envelope import Envelope, Judged, Outcomes, Verdict, new_queue_id, own_outcomes
 from smtp2cf.relay.drop_file import SUFFIX, BadDropError, Dropped, read_drop, write_drop
+from smtp2cf.relay.retry import backoff
 from smtp2cf.reply import Reply, SendError
 
 Judge = Callable[[tuple[str, str], Sequence[tuple[str, str]], float], Judged]
@@ -303,8 +304,8 @@ class DropDirectory:
             log.warning("drop.not_rewritten", file=name, reason=str(error))
 
     def _defer(self, name: str, waiting: _Waiting, reason: str) -> None:
-        delay = min(self._policy.retry_max, self._policy.retry_min * 2**waiting.attempts)
-        waiting.attempts = min(waiting.attempts + 1, 60)
+        waiting.attempts += 1
+        delay = backoff(self._policy.retry_min, self._policy.retry_max, waiting.attempts)
         waiting.next_attempt = time.monotonic() + delay
         log.info("drop.deferred", file=name, reply=reason, attempts=waiting.attempts, next_attempt=delay)
 

@@ -1,13 +1,13 @@
-"""Recall: a client that vanished before our 250 sends its message again, and must not send it twice.
+"""Duplicates: a client that never got our 250 sends its message again, and it must not go out twice.
 
-Every transaction is noted before its call and its answer after it, until it is clear that the client got
-the answer. The same envelope and bytes within ten minutes then get the same answer without a call; while the
-first is still under way, or nobody knows yet whether its client got the answer, they wait for it. Mail that
-goes into the spool is noted with it, in one go. A transaction that was begun and never answered, by a process
-that died, may have been sent: the second one is sent, and logged as a possible duplicate.
+Every transaction is noted before its call, and its answer after it, until it is clear that the client got the
+answer. The same envelope and bytes within ten minutes get the same answer without a call. They wait while the
+first transaction is still under way, or nobody knows yet whether its client got the answer. Mail that goes
+into the spool is noted together with it, in one write. A transaction that a killed process began and never
+answered may have been sent: the second one is sent, and logged as a possible duplicate.
 
-One answer is noted for a transaction. Where the client takes one for each recipient (LMTP, PRDR), those
-that failed behind a success are noted one by one beside it. Knows no SMTP session.
+One answer is noted per transaction. If the client takes one for each recipient (LMTP, PRDR), those that
+failed behind a success are noted beside it, one by one. Knows no SMTP session.
 """
 
 import asyncio
@@ -21,19 +21,19 @@ from smtp2cf.reply import Reply
 from smtp2cf.spool import Answer, Spool
 
 PATIENCE = 90.0
-"""Seconds that a message waits at most until it is clear whether the client of the same one before it got its
-answer; whoever looks after that knows long before."""
+"""Seconds a message waits at most to find out whether the client of an identical one got its answer. `smtpd`
+knows that long before."""
 
 
 @dataclass(slots=True, eq=False)
 class _Transaction:
     """One that is under way, or whose client has not shown that it got its answer.
 
-    left: the client hung up before the answer. settled: where somebody waits for it, set once it is clear
-    whether it got it. noted: the answer that was handed to the spool together with the mail. exceptions:
-    the digests under which recipients' own answers are noted. in_doubt: that answer is in the spool if the
-    mail is, and nobody knows. repeatable: if its client lost its answer, a repetition gets it. owed: the
-    client of another one, of the same mail at the same time, has lost its answer, and a repetition gets that.
+    left: the client hung up before the answer. settled: set once it is clear whether the client got its
+    answer; None while nobody waits for that. noted: the answer handed to the spool together with the mail.
+    exceptions: digests under which recipients' own answers are noted. in_doubt: nobody knows whether the
+    mail, and `noted` with it, is in the spool. repeatable: if the client lost its answer, a repetition gets that answer. owed: the client
+    of an identical transaction, at the same time as this one, lost its answer, and a repetition gets that one.
     """
 
     digest: bytes
@@ -48,12 +48,12 @@ class _Transaction:
     settled: asyncio.Event | None = None
 
     async def wait(self) -> None:
-        """Until whoever waits finds what became of this one in the spool's memory, or nothing there."""
+        """Wait until the spool's memory says what became of this one, or nothing if it is forgotten."""
         self.settled = self.settled or asyncio.Event()
         await self.settled.wait()
 
 
-class Recall:
+class Duplicates:
     """Knows the transactions whose clients have not shown that they got their answer."""
 
     def __init__(self, spool: Spool) -> None:
@@ -62,10 +62,10 @@ class Recall:
         self._same: dict[bytes, list[_Transaction]] = {}
 
     async def begin(self, envelope: Envelope, message: bytes, *, call: bool) -> Verdict | None:
-        """Note a transaction; the answers of an earlier one whose client did not get it.
+        """Note a transaction. Returns the answers of an earlier, identical one whose client did not get them.
 
-        call: Cloudflare will be asked before anything is kept, so that a crash would leave it open
-        whether the mail was sent. Raises SendError when the spool can't be asked.
+        call: Cloudflare will be called before anything is kept, so that after a crash nobody could say
+        whether the mail was sent. Raises SendError if the spool can't be asked.
         """
         transaction = _Transaction(_digest(envelope, message))
         self._transactions[envelope.queue_id] = transaction
@@ -82,8 +82,8 @@ class Recall:
         self._end(transaction)
         return verdict
 
-    def answer(self, envelope: Envelope, verdict: Verdict) -> Answer | None:
-        """The answer to be kept together with the mail; None where the transaction is not known."""
+    def answer_to_note(self, envelope: Envelope, verdict: Verdict) -> Answer | None:
+        """What to put into the spool together with the mail; None if the transaction was not noted."""
         transaction = self._transactions.get(envelope.queue_id)
         reply = verdict.reply
         if transaction is None or reply.transient:
@@ -94,14 +94,14 @@ class Recall:
         return Answer(transaction.digest, reply)
 
     def may_be_kept(self, envelope: Envelope) -> None:
-        """The spool was lost while it kept the mail with its answer: if it has, a repetition gets that one,
-        whatever this client is told."""
+        """The spool went away while it kept the mail and its answer. If it did keep them, a repetition gets
+        that answer, whatever this client is told."""
         transaction = self._transactions.get(envelope.queue_id)
         if transaction is not None:
             transaction.in_doubt = True
 
     def end(self, envelope: Envelope, verdict: Verdict) -> None:
-        """Note the answer: from here on a repetition gets it, should the client not."""
+        """Note the answer: from here on a repetition gets it."""
         transaction = self._transactions.get(envelope.queue_id)
         if transaction is None:
             return
@@ -119,7 +119,7 @@ class Recall:
                     self._remember_exceptions(transaction, verdict.outcomes)
                 self._spool.remember(transaction.digest, reply)
         elif (transaction.noted is None or reply.permanent) and not self._is_needed(transaction):
-            # Refused mail is the client's to send again. (The spool may have failed after it had kept it.)
+            # Refused mail may be sent again. (If `noted`, the spool may have kept it and then failed.)
             self._forget(transaction)
 
     def fail(self, envelope: Envelope) -> None:
@@ -130,9 +130,9 @@ class Recall:
             self._settle(transaction)
 
     def answered(self, envelope: Envelope, *, received: bool) -> None:
-        """The client has shown that it got its answer, or has gone without it.
+        """The client has shown that it got its answer, or has gone away without it.
 
-        Said before there is an answer, the latter means that it has hung up, and may still read.
+        The latter may be said before there is an answer: the client has hung up, but may still read.
         """
         transaction = self._transactions.get(envelope.queue_id)
         if transaction is None:
@@ -157,7 +157,7 @@ class Recall:
             self._spool.remember(digest, reply)
 
     async def _verdict(self, envelope: Envelope, transaction: _Transaction, reply: Reply) -> Verdict:
-        """The earlier answers, each recipient's own where its client takes them one by one."""
+        """The earlier answers: each recipient's own if the client takes one for each."""
         outcomes = dict.fromkeys(envelope.forward_paths, reply)
         if envelope.per_recipient:
             digests = {who: _digest_of(transaction.digest, who) for who in outcomes}
@@ -166,7 +166,7 @@ class Recall:
                 if known is not None and known.reply is not None:
                     outcomes[who] = known.reply
             if any(not outcome.success for outcome in outcomes.values()):
-                # The joint answer's words are about all of them.
+                # The joint answer's text speaks of all of them.
                 taken = reply._replace(text=f"{reply.text.partition(' ')[0]} taken before")
                 outcomes = {who: taken if out is reply else out for who, out in outcomes.items()}
             transaction.exceptions = tuple(digests.values())
@@ -182,16 +182,16 @@ class Recall:
         transaction.under_way = True
         self._same.setdefault(digest, []).append(transaction)
         if twice and not owed:
-            return None  # somebody really sends the same mail twice
+            return None  # somebody sends the same mail twice on purpose
         for other in owed:
-            other.owed = False  # whoever lost an answer gets it now
+            other.owed = False  # the client that lost an answer gets it now
         known = await self._spool.recall(digest, begin=call and not twice)
         if known is not None and known.reply is None:
             maillog.possible_duplicate(envelope, envelope.forward_paths)
         return known.reply if known is not None else None
 
     async def _until_settled(self, digest: bytes) -> None:
-        """Until it is clear whether the clients that are answered, or hung up, have got their answers."""
+        """Wait until it is clear whether clients that were answered, or hung up, got their answers."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE):
                 while (other := self._unsettled(digest)) is not None:
@@ -233,7 +233,7 @@ class Recall:
 
 
 def _digest_of(transaction: bytes, recipient: str) -> bytes:
-    """Under what a recipient's own answer is noted."""
+    """The digest under which a recipient's own answer is noted."""
     part = recipient.encode("utf-8", "surrogateescape")
     return hashlib.blake2b(part, key=transaction, digest_size=24).digest()
 

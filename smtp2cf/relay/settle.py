@@ -1,6 +1,8 @@
-"""Settle: every recipient's outcome into the one answer SMTP has (DESIGN's table).
+"""Settle: what follows from an attempt, as a plan; the one table for new mail and for the queue.
 
-| outcomes                                 | answer                        | transient ones kept    |
+A client waits for the answer:
+
+| outcomes                                 | answer                        | with a spool           |
 |------------------------------------------|-------------------------------|------------------------|
 | all success                              | 250                           |                        |
 | all permanent                            | the 5xx                       |                        |
@@ -9,13 +11,22 @@
 | transient and permanent, none successful | the 4xx                       | 250, naming both       |
 | any permanent, not all, PARTIAL_BOUNCE=reject | the 5xx, naming who      | the 5xx, naming both   |
 
-Of those who bounced behind a 250 the sender gets a DSN.
+With a spool, the transient ones are kept for another attempt, and a DSN tells the sender who bounced.
+Without one, a DSN behind a 250 names the transient ones too. A DSN never repeats what the client was told: a
+5xx names those it is about, and a client that takes one reply per recipient (LMTP, PRDR) has them all.
+
+Nobody waits (mail from the queue, or a call that took too long): a DSN tells of all whose outcome is final,
+and of those who are given up. There is no DSN about a DSN.
+
+Pure: no clock, no spool, no log.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
-from smtp2cf.envelope import Outcomes
+from smtp2cf.envelope import Envelope, Outcomes, Verdict
+from smtp2cf.relay.attempt import Attempt
 from smtp2cf.reply import Reply
 
 NAMED_LIMIT = 10
@@ -25,7 +36,125 @@ NAMED_IDS = 3
 NO_IDS: Mapping[str, str] = {}
 
 
-def settle(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """What a plan depends on besides the outcomes.
+
+    spool: mail that is deferred can be kept. client_waits: for the answer. partial_bounce: what a client that
+    takes one answer for all is told when some bounced. is_dsn: the mail is a DSN of ours. expired_after: the
+    mail's age in seconds where this was its last attempt.
+    """
+
+    spool: bool
+    client_waits: bool
+    partial_bounce: Literal["accept", "reject"] = "accept"
+    is_dsn: bool = False
+    expired_after: float | None = None
+
+
+class Plan(NamedTuple):
+    """What to do after an attempt.
+
+    outcomes: every recipient's that is known, earlier ones and expired ones too. deferred: those who need
+    another attempt, and can have it. expired: those given up. told: those a DSN tells the sender of, if the
+    sender wants one; nothing will change for any of them. undeliverable: the mail is a DSN that nobody gets.
+    What a waiting client is told depends on whether the mail could be kept: see `answer_to`.
+    """
+
+    outcomes: Outcomes
+    deferred: Outcomes
+    expired: Outcomes
+    told: Outcomes
+    undeliverable: bool
+
+
+def settle(envelope: Envelope, earlier: Outcomes, attempt: Attempt, situation: Situation) -> Plan:
+    """What follows from an attempt. earlier: outcomes from before it."""
+    outcomes = {**earlier, **attempt.outcomes}
+    expired: Outcomes = {}
+    if situation.expired_after is not None:
+        expired = _given_up(envelope, outcomes, situation.expired_after)
+        outcomes |= expired
+    waiting = {who: reply for who, reply in outcomes.items() if reply.transient and who not in expired}
+    deferred = waiting if situation.spool else {}
+    if situation.client_waits:
+        told = _untold(envelope, outcomes, situation, deferred=deferred)
+    elif situation.is_dsn:
+        told = {}
+    else:
+        told = _final(attempt.outcomes) | expired
+    if not envelope.notify:
+        told = {who: reply for who, reply in told.items() if not reply.success}  # nobody asked to be told
+    return Plan(
+        outcomes=outcomes,
+        deferred=deferred,
+        expired=expired,
+        told=told,
+        undeliverable=situation.is_dsn
+        and (bool(expired) or any(reply.permanent for reply in attempt.outcomes.values())),
+    )
+
+
+def _untold(envelope: Envelope, outcomes: Outcomes, situation: Situation, *, deferred: Outcomes) -> Outcomes:
+    """Those whose fate the client's answer does not tell, so that a DSN may have to."""
+    bounced = any(reply.permanent for reply in outcomes.values())
+    rejected = bounced and situation.partial_bounce == "reject" and not envelope.per_recipient
+    if not deferred and (rejected or not any(reply.success for reply in outcomes.values())):
+        return {}  # the client is told that its mail failed, and by whom
+    if envelope.per_recipient or rejected:
+        return {who: reply for who, reply in outcomes.items() if reply.success}
+    return {who: reply for who, reply in outcomes.items() if who not in deferred}
+
+
+def _final(outcomes: Outcomes) -> Outcomes:
+    return {who: reply for who, reply in outcomes.items() if not reply.transient}
+
+
+def _given_up(envelope: Envelope, outcomes: Outcomes, age: float) -> Outcomes:
+    """The recipients without a final outcome, with the reply that says so. age: seconds."""
+    last = {who: outcomes.get(who) for who in envelope.forward_paths}
+    return {
+        who: Reply(
+            451,
+            "4.4.7",
+            f"given up after {_duration(age)}; "
+            + (f"the last answer was: {reply}" if reply is not None else "no attempt was answered"),
+        )
+        for who, reply in last.items()
+        if reply is None or reply.transient
+    }
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+# ---- the answer's words
+
+
+def same_for_all(envelope: Envelope, reply: Reply) -> Verdict:
+    """One reply to the client, and for every recipient."""
+    return Verdict(reply, dict.fromkeys(envelope.forward_paths, reply))
+
+
+def answer_to(
+    envelope: Envelope, attempt: Attempt, partial_bounce: Literal["accept", "reject"], *, kept: bool
+) -> Verdict:
+    """The answers to an attempt. kept: the transient ones are in the spool and will be tried again."""
+    outcomes, queue_id, ids = attempt.outcomes, envelope.queue_id, attempt.message_ids
+    if envelope.per_recipient:
+        own = own_replies(outcomes, queue_id, ids, kept=kept)
+        return Verdict(joint_reply(outcomes, queue_id, ids, kept=kept), own)
+    reply = joint_reply(outcomes, queue_id, ids, kept=kept, partial_bounce=partial_bounce)
+    if kept:
+        outcomes = {who: reply if out.transient else out for who, out in outcomes.items()}
+    return Verdict(reply, outcomes)
+
+
+def joint_reply(
     outcomes: Outcomes,
     queue_id: str,
     message_ids: Mapping[str, str] = NO_IDS,
@@ -60,10 +189,10 @@ def settle(
     return _joined(deferred or bounced, queue_id, "")
 
 
-def settle_each(
+def own_replies(
     outcomes: Outcomes, queue_id: str, message_ids: Mapping[str, str] = NO_IDS, *, kept: bool = False
 ) -> Outcomes:
-    """Each recipient's own reply, for a client that takes them one by one (LMTP, PRDR). As in `settle`."""
+    """Each recipient's own reply, for a client that takes one for each (LMTP, PRDR); see `joint_reply`."""
     return {
         who: _own(reply, queue_id, _ids((who,), message_ids), kept=kept) for who, reply in outcomes.items()
     }

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from smtp2cf.relay import queue
-from smtp2cf.relay.duplicates import Recall
+from smtp2cf.relay import queue, spooled
+from smtp2cf.relay.duplicates import Duplicates
 from smtp2cf.spool.protocol import SpoolItem
 from tests.model.api import Fate
 from tests.model.scenario import Kill, Next, Scenario, Send, Wait, play, scenarios
@@ -60,25 +60,23 @@ def test_it_notices_a_duplicate_that_is_not_logged(monkeypatch: pytest.MonkeyPat
 
 
 def test_it_notices_a_report_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue, "dsns_for", lambda *_, **__: [])
+    monkeypatch.setattr(spooled, "dsns_for", lambda *_, **__: [])
     assert played(BOUNCED) == ["acknowledged, not sent and not reported: ('t0', 'gone+1@example.org')"]
 
 
 def test_it_notices_an_outcome_that_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = queue.Queue._settle
+    real = spooled.settle
 
-    async def forgetful(
-        self: queue.Queue, envelope: Any, message: bytes, _: Any, attempt: Any, **kwargs: Any
-    ) -> None:
-        await real(self, envelope, message, {}, attempt, **kwargs)
+    def forgetful(envelope: Any, _: Any, attempt: Any, situation: Any) -> Any:
+        return real(envelope, {}, attempt, situation)
 
-    monkeypatch.setattr(queue.Queue, "_settle", forgetful)
+    monkeypatch.setattr(spooled, "settle", forgetful)
     assert all(line.startswith("sent 2 times") for line in played(IN_THREE_ATTEMPTS))
     assert played(IN_THREE_ATTEMPTS)
 
 
 def test_it_notices_an_answer_that_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Recall, "_earlier", lambda *_: _nothing())
+    monkeypatch.setattr(Duplicates, "_earlier", lambda *_: _nothing())
     assert all(line.startswith("sent 2 times") for line in played(VANISHED))
     assert played(VANISHED)
 

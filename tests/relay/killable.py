@@ -48,7 +48,7 @@ POINTS = {
     "the message is here": Point((accept.Relay,), "accept", BEFORE),
     "the transaction is noted": Point(SPOOLS, "recall", AFTER),
     "the call is about to be made": Point((client.Client,), "send", BEFORE),
-    "the answer is here, unread": Point((client.Client,), "_exchange", AFTER),
+    "the answer is here, unread": Point((client.Client,), "_exchange_under", AFTER),
     "the answer is understood": Point((client.Client,), "send", AFTER),
     "the mail is about to be kept": Point(SPOOLS, "put", BEFORE, ("queue", "late")),
     "the mail is written": Point((writer,), "_resolve", BEFORE),

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from smtp2cf.cloudflare import Sent
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.relay import MessagePolicy, Relay
-from smtp2cf.relay.accept import MAX_RECEIVED
+from smtp2cf.relay.checks import MAX_RECEIVED
 from smtp2cf.reply import BOUNCED, DELIVERED, QUEUED, SUPPRESSED, Reply, Scope, SendError
 
 MESSAGE = b"From: a@example.com\r\nTo: b@example.net\r\nSubject: hello\r\n\r\nhello\r\n"
@@ -351,7 +351,7 @@ async def test_each_answer_is_counted(fate: Fate, kind: str) -> None:
 async def test_messages_do_not_wait_for_one_another() -> None:
     release = asyncio.Event()
 
-    async def send_raw(_: str, recipients: Sequence[str], __: bytes, ___: float) -> Sent:
+    async def send_raw(_: str, recipients: Sequence[str], **__: Any) -> Sent:
         if recipients[0].startswith("slow"):
             await release.wait()
         return delivered(recipients)

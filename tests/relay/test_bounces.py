@@ -134,8 +134,7 @@ async def test_a_report_that_bounces_ends_there(sqlite: Backend, api: Api, postm
 async def test_a_report_that_expires_ends_there(sqlite: Backend, api: Api) -> None:
     api.answer = AWAY
     retry = RetryPolicy(minimum=0.05, maximum=0.1, expire_after=0.3)
-    async with world(await sqlite.open(), api, retry=retry) as here:
-        here.relay.queue.bounce = BouncePolicy(hostname="h", expire_after=0.3)
+    async with world(await sqlite.open(), api, retry=retry, reports_expire_after=0.3) as here:
         await here.accept()
         await here.until_empty()
     assert {call.recipients[0] for call in api.calls} == {"ben@example.org", "anna@example.com"}
@@ -152,7 +151,7 @@ async def test_a_report_that_expires_ends_there(sqlite: Backend, api: Api) -> No
 def test_nothing_is_reported_to_whoever_reports(sender: str) -> None:
     envelope = Envelope(reverse_path=sender, forward_paths=("ben@example.org",))
     for reply in (BOUNCED, Reply(250, "2.0.0", "delivered"), Reply(451, "4.4.1", "away")):
-        assert dsns_for(envelope, b"", {"ben@example.org": reply}, POLICY, expired=True) == []
+        assert dsns_for(envelope, b"", {"ben@example.org": reply}, POLICY) == []
 
 
 def test_a_report_is_itself_beyond_reporting() -> None:
@@ -163,6 +162,6 @@ def test_a_report_is_itself_beyond_reporting() -> None:
     assert dsn.envelope.reverse_path == ""
     assert dsn.expires_in == POLICY.expire_after
     outcomes = {"anna@example.com": BOUNCED}
-    assert dsns_for(dsn.envelope, dsn.message, outcomes, POLICY, expired=True) == []
+    assert dsns_for(dsn.envelope, dsn.message, outcomes, POLICY) == []
     as_sent = Envelope(reverse_path=POLICY.sender_of("anna@example.com"), forward_paths=("anna@example.com",))
     assert dsns_for(as_sent, dsn.message, outcomes, POLICY) == []

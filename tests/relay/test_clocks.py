@@ -8,6 +8,7 @@ import pytest
 from smtp2cf.relay import BouncePolicy, RetryPolicy
 from smtp2cf.relay.attempt import Attempt
 from smtp2cf.relay.queue import Queue
+from smtp2cf.relay.spooled import SpooledMail
 from smtp2cf.reply import Reply
 from smtp2cf.spool import Action, Filter, SpoolItem
 from tests.relay.world import AWAY, Api, World, first, world
@@ -111,7 +112,7 @@ async def test_while_the_account_is_blocked_mail_that_was_tried_expires_and_othe
 ) -> None:
     tried: list[str] = []
 
-    async def attempt(envelope: Any, recipients: Any, *_: Any) -> Attempt:
+    async def attempt(envelope: Any, recipients: Any, *_: Any, **__: Any) -> Attempt:
         tried.append(recipients[0])
         return Attempt(outcomes=dict.fromkeys(recipients, SENT))
 
@@ -122,7 +123,7 @@ async def test_while_the_account_is_blocked_mail_that_was_tried_expires_and_othe
         new_mail(expires_in=-1),
     )
     await spool.put(old, due, untried)
-    queue = Queue(spool, attempt, RetryPolicy(), BouncePolicy(hostname="h"), Blocked())
+    queue = Queue(SpooledMail(spool, RetryPolicy(), BouncePolicy(hostname="h")), attempt, Blocked())
     queue.start()
 
     async def rest() -> list[SpoolItem]:

@@ -117,7 +117,7 @@ async def test_an_answer_at_the_very_moment_of_keeping_is_settled_too(sqlite: Ba
 
         async def answered_meanwhile(*mail) -> None:
             gate.open.set()
-            (call,) = [task for task in asyncio.all_tasks() if "Relay.attempt" in repr(task.get_coro())]
+            (call,) = [task for task in asyncio.all_tasks() if "Attempts.make" in repr(task.get_coro())]
             await asyncio.wait((call,))
             await put(*mail)
 
@@ -171,7 +171,7 @@ async def test_a_client_waits_for_the_true_answer_when_its_mail_cannot_be_kept(
 async def test_a_settled_outcome_outlasts_a_spool_that_is_away(
     sqlite: Backend, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("smtp2cf.relay.queue.SPOOL_RETRY", 0.05)
+    monkeypatch.setattr("smtp2cf.relay.spooled.SPOOL_RETRY", 0.05)
     async with world(await sqlite.open(), api, mode="queue") as here:
         settle, left = here.spool.settle, 3
 
@@ -192,7 +192,7 @@ async def test_a_settled_outcome_outlasts_a_spool_that_is_away(
 async def test_a_claim_is_given_back_when_the_spool_fails_before_the_call(
     sqlite: Backend, api: Api, monkeypatch: pytest.MonkeyPatch, operation: str
 ) -> None:
-    monkeypatch.setattr("smtp2cf.relay.queue.SPOOL_RETRY", 0.05)
+    monkeypatch.setattr("smtp2cf.relay.spooled.SPOOL_RETRY", 0.05)
     async with world(await sqlite.open(), api, mode="queue") as here:
         works, fails = getattr(here.spool, operation), here.spool.give_back
 

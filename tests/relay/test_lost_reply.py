@@ -215,8 +215,8 @@ async def test_nothing_is_remembered_for_ever(sqlite: Backend, api: Api) -> None
         await vanish(here, gate, "reset")
         for _ in range(3):
             await send(here)
-        assert here.relay._recall._transactions == {}
-        assert here.relay._recall._same == {}
+        assert here.relay._way._duplicates._transactions == {}
+        assert here.relay._way._duplicates._same == {}
         assert here.spool._memory == {}
 
 
@@ -242,4 +242,4 @@ async def test_dropped_mail_is_not_held_against_the_next(sqlite: Backend, api: A
                     await asyncio.sleep(0.01)
         drop.stop()
         await running
-        assert here.relay._recall._transactions == {}
+        assert here.relay._way._duplicates._transactions == {}

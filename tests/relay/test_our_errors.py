@@ -79,7 +79,7 @@ async def test_mail_to_be_held_that_was_kept_though_the_spool_says_it_failed(
 async def test_without_a_spool_the_answer_names_who_bounced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dsn, "build", failing)
 
-    async def send(_: str, recipients: Any, *__: Any) -> Sent:
+    async def send(_: str, recipients: Any, **__: Any) -> Sent:
         return Sent({who: BOUNCED if who.startswith("bounce") else DELIVERED for who in recipients}, "<1@cf>")
 
     relay = Relay(send, MessagePolicy())
@@ -116,7 +116,7 @@ async def test_one_group_that_fails_takes_nothing_from_the_others(lines: list[An
         return Sent(dict.fromkeys(recipients, DELIVERED), "<1@cf>")
 
     recipients = [f"r{number}@example.net" for number in range(200)]
-    done = await attempt.deliver(send, recipients)
+    done = await attempt.attempt_to_send(send, recipients)
     failed = recipients[50:100]
     assert list(done.outcomes) == recipients
     assert [who for who, reply in done.outcomes.items() if reply == attempt.INTERNAL_ERROR] == failed
@@ -132,14 +132,15 @@ async def test_a_group_that_keeps_failing_is_held_and_the_others_are_sent_once(
     backend: Backend, api: Api, lines: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with world(await backend.open(), api, retry=RETRY) as here:
-        send = here.relay._send_raw
+        attempts = here.relay._way._attempts
+        send = attempts._send_raw
 
-        async def half(sender: str, recipients: Any, message: bytes, deadline: float, lease: Any) -> Sent:
+        async def half(sender: str, recipients: Any, **submission: Any) -> Sent:
             if group_of(recipients) == 1:
                 raise Bug("a bug")
-            return await send(sender, recipients, message, deadline, lease)
+            return await send(sender, recipients, **submission)
 
-        monkeypatch.setattr(here.relay, "_send_raw", half)
+        monkeypatch.setattr(attempts, "_send_raw", half)
         recipients = [f"r{number}@example.org" for number in range(100)]
         assert "kept for another attempt" in await here.accept(*recipients)
         held = await here.until(lambda item: item.status is Status.HELD)
@@ -156,7 +157,7 @@ async def test_a_group_that_keeps_failing_is_held_and_the_others_are_sent_once(
 async def test_an_outcome_is_written_down_however_the_spool_fails(
     backend: Backend, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("smtp2cf.relay.queue.SPOOL_RETRY", 0.01)
+    monkeypatch.setattr("smtp2cf.relay.spooled.SPOOL_RETRY", 0.01)
     spool = await backend.open()
     settle, errors = spool.settle, [Bug("one"), SpoolUnavailable("away"), KeyError("two"), Bug("three")]
 

@@ -107,7 +107,7 @@ async def test_a_host_that_stood_still_between_two_calls_makes_no_third(
         await api.wait_for(1)
         await other_takes_over(postgres, host, here)
         gate.open.set()
-        await asyncio.wait(here.relay.queue._tasks)
+        await asyncio.wait(here.relay.queue._mail._tasks)
         assert len(api.calls) == 1
 
 
@@ -125,5 +125,5 @@ async def test_a_message_that_was_deleted_while_its_call_waited_is_not_sent(
         async for _ in here.spool.apply(Action.DELETE, Filter()):
             pass
         gate.open.set()
-        await asyncio.wait(here.relay.queue._tasks)
+        await asyncio.wait(here.relay.queue._mail._tasks)
         assert len(api.calls) == 1

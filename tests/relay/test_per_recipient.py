@@ -211,8 +211,7 @@ async def test_another_message_is_not_held_to_the_answers_of_the_first(sqlite: B
         api.answer = delivered
         assert [answer[:3] for answer in await heard(here, 2, "", *both)] == ["250", "250"]
         assert len(api.calls) == 2
-        assert here.relay._recall is not None
-        assert here.relay._recall._transactions == {}
+        assert here.relay._way._duplicates._transactions == {}
         assert here.spool._memory == {}
 
 

@@ -9,6 +9,7 @@ import pytest
 from smtp2cf.relay import RetryPolicy
 from smtp2cf.relay.attempt import Attempt
 from smtp2cf.relay.queue import RUSH_PAUSE, Queue
+from smtp2cf.relay.spooled import SpooledMail
 from smtp2cf.reply import Reply
 from smtp2cf.spool import Status
 from tests.relay.world import AWAY, Api, Call, delivered, failure, first, sorted_into, world
@@ -79,7 +80,7 @@ async def test_mail_that_makes_the_code_fail_is_held_after_three_tries_and_stops
 ) -> None:
     tried: list[str] = []
 
-    async def attempt(envelope, recipients, message, is_dsn, lease) -> Attempt:
+    async def attempt(envelope, recipients, message, **_) -> Attempt:
         tried.append(recipients[0])
         if recipients[0] == "poison@example.org":
             raise ZeroDivisionError("of ours")
@@ -89,7 +90,8 @@ async def test_mail_that_makes_the_code_fail_is_held_after_three_tries_and_stops
 
     spool = await backend.open()
     await spool.put(*(new_mail(forward_paths=(f"{name}@example.org",)) for name in ("poison", "a", "b")))
-    queue = Queue(spool, attempt, RetryPolicy(minimum=0.01, maximum=0.02), BouncePolicy(hostname="h"))
+    retry = RetryPolicy(minimum=0.01, maximum=0.02)
+    queue = Queue(SpooledMail(spool, retry, BouncePolicy(hostname="h")), attempt)
     queue.start()
     async with asyncio.timeout(20):
         while [item.status async for item in spool.items()] != [Status.HELD]:  # noqa: ASYNC110
@@ -111,7 +113,7 @@ async def test_what_a_failing_report_is_about_is_held_and_not_sent_again(
         raise ValueError("no report can be made of this")
 
     api.answer = answer
-    monkeypatch.setattr("smtp2cf.relay.queue.dsns_for", broken)
+    monkeypatch.setattr("smtp2cf.relay.spooled.dsns_for", broken)
     async with world(await sqlite.open(), api, mode="queue") as here:
         await here.accept("bounce@example.org", "ben@example.org")
         item = await here.until(lambda item: item.status is Status.HELD)
@@ -124,7 +126,7 @@ async def test_what_a_failing_report_is_about_is_held_and_not_sent_again(
 async def test_a_queue_whose_claims_fail_goes_on(
     sqlite: Backend, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("smtp2cf.relay.queue.SPOOL_RETRY", 0.05)
+    monkeypatch.setattr("smtp2cf.relay.spooled.SPOOL_RETRY", 0.05)
     spool = await sqlite.open()
     claim = spool.claim
 

@@ -9,8 +9,8 @@ from smtp2cf.access.senders import SenderRules, Senders
 from smtp2cf.cloudflare import Sent
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.relay import MessagePolicy, Relay
-from smtp2cf.relay import accept as room
-from smtp2cf.relay.accept import HEADER_FROM
+from smtp2cf.relay import checks
+from smtp2cf.relay.checks import HEADER_FROM
 from smtp2cf.reply import DELIVERED
 
 USERS = {"anna": Senders.parse(["example.com"]), "root": Senders()}
@@ -24,7 +24,7 @@ class Api:
     def __init__(self) -> None:
         self.senders: list[str] = []
 
-    async def __call__(self, sender: str, recipients: Sequence[str], *_: Any) -> Sent:
+    async def __call__(self, sender: str, recipients: Sequence[str], **_: Any) -> Sent:
         self.senders.append(sender)
         return Sent(dict.fromkeys(recipients, DELIVERED), "<1@cf>")
 
@@ -162,7 +162,7 @@ async def test_no_header_is_read_where_nothing_is_to_be_checked(monkeypatch: pyt
     def fail(_: bytes) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(room, "originators", fail)
+    monkeypatch.setattr(checks, "originators", fail)
     assert (await send(Api(), RULES, user="anna")).reply.success
     assert (await send(Api(), RULES, user="root", check_header_from=True)).reply.success
     assert (await send(Api(), None, check_header_from=True)).reply.success

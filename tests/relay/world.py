@@ -260,6 +260,7 @@ async def world(
     retry: RetryPolicy | None = None,
     postmaster: str = "",
     lmtp: bool = False,
+    reports_expire_after: float = 3600,
     **policy: Any,
 ) -> AsyncIterator[World]:
     """A world that is up; it is stopped after, and its spool closed."""
@@ -269,7 +270,7 @@ async def world(
         spool,
         retry,
         MessagePolicy(**policy),
-        BouncePolicy(hostname="bridge.example.com", postmaster=postmaster, expire_after=3600),
+        BouncePolicy(hostname="bridge.example.com", postmaster=postmaster, expire_after=reports_expire_after),
         lmtp,
     )
     await one.start()

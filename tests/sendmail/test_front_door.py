@@ -14,9 +14,8 @@ import pytest
 import structlog
 
 from smtp2cf.envelope import Envelope, Outcomes, Verdict
-from smtp2cf.relay import Relay, drop_file
+from smtp2cf.relay import MessagePolicy, Relay, drop_file
 from smtp2cf.relay import drop as drop_module
-from smtp2cf.relay.accept import MessagePolicy
 from smtp2cf.relay.drop import DropDirectory, DropPolicy
 from smtp2cf.reply import Reply, Scope, SendError
 from smtp2cf.smtpd.transaction import Transaction

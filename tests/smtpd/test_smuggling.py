@@ -77,7 +77,9 @@ class Bridge:
         relay = Relay(self._send_raw, MessagePolicy(bare_newline=bare_newline))  # type: ignore[arg-type]
         self.house = House(relay.accept, max_message_size=1 << 20, crlf_only=bare_newline == "reject")
 
-    async def _send_raw(self, sender: str, recipients: Sequence[str], message: bytes, _: float) -> Sent:
+    async def _send_raw(
+        self, sender: str, recipients: Sequence[str], message: bytes, deadline: float
+    ) -> Sent:
         self.calls.append((sender, list(recipients), message))
         return Sent(dict.fromkeys(recipients, DELIVERED), "<1@cf>")
 

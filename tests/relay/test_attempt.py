@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtp2cf.cloudflare import Sent
-from smtp2cf.relay.attempt import NOT_FOUND_OUT, PARALLEL_CALLS, SEARCH_LIMIT, Attempt, deliver
+from smtp2cf.relay.attempt import NOT_FOUND_OUT, PARALLEL_CALLS, SEARCH_LIMIT, Attempt, attempt_to_send
 from smtp2cf.reply import ACCEPTED, BOUNCED, DELIVERED, SUPPRESSED, Reply, Scope, SendError
 
 T = TypeVar("T")
@@ -72,7 +72,7 @@ def people(count: int) -> list[str]:
 async def test_up_to_50_recipients_are_one_call() -> None:
     for count in (1, 2, 49, 50):
         api = Api()
-        attempt = await deliver(api, people(count))
+        attempt = await attempt_to_send(api, people(count))
         assert api.calls == [people(count)]
         assert attempt.outcomes == dict.fromkeys(people(count), DELIVERED)
         assert attempt.message_ids == dict.fromkeys(people(count), "<1@cf>")
@@ -83,7 +83,7 @@ async def test_up_to_50_recipients_are_one_call() -> None:
 )
 async def test_more_recipients_are_calls_of_at_most_50(count: int, sizes: list[int]) -> None:
     api = Api()
-    attempt = await deliver(api, people(count))
+    attempt = await attempt_to_send(api, people(count))
     assert sorted(map(len, api.calls), reverse=True) == sizes
     assert api.delivered == Counter(people(count))
     assert list(attempt.outcomes) == people(count), "in the order of RCPT"
@@ -100,7 +100,7 @@ async def test_the_first_call_goes_alone_and_then_a_few_at_a_time() -> None:
         await turn
         return Sent(dict.fromkeys(recipients, DELIVERED), "")
 
-    work = asyncio.ensure_future(deliver(send, people(500)))
+    work = asyncio.ensure_future(attempt_to_send(send, people(500)))
     while not work.done():
         for _ in range(10):
             await asyncio.sleep(0)
@@ -117,7 +117,7 @@ async def test_a_call_without_a_message_id_adds_none() -> None:
     async def send(recipients: Sequence[str]) -> Sent:
         return Sent(dict.fromkeys(recipients, ACCEPTED), "")
 
-    assert (await deliver(send, people(60))).message_ids == {}
+    assert (await attempt_to_send(send, people(60))).message_ids == {}
 
 
 async def test_only_a_call_that_took_it_for_somebody_has_an_id_that_counts() -> None:
@@ -127,7 +127,7 @@ async def test_only_a_call_that_took_it_for_somebody_has_an_id_that_counts() -> 
         refused = {who: BOUNCED for who in recipients if who in gone or who == first}
         return Sent(dict.fromkeys(recipients, DELIVERED) | refused, f"<{recipients[0]}>")
 
-    message_ids = (await deliver(send, people(120))).message_ids
+    message_ids = (await attempt_to_send(send, people(120))).message_ids
     assert message_ids.keys() == set(people(120)) - set(gone)
     assert set(message_ids.values()) == {f"<{first}>", f"<{people(120)[100]}>"}
 
@@ -142,7 +142,7 @@ async def test_three_suppressed_of_50_cost_the_others_nothing(suppressed: list[i
     recipients = people(50)
     bad = {recipients[number] for number in suppressed}
     api = suppressing(bad)
-    attempt = await deliver(api, recipients)
+    attempt = await attempt_to_send(api, recipients)
     assert len(api.calls) <= 32
     assert api.delivered == Counter(set(recipients) - bad), "each of the others exactly once"
     assert {who for who, reply in attempt.outcomes.items() if reply == SUPPRESSED} == bad
@@ -155,7 +155,7 @@ def test_any_three_suppressed_of_50() -> None:
     most = 0
     for bad in itertools.combinations(recipients, 3):
         api = suppressing(bad)
-        outcomes = at_once(deliver(api, recipients)).outcomes
+        outcomes = at_once(attempt_to_send(api, recipients)).outcomes
         assert len(api.delivered) == sum(api.delivered.values()) == 47
         assert [who for who in recipients if outcomes[who] is SUPPRESSED] == list(bad)
         most = max(most, len(api.calls))
@@ -168,7 +168,7 @@ def test_however_many_are_suppressed_each_of_the_others_gets_it_once(data: st.Da
     recipients = people(data.draw(st.integers(1, 50), "count"))
     bad = data.draw(st.sets(st.sampled_from(recipients)), "suppressed")
     api = suppressing(bad)
-    outcomes = at_once(deliver(api, recipients)).outcomes
+    outcomes = at_once(attempt_to_send(api, recipients)).outcomes
     assert api.delivered == Counter(set(recipients) - bad)
     assert outcomes == {who: SUPPRESSED if who in bad else DELIVERED for who in recipients}
     assert len(api.calls) <= max(1, 2 * len(recipients) - 1)
@@ -178,14 +178,14 @@ async def test_suppressed_recipients_of_several_calls() -> None:
     recipients = people(170)
     bad = {recipients[number] for number in (0, 49, 50, 51, 149, 150, 169)}
     api = suppressing(bad)
-    attempt = await deliver(api, recipients)
+    attempt = await attempt_to_send(api, recipients)
     assert api.delivered == Counter(set(recipients) - bad)
     assert {who for who, reply in attempt.outcomes.items() if reply == SUPPRESSED} == bad
 
 
 async def test_a_single_recipient_is_not_asked_about_twice() -> None:
     api = suppressing(people(1))
-    assert (await deliver(api, people(1))).outcomes == {people(1)[0]: SUPPRESSED}
+    assert (await attempt_to_send(api, people(1))).outcomes == {people(1)[0]: SUPPRESSED}
     assert len(api.calls) == 1
 
 
@@ -198,7 +198,7 @@ UNCLEAR = [MALFORMED, INVALID, REFUSED]
 @pytest.mark.parametrize("reply", UNCLEAR, ids=str)
 async def test_a_refused_address_among_several_is_refused_as_an_address(reply: Reply) -> None:
     recipients = people(20)
-    attempt = await deliver(suppressing(recipients[7:9], reply), recipients)
+    attempt = await attempt_to_send(suppressing(recipients[7:9], reply), recipients)
     refused = {who: out for who, out in attempt.outcomes.items() if not out.success}
     assert list(refused) == recipients[7:9]
     assert set(refused.values()) == {Reply(553, "5.1.3", f"the address is refused: {reply.text}")}
@@ -206,17 +206,17 @@ async def test_a_refused_address_among_several_is_refused_as_an_address(reply: R
 
 async def test_a_malformed_address_that_has_a_call_of_its_own_is_refused_as_an_address_too() -> None:
     recipients = people(51)
-    attempt = await deliver(suppressing(recipients[50:], MALFORMED), recipients)
+    attempt = await attempt_to_send(suppressing(recipients[50:], MALFORMED), recipients)
     assert attempt.outcomes[recipients[50]].status == "5.1.3"
 
 
 async def test_for_one_recipient_the_message_is_to_blame() -> None:
-    attempt = await deliver(suppressing(people(1), MALFORMED), people(1))
+    attempt = await attempt_to_send(suppressing(people(1), MALFORMED), people(1))
     assert attempt.outcomes == {people(1)[0]: MALFORMED}
 
 
 async def test_the_last_one_left_of_several_is_refused_as_an_address() -> None:
-    attempt = await deliver(suppressing(people(1), MALFORMED), people(1), whole=False)
+    attempt = await attempt_to_send(suppressing(people(1), MALFORMED), people(1), whole=False)
     assert attempt.outcomes[people(1)[0]].status == "5.1.3"
 
 
@@ -230,7 +230,7 @@ async def test_an_invalid_message_costs_a_few_calls_however_many_its_recipients(
 ) -> None:
     """One for each group, its halves where there is one group, and a few recipients on their own."""
     api = suppressing(people(count), reply)
-    attempt = await deliver(api, people(count))
+    attempt = await attempt_to_send(api, people(count))
     assert attempt.outcomes == dict.fromkeys(people(count), reply), (
         "the message is to blame, not the addresses"
     )
@@ -282,7 +282,7 @@ async def test_the_calls_it_takes_to_find_those_who_are_refused(
     left, made = recipients, []
     while left:
         before = len(api.calls)
-        attempt = await deliver(api, left, whole=left is recipients)
+        attempt = await attempt_to_send(api, left, whole=left is recipients)
         made.append(len(api.calls) - before)
         assert made[-1] <= -(-len(left) // 50) + SEARCH_LIMIT
         assert list(attempt.outcomes) == left
@@ -298,7 +298,7 @@ async def test_the_calls_it_takes_to_find_those_who_are_refused(
 async def test_malformed_recipients_ahead_cost_the_others_nothing() -> None:
     recipients = people(500)
     api = suppressing(recipients[:10], MALFORMED)
-    attempt = await deliver(api, recipients)
+    attempt = await attempt_to_send(api, recipients)
     assert api.delivered == Counter(recipients[10:])
     assert {who for who, out in attempt.outcomes.items() if out.permanent} == set(recipients[:10])
 
@@ -312,7 +312,7 @@ def test_where_one_plain_address_is_good_the_message_is_not_to_blame(data: st.Da
     recipients = list(odd)
     recipients.insert(data.draw(st.integers(0, len(odd)), "where the good one is"), "good@example.net")
     api = suppressing(odd, INVALID)
-    outcomes = at_once(deliver(api, recipients)).outcomes
+    outcomes = at_once(attempt_to_send(api, recipients)).outcomes
     permanent = {who for who, out in outcomes.items() if out.permanent}
     assert "good@example.net" not in permanent or ["good@example.net"] in api.calls
 
@@ -332,7 +332,7 @@ def test_nobody_is_refused_for_good_who_was_not_in_a_call_with_half_of_them_at_m
         return recipient_error(INVALID) if bad.intersection(part) else None
 
     api = Api(fate)
-    outcomes = at_once(deliver(api, recipients)).outcomes
+    outcomes = at_once(attempt_to_send(api, recipients)).outcomes
     half = (len(recipients) + 1) // 2
     for who, out in outcomes.items():
         assert not out.permanent or any(who in call and len(call) <= half for call in api.calls)
@@ -346,7 +346,7 @@ def test_nobody_is_refused_for_good_who_was_not_in_a_call_with_half_of_them_at_m
 async def test_suppressed_recipients_never_blame_the_message() -> None:
     recipients = people(50)
     api = suppressing(recipients[:-1])
-    attempt = await deliver(api, recipients)
+    attempt = await attempt_to_send(api, recipients)
     assert api.delivered == Counter(recipients[-1:])
     assert {attempt.outcomes[who] for who in recipients[:-1]} == {SUPPRESSED}
 
@@ -360,7 +360,7 @@ async def test_the_account_may_fail_while_the_message_is_judged() -> None:
         return recipient_error(INVALID)
 
     api = Api(fate)
-    attempt = await deliver(api, recipients)
+    attempt = await attempt_to_send(api, recipients)
     assert len(api.calls) == 5
     assert Counter(attempt.outcomes.values()) == {THROTTLED: 49, INVALID: 1}
     assert attempt.retry_after == 7.0
@@ -378,7 +378,7 @@ def failing_at(number: int, error: SendError) -> Api:
 @pytest.mark.parametrize(("reply", "scope"), [(TOO_BIG, Scope.MESSAGE), (THROTTLED, Scope.ACCOUNT)])
 async def test_an_error_of_the_first_call_ends_it_for_everybody(reply: Reply, scope: Scope) -> None:
     api = failing_at(1, SendError(reply, scope))
-    attempt = await deliver(api, people(300))
+    attempt = await attempt_to_send(api, people(300))
     assert len(api.calls) == 1
     assert attempt.outcomes == dict.fromkeys(people(300), reply)
 
@@ -386,7 +386,7 @@ async def test_an_error_of_the_first_call_ends_it_for_everybody(reply: Reply, sc
 async def test_an_account_error_later_on_leaves_sent_what_is_sent_and_calls_nobody_again() -> None:
     recipients = people(500)
     api = Api(lambda _: SendError(THROTTLED, Scope.ACCOUNT, 7.0) if len(api.calls) >= 3 else None)
-    attempt = await deliver(api, recipients)
+    attempt = await attempt_to_send(api, recipients)
     sent = [who for who, reply in attempt.outcomes.items() if reply == DELIVERED]
     assert api.delivered == Counter(sent)
     assert len(sent) == 100
@@ -402,7 +402,7 @@ async def test_a_message_error_while_bisecting_leaves_nobody_unanswered() -> Non
         return {1: recipient_error(), 3: SendError(TOO_BIG, Scope.MESSAGE)}.get(len(api.calls))
 
     api = Api(fate)
-    attempt = await deliver(api, recipients)
+    attempt = await attempt_to_send(api, recipients)
     assert [len(call) for call in api.calls] == [50, 25, 25]
     assert attempt.outcomes == {who: DELIVERED if who in recipients[:25] else TOO_BIG for who in recipients}
 
@@ -418,7 +418,7 @@ async def test_outcomes_are_in_the_order_of_rcpt_whichever_call_ends_first() -> 
             last_ended.set()
         return Sent(dict.fromkeys(part, DELIVERED), "")
 
-    assert list((await deliver(send, recipients)).outcomes) == recipients
+    assert list((await attempt_to_send(send, recipients)).outcomes) == recipients
 
 
 async def test_a_call_in_flight_when_another_fails_keeps_its_own_outcome() -> None:
@@ -433,7 +433,7 @@ async def test_a_call_in_flight_when_another_fails_keeps_its_own_outcome() -> No
             raise SendError(THROTTLED, Scope.ACCOUNT)
         return Sent(dict.fromkeys(part, DELIVERED), "")
 
-    attempt = await deliver(send, recipients)
+    attempt = await attempt_to_send(send, recipients)
     assert attempt.outcomes == {
         who: THROTTLED if who in recipients[100:] else DELIVERED for who in recipients
     }
@@ -445,11 +445,11 @@ async def test_a_call_in_flight_when_another_fails_keeps_its_own_outcome() -> No
 async def test_the_recipients_of_calls_without_an_answer_are_named_and_nobody_else() -> None:
     recipients = people(120)
     api = Api(lambda _: SendError(NO_ANSWER, Scope.ACCOUNT, unanswered=True) if len(api.calls) == 2 else None)
-    attempt = await deliver(api, recipients)
+    attempt = await attempt_to_send(api, recipients)
     assert attempt.unanswered == api.calls[1]
-    assert (await deliver(Api(), recipients)).unanswered == []
+    assert (await attempt_to_send(Api(), recipients)).unanswered == []
     refused = failing_at(1, SendError(THROTTLED, Scope.ACCOUNT))
-    assert (await deliver(refused, recipients)).unanswered == []
+    assert (await attempt_to_send(refused, recipients)).unanswered == []
 
 
 async def test_of_several_retry_afters_the_longest_is_handed_on() -> None:
@@ -460,7 +460,7 @@ async def test_of_several_retry_afters_the_longest_is_handed_on() -> None:
             return Sent(dict.fromkeys(part, DELIVERED), "")
         raise SendError(THROTTLED, Scope.ACCOUNT, {50: 90.0, 100: 3.0}.get(number))
 
-    assert (await deliver(send, people(200))).retry_after == 90.0
+    assert (await attempt_to_send(send, people(200))).retry_after == 90.0
 
 
 fates = st.sampled_from(
@@ -483,7 +483,7 @@ def test_whatever_each_call_comes_to_everybody_has_one_outcome_and_nobody_gets_i
 ) -> None:
     recipients = people(count)
     api = Api(lambda _: script[len(api.calls) - 1] if len(api.calls) <= len(script) else rest)
-    attempt: Attempt = at_once(deliver(api, recipients))
+    attempt: Attempt = at_once(attempt_to_send(api, recipients))
     assert set(attempt.outcomes) == set(recipients)
     assert all(times == 1 for times in api.delivered.values())
     assert {who for who, reply in attempt.outcomes.items() if reply.success} == set(api.delivered)

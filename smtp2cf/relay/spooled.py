@@ -1,0 +1,290 @@
+"""Spooled mail: what this process writes into the spool, and its work on mail that it has claimed there.
+
+Shared by new mail and the queue. What an attempt came to is written down however long the spool is away, and
+every claim ends with the work on it. Knows no SMTP session, and makes no attempts.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+import structlog
+
+from smtp2cf.envelope import Envelope, Outcomes
+from smtp2cf.journal import maillog, tasks
+from smtp2cf.relay import time_limit
+from smtp2cf.relay.attempt import Attempt, log_attempt
+from smtp2cf.relay.bounces import BouncePolicy, dsns_for
+from smtp2cf.relay.lease import Lease
+from smtp2cf.relay.retry import RetryPolicy, backoff
+from smtp2cf.relay.settle import Situation, settle
+from smtp2cf.reply import SendError
+from smtp2cf.spool import Answer, NewMail, Spool
+
+T = TypeVar("T")
+
+MAX_FAILURES = 3
+"""Attempts in a row that may end in an error of ours before the message is held."""
+SPOOL_RETRY = 1.0
+LONGEST_SPOOL_RETRY = 60.0
+"""Seconds until a spool that failed is asked again; after errors of our own they double."""
+
+log = structlog.stdlib.get_logger("smtp2cf.queue")
+
+
+class SpooledMail:
+    """The spool as the relay uses it.
+
+    arriving: clients whose mail is being put into the spool now.
+    """
+
+    def __init__(self, spool: Spool, retry: RetryPolicy, bounce: BouncePolicy) -> None:
+        self.spool = spool
+        self.retry = retry
+        self.bounce = bounce
+        self.arriving = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._one_less = asyncio.Event()
+
+    @property
+    def under_way(self) -> int:
+        """Messages that are worked on."""
+        return len(self._tasks)
+
+    async def one_less(self, at_most: float) -> None:
+        """Wait until the work on some message has ended, `at_most` seconds."""
+        self._one_less.clear()
+        try:
+            async with asyncio.timeout(at_most):
+                await self._one_less.wait()
+        except TimeoutError:
+            return
+
+    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - what is under way outlives it
+        """Let what is under way end within `timeout` seconds; the spool keeps the rest."""
+        late = await time_limit.wait(self._tasks, timeout)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+
+    # ---- new mail
+
+    async def keep(
+        self,
+        envelope: Envelope,
+        message: bytes,
+        outcomes: Outcomes,
+        *,
+        attempts: int = 0,
+        retry_in: float = 0.0,
+        dsns: Sequence[NewMail] = (),
+        answer: Answer | None = None,
+    ) -> None:
+        """Put new mail into the spool, fsynced on return; raises SendError if it can't be."""
+        mail = NewMail(
+            envelope=envelope,
+            message=message,
+            outcomes=outcomes,
+            attempts=attempts,
+            delay=retry_in,
+            expires_in=self.retry.expire_after,
+            answer=answer,
+        )
+        self.arriving += 1
+        try:
+            await self.spool.put(mail, *dsns)
+        finally:
+            self.arriving -= 1
+
+    async def keep_in_flight(
+        self,
+        envelope: Envelope,
+        message: bytes,
+        attempt: asyncio.Task[Attempt],
+        lease: Lease,
+        answer: Answer | None,
+    ) -> None:
+        """Put mail into the spool whose first attempt is still under way, and settle it when that ends.
+
+        lease: the attempt's. Raises SendError if the mail can't be kept.
+        """
+        await lease.keep(self._claimed(envelope, message, {}, answer))
+        self.work(envelope.queue_id, self._settle_late(envelope, message, attempt, lease))
+
+    async def keep_held(
+        self, envelope: Envelope, message: bytes, outcomes: Outcomes, error: Exception, answer: Answer | None
+    ) -> None:
+        """Put mail into the spool for a person to look at: our own code failed after the mail's calls.
+
+        Raises SendError if it can't be kept.
+        """
+        may_be_kept = True
+        try:
+            await self.spool.put(self._claimed(envelope, message, outcomes, answer))
+        except SendError as failure:
+            may_be_kept = failure.unanswered
+            raise
+        finally:
+            if may_be_kept:
+                work = self.fail(envelope, error, outcomes, attempts=1, failures=MAX_FAILURES)
+                self.work(envelope.queue_id, work)
+
+    def end_doubtful(
+        self, envelope: Envelope, message: bytes, attempt: Attempt | None, *, tell: bool
+    ) -> None:
+        """End the claim of mail that `keep_in_flight` may have put into the spool although it raised.
+
+        attempt: what became of it, None if nobody knows. tell: nobody else tells the sender who bounced.
+        """
+        self.work(envelope.queue_id, self._end_doubtful(envelope, message, attempt, tell=tell))
+
+    def _claimed(
+        self, envelope: Envelope, message: bytes, outcomes: Outcomes, answer: Answer | None
+    ) -> NewMail:
+        """New mail in its first attempt, claimed by this process."""
+        return NewMail(
+            envelope=envelope,
+            message=message,
+            outcomes=outcomes,
+            attempts=1,
+            expires_in=self.retry.expire_after,
+            claimed=True,
+            answer=answer,
+        )
+
+    async def _settle_late(
+        self, envelope: Envelope, message: bytes, attempt: asyncio.Task[Attempt], lease: Lease
+    ) -> None:
+        try:
+            done = await attempt
+        except Exception as error:
+            log.exception("queue.error", queue_id=envelope.queue_id)
+            await self.fail(envelope, error, {}, attempts=1, failures=1)
+        else:
+            await self.settle(envelope, message, {}, done, AFTER_THE_ANSWER, attempts=1, called=lease.called)
+
+    async def _end_doubtful(
+        self, envelope: Envelope, message: bytes, attempt: Attempt | None, *, tell: bool
+    ) -> None:
+        # It may never have been put in: nothing is logged, and nothing reported unless its claim is ours.
+        if attempt is None:
+            await self.give_back(envelope.queue_id)
+            return
+        plan = settle(envelope, {}, attempt, AFTER_THE_ANSWER)
+        dsns = dsns_for(envelope, message, plan.told, self.bounce) if tell else []
+        retry_in = self.retry.delay(1, attempt.retry_after) if plan.deferred else None
+        await self.surely(
+            lambda: self.spool.settle(envelope.queue_id, plan.outcomes, retry_in=retry_in, dsns=dsns)
+        )
+
+    # ---- claimed mail
+
+    def work(self, queue_id: str, work: Coroutine[Any, Any, None]) -> None:
+        """Do something with claimed mail while the caller goes on."""
+        task = tasks.start(self._to_the_end(queue_id, work), "queue.send")
+        self._tasks.add(task)
+        task.add_done_callback(self._gone)
+        # If the task is cancelled before its first step, the work has not begun and would never be awaited.
+        task.add_done_callback(lambda _: work.close())
+
+    async def settle(
+        self,
+        envelope: Envelope,
+        message: bytes,
+        earlier: Outcomes,
+        attempt: Attempt,
+        situation: Situation,
+        *,
+        attempts: int,
+        called: bool,
+        failures: int = 0,
+    ) -> None:
+        """Write down what an attempt came to: all done, or when it is tried again; and who is told.
+
+        earlier: outcomes from before it. attempts: this one included. called: a call was made. failures:
+        attempts in a row before this one that ended in an error of ours.
+        """
+        try:
+            plan = settle(envelope, earlier, attempt, situation)
+            log_attempt(envelope, attempt, size=len(message), attempts=attempts)
+            dsns = dsns_for(envelope, message, plan.told, self.bounce)
+        except Exception as error:
+            # What was sent must not be sent again, and a bounce must not go unreported: a person has to look.
+            log.exception("queue.error", queue_id=envelope.queue_id)
+            outcomes = {**earlier, **attempt.outcomes}
+            await self.fail(envelope, error, outcomes, attempts=attempts, failures=MAX_FAILURES)
+            return
+        failures = failures + 1 if attempt.error is not None else 0
+        hold = _reason(attempt.error) if attempt.error and plan.deferred and failures >= MAX_FAILURES else ""
+        retry_in = self.retry.delay(attempts, attempt.retry_after) if plan.deferred and not hold else None
+        settled = await self.surely(
+            lambda: self.spool.settle(
+                envelope.queue_id,
+                plan.outcomes,
+                retry_in=retry_in,
+                untried=not called and not failures,
+                hold=hold,
+                failures=failures,
+                dsns=dsns,
+            )
+        )
+        if settled:  # if not, another bridge has the mail now, or an operator deleted it
+            if plan.expired:
+                maillog.expired(envelope, plan.expired, size=len(message), attempts=attempts)
+            maillog.reported(envelope, dsns_sent=len(dsns), undeliverable=plan.undeliverable)
+
+    async def fail(
+        self, envelope: Envelope, error: Exception, outcomes: Outcomes, *, attempts: int, failures: int
+    ) -> None:
+        """Our own code failed on this message: try again later, but not for ever."""
+        hold = _reason(error) if failures >= MAX_FAILURES else ""
+        retry_in = None if hold else self.retry.delay(attempts)
+        open_ = [who for who in envelope.forward_paths if who not in outcomes or outcomes[who].transient]
+        if open_:  # it may have failed after a call was made
+            maillog.possible_duplicate(envelope, open_)
+        await self.surely(
+            lambda: self.spool.settle(
+                envelope.queue_id, outcomes, retry_in=retry_in, hold=hold, failures=failures
+            )
+        )
+
+    async def give_back(self, queue_id: str) -> None:
+        """End a claim without an outcome."""
+        await self.surely(lambda: self.spool.give_back(queue_id))
+
+    async def surely(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """Retry an idempotent spool operation until it succeeds.
+
+        A claim that nobody ends would keep its mail for as long as this process lives, and an attempt whose
+        outcome is not written down would be made again.
+        """
+        errors = 0
+        while True:
+            try:
+                return await operation()
+            except SendError as error:
+                log.warning("queue.spool_unavailable", reply=str(error.reply))
+            except Exception:
+                log.exception("queue.error")
+                errors += 1
+            await asyncio.sleep(backoff(SPOOL_RETRY, LONGEST_SPOOL_RETRY, errors + 1))
+
+    async def _to_the_end(self, queue_id: str, work: Coroutine[Any, Any, None]) -> None:
+        """End the claim with the work, however that ends: mail that nobody works on must not stay claimed."""
+        try:
+            await work
+        except Exception:
+            log.exception("queue.error", queue_id=queue_id)
+            await self.give_back(queue_id)
+
+    def _gone(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._one_less.set()
+
+
+AFTER_THE_ANSWER = Situation(spool=True, client_waits=False)
+"""Of mail whose client has its 250."""
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,59 @@
+"""New mail without a spool: what can't be sent now stays with the client, which gets the 4xx.
+
+There is nothing to look up or to keep: an attempt, and the answer.
+"""
+
+import structlog
+
+from smtp2cf.envelope import Envelope, Outcomes, Verdict
+from smtp2cf.relay.attempt import Attempt, Attempts, log_attempt
+from smtp2cf.relay.bounces import BouncePolicy, dsns_for
+from smtp2cf.relay.dsn_sender import DsnSender
+from smtp2cf.relay.policy import MessagePolicy
+from smtp2cf.relay.settle import Situation, answer_to, settle
+
+log = structlog.stdlib.get_logger("smtp2cf.relay")
+
+
+class WithoutSpool:
+    """One of the two ways in; `WithSpool` is the other."""
+
+    def __init__(self, attempts: Attempts, policy: MessagePolicy, bounce: BouncePolicy) -> None:
+        self._attempts = attempts
+        self._policy = policy
+        self._bounce = bounce
+        self._dsns = DsnSender(attempts, policy.reply_timeout)
+        self._situation = Situation(spool=False, client_waits=True, partial_bounce=policy.partial_bounce)
+
+    async def accept(self, envelope: Envelope, _received: bytes, message: bytes) -> Verdict:
+        """Send a message, as it goes out."""
+        attempt = await self._attempts.make(
+            envelope, envelope.forward_paths, message, patience=self._policy.reply_timeout
+        )
+        verdict = answer_to(envelope, attempt, self._policy.partial_bounce, kept=False)
+        try:
+            self._report(envelope, message, attempt)
+        except Exception:
+            # The calls are made, so the client gets the answer that is true of them.
+            log.exception("relay.error", queue_id=envelope.queue_id)
+        return verdict
+
+    def answered(self, envelope: Envelope, received: bool) -> None:
+        """The client has its answer, or went away without it: there is no memory of it either way."""
+
+    async def tell(self, envelope: Envelope, message: bytes, outcomes: Outcomes) -> int:
+        """Send the sender DSNs now; how many. Raises SendError if one can't be sent."""
+        dsns = dsns_for(envelope, message, outcomes, self._bounce)
+        for mail in dsns:
+            await self._dsns.send(mail)
+        return len(dsns)
+
+    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - what is under way outlives it
+        """Let DSNs that are under way go out within `timeout` seconds."""
+        await self._dsns.drain(timeout)
+
+    def _report(self, envelope: Envelope, message: bytes, attempt: Attempt) -> None:
+        log_attempt(envelope, attempt, size=len(message))
+        plan = settle(envelope, {}, attempt, self._situation)
+        for mail in dsns_for(envelope, message, plan.told, self._bounce):
+            self._dsns.send_later(mail)
