@@ -100,8 +100,8 @@ class Pacer:
         where that is known already.
         """
         now = self._clock()
-        if not self._waiting and self._may_go(now):
-            return self._go(now)
+        if not self._waiting and (admitted := self._admit_now(now)) is not None:
+            return admitted
         if self._opening() > deadline:
             raise self._too_late()
         turn: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
@@ -172,17 +172,17 @@ class Pacer:
             return max(self._opens_at, self._end.at)
         return self._opens_at
 
-    def _may_go(self, now: float) -> bool:
+    def _admit_now(self, now: float) -> Turn | None:
+        """Count a call as in flight, if it may go out at once."""
         if self._left is not None and now >= self._end.at:
             self._begin_window(now)
-        return (
-            self._of_era < self._ramp
-            and self.in_flight < self._concurrency
-            and now >= self._opens_at
-            and self._left != 0
-        )
-
-    def _go(self, now: float) -> Turn:
+        if (
+            self._of_era >= self._ramp
+            or self.in_flight >= self._concurrency
+            or now < self._opens_at
+            or self._left == 0
+        ):
+            return None
         if self._left is not None:
             self._left -= 1
         if self._interval:
@@ -212,10 +212,13 @@ class Pacer:
     def _let_in(self) -> None:
         """Admit those who wait, as many as may go; come back when the next may."""
         now = self._clock()
-        while self._waiting and self._may_go(now):
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(self._go(now))
+        while self._waiting:
+            if not self._waiting[0].done():  # else it was cancelled
+                admitted = self._admit_now(now)
+                if admitted is None:
+                    break
+                self._waiting[0].set_result(admitted)
+            self._waiting.popleft()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -32,8 +32,8 @@ class _Transaction:
     left: the client hung up before the answer. settled: set once it is clear whether the client got its
     answer; None while nobody waits for that. noted: the answer handed to the spool together with the mail.
     exceptions: digests under which recipients' own answers are noted. in_doubt: nobody knows whether the
-    mail, and `noted` with it, is in the spool. repeatable: if the client lost its answer, a repetition gets that answer. owed: the client
-    of an identical transaction, at the same time as this one, lost its answer, and a repetition gets that one.
+    mail, and `noted` with it, is in the spool. repeatable: a repetition gets the answer if it was lost.
+    owed: the client of an identical transaction at the same time lost its answer; a repetition gets that.
     """
 
     digest: bytes
@@ -204,11 +204,11 @@ class Duplicates:
         return any(other.under_way for other in self._same.get(digest, ()))
 
     def _others(self, transaction: _Transaction) -> list[_Transaction]:
-        """Those of the same mail, at the same time."""
+        """Transactions of the same mail at the same time."""
         return [other for other in self._same.get(transaction.digest, ()) if other is not transaction]
 
     def _is_needed(self, transaction: _Transaction) -> bool:
-        """What is noted is, or may be, for the client of another one that has lost its answer."""
+        """Whether what is noted is, or may be, for the client of another transaction that lost its answer."""
         others = self._others(transaction)
         return transaction.owed or any(other.noted is not None or other.repeatable for other in others)
 
@@ -216,7 +216,7 @@ class Duplicates:
         for digest in (transaction.digest, *transaction.exceptions):
             self._spool.forget(digest)
         if self._is_under_way(transaction.digest):
-            self._spool.remember(transaction.digest, None)  # the mail of the other one may have been sent
+            self._spool.remember(transaction.digest, None)  # the other one's mail may have been sent
 
     def _end(self, transaction: _Transaction) -> None:
         transaction.ended = True

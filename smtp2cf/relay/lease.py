@@ -1,8 +1,8 @@
 """Lease: whether this process may still send a message, asked right before each call.
 
-Several bridges share a spool in PostgreSQL. One that stood still for longer than its claim lasts, stopped
-or in a virtual machine that was paused, finds that another has the message now. Mail that its client still
-owns is nobody else's. Knows no database and no HTTP.
+Several bridges can share a spool in PostgreSQL. If one of them stands still for longer than its claim lasts
+(stopped, or in a paused virtual machine), another takes its messages over. A message that its client still
+owns can't be taken over. Knows no database and no HTTP.
 """
 
 import asyncio
@@ -20,8 +20,8 @@ log = structlog.stdlib.get_logger("smtp2cf.queue")
 class Lease:
     """The right to send one message.
 
-    kept: it is in the spool, claimed by this process. called: a call was about to be made, and the limits of
-    the account allowed it.
+    kept: it is in the spool, claimed by this process. called: at least one call was about to be made; the
+    account's limits allowed it.
     """
 
     def __init__(self, spool: Spool, queue_id: str, *, kept: bool) -> None:
@@ -32,28 +32,28 @@ class Lease:
         self.called = False
 
     async def keep(self, mail: NewMail) -> None:
-        """Put the message into the spool, claimed, while its call is under way; raises SendError.
+        """Put the message into the spool, claimed, while its call is under way. Raises SendError.
 
-        From here on another bridge may come to have it.
+        From here on another bridge can take it over.
         """
-        self._kept = True
+        self._kept = True  # before the write: a call that begins meanwhile must wait for it in `confirm`
         self._keeping = asyncio.ensure_future(self._spool.put(mail))
         try:
             await self._keeping
         except SendError as error:
-            self._kept = error.unanswered  # nobody knows
+            self._kept = error.unanswered  # the write may have succeeded; otherwise the client still owns it
             raise
         finally:
             self._keeping = None
 
     def holds(self) -> bool:
-        """It may be sent, as far as is known without asking; no longer so after whatever is awaited."""
+        """Whether it may be sent, as far as is known without asking. Ask again after every await."""
         return not self._kept or self._spool.holds(self._queue_id)
 
     async def confirm(self) -> None:
-        """Make sure that it may be sent; raises SendError when it may not, or nobody can tell."""
+        """Make sure that it may be sent. Raises SendError if it may not, or if nobody can tell."""
         if (keeping := self._keeping) is not None:
-            await asyncio.wait((keeping,))
+            await asyncio.wait((keeping,))  # only then is it known whether there is a claim to ask about
         if self._kept and not await self._spool.confirm(self._queue_id):
             log.warning("queue.taken_over", queue_id=self._queue_id)
             raise SendError(TAKEN_OVER, Scope.ACCOUNT)

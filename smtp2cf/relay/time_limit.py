@@ -1,7 +1,7 @@
-"""Patience: waiting for tasks up to a time limit, and for what had come by then though the loop was busy.
+"""Time limit: wait for tasks, but count what had arrived in time even if the loop was too busy to read it.
 
-asyncio.wait looks at its clock alone: after a stall of the loop it gives up on an answer that lies in the
-socket's buffer. Knows nothing of mail.
+asyncio.wait only looks at its clock: after the loop was blocked for a while, it gives up on an answer that is
+already in the socket's buffer. Knows nothing of mail.
 """
 
 import asyncio
@@ -9,11 +9,11 @@ from collections.abc import Collection
 from typing import Any
 
 ROUNDS = 100
-"""Rounds of the loop after the limit in which what has arrived becomes an answer: about a millisecond."""
+"""Rounds of the loop after the limit, in which what has arrived can become an answer: about a millisecond."""
 
 
 async def wait(tasks: Collection[asyncio.Task[Any]], timeout: float) -> set[asyncio.Task[Any]]:  # noqa: ASYNC109 - what is under way outlives it
-    """Wait for all of `tasks`, `timeout` seconds at most; those that are not done."""
+    """Wait for all of `tasks`, `timeout` seconds at most. Returns those that are not done."""
     late: set[asyncio.Task[Any]] = set()
     if tasks:
         _, late = await asyncio.wait(tasks, timeout=timeout)

@@ -8,8 +8,7 @@ import pytest
 from smtp2cf.access.senders import SenderRules, Senders
 from smtp2cf.cloudflare import Sent
 from smtp2cf.envelope import Envelope, Verdict
-from smtp2cf.relay import MessagePolicy, Relay
-from smtp2cf.relay import checks
+from smtp2cf.relay import MessagePolicy, Relay, checks
 from smtp2cf.relay.checks import HEADER_FROM
 from smtp2cf.reply import DELIVERED
 

@@ -1,4 +1,7 @@
-"""The one answer for all outcomes: the table of settle's docstring, and what the reply tells a person."""
+"""The one answer for all outcomes: the table of settle's docstring, and what the reply tells a person.
+
+What else follows from an attempt: who is deferred, who is given up, and of whom a DSN tells.
+"""
 
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -7,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtp2cf.relay.settle import NAMED_LIMIT, joint_reply, own_replies
+from smtp2cf.envelope import Envelope
+from smtp2cf.relay.attempt import Attempt
+from smtp2cf.relay.settle import NAMED_LIMIT, Situation, answer_to, joint_reply, own_replies, settle
 from smtp2cf.reply import ACCEPTED, BOUNCED, DELIVERED, QUEUED, SUPPRESSED, WIRE_LINE_LIMIT, Reply
 
 THROTTLED = Reply(451, "4.7.1", "Cloudflare's rate limit is reached, try again later")
@@ -182,3 +187,131 @@ def test_the_answer_never_loses_mail_and_always_fits_the_wire(
     lines = reply.wire().split(b"\r\n")
     assert lines.pop() == b""
     assert all(len(line) + 2 <= WIRE_LINE_LIMIT for line in lines)
+
+
+# ---- the plan
+
+ALL = "sent gone late"  # each of the three kinds
+
+# Outcomes; situation; one reply each; who is deferred; whom a DSN tells of. NOTIFY=SUCCESS,FAILURE for all.
+WAITS, TOLD = Situation(spool=True, client_waits=True), Situation(spool=True, client_waits=False)
+BARE = Situation(spool=False, client_waits=True)
+REJECT = Situation(spool=True, client_waits=True, partial_bounce="reject")
+BARE_REJECT = Situation(spool=False, client_waits=True, partial_bounce="reject")
+OVER = Situation(spool=True, client_waits=False, expired_after=432_000.0)
+DSN = Situation(spool=True, client_waits=False, is_dsn=True)
+DSN_OVER = Situation(spool=True, client_waits=False, is_dsn=True, expired_after=432_000.0)
+PLANS = [
+    # a client that takes one answer for all, with a spool
+    ("sent", WAITS, False, "", "sent"),
+    ("gone", WAITS, False, "", ""),
+    ("late", WAITS, False, "late", ""),
+    ("sent gone", WAITS, False, "", "sent gone"),
+    ("sent late", WAITS, False, "late", "sent"),
+    ("gone late", WAITS, False, "late", "gone"),
+    (ALL, WAITS, False, "late", "sent gone"),
+    # and without one
+    ("late", BARE, False, "", ""),
+    ("gone late", BARE, False, "", ""),
+    ("sent late", BARE, False, "", "sent late"),
+    (ALL, BARE, False, "", ALL),
+    # and with SMTP2CF_PARTIAL_BOUNCE=reject: the 5xx names who bounced
+    ("sent gone", REJECT, False, "", ""),
+    (ALL, REJECT, False, "late", "sent"),
+    ("sent late", REJECT, False, "late", "sent"),
+    (ALL, BARE_REJECT, False, "", ""),
+    # a client that takes one answer for each
+    (ALL, WAITS, True, "late", "sent"),
+    (ALL, BARE, True, "", "sent"),
+    (ALL, REJECT, True, "late", "sent"),
+    ("gone", WAITS, True, "", ""),
+    # nobody waits
+    (ALL, TOLD, False, "late", "sent gone"),
+    (ALL, TOLD, True, "late", "sent gone"),
+    ("gone", TOLD, False, "", "gone"),
+    (ALL, OVER, False, "", ALL),
+    ("late", OVER, False, "", "late"),
+    # a DSN
+    (ALL, DSN, False, "late", ""),
+    (ALL, DSN_OVER, False, "", ""),
+]
+REPLIES = {"sent": DELIVERED, "gone": BOUNCED, "late": THROTTLED}
+
+
+def of(names: str) -> dict[str, Reply]:
+    return {name: REPLIES[name] for name in names.split()}
+
+
+def mail_to(
+    outcomes: dict[str, Reply], *, per_recipient: bool = False, notify: str = "SUCCESS,FAILURE"
+) -> Envelope:
+    return Envelope(
+        reverse_path="a@example.com",
+        forward_paths=tuple(outcomes),
+        per_recipient=per_recipient,
+        notify=dict.fromkeys(outcomes, notify) if notify else {},
+    )
+
+
+@pytest.mark.parametrize(("names", "situation", "per_recipient", "deferred", "told"), PLANS)
+def test_the_plan(names: str, situation: Situation, per_recipient: bool, deferred: str, told: str) -> None:
+    outcomes = of(names)
+    plan = settle(mail_to(outcomes, per_recipient=per_recipient), {}, Attempt(outcomes), situation)
+    assert plan.deferred == of(deferred)
+    assert set(plan.told) == set(told.split())
+    assert set(plan.outcomes) == set(outcomes)
+    if situation.expired_after is not None:
+        assert plan.expired.keys() == {"late"}
+        assert plan.outcomes["late"] == plan.expired["late"]
+        assert str(plan.expired["late"]).startswith(
+            "451 4.4.7 given up after 5 days; the last answer was: 451 4.7.1"
+        )
+    assert plan.undeliverable is (situation.is_dsn and "gone" in outcomes)
+
+
+def test_what_was_known_before_is_in_the_plan_and_told_of_no_second_time() -> None:
+    earlier = {"sent": DELIVERED, "gone": BOUNCED, "late": NO_TOKEN, "later": NO_TOKEN}
+    plan = settle(mail_to(earlier), earlier, Attempt({"late": SUPPRESSED, "later": THROTTLED}), TOLD)
+    assert plan.outcomes == {"sent": DELIVERED, "gone": BOUNCED, "late": SUPPRESSED, "later": THROTTLED}
+    assert plan.deferred == {"later": THROTTLED}
+    assert plan.told == {"late": SUPPRESSED}
+
+
+def test_mail_that_is_given_up_without_an_answer_says_so() -> None:
+    mail = mail_to({"sent": DELIVERED, "never": THROTTLED})
+    plan = settle(mail, {"sent": DELIVERED}, Attempt(), OVER)
+    assert str(plan.told["never"]) == "451 4.4.7 given up after 5 days; no attempt was answered"
+    assert plan.told.keys() == {"never"}
+
+
+def test_of_who_got_it_nobody_is_told_who_did_not_ask() -> None:
+    outcomes = of("sent gone")
+    assert settle(mail_to(outcomes, notify=""), {}, Attempt(outcomes), WAITS).told == of("gone")
+
+
+@settings(deadline=None)
+@given(
+    outcomes=st.dictionaries(addresses, replies, min_size=1, max_size=30),
+    situation=st.builds(
+        Situation,
+        spool=st.booleans(),
+        client_waits=st.just(True),
+        partial_bounce=st.sampled_from(["accept", "reject"]),
+    ),
+    per_recipient=st.booleans(),
+)
+def test_nobody_is_lost_between_the_answer_the_spool_and_the_dsn(
+    outcomes: dict[str, Reply], situation: Situation, per_recipient: bool
+) -> None:
+    """Whoever did not get it is named by a 4xx or 5xx, or is kept, or the sender is told by a DSN."""
+    mail = mail_to(outcomes, per_recipient=per_recipient)
+    plan = settle(mail, {}, Attempt(outcomes), situation)
+    verdict = answer_to(mail, Attempt(outcomes), situation.partial_bounce, kept=bool(plan.deferred))
+    for who, outcome in outcomes.items():
+        if outcome.success:
+            continue
+        on_the_wire = verdict.outcomes[who] if per_recipient else verdict.reply
+        assert not on_the_wire.success or who in plan.deferred or who in plan.told
+        if per_recipient and not on_the_wire.success:
+            assert who not in plan.told, "told twice"
+    assert not plan.deferred.keys() & plan.told.keys()

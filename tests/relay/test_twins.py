@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.relay import duplicates
-from smtp2cf.relay.duplicates import Recall
+from smtp2cf.relay.duplicates import Duplicates
 from smtp2cf.reply import Reply
 from smtp2cf.spool import Spool
 from tests.spool.conftest import Backend
@@ -27,23 +27,23 @@ async def spool(backend: Backend) -> AsyncIterator[Spool]:
 class Client:
     """One that sends always the same."""
 
-    def __init__(self, recall: Recall) -> None:
-        self._recall = recall
+    def __init__(self, duplicates: Duplicates) -> None:
+        self._duplicates = duplicates
         self._envelope = Envelope(reverse_path="anna@example.com", forward_paths=(WHO,))
 
     async def sends(self) -> Reply | None:
         """What it is told without a call; None where there is one."""
-        verdict = await self._recall.begin(self._envelope, b"\r\nHello\r\n", call=True)
+        verdict = await self._duplicates.begin(self._envelope, b"\r\nHello\r\n", call=True)
         return verdict.reply if verdict is not None else None
 
     def is_told(self, reply: Reply) -> None:
-        self._recall.end(self._envelope, Verdict(reply, {WHO: reply}))
+        self._duplicates.end(self._envelope, Verdict(reply, {WHO: reply}))
 
     def got_it(self, received: bool) -> None:
-        self._recall.answered(self._envelope, received=received)
+        self._duplicates.answered(self._envelope, received=received)
 
     def fails(self) -> None:
-        self._recall.fail(self._envelope)
+        self._duplicates.fail(self._envelope)
 
 
 def delivered(number: int) -> Reply:
@@ -56,24 +56,24 @@ def delivered(number: int) -> Reply:
 async def test_who_lost_its_answer_gets_one_though_the_other_got_its_own(
     spool: Spool, first_to_end: int, first_to_settle: int, lost: int
 ) -> None:
-    recall = Recall(spool)
-    twins = [Client(recall), Client(recall)]
+    memory = Duplicates(spool)
+    twins = [Client(memory), Client(memory)]
     assert [await twin.sends() for twin in twins] == [None, None]
     for number in (first_to_end, 1 - first_to_end):
         twins[number].is_told(delivered(number))
     for number in (first_to_settle, 1 - first_to_settle):
         twins[number].got_it(received=number != lost)
-    again = Client(recall)
+    again = Client(memory)
     reply = await again.sends()
     assert reply is not None
     assert reply.success
     again.got_it(received=True)
-    assert await Client(recall).sends() is None
+    assert await Client(memory).sends() is None
 
 
 async def test_who_comes_back_while_the_other_is_under_way_gets_the_answer(spool: Spool) -> None:
-    recall = Recall(spool)
-    first, other, again, third = (Client(recall) for _ in range(4))
+    memory = Duplicates(spool)
+    first, other, again, third = (Client(memory) for _ in range(4))
     await first.sends()
     await other.sends()
     first.is_told(delivered(1))
@@ -88,8 +88,8 @@ async def test_who_comes_back_while_the_other_is_under_way_gets_the_answer(spool
 @pytest.mark.parametrize("reply", [BOUNCED, LATER, None])
 async def test_who_is_refused_does_not_get_the_others_answer(spool: Spool, reply: Reply | None) -> None:
     """Mail would be lost: the other has its answer, and it was about other mail."""
-    recall = Recall(spool)
-    other, refused, again = (Client(recall) for _ in range(3))
+    memory = Duplicates(spool)
+    other, refused, again = (Client(memory) for _ in range(3))
     await other.sends()
     await refused.sends()
     other.is_told(delivered(1))
@@ -103,8 +103,8 @@ async def test_who_is_refused_does_not_get_the_others_answer(spool: Spool, reply
 
 
 async def test_a_refusal_takes_no_answer_from_who_lost_it(spool: Spool) -> None:
-    recall = Recall(spool)
-    lost, refused, again = (Client(recall) for _ in range(3))
+    memory = Duplicates(spool)
+    lost, refused, again = (Client(memory) for _ in range(3))
     await lost.sends()
     await refused.sends()
     lost.is_told(delivered(1))
@@ -116,14 +116,14 @@ async def test_a_refusal_takes_no_answer_from_who_lost_it(spool: Spool) -> None:
 
 @pytest.mark.parametrize("reply", [delivered(1), BOUNCED, LATER])
 async def test_the_other_was_under_way_when_the_process_died(spool: Spool, reply: Reply) -> None:
-    recall = Recall(spool)
-    first, other = Client(recall), Client(recall)
+    memory = Duplicates(spool)
+    first, other = Client(memory), Client(memory)
     await first.sends()
     await other.sends()
     first.is_told(reply)
     first.got_it(received=True)
     with capture_logs() as lines:
-        assert await Client(Recall(spool)).sends() is None
+        assert await Client(Duplicates(spool)).sends() is None
     assert [line["to"] for line in lines if line["event"] == "mail.possible_duplicate"] == [[WHO]]
 
 
@@ -131,10 +131,10 @@ async def test_a_call_longer_than_anybody_waits_is_a_possible_duplicate(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(duplicates, "PATIENCE", 0.01)
-    recall = Recall(spool)
-    gone = Client(recall)
+    memory = Duplicates(spool)
+    gone = Client(memory)
     await gone.sends()
     gone.got_it(received=False)  # it hung up over the call
     with capture_logs() as lines:
-        assert await Client(recall).sends() is None
+        assert await Client(memory).sends() is None
     assert [line["to"] for line in lines if line["event"] == "mail.possible_duplicate"] == [[WHO]]
