@@ -1,8 +1,8 @@
 """Drop: the bridge's side of the drop directory, where sendmail(1) leaves mail while no bridge runs.
 
-Anyone may put a file there and nobody but the bridge may look (mode 3733), so every file is a
-stranger's: it is judged as SMTP judges mail, and handed over when it is good. What can't be done now is
-tried again; only what can never become mail is set aside, with a reason; and nothing stops the rest.
+Anyone may put a file there, and only the bridge may look (mode 3733), so no file is trusted: each is judged
+by the same rules as mail over SMTP, and then handed over. What fails for now is tried again. Only a file that
+can never become mail is set aside, with a reason. No file stops the others.
 
 Knows no SMTP session, no Cloudflare and no spool.
 """
@@ -26,18 +26,18 @@ from smtp2cf.relay.retry import backoff
 from smtp2cf.reply import Reply, SendError
 
 Judge = Callable[[tuple[str, str], Sequence[tuple[str, str]], float], Judged]
-"""(sender and MAIL's parameters, recipients and RCPT's parameters, seconds since the epoch) → what SMTP's
-rules make of them. Called in a thread."""
+"""(sender and MAIL's parameters, recipients and RCPT's parameters, seconds since the epoch) → what the rules
+for SMTP make of them. Called in a thread."""
 Accept = Callable[[Envelope, bytes], Awaitable[Verdict]]
 Bounce = Callable[[Envelope, bytes, Outcomes], Awaitable[None]]
 Answered = Callable[[Envelope, bool], None]
 
 PART_AGE = 3600.0
-"""Seconds after which the beginning of a file that was never finished is removed."""
+"""Seconds after which a file that was never finished is removed."""
 CRASHES: Final = 3
-"""Times a message may make the program fail before it is set aside."""
+"""Times our own code may fail on a message before it is set aside."""
 SETTLING = 1.0
-"""Seconds a directory's time may lag behind: file systems count it in ticks."""
+"""Seconds a directory's modification time may lag behind: file systems count it in ticks."""
 
 _SAFE_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,80}")
 
@@ -46,11 +46,11 @@ log = structlog.stdlib.get_logger("smtp2cf.drop")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DropPolicy:
-    """Where dropped mail is and how it is treated.
+    """Where dropped mail is, and what is done with it.
 
-    directory: looked at every `interval` seconds. aside: where files go that can't be sent; made
-    when it is needed. max_message_size: octets. retry_min, retry_max, expire_after: seconds.
-    concurrency: messages handed over at the same time.
+    directory: scanned every `interval` seconds. aside: where files go that can't be sent; created when
+    needed. max_message_size: octets. retry_min, retry_max, expire_after: seconds. concurrency: messages
+    handed over at the same time.
     """
 
     directory: Path
@@ -65,11 +65,11 @@ class DropPolicy:
 
 @dataclass(slots=True)
 class _Waiting:
-    """A file that could not be finished at once: when it is tried again, and what is known of it.
+    """A file that is not finished: when it is tried again, and what is known about it.
 
-    born: when it was written, in time.monotonic() seconds, so that a clock that jumps makes nothing old.
-    done: addresses that need nothing more. refused: those who are refused for good, of which the sender has
-    yet to be told.
+    crashes: times our own code failed on it. born: when it was written, in time.monotonic() seconds, so that
+    a clock that jumps makes nothing old. done: addresses that need nothing more. refused: those refused for
+    good, whom the sender must still be told of.
     """
 
     attempts: int = 0
@@ -90,11 +90,11 @@ class _Waiting:
 class DropDirectory:
     """Hands dropped mail to `accept`, at the start and whenever something appears.
 
-    A file is kept until everybody in it is served, or the sender was told of who isn't. A transient answer
-    is tried again, with doubling delays, until expire_after. Whoever is refused for good, or given up, is
-    handed to `bounce`; where there is none, or nobody to tell, they are set aside under a name that shows the
-    reply. `answered` is told of every message when its answer has been acted upon. While `closed` gives a
-    reply the files stay where they are.
+    A file stays until its mail has gone to every recipient, or the sender was told who did not get it. After
+    a transient answer it is tried again, with doubling delays, until expire_after. Recipients who are refused
+    for good, or given up, are passed to `bounce`; without one, or with nobody to tell, they are set aside
+    under a name that shows the reply. `answered` is called for every message once its answer has been acted
+    on. While `closed` returns a reply, no file is touched.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class DropDirectory:
         self._seen_mtime = -1
 
     async def run(self) -> None:
-        """Take mail in until `stop`, or until cancelled; files in flight are finished at a stop."""
+        """Take mail in until `stop` is called, which lets files in flight finish, or until cancelled."""
         try:
             while not self._stopping:
                 self._wake.clear()
@@ -138,17 +138,17 @@ class DropDirectory:
                 task.cancel()
 
     def stop(self) -> None:
-        """Start no more files; `run` returns when those in flight are done."""
+        """Start no more files; `run` returns once those in flight are done."""
         self._stopping = True
         self._wake.set()
 
     @property
     def waiting(self) -> int:
-        """Files that are there and not handed over yet."""
+        """Files that are not finished."""
         return len({*self._ready, *self._waiting, *self._in_flight})
 
     def _changed(self) -> bool:
-        """The directory is another one than at the last look, as far as its time can tell."""
+        """Whether the directory may have changed since the last scan, by its modification time."""
         try:
             mtime = self._policy.directory.stat().st_mtime_ns
         except FileNotFoundError:
@@ -159,7 +159,7 @@ class DropDirectory:
         return mtime != self._seen_mtime or self._seen_at - mtime / 1e9 < SETTLING
 
     async def _scan(self) -> None:
-        """Find out what there is. The time is read first: what comes later makes it newer."""
+        """List the files. The modification time is read first: a file that comes later makes it newer."""
         try:
             seen_at = time.time()
             mtime = self._policy.directory.stat().st_mtime_ns
@@ -186,10 +186,10 @@ class DropDirectory:
     def _start_due(self) -> None:
         if self._closed is not None and self._closed() is not None:
             self._was_closed = True
-            return  # it is looked at again after `interval`, and whoever closed says why
+            return  # asked again after `interval`; the spool logs why it is closed
         now = time.monotonic()
         if self._was_closed:
-            # What was put off for the same reason need not wait for its turn.
+            # What was deferred for the same reason need not wait for its next attempt.
             self._was_closed = False
             for waiting in self._waiting.values():
                 waiting.next_attempt = now
@@ -207,7 +207,7 @@ class DropDirectory:
         self._wake.set()
 
     async def _take(self, name: str, waiting: _Waiting) -> None:
-        """Hand over one file, and see to what becomes of it. What fails for now is tried again."""
+        """Hand over one file, and act on the answer. What fails for now is tried again."""
         try:
             try:
                 mail, judged = await asyncio.to_thread(self._read, name)
@@ -218,7 +218,7 @@ class DropDirectory:
         except BadDropError as error:
             await self._set_aside(name, waiting, str(error))
         except (SendError, OSError, MemoryError) as error:
-            # It says nothing about the mail: no file descriptor was left, the spool is away, the disk full.
+            # Not the mail's fault: no file descriptor left, the spool is away, the disk is full.
             self._defer(name, waiting, str(error) or type(error).__name__)
         except Exception:
             log.exception("drop.failed", file=name)
@@ -257,11 +257,11 @@ class DropDirectory:
         finally:
             if self._answered is not None:
                 for envelope in envelopes:
-                    # A file that could not be removed comes again, with the next process.
+                    # The next process takes a file that could not be removed for a new one.
                     self._answered(envelope, name not in self._waiting)
 
     async def _accept_all(self, waiting: _Waiting, envelopes: list[Envelope], message: bytes) -> Outcomes:
-        """Hand over those who have no final outcome yet; returns who was deferred."""
+        """Hand over the mail for those without a final outcome. Returns who was deferred."""
         deferred: Outcomes = {}
         for envelope in envelopes:
             known = waiting.done | waiting.refused.keys()
@@ -280,7 +280,7 @@ class DropDirectory:
     async def _report(
         self, name: str, mail: Dropped, report: Envelope, untold: Outcomes, *, everybody: bool
     ) -> None:
-        """Tell the sender who did not get it, or keep it for a person to find. Raises SendError, OSError."""
+        """Tell the sender who did not get it, or set it aside for a person. Raises SendError, OSError."""
         if self._bounce is not None and report.reverse_path:
             await self._bounce(report, mail.message, untold)
             return
@@ -294,13 +294,13 @@ class DropDirectory:
         log.warning("drop.set_aside", file=name, reason=reason, to=str(kept))
 
     async def _keep(self, name: str, mail: Dropped, left: Sequence[str], untold: Outcomes) -> None:
-        """Have the file name those only who are not done with, so that no restart sends to others again."""
+        """Rewrite the file with only the recipients still open, so that a restart sends to nobody twice."""
         if len(left) == len(mail.recipients) and untold == mail.refused:
             return
         try:
             await asyncio.to_thread(write_drop, self._policy.directory / name, mail, left, untold)
         except OSError as error:
-            # This process remembers who is served.
+            # This process remembers who is done.
             log.warning("drop.not_rewritten", file=name, reason=str(error))
 
     def _defer(self, name: str, waiting: _Waiting, reason: str) -> None:
@@ -310,7 +310,7 @@ class DropDirectory:
         log.info("drop.deferred", file=name, reply=reason, attempts=waiting.attempts, next_attempt=delay)
 
     async def _remove(self, name: str) -> None:
-        """Everybody is served or told of: what can't be removed now is removed later, and not sent again."""
+        """Remove a finished file. If that fails it is tried again, and nobody gets the mail twice."""
         await asyncio.to_thread((self._policy.directory / name).unlink, missing_ok=True)
         self._waiting.pop(name, None)
 
@@ -354,16 +354,16 @@ def _copy(mail: Dropped, recipients: Sequence[str], kept: Path, reason: str) -> 
 def _write_reason(kept: Path, reason: str) -> None:
     try:
         kept.with_name(kept.name + ".reason").write_text(reason + "\n")
-    except OSError as error:  # a full disk takes no reason, and the log has it
+    except OSError as error:  # for example a full disk; the reason is in the log, too
         log.warning("drop.reason_not_written", file=kept.name, error=str(error))
 
 
 def _remove_if_old(path: Path) -> None:
-    """The beginning of a file whose writer was killed."""
+    """Remove a file that its writer never finished, if it is old."""
     try:
         if time.time() - path.lstat().st_mtime > PART_AGE:
             path.unlink()
     except FileNotFoundError:
-        return  # it was finished meanwhile
+        return  # finished meanwhile
     except OSError as error:
         log.warning("drop.part_not_removed", file=path.name, reason=str(error))

@@ -1,7 +1,7 @@
-"""A dropped file: a line of JSON, then the message. A stranger's, and written anew as recipients are served.
+"""A dropped file: a line of JSON, then the message. It is not trusted, and rewritten as recipients are done.
 
-docs/sendmail.md describes the format, sendmail/drop.py writes it. Whether its addresses and parameters are
-any good is not judged here: they become what MAIL and RCPT would have had behind them. Knows no relay.
+docs/sendmail.md describes the format, sendmail/drop.py writes it. Addresses and parameters are not judged
+here: they become the arguments that MAIL and RCPT would have had. Knows no relay.
 """
 
 import errno
@@ -23,12 +23,12 @@ SUFFIX: Final = ".drop"
 HEAD_LIMIT = 16 << 20
 """Octets of a file's first line: a list of 100,000 recipients is about three million."""
 SHOWN_HEADER = 64 << 10
-"""Octets that are read of a message that is too large: its header, for the report."""
+"""Octets read of a message that is too large: its header, for the DSN."""
 NAME_LIMIT = 320
-"""Characters of an address that was refused, as it is reported."""
+"""Characters of a refused address that are reported."""
 
 NO_FILE = frozenset({errno.ELOOP, errno.ENXIO, errno.ENODEV})
-"""What opening says of a link, a socket or a device. Whatever else it says may pass."""
+"""Errors of opening a link, a socket or a device. Any other error may pass."""
 
 _REFUSAL = re.compile(r"(5\d\d) (5\.\d{1,3}\.\d{1,3}) (.*)", re.DOTALL)
 
@@ -42,8 +42,8 @@ class Dropped:
     """What a file says.
 
     mail: the sender, "" for the null one, and MAIL's parameters. recipients: each with RCPT's parameters.
-    refused: recipients whom somebody refused already, of which the sender has yet to be told. message: with
-    CRLF line ends; of one larger than was asked for, the header alone. written_at: seconds since the epoch.
+    refused: recipients who were refused already, and whom the sender must still be told of. message: with
+    CRLF line ends; only the header if it is larger than allowed. written_at: seconds since the epoch.
     """
 
     mail: tuple[str, str]
@@ -57,9 +57,9 @@ class Dropped:
 def read_drop(path: Path, max_message_size: int) -> Dropped:
     """What a dropped file says.
 
-    Raises BadDropError with the reason, FileNotFoundError where it is gone, another OSError where it can't be
-    read now. The file is its owner's until now, so nothing about it is taken on trust: no link is followed,
-    and its length must be what its first line says.
+    Raises BadDropError with the reason, FileNotFoundError if it is gone, another OSError if it can't be read
+    now. Its owner could change it until now, so nothing about it is trusted: no link is followed, and its
+    length must be what its first line says.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -136,7 +136,7 @@ def _recipients(head: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         raise BadDropError("no forward_paths")
     notify, orcpt = head.get("notify"), head.get("orcpt")
     paths = [who if isinstance(who, str) else json.dumps(who)[:NAME_LIMIT] for who in given]
-    # Mostly there are none, or the same for everybody.
+    # Usually there are none, or the same for everybody.
     if not orcpt and not isinstance(notify, dict):
         parameter = _parameter(head, "notify")
         return tuple((who, parameter) for who in paths)
@@ -150,13 +150,13 @@ def _recipients(head: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 def _parameter(head: Mapping[str, Any], name: str) -> str:
-    """`NAME=value`, "" where there is none. Blanks, which part parameters, become what none may hold."""
+    """`NAME=value`, "" if there is none. Blanks would part parameters; "=" in their place is invalid."""
     value = head.get(name)
     return "" if value is None else f"{name.upper()}={'='.join(str(value).split()) or '='}"
 
 
 def _refused(head: Mapping[str, Any]) -> Outcomes:
-    """Those who are refused, unless NOTIFY says that nobody wants to hear of it."""
+    """The recipients refused already, except where NOTIFY asks for no DSN about failures."""
     given, notify = head.get("refused"), head.get("notify")
     if not isinstance(given, dict):
         return {}
@@ -172,9 +172,9 @@ def _refused(head: Mapping[str, Any]) -> Outcomes:
 
 
 def write_drop(path: Path, mail: Dropped, recipients: Sequence[str], refused: Outcomes) -> None:
-    """Write a file anew, at once or not at all, with those recipients who have yet to be served.
+    """Rewrite a file, at once or not at all, with the recipients who are still open.
 
-    refused: of whom the sender has yet to be told.
+    refused: those whom the sender must still be told of.
     """
     head = {
         **mail.head,
@@ -198,7 +198,7 @@ def write_drop(path: Path, mail: Dropped, recipients: Sequence[str], refused: Ou
 
 
 def sync_directory(directory: Path) -> None:
-    """Make what was renamed or removed in it durable."""
+    """Make renames and removals in it durable."""
     opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(opened)

@@ -72,7 +72,10 @@ def settle(envelope: Envelope, earlier: Outcomes, attempt: Attempt, situation: S
     """What follows from an attempt. earlier: outcomes from before it."""
     outcomes = {**earlier, **attempt.outcomes}
     expired: Outcomes = {}
-    if situation.expired_after is not None:
+    if situation.expired_after is None:
+        if not envelope.notify and all(reply.success for reply in outcomes.values()):
+            return Plan(outcomes, {}, {}, {}, undeliverable=False)  # as most mail: nothing is left to do
+    else:
         expired = _given_up(envelope, outcomes, situation.expired_after)
         outcomes |= expired
     waiting = {who: reply for who, reply in outcomes.items() if reply.transient and who not in expired}
