@@ -1,7 +1,7 @@
-"""Changing the users file: a line more, another, or less; the rest stays as it is, comments and order.
+"""Changing the users file: adds, replaces or removes one line; comments and order stay.
 
-Whoever reads it meanwhile sees the old file or the new one, whole. Two changes at once wait for one
-another. Knows no terminal and no settings.
+A concurrent reader sees the whole old or the whole new file. Two changes at once wait for each other. Knows
+no terminal and no settings.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from smtp2cf.access.users import FILE_LIMIT, UsersFileError, parse_line, parse_u
 from smtp2cf.listen import files
 
 NEW_MODE = 0o600
-"""The mode of a file that was not there."""
+"""The mode of a new file."""
 
 
 class NoSuchUserError(Exception):
@@ -28,10 +28,10 @@ class UserExistsError(Exception):
 
 
 def put_user(path: Path, name: str, hashed: str, senders: Sequence[str] | None, *, replace: bool) -> bool:
-    """Write a user's line, with a new password's hash; makes the file where there is none.
+    """Write a user's line, with a new password's hash; creates the file if there is none.
 
-    senders: patterns, () for any, None for those the user has. Returns whether there was a user of this
-    name; raises UserExistsError if so, unless `replace`. Raises UsersFileError.
+    senders: patterns, () for any sender, None to keep the user's. Returns whether the user existed; raises
+    UserExistsError if so, unless `replace`. Raises UsersFileError.
     """
     existed = False
 
@@ -55,7 +55,7 @@ def put_user(path: Path, name: str, hashed: str, senders: Sequence[str] | None, 
 
 
 def delete_user(path: Path, name: str) -> None:
-    """Take a user's line out. Raises NoSuchUserError, UsersFileError."""
+    """Remove a user's line. Raises NoSuchUserError, UsersFileError."""
 
     def change(content: bytes) -> bytes:
         if name not in parse_users(content):
@@ -68,7 +68,7 @@ def delete_user(path: Path, name: str) -> None:
 
 
 def _place(lines: Sequence[bytes], name: str) -> int:
-    """The number of the line of a user who has one. A mark in front of the file belongs to the first."""
+    """The number of a user's line. A byte order mark is part of the first line."""
     for number, line in enumerate(lines):
         user = parse_line(line.removeprefix(b"\xef\xbb\xbf"))
         if user is not None and user.name == name:
@@ -77,7 +77,7 @@ def _place(lines: Sequence[bytes], name: str) -> int:
 
 
 def _change(path: Path, change: Callable[[bytes], bytes]) -> None:
-    """Put what `change` makes of the file in its place: written aside, fsynced, renamed."""
+    """Replace the file with what `change` makes of it: written beside it, fsynced, renamed."""
     path = Path(os.path.realpath(path))  # a link stays one
     try:
         with _locked(path.parent):
@@ -105,7 +105,7 @@ def _change(path: Path, change: Callable[[bytes], bytes]) -> None:
 
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Nobody else changes a users file in this directory. The file itself will not do: it is replaced."""
+    """Keep others from changing a users file in this directory. The file can't be locked: it is replaced."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -116,7 +116,7 @@ def _locked(directory: Path) -> Iterator[None]:
 
 
 def _replace(path: Path, content: bytes, found: os.stat_result | None) -> None:
-    """Write the file anew, with the owner and the mode that it had."""
+    """Replace the file, keeping its owner and mode."""
     aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, NEW_MODE)
     try:

@@ -1,10 +1,9 @@
-"""Failed logins: which client has had how many, and what comes of it. No I/O.
+"""Failed logins: how many each client has had, and the consequences. No I/O.
 
-An address is slowed with each failure, then refused for a while, then hung up on if it goes on knocking. It
-is the exact address that is meant, so whoever guesses from one locks out nobody beside it. Clients try the
-same password by one mechanism after the other: the same failure within seconds counts once. A success
-resets. Clients on a unix socket have no address in common with an attacker and none of their own: they are
-slowed and never refused.
+An address is slowed down by each failure, then refused for a while, then disconnected if it keeps trying.
+Only the exact address counts, so guessing from one address locks nobody else out. Clients try the same
+password with one mechanism after the other, so the same failure within seconds counts once. A success resets
+the count. Clients on a unix socket have no address: they are slowed down, but never refused.
 """
 
 import time
@@ -15,28 +14,28 @@ from dataclasses import dataclass, field
 from smtp2cf.reply import Reply
 
 DELAYS = (0.25, 4.0)
-"""Seconds before a failure is answered: the first one, doubling, at most."""
+"""Seconds before a failure is answered: for the first one, doubling, up to the maximum."""
 REFUSED_AFTER = 8
 """Failures in a row after which an address is refused."""
 REFUSED_FOR = 300.0
-"""Seconds it is refused from its last failure on."""
+"""Seconds it is refused after its last failure."""
 KNOCKS = 5
-"""Tries in that time that get 454; more get 421, and the session closes."""
+"""Tries in that time that get 454; further ones get 421, and the session closes."""
 FORGOTTEN_AFTER = 3600.0
-"""Seconds after the last failure at which nothing is known of it any more. Until then, one more failure of
-an address that was refused has it refused again."""
+"""Seconds after the last failure at which an address is forgotten. Until then, one more failure of an address
+that was refused gets it refused again."""
 SAME_WITHIN = 10.0
-"""Seconds within which the same user and password of an address are one failure. smtplib and Symfony's mailer
-go through the mechanisms that way; the delays in between are ours."""
+"""Seconds within which the same user and password from an address count as one failure. smtplib and Symfony's
+mailer try all mechanisms that way; the delays in between are ours."""
 AT_ONCE = 16
-"""Logins of one address that may be verified at once, so that it does not take the whole line."""
+"""Logins of one address that are verified at once, so that it doesn't fill the whole queue."""
 ADDRESSES = 10_000
-"""Addresses that are remembered; those whose last failure is longest ago go first."""
+"""Addresses that are remembered; those with the oldest last failure are dropped first."""
 
 
 @dataclass(slots=True)
 class _Address:
-    """What is known of one."""
+    """What is known about one address."""
 
     failures: int = 0
     under_way: int = 0
@@ -48,7 +47,7 @@ class _Address:
 class Failures:
     """The failures of every address. clock: seconds, time.monotonic but for tests.
 
-    `refusal` first, then `begin` a verification, `end` it, and tell whether it `succeeded` or `failed`.
+    Ask `refusal` first, then `begin` a verification, `end` it, and report that it `succeeded` or `failed`.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -59,7 +58,7 @@ class Failures:
         return len(self._addresses)
 
     def refusal(self, client: str) -> Reply | None:
-        """The answer to an address that may not even try, None for any other."""
+        """The answer to an address that may not try now; None for others."""
         known = self._known(client)
         if known is None or known.failures < REFUSED_AFTER:
             return None
@@ -71,10 +70,10 @@ class Failures:
         return Reply(421 if known.knocks > KNOCKS else 454, "4.7.0", text)
 
     def begin(self, client: str) -> Reply | None:
-        """Count a verification that begins; the answer where there are too many of this address already.
+        """Count a verification that begins; returns the answer if this address has too many already.
 
-        Of one that has failed, no more at once than it has tries left: nobody gets around being refused
-        by guessing in parallel.
+        An address that has failed may have only as many at once as it has tries left, so that guessing in
+        parallel doesn't help.
         """
         if not client:
             return None
@@ -89,7 +88,7 @@ class Failures:
         return None
 
     def end(self, client: str) -> None:
-        """A verification has ended, however it did."""
+        """A verification has ended, with any result."""
         known = self._addresses.get(client)
         if known is not None and known.under_way:
             known.under_way -= 1
@@ -97,7 +96,7 @@ class Failures:
                 del self._addresses[client]
 
     def succeeded(self, client: str) -> None:
-        """A login was good: the failures before it are forgotten."""
+        """A login succeeded: forget the earlier failures."""
         known = self._addresses.get(client)
         if known is not None:
             known.failures = known.knocks = 0
@@ -106,9 +105,9 @@ class Failures:
                 del self._addresses[client]
 
     def failed(self, client: str, tried: bytes = b"") -> float:
-        """A login was not good; returns the seconds to wait before that is answered.
+        """A login failed; returns the seconds to wait before the answer.
 
-        tried: what stands for the user and the password, b"" for nothing that could come again.
+        tried: a digest of the user and the password; b"" if there is nothing to recognise.
         """
         if not client:
             return DELAYS[1] / 2

@@ -1,12 +1,11 @@
-"""Logins: is this the password of this user? (RFC 4954 §4, RFC 9106.)
+"""Logins: checks whether a password is a user's (RFC 4954 §4, RFC 9106).
 
-A password is verified in a thread, since it takes some 20 ms of a core and 19 MiB, and the event loop must
-go on. Few threads, so that guessing strangers take no more than their share of the machine, and a line in
-front of them that has an end. Every login costs one hash, whether the user exists or not, so the time it
-takes tells nothing. What was verified a moment ago is not verified again: printers and PHP log in for each
-message.
+Passwords are verified in threads, since each takes about 20 ms of a core and 19 MiB. There are few threads,
+so that strangers who guess get only a share of the machine, and a bounded queue in front of them. Every login
+costs one hash, whether the user exists or not, so the time it takes reveals nothing. What was verified a
+moment ago is not verified again: printers and PHP log in for each message.
 
-No password is logged, kept or shown. Knows no session; what happened is told to whoever made it.
+No password is logged, kept or shown. Knows no session; results are passed to `on_login`.
 """
 
 import asyncio
@@ -33,16 +32,16 @@ from smtp2cf.access.users import NAME_LIMIT, User, UsersFile, check_hash
 from smtp2cf.reply import RefusedError, Reply
 
 PARAMETERS = Parameters(Type.ID, ARGON2_VERSION, 16, 32, time_cost=2, memory_cost=19 * 1024, parallelism=1)
-"""What a new hash costs: OWASP's recommendation for argon2id. RFC 9106's second choice (64 MiB, 4 lanes)
-takes five times as long and, in a process that is to live in 75 MB, nearly all the memory."""
+"""The cost of a new hash: OWASP's recommendation for argon2id. RFC 9106's second choice (64 MiB, 4 lanes)
+takes five times as long and nearly all the memory of a process that should fit in 75 MB."""
 PASSWORD_LIMIT = 1024
-"""Octets of a password; a longer one is refused without a look."""
+"""Bytes of a password; a longer one is refused unchecked."""
 THREADS = max(1, min(4, (os.cpu_count() or 1) // 2))
-"""Passwords that are verified at once: half the cores, the other half is for mail."""
+"""Passwords verified at once: half of the cores; the other half is for mail."""
 LINE = 50
-"""Logins that may wait for that; about a second's worth on a small machine."""
+"""Logins that may wait; about a second's worth on a small machine."""
 REMEMBERED_FOR = 300.0
-"""Seconds for which a password that was verified is not verified again."""
+"""Seconds for which a verified password is not verified again."""
 REMEMBERED = 1000
 """How many of those are kept."""
 
@@ -58,7 +57,7 @@ log = structlog.stdlib.get_logger("smtp2cf.access")
 
 
 def hash_password(password: str) -> str:
-    """The hash of a password, for the users file. Raises ValueError for one that can be nobody's."""
+    """The hash of a password, for the users file. Raises ValueError for an invalid one."""
     secret = _secret(password)
     if not secret:
         raise ValueError("the password is empty")
@@ -70,9 +69,9 @@ def hash_password(password: str) -> str:
 
 
 def verify(written: str, secret: bytes) -> bool:
-    """Is this the secret of the hash, in constant time? Takes about 20 ms, without Python's lock.
+    """Whether this is the secret of the hash, in constant time. Takes about 20 ms, without Python's lock.
 
-    Raises VerificationError where there is no memory for it.
+    Raises VerificationError if there is not enough memory.
     """
     try:
         return verify_secret(written.encode(), secret, Type.ID)
@@ -83,7 +82,7 @@ def verify(written: str, secret: bytes) -> bool:
 class Logins:
     """Verifies passwords against a users file.
 
-    clock: seconds, time.monotonic but for tests; so is what waits (`sleep`) and what verifies.
+    clock: seconds. clock, sleep and verify are replaced only in tests.
     """
 
     def __init__(
@@ -108,7 +107,7 @@ class Logins:
         self._under_way: dict[bytes, asyncio.Task[bool]] = {}
 
     def close(self) -> None:
-        """Begin no more verifications."""
+        """Start no more verifications."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def authenticate(self, client: str, name: str, password: str) -> Reply | None:
@@ -135,7 +134,7 @@ class Logins:
         return WRONG
 
     async def _check(self, client: str, name: str, password: str) -> tuple[User | None, str]:
-        """The user, if it is its password; else None and why. Raises RefusedError."""
+        """The user if the password is right, else None; and the reason. Raises RefusedError."""
         if len(name) > NAME_LIMIT or len(password) > PASSWORD_LIMIT:
             return None, "too long"
         try:
@@ -159,7 +158,7 @@ class Logins:
         return user, ""
 
     async def _verified(self, client: str, fingerprint: bytes, written: str, secret: bytes) -> bool:
-        """The answer of a thread. Raises RefusedError where the line is too long, or it can't tell."""
+        """A thread's answer. Raises RefusedError if the queue is full, or the password can't be checked."""
         if len(self._under_way) >= LINE and fingerprint not in self._under_way:
             raise RefusedError(BUSY)
         refusal = self._failures.begin(client)
@@ -188,9 +187,9 @@ class Logins:
             log.error("auth.not_verified", reason=str(error) or type(error).__name__)
 
     def _stand_in(self, name: str) -> str:
-        """A hash that no password has, for a name that nobody has, as costly as that of some user.
+        """A hash that matches no password, for an unknown name, as costly as that of some user.
 
-        Always the same user's for the same name: were it another each time, that would tell.
+        The same name always gets the same user's cost: a changing one would reveal that it is unknown.
         """
         users = self._users.users
         parameters = PARAMETERS
@@ -203,12 +202,12 @@ class Logins:
         return f"$argon2id$v={parameters.version}${cost}${_base64(salt)}${_base64(digest)}"
 
     def _fingerprint(self, name: str, written: str, secret: bytes) -> bytes:
-        """What stands for a user's line with a password, and tells neither without our key."""
+        """A digest of a user's line with a password, useless without our key."""
         # No user's name and no hash has a NUL, so no two of them make the same text.
         return hmac.digest(self._key, b"%b\0%b\0%b" % (name.encode(), written.encode(), secret), "sha256")
 
     def _digest(self, name: str, password: str) -> bytes:
-        """What stands for a user and a password that were tried, and tells neither without our key."""
+        """A digest of a user and a password that were tried, useless without our key."""
         tried = f"{name}\0{password}".encode("utf-8", "backslashreplace")
         return hmac.digest(self._key, tried, "sha256")
 
@@ -228,7 +227,7 @@ class Logins:
 
 
 def _secret(password: str) -> bytes:
-    """The password as it is hashed. Raises UnicodeEncodeError, a ValueError, for what is no text."""
+    """The password as it is hashed. Raises UnicodeEncodeError, a ValueError, if it isn't text."""
     return unicodedata.normalize("NFC", password).encode()
 
 

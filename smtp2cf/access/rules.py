@@ -1,6 +1,6 @@
-"""Access: what of this room a bridge needs, built from plain values.
+"""Access: everything in this room that a bridge needs, built from plain values.
 
-argon2 is loaded only where there are users.
+argon2 is loaded only if there are users.
 """
 
 from collections.abc import Callable, Coroutine, Sequence
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 class Access(NamedTuple):
-    """What a session and the relay ask. None where nothing is set that it could refuse by.
+    """What a session and the relay ask. None means that nothing is refused.
 
-    authenticate: see smtp2cf.access.logins. close: ends its threads. watch: keeps up with the users file.
+    authenticate: see smtp2cf.access.logins. close: ends its threads. watch: re-reads the users file.
     """
 
     authenticate: Authenticate | None = None
@@ -27,7 +27,7 @@ class Access(NamedTuple):
 
 
 def open_access(users_file: Path | None, allowed_senders: Sequence[str], on_login: "OnLogin") -> Access:
-    """Access with the users of a file, None for nobody, and what anybody may send as, () for everything.
+    """Access with the users of a file (None: no users) and what anybody may send as (empty: anything).
 
     on_login: called for every login. Raises UsersFileError, a ValueError, if the file can't be used.
     """

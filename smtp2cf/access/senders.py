@@ -1,10 +1,10 @@
 """Allowed senders: the patterns, and who may send as whom (RFC 6409 §6.1). No I/O.
 
-A pattern is an address, a domain (`example.com`, or `*@example.com`, which means the same), or the
-subdomains of one (`*.example.com`, which does not mean example.com itself). Letter case means nothing, in
-local parts either: Postfix compares that way too, and nobody has two mailboxes that differ in nothing else.
-Only what is the same text is taken for the same, so an internationalized domain is allowed in the form it
-is written in. Knows no users file and no settings.
+A pattern is an address, a domain (`example.com`, or `*@example.com`, which means the same), or the subdomains
+of one (`*.example.com`, which does not include example.com itself). Letter case is ignored, in local parts
+too: Postfix does the same, and nobody has two mailboxes that differ only in case. Otherwise the text must
+match, so an internationalized domain is allowed only in the form it is written in. Knows no users file and no
+settings.
 """
 
 import re
@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from smtp2cf.reply import Reply, few_in_words, one_line
 
 NAMED_LIMIT = 5
-"""Patterns that a refusal names; the rest are counted."""
+"""Patterns that a refusal names; the others are only counted."""
 SHOWN_LIMIT = 100
 """Characters of a name or an address that a refusal shows."""
 
 SendersOf = Callable[[str], "Senders | None"]
-"""What a user may send as; None where there is no such user."""
+"""What a user may send as; None if there is no such user."""
 
 _PATTERN = re.compile(
     r"""(?:(?P<local>\*|[^\s@*<>()\[\]\\,;:"]+)@)?
@@ -35,8 +35,8 @@ _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 class Senders:
     """A list of patterns; an empty one allows every address.
 
-    written: as somebody wrote them. addresses, domains: in the form of `_key`. parents: domains whose
-    subdomains are meant.
+    written: as they were written. addresses, domains: as `_key` returns them. parents: domains whose
+    subdomains are allowed.
     """
 
     written: tuple[str, ...] = ()
@@ -46,7 +46,7 @@ class Senders:
 
     @classmethod
     def parse(cls, patterns: Iterable[str]) -> "Senders":
-        """Read patterns; raises ValueError that names the one which is none."""
+        """Parse patterns; raises ValueError naming an invalid one."""
         written, addresses, domains, parents = [], set(), set(), set()
         for pattern in patterns:
             found = _PATTERN.fullmatch(pattern)
@@ -66,7 +66,7 @@ class Senders:
         return cls(tuple(written), frozenset(addresses), frozenset(domains), frozenset(parents))
 
     def allow(self, address: str) -> bool:
-        """Is this address one of them? One without a local part or a domain is not."""
+        """Whether this address matches. One without a local part or a domain doesn't."""
         if not self.written:
             return True
         key = _key(address)
@@ -94,9 +94,9 @@ ANY = Senders()
 
 
 class SenderRules:
-    """Who may send as whom: what holds for everybody (SMTP2CF_ALLOWED_SENDER_DOMAINS), and for each user.
+    """Who may send as whom: rules for everybody (SMTP2CF_ALLOWED_SENDER_DOMAINS) and for each user.
 
-    senders_of: where there are users.
+    senders_of: None if there are no users.
     """
 
     def __init__(self, everybody: Senders = ANY, senders_of: SendersOf | None = None) -> None:
@@ -106,8 +106,8 @@ class SenderRules:
     def refusal(self, user: str, address: str) -> Reply | None:
         """None if `user` ("" for nobody) may send as `address`, else 550 5.7.1.
 
-        The null reverse path may be used by everybody who may send at all: NULL_SENDER_ADDRESS stands
-        in for it. A user who is no longer there may not send at all.
+        Everybody who may send at all may use the null reverse path: it is sent as NULL_SENDER_ADDRESS. A user
+        who has been deleted may not send at all.
         """
         if user:
             senders = self._senders_of(user) if self._senders_of is not None else None

@@ -1,8 +1,8 @@
-"""The users file: `name:hash[:allowed senders]`, a line for each user, reread when it changes.
+"""The users file: `name:hash[:allowed senders]`, one line per user, re-read when it changes.
 
 The hash is argon2id's (RFC 9106) in its usual form, which has no colon; `smtp2cf user add` writes it. Blank
-lines and lines that begin with # are comments. Names are compared as they are, in NFC (RFC 8265 §3.4). A
-hash is in no error and no repr. Knows no session and no settings.
+lines and lines that start with # are comments. Names are compared exactly, in NFC (RFC 8265 §3.4). No error
+and no repr contains a hash. Knows no session and no settings.
 """
 
 import asyncio
@@ -25,12 +25,12 @@ from smtp2cf.reply import UNPRINTABLE
 NAME_LIMIT = 255
 """Characters of a user's name."""
 FILE_LIMIT = 16 * 1024 * 1024
-"""Octets of a users file: more is none."""
+"""Bytes of a users file; a larger file is refused."""
 LOOK_INTERVAL = 1.0
 """Seconds between two looks at whether the file has changed."""
 COST_LIMITS = {"memory_cost": 256 * 1024, "time_cost": 50, "parallelism": 16}
-"""What one hash may cost at most: KiB, passes, threads. A line with more would let every login, even one
-of a stranger who knows a name, take that much."""
+"""The maximum cost of one hash: KiB, passes, threads. Every login would cost that much, even that of a
+stranger who knows a name."""
 
 _HASH = re.compile(
     r"\$argon2id\$v=(?:16|19)\$m=[0-9]{1,9},t=[0-9]{1,9},p=[0-9]{1,9}"
@@ -57,8 +57,8 @@ class User:
 class UsersFile:
     """The users of a file, as of at most LOOK_INTERVAL ago while `watch` runs.
 
-    Raises UsersFileError at first when the file can't be used. Should it become so later, the last good one
-    goes on to hold.
+    Raises UsersFileError if the file can't be used at the start. If that happens later, the previous users
+    are kept.
     """
 
     def __init__(self, path: Path) -> None:
@@ -74,11 +74,11 @@ class UsersFile:
         return self._order
 
     def find(self, name: str) -> User | None:
-        """The user of this name in NFC, None where there is none."""
+        """The user of this name in NFC; None if there is none."""
         return self._users.get(name)
 
     def senders_of(self, name: str) -> Senders | None:
-        """What a user may send as, None where there is no such user."""
+        """What a user may send as; None if there is no such user."""
         user = self.find(name)
         return None if user is None else user.senders
 
@@ -172,7 +172,7 @@ def parse_line(line: bytes) -> User | None:
 
 
 def checked_name(name: str) -> str:
-    """The name in NFC; raises ValueError where it can be nobody's."""
+    """The name in NFC; raises ValueError if it is invalid."""
     if not name:
         raise ValueError("the name is missing")
     if ":" in name or UNPRINTABLE.search(name) or name != name.strip() or name.startswith("#"):
@@ -186,7 +186,7 @@ def checked_name(name: str) -> str:
 
 
 def check_hash(written: str) -> Parameters:
-    """What a hash costs. Raises ValueError for one that argon2 can't verify, or that costs too much."""
+    """The cost of a hash. Raises ValueError if argon2 can't verify it, or it costs too much."""
     found = _HASH.fullmatch(written)
     if found is None or not (_is_base64(found["salt"]) and _is_base64(found["hash"])):
         raise ValueError("no argon2id hash ($argon2id$v=19$…) after the name; `smtp2cf user add` writes one")
@@ -200,6 +200,6 @@ def check_hash(written: str) -> Parameters:
 
 
 def _is_base64(text: str) -> bool:
-    """Base64 without padding, in the one form that its octets have."""
+    """Whether it is canonical base64 without padding."""
     octets = base64.b64decode(text + "=" * (-len(text) % 4))
     return base64.b64encode(octets).decode().rstrip("=") == text

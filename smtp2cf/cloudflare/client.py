@@ -1,11 +1,11 @@
-"""Client: the calls to Cloudflare's API (httpx, over a transport of its own: see `transport`).
+"""Client: the calls to Cloudflare's API (httpx, on our own transport: see `transport`).
 
 `POST /accounts/{account_id}/email/sending/send_raw` and the token check. One call at a time for up
-to 50 recipients: cutting a message's recipients into calls is the relay's work, the table in
-`errors` says what an answer means, `pacing` when a call may go out. Knows no session, no spool.
+to 50 recipients: the relay splits a message's recipients into calls, `errors` knows what an answer means,
+and `pacing` when a call may go out. Knows no session and no spool.
 
-The transport is called directly, below httpx.AsyncClient: no redirects, cookies or auth are wanted
-here, and they cost as much as the rest of the call.
+The transport is called directly, below httpx.AsyncClient, whose redirects, cookies and auth aren't needed
+here and would cost as much as the rest of the call.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from smtp2cf.envelope import Outcomes, address_key
 from smtp2cf.reply import ACCEPTED, BOUNCED, DELIVERED, QUEUED, SUPPRESSED, Reply, Scope, SendError, one_line
 
 MAX_RECIPIENTS_PER_CALL = 50
-"""Recipients send_raw takes (Cloudflare's limits page)."""
+"""Recipients that send_raw accepts (Cloudflare's limits page)."""
 MESSAGE_ID_LIMIT = 998
 """Characters of a message id (RFC 5322 §2.1.1: it has to fit on a line)."""
 NEVER_SENT = (
@@ -45,31 +45,31 @@ LISTS: tuple[tuple[str, Reply], ...] = (
     ("queued", QUEUED),
     ("delivered", DELIVERED),
 )
-"""The lists of an answer and what each means; the first that names an address decides."""
+"""The lists of an answer and what each means; the first one with the address counts."""
 
 
 class Sent(NamedTuple):
-    """A call that Cloudflare took: each recipient's outcome, and its message id, "" where none."""
+    """A call that Cloudflare accepted: each recipient's outcome, and its message id or ""."""
 
     outcomes: Outcomes
     message_id: str
 
 
 class TokenState(NamedTuple):
-    """What is known of the API token: None before any answer, and why it is refused."""
+    """What is known about the API token. accepted: None before any answer. reason: why it is refused."""
 
     accepted: bool | None
     reason: str
 
 
 class Lease(Protocol):
-    """The right to send a message, which may be lost while its call waits: relay's Lease."""
+    """The right to send a message, which may be lost while the call waits: the relay's Lease."""
 
     def holds(self) -> bool:
-        """It may be sent, as far as is known without asking."""
+        """Whether it may be sent, as far as is known without asking."""
 
     async def confirm(self) -> None:
-        """Make sure that it may be sent; raises SendError when it may not."""
+        """Make sure that it may be sent; raises SendError if not."""
 
 
 _ACCEPTED_TOKEN = TokenState(True, "")
@@ -147,9 +147,9 @@ class Client:
         return sent
 
     async def verify_token(self) -> TokenState:
-        """Ask whether the token is good, as an account's and then as a user's.
+        """Ask whether the token is valid, as an account's and then as a user's.
 
-        Raises SendError when there is no answer to tell from.
+        Raises SendError if no answer says so either way.
         """
         deadline = time.monotonic() + self._timeout
         for target in self._verify:
@@ -173,7 +173,7 @@ class Client:
         body: Callable[[], bytes] = bytes,
         lease: Lease | None = None,
     ) -> Answer:
-        """One call when the account's limits allow it, repeated while they turn out not to.
+        """One call as soon as the account's limits allow it, repeated if it is throttled all the same.
 
         body: made when the call may go out, so that a waiting message is in memory once and not twice.
         Raises SendError where there is no answer, or none but 429 by the deadline.
@@ -236,19 +236,19 @@ async def _exchange_through(
 
 
 def _target(url: str) -> bytes:
-    """What a request line names: path and query. Raises httpx.InvalidURL."""
+    """The target of a request line: path and query. Raises httpx.InvalidURL."""
     return httpx.URL(url).raw_path
 
 
 def _error_in(answer: Answer) -> SendError:
-    """What an answer that is no success means."""
+    """The error that an unsuccessful answer means."""
     header = answer.headers.get
     retry_after = retry_after_of(header("Retry-After", ""), header("Ratelimit", ""), header("Date", ""))
     return error_of(answer.status, answer.body, retry_after)
 
 
 def _submission(reverse_path: str, recipients: Sequence[str], message: bytes) -> bytes:
-    """The body of send_raw: three keys. Raises SendError where an address can't be in JSON."""
+    """The body of send_raw: three keys. Raises SendError if an address can't be written in JSON."""
     try:
         return orjson.dumps(
             {"from": reverse_path, "recipients": list(recipients), "mime_message": message.decode()}
@@ -261,8 +261,8 @@ def _submission(reverse_path: str, recipients: Sequence[str], message: bytes) ->
 def _read_sent(answer: Answer, recipients: Sequence[str]) -> Sent | None:
     """The outcomes of a success; None where the answer is anything else.
 
-    A recipient in no list was accepted: that is what Cloudflare does with some, and a failure here
-    would send their mail again. So is everybody where there are no lists at all.
+    A recipient in no list counts as accepted: Cloudflare leaves some out, and an error would send their mail
+    again. The same goes for all recipients if there are no lists.
     """
     if not 200 <= answer.status < 300:
         return None
@@ -279,7 +279,7 @@ def _read_sent(answer: Answer, recipients: Sequence[str]) -> Sent | None:
 
 
 def _outcomes_of(result: dict[str, Any], recipients: Sequence[str]) -> Outcomes:
-    """Each recipient's outcome: by the address as it was sent, then in other letter case."""
+    """Each recipient's outcome: by the address as sent, then ignoring letter case."""
     named = [
         (address, reply)
         for name, reply in reversed(LISTS)
@@ -299,7 +299,7 @@ def _outcomes_of(result: dict[str, Any], recipients: Sequence[str]) -> Outcomes:
 
 
 def _message_id_of(result: dict[str, Any]) -> str:
-    """Cloudflare's message id, "" where there is none or it is none."""
+    """Cloudflare's message id; "" if there is none or it is invalid."""
     message_id = result.get("message_id")
     if not isinstance(message_id, str):
         return ""

@@ -1,8 +1,8 @@
-"""What a failed call means in SMTP's words: one table, read from the top.
+"""What a failed call means in SMTP's terms: one table, the first match counts.
 
-Cloudflare's published errors for Email Sending. The message text decides first, since two numbers
-are published both ways round, then the number together with the HTTP status it is known for (the
-gateway in front has numbers of its own, and some are the same), then the HTTP status. Knows no socket.
+Cloudflare's published errors for Email Sending. The error's text decides first, since two codes are published
+with swapped meanings; then the code together with the HTTP status it is known for (the gateway in front uses
+some of the same codes); then the HTTP status. Knows no socket.
 """
 
 import re
@@ -14,24 +14,24 @@ import orjson
 from smtp2cf.reply import SUPPRESSED, Reply, Scope, SendError, one_line
 
 TEXT_LIMIT = 200
-"""Characters of Cloudflare's own words that a reply repeats."""
+"""Characters of Cloudflare's message that a reply quotes."""
 ERRORS_LIMIT = 10
 """Errors of one answer that are looked at."""
 MAYBE_SENT = frozenset({*range(200, 300), 500, 502, 504, 520, 524})
-"""HTTP statuses behind which the mail may have gone out, where the API itself says nothing: it may
-have been reached, and what it answered got lost on the way."""
+"""HTTP statuses with which the mail may have been sent, if the API itself says nothing: it may have been
+reached, and its answer lost on the way."""
 _DIGITS = re.compile(r"[0-9]{1,9}")
 
 
 class TokenRefusedError(SendError):
-    """The API refuses the token itself: not this call is to blame, every call is refused."""
+    """The API refuses the token, so every call is refused, not just this one."""
 
 
 class Row(NamedTuple):
     """One line of the table: what to look for, and what it means.
 
-    text: in lower case. http: HTTP statuses; None for any. from_api: only where the API itself speaks,
-    in its own JSON, not the edge or a proxy before it. token: the token is to blame, for any call.
+    text: in lower case. http: HTTP statuses; None for any. from_api: only if the API itself answers, in its
+    JSON, not the edge or a proxy in front. token: the token is the cause, so every call fails.
     """
 
     text: str | None
@@ -166,7 +166,7 @@ TABLE: tuple[Row, ...] = (
 
 
 class _Error(NamedTuple):
-    """One error of an answer; what is missing is None or ""."""
+    """One error of an answer; missing parts are None or ""."""
 
     code: int | None
     text: str
@@ -176,7 +176,7 @@ _SILENT = _Error(None, "")
 
 
 def error_of(http: int, body: bytes, retry_after: float | None) -> SendError:
-    """The SendError for an answer that is no success. `body` may be anything."""
+    """The SendError for an unsuccessful answer. `body` may be anything."""
     errors = _errors_in(body)
     for row in TABLE:
         for error in errors or [_SILENT]:
@@ -216,13 +216,13 @@ def _errors_in(body: bytes) -> list[_Error]:
 
 
 def _number_in(code: object) -> int | None:
-    """An error's number: published as a string for some HTTP statuses and as a number for others."""
+    """An error's code: published as a string for some HTTP statuses and as a number for others."""
     if isinstance(code, str) and _DIGITS.fullmatch(code):
         return int(code)
     return code if isinstance(code, int) and not isinstance(code, bool) else None
 
 
 def _with_words(reply: Reply, error: _Error, http: int) -> Reply:
-    """The reply with what Cloudflare said, on one line and not too long."""
+    """The reply with Cloudflare's message, on one line and shortened."""
     words = one_line(error.text, TEXT_LIMIT) or (f"error {error.code}" if error.code is not None else "")
     return reply._replace(text=f"{reply.text} [HTTP {http}{': ' if words else ''}{words}]")

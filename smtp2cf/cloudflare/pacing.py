@@ -1,9 +1,9 @@
 """Pacer: one account, one limit. Decides when a call to the API may go out. No I/O.
 
-Never more calls at once than `concurrency`; slower as the window that `Ratelimit` reports runs out
-(IETF draft-ietf-httpapi-ratelimit-headers); none at all before `Retry-After` after a 429; one at
-first, then twice as many with each success, when it starts again. Whoever exceeds Cloudflare's limit
-has every call refused for five minutes, so a call too few is the better mistake.
+There are never more calls at once than `concurrency`. They slow down as the window in `Ratelimit` runs out
+(IETF draft-ietf-httpapi-ratelimit-headers), and stop after a 429 until `Retry-After`; then they restart with
+one, doubling with each success. Exceeding Cloudflare's limit gets every call refused for five minutes, so one
+call too few is better than one too many.
 """
 
 import asyncio
@@ -18,17 +18,17 @@ from typing import NamedTuple
 from smtp2cf.reply import Reply, Scope, SendError
 
 RESERVE = 0.2
-"""Share of a window's calls that are spread over what is left of it."""
+"""The last share of a window's calls, which are spread over the rest of its time."""
 RESERVE_UNKNOWN = 10
-"""The same in calls, where the size of the window is not known."""
+"""The same as a number of calls, if the size of the window is unknown."""
 RETRY_AFTER_LIMITS = (1.0, 2.0**31)
-"""Seconds of a Retry-After: at least, and what stands for any number that is too large (RFC 9111 §1.2.2)."""
+"""Seconds of a Retry-After: the minimum, and the value used for larger ones (RFC 9111 §1.2.2)."""
 WINDOW_LIMIT = 3600.0
-"""Seconds we believe of a window of `Ratelimit` at most."""
+"""The longest window of `Ratelimit` we believe, in seconds."""
 BACKOFF = (5.0, 300.0)
-"""Seconds to stay away after a 429 without Retry-After: at first, doubling, at most."""
+"""Seconds to wait after a 429 without Retry-After: at first, doubling, up to the maximum."""
 LATENESS = 0.05
-"""Seconds we wait beyond what we were told, for clocks that don't agree."""
+"""Seconds we wait longer than asked, because clocks differ."""
 
 _LEFT = re.compile(r"[;,\s]r\s*=\s*(\d{1,9})")
 _RESET = re.compile(r"[;,\s]t\s*=\s*(\d{1,9})")
@@ -39,7 +39,7 @@ _SPAN = re.compile(r"[;,\s]w\s*=\s*(\d{1,9})")
 class Turn(NamedTuple):
     """The right to make one call.
 
-    era: how many 429s the pacer knew of. before: calls that had ended when this one began.
+    era: the number of 429s until then. before: calls that had ended when this one began.
     """
 
     era: int
@@ -47,8 +47,8 @@ class Turn(NamedTuple):
 
 
 class _End(NamedTuple):
-    """When a window has ended for sure, in the clock's seconds, and how many of the calls that ended were
-    surely made before that: the others may count in the next one."""
+    """When a window has certainly ended, by the clock, and how many of the finished calls were certainly made
+    before that: the others may count in the next one."""
 
     at: float
     past: int
@@ -85,19 +85,19 @@ class Pacer:
 
     @property
     def waiting(self) -> int:
-        """Calls that wait to be admitted."""
+        """Calls waiting to be admitted."""
         return len(self._waiting)
 
     @property
     def blocked_for(self) -> float:
-        """Seconds until the next call may go out, 0 when it may now."""
+        """Seconds until the next call may go out; 0 if it may now."""
         return max(0.0, self._opening() - self._clock())
 
     async def admit(self, deadline: float) -> Turn:
         """Wait until a call may go out, counting it as in flight.
 
-        deadline: the clock's seconds. Raises SendError (451 4.7.1) when it can't by then, at once
-        where that is known already.
+        deadline: by the clock. Raises SendError (451 4.7.1) if it can't go out by then; at once if that is
+        already clear.
         """
         now = self._clock()
         if not self._waiting and (admitted := self._admit_now(now)) is not None:
@@ -120,7 +120,7 @@ class Pacer:
             raise
 
     def done(self, turn: Turn) -> None:
-        """A call has ended, however it did."""
+        """A call has ended, with any result."""
         self.in_flight -= 1
         self._ended += 1
         if turn.era == self._era:
@@ -129,7 +129,7 @@ class Pacer:
             self._let_in()
 
     def observe(self, turn: Turn, ratelimit: str, policy: str) -> None:
-        """Take in an answer that was no 429, with `Ratelimit` and `Ratelimit-Policy`, "" where absent."""
+        """Note an answer other than 429, with its `Ratelimit` and `Ratelimit-Policy` or ""."""
         if turn.era == self._era:
             self._backoff = BACKOFF[0]
             if self._ramp < self._concurrency:
@@ -152,7 +152,7 @@ class Pacer:
         self._interval = (self._end.at - now) / (self._left + 1) if slow else 0.0
 
     def block(self, turn: Turn, retry_after: float | None) -> None:
-        """A call was refused with 429: nobody calls for `retry_after` seconds, or as long as seems wise."""
+        """A call was refused with 429: make no calls for `retry_after` seconds, or a backoff if None."""
         first_to_tell = turn.era == self._era
         if retry_after is None and first_to_tell:
             retry_after = self._backoff
@@ -167,7 +167,7 @@ class Pacer:
             self._interval = 0.0
 
     def _opening(self) -> float:
-        """When the next call may go out, in the clock's seconds."""
+        """When the next call may go out, by the clock."""
         if self._left == 0:
             return max(self._opens_at, self._end.at)
         return self._opens_at
@@ -192,8 +192,8 @@ class Pacer:
         return Turn(self._era, self._ended)
 
     def _begin_window(self, now: float) -> None:
-        """The window has ended: what is left of the next one, and a few calls at first, whose answers tell
-        whether anybody else uses the account."""
+        """The window has ended: start the next one with a few calls, whose answers show whether anybody else
+        uses the account."""
         first_calls = 1
         if self._quota is None:
             self._left = None
@@ -210,7 +210,7 @@ class Pacer:
         return RESERVE_UNKNOWN if self._quota is None else int(self._quota * RESERVE)
 
     def _let_in(self) -> None:
-        """Admit those who wait, as many as may go; come back when the next may."""
+        """Admit as many waiting calls as allowed, and schedule the next."""
         now = self._clock()
         while self._waiting:
             if not self._waiting[0].done():  # else it was cancelled
@@ -238,7 +238,7 @@ class Pacer:
 
 
 def _tightest(ratelimit: str) -> tuple[int, float] | None:
-    """Calls left and seconds until the reset, of the window with the fewest left; None where none is."""
+    """Calls left and seconds until the reset, of the window with the fewest left; None if there is none."""
     if not ratelimit:
         return None
     windows = []
@@ -250,7 +250,7 @@ def _tightest(ratelimit: str) -> tuple[int, float] | None:
 
 
 def _size_of(policy: str) -> tuple[int | None, float]:
-    """Calls of a window and its seconds: of several the fewest and the longest; None where there is none."""
+    """A window's calls and seconds: the fewest and the longest of several; None if there is none."""
     quotas = [int(found) for found in _QUOTA.findall(f";{policy}")]
     spans = [float(found) for found in _SPAN.findall(f";{policy}")]
     if not quotas or not spans:
@@ -259,11 +259,10 @@ def _size_of(policy: str) -> tuple[int | None, float]:
 
 
 def retry_after_of(value: str, ratelimit: str = "", date: str = "") -> float | None:
-    """Seconds of a Retry-After header, a number or a date (RFC 9110 §10.2.3); where there is none, of
-    `ratelimit` when it says that no call is left, else None.
+    """Seconds of a Retry-After header, a number or a date (RFC 9110 §10.2.3); without one, those of
+    `ratelimit` if it has no calls left, else None.
 
-    date: the answer's Date header, from which a date counts: whatever our own clock shows, it is the
-    server's that the date was made by.
+    date: the answer's Date header. A date is relative to that, because the server made it by its own clock.
     """
     value = value.strip()
     seconds: float | None = None
@@ -281,9 +280,9 @@ def retry_after_of(value: str, ratelimit: str = "", date: str = "") -> float | N
 
 
 def _http_date(value: str) -> float | None:
-    """Epoch seconds of a date in any of the three forms of RFC 9110 §5.6.7; None where it is none.
+    """Epoch seconds of a date in any of the three forms of RFC 9110 §5.6.7; None if it is invalid.
 
-    All of them are in GMT, and one of them, asctime's, does not say so.
+    All are in GMT, although asctime's doesn't say so.
     """
     parsed = parsedate_tz(value) if value else None
     if parsed is None or abs(offset := parsed[9] or 0) >= 86400:

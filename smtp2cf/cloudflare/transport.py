@@ -1,12 +1,12 @@
 """The way to the API: httpx's transport interface, over aiohttp's connections, for HTTP/1.1 with one host.
 
-aiohttp's connector makes the connections (names, proxies, TLS), and its parser reads what comes back. What is
-in between is written here, to keep connections and to exchange one whole request for one whole answer:
-aiohttp's own is for any kind of them, and costs as much as all the rest of relaying a message.
-Never chunked, never redirected, never repeated: a call that was sent may have sent mail.
+aiohttp's connector opens the connections (names, proxies, TLS), and its parser reads the answers. The part in
+between is ours: it keeps connections, and exchanges one complete request for one complete answer. aiohttp's
+own handles everything HTTP can do, and costs as much as all the rest of relaying a message. Nothing is
+chunked, redirected or repeated: a call that went out may have sent mail.
 
-What is used of aiohttp is public by its name, but not all of it is documented;
-tests/cloudflare/test_aiohttp.py holds it against the aiohttp that is installed. Knows no Cloudflare.
+The parts of aiohttp used here have public names, but not all are documented; tests/cloudflare/test_aiohttp.py
+checks them against the installed version. Knows no Cloudflare.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ it, is through long before; whoever floods us has the loop for no longer than th
 
 
 class Answer(NamedTuple):
-    """What came back. headers: found in any letter case."""
+    """An answer. headers: looked up in any letter case."""
 
     status: int
     headers: Mapping[str, str]
@@ -58,14 +58,14 @@ class Answer(NamedTuple):
 
 
 class NotBegun(Exception):  # noqa: N818 - it is no error of anybody's
-    """The request was not to be sent any more when there was a connection for it. Nothing was."""
+    """When there was a connection, the request was no longer allowed to go out. Nothing was sent."""
 
 
 class Transport(httpx.AsyncBaseTransport):
-    """Exchanges requests with the host of `base_url`, through the proxy that the environment names.
+    """Exchanges requests with the host of `base_url`, through the environment's proxy if there is one.
 
-    timeout: seconds of one exchange. There are as many connections as there are exchanges at once. Raises
-    ValueError for a proxy that is none.
+    timeout: seconds of one exchange. There are as many connections as exchanges at once. Raises ValueError
+    for an invalid proxy.
     """
 
     def __init__(self, base_url: httpx.URL, timeout: float) -> None:
@@ -150,7 +150,7 @@ class Transport(httpx.AsyncBaseTransport):
             await self._connector.close()
 
     def _take_idle(self, now: float) -> "Connection | None":
-        """The connection that was used last and can be used again, None where there is none."""
+        """The reusable connection that was used last; None if there is none."""
         while self._idle:
             connection, since = self._idle.pop()
             if now - since < KEEP_ALIVE and _is_reusable(connection):
@@ -159,7 +159,7 @@ class Transport(httpx.AsyncBaseTransport):
         return None
 
     def _keep(self, connection: "Connection", loop: asyncio.AbstractEventLoop) -> None:
-        """Keep a connection for the next request, if it can be used once more."""
+        """Keep a connection for the next request if it can be reused."""
         if not _is_reusable(connection):
             return _abort(connection)
         self._idle.append((connection, loop.time()))
@@ -168,7 +168,7 @@ class Transport(httpx.AsyncBaseTransport):
         return None
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Close what has been idle for too long, and come back for the rest."""
+        """Close connections that have been idle for too long; reschedule for the rest."""
         self._sweep_timer = None
         now = loop.time()
         while self._idle and now - self._idle[0][1] >= KEEP_ALIVE:
@@ -181,7 +181,7 @@ class Transport(httpx.AsyncBaseTransport):
         return await connector.connect(self._target, [], self._connecting)
 
     def _open_connector(self) -> aiohttp.TCPConnector:
-        """aiohttp wants a running loop for this, so it waits for the first request. Raises ValueError."""
+        """Open it at the first request, because aiohttp needs a running loop. Raises ValueError."""
         if self._base_url.scheme not in ("http", "https"):
             raise ValueError(f"unsupported scheme {self._base_url.scheme!r}: use https://")
         # To aiohttp it is a request that says whom to connect to; it is never sent.
@@ -196,10 +196,10 @@ class Transport(httpx.AsyncBaseTransport):
 
 
 class _Deadline:
-    """Breaks off what is being said on a connection at a time of the loop's clock, with TimeoutError.
+    """Ends an exchange at a time of the loop's clock, with TimeoutError.
 
-    An answer that is here by then counts, though the loop was busy and has not read it yet: it is read first.
-    asyncio.timeout looks at its clock alone, and costs five times as much.
+    An answer that has arrived by then counts, even if the busy loop hasn't read it yet: it is read first.
+    asyncio.timeout only looks at the clock, and costs five times as much.
     """
 
     __slots__ = ("_loop", "_passed", "_quiet", "_rounds", "_timer", "_transport")
@@ -220,7 +220,7 @@ class _Deadline:
             raise TimeoutError
 
     def _look(self) -> None:
-        """Time is up. Let the loop read what is there, round by round, and break off when it has."""
+        """Time is up: let the loop read what has arrived, round by round, then end the exchange."""
         self._rounds += 1
         self._quiet = 0 if _has_unread(self._transport) else self._quiet + 1
         if self._quiet < QUIET_ROUNDS and self._rounds < LAST_ROUNDS:
@@ -232,7 +232,7 @@ class _Deadline:
 
 
 def _has_unread(transport: asyncio.Transport | None) -> bool:
-    """Octets have come, or a hang-up, that the loop has not read."""
+    """Whether data or an end has arrived that the loop has not read."""
     if transport is None or transport.is_closing():
         return False
     look = select.poll()
@@ -280,8 +280,8 @@ def _protocol(connection: "Connection") -> "ResponseHandler":
 
 
 def _is_reusable(connection: "Connection") -> bool:
-    """Nobody has hung up, all of the last request was sent (an answer may come early), all of its answer was
-    read, and nothing has come since: it would be taken for the answer to the next one."""
+    """Whether it is open, the last request was sent completely (an answer may come early), its answer was
+    read, and nothing has arrived since, which would be taken for the next answer."""
     protocol = connection.protocol
     transport = connection.transport
     return (
@@ -294,7 +294,7 @@ def _is_reusable(connection: "Connection") -> bool:
 
 
 def _abort(connection: "Connection") -> None:
-    """Close it now, whatever has not been sent or read."""
+    """Close it now, without sending or reading the rest."""
     if connection.transport is not None:
         connection.transport.abort()
     connection.close()
@@ -320,14 +320,14 @@ def _why_unreachable(error: Exception) -> str:
 
 
 def _why_broken(error: Exception) -> str:
-    """Why there is no whole answer, for a person."""
+    """Why there is no complete answer, for a person."""
     if isinstance(error, HttpProcessingError):
         return f"the answer is not HTTP: {error.message}"
     return str(error) or type(error).__name__
 
 
 def _proxy_authorization(proxy: httpx.URL) -> bytes:
-    """The field with the credentials of a proxy's URL (RFC 7617), empty where it has none."""
+    """The field with the credentials in a proxy's URL (RFC 7617); empty if it has none."""
     if not proxy.userinfo:
         return b""
     credentials = base64.b64encode(f"{proxy.username}:{proxy.password}".encode())
@@ -337,7 +337,7 @@ def _proxy_authorization(proxy: httpx.URL) -> bytes:
 def proxy_of(base_url: httpx.URL) -> httpx.URL | None:
     """The proxy that the environment names for this host, with its credentials; None for none.
 
-    HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, in small letters too. Raises ValueError.
+    HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, also in lower case. Raises ValueError.
     """
     port = base_url.port or (443 if base_url.scheme == "https" else 80)
     if urllib.request.proxy_bypass(f"{base_url.host}:{port}"):

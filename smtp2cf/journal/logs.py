@@ -65,8 +65,8 @@ def configure(
 
 
 class _Lines:
-    """Writes lines to a file: those of one turn of the event loop together, which is a moment later, for
-    to write one costs more than all else about it. Where no loop runs, as in a thread, at once."""
+    """Writes lines to a file. Those of one turn of the event loop are written together at its end, because
+    the write costs more than everything else about a line; without a loop, as in a thread, at once."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -99,7 +99,8 @@ class _Lines:
 
 
 class _Timestamp:
-    """UTC in ISO 8601. structlog's own formats every part anew, a third of what a line costs."""
+    """UTC in ISO 8601. structlog's own takes a third of the cost of a line, formatting every part each
+    time."""
 
     def __init__(self) -> None:
         self._second = 0
@@ -130,7 +131,7 @@ def _as_json_escapes(found: re.Match[str]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has a form for: no other keys than text, no surrogates, no huge numbers."""
+    """The value as JSON can hold it: only text as keys, no surrogates, no huge numbers."""
     if isinstance(value, dict):
         return {_plain(str(key)): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
@@ -145,7 +146,7 @@ def _as_text(_: Any, __: str, line: Any) -> str:
 
 
 def _escape_control_characters(_: Any, __: str, event: EventDict) -> EventDict:
-    """No address or reply may write on somebody's terminal, or a second line into the log."""
+    """Keep addresses and replies from controlling a terminal or adding a second line to the log."""
     for name, value in event.items():
         if isinstance(value, str) and not value.isprintable():
             event[name] = _escaped(value)
@@ -153,7 +154,7 @@ def _escape_control_characters(_: Any, __: str, event: EventDict) -> EventDict:
 
 
 def _escaped_traceback(sink: TextIO, exc_info: ExcInfo) -> None:
-    """The traceback: its lines are ours, what the exception says may be anybody's."""
+    """The traceback; its lines are ours, but the exception's text may come from anybody."""
     traceback = io.StringIO()
     structlog.dev.plain_traceback(traceback, exc_info)
     lines = traceback.getvalue().split("\n")

@@ -1,4 +1,4 @@
-"""One function for each mail event: the log line, in Postfix's words, and the counters.
+"""One function for each mail event: the log line, in Postfix's terms, and the counters.
 
 No message content and no token goes through here. Counters are prometheus-client's, under smtp2cf_.
 Knows no SMTP session and no HTTP.
@@ -88,9 +88,9 @@ def recent() -> list[Recent]:
 def attempted(
     envelope: Envelope, outcomes: Outcomes, message_ids: Mapping[str, str], *, size: int, attempts: int = 1
 ) -> None:
-    """An attempt to send has ended: one line for each status that recipients came out with.
+    """An attempt to send has ended: one line per different reply.
 
-    message_ids: Cloudflare's, by recipient, of calls that took the message for somebody.
+    message_ids: Cloudflare's, by recipient, of calls that were accepted.
     """
     now = time.time()
     delay = now - envelope.received_at
@@ -155,7 +155,7 @@ def refused(envelope: Envelope, reply: Reply) -> None:
 
 
 def kept(envelope: Envelope, why: str, *, size: int) -> None:
-    """A message is safe in the spool and its client told so."""
+    """A message is safe in the spool, and its client has been told."""
     log.info(
         "mail.kept",
         **{"queue_id": envelope.queue_id, "from": envelope.reverse_path},
@@ -185,7 +185,7 @@ def expired(envelope: Envelope, outcomes: Outcomes, *, size: int, attempts: int)
 
 
 def reported(envelope: Envelope, *, dsns_sent: int, undeliverable: bool = False) -> None:
-    """DSNs about a message were put into the queue, or a DSN itself could not be delivered."""
+    """DSNs about a message were queued, or a DSN itself could not be delivered."""
     if dsns_sent:
         DSNS.inc(dsns_sent)
         log.info("mail.dsn", queue_id=envelope.queue_id, to=envelope.reverse_path, count=dsns_sent)
@@ -198,13 +198,13 @@ def reported(envelope: Envelope, *, dsns_sent: int, undeliverable: bool = False)
 
 
 def answer_repeated(envelope: Envelope, reply: Reply) -> None:
-    """A client sent again what had been sent, because our answer did not reach it."""
+    """A client repeated a message that had been sent, because our answer did not reach it."""
     REPEATED.inc()
     log.warning("mail.answer_repeated", queue_id=envelope.queue_id, client=envelope.client, reply=str(reply))
 
 
 def possible_duplicate(envelope: Envelope, recipients: Sequence[str]) -> None:
-    """A call had no answer: its mail may have been sent, and whoever retries may send it again."""
+    """A call got no answer: its mail may have been sent, and a retry may send it twice."""
     POSSIBLE_DUPLICATES.inc()
     log.warning("mail.possible_duplicate", queue_id=envelope.queue_id, to=first_few(recipients, NAMED_LIMIT))
 

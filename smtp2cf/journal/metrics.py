@@ -1,7 +1,8 @@
 """Counters and histograms for what every message passes through, in prometheus-client's form.
 
-Plain numbers that one thread counts, and prometheus-client reads when somebody asks. Its own are for many
-threads and processes: each takes locks, and four of them cost a message as much as its way through `relay`.
+These are plain numbers that one thread counts and prometheus-client reads at a scrape. Its own counters are
+made for many threads and processes and take locks: four of them cost as much as a message's way through
+`relay`.
 """
 
 from bisect import bisect_left
@@ -41,7 +42,7 @@ class Histogram(Collector):
         REGISTRY.register(self)
 
     def observe(self, value: float) -> None:
-        """Take in one value."""
+        """Count one value."""
         self._counts[bisect_left(self._buckets, value)] += 1
         self._sum += value
 

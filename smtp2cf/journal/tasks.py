@@ -1,7 +1,7 @@
-"""Tasks: work that goes on by itself, none of which ends unnoticed.
+"""Background tasks, none of which ends unnoticed.
 
-Every asyncio task whose result nobody awaits is begun here. What has to run for as long as the bridge
-does is begun again after an error; what is done once has its error logged.
+Every asyncio task whose result nobody awaits is started here. Work that has to run for as long as the bridge
+is restarted after an error; for work that is done once, the error is logged.
 
 Knows nothing of what the tasks do.
 """
@@ -16,14 +16,14 @@ T = TypeVar("T")
 
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
-"""Seconds until work that failed is begun again: they double from the first to the longest."""
+"""Seconds until failed work is restarted, doubling from the first to the longest."""
 
 _log = structlog.get_logger(__name__)
 _running: set["asyncio.Task[Any]"] = set()
 
 
 def start(work: Coroutine[Any, Any, T], name: str) -> "asyncio.Task[T]":
-    """Do something once, while the caller goes on; an error is logged."""
+    """Run something once in the background; an error is logged."""
     task = asyncio.get_running_loop().create_task(work, name=name)
     _running.add(task)  # the loop itself would let go of a task that waits
     task.add_done_callback(_ended)
@@ -33,9 +33,9 @@ def start(work: Coroutine[Any, Any, T], name: str) -> "asyncio.Task[T]":
 def keep_running(
     work: Callable[[], Awaitable[None]], name: str, *, fatal: type[Exception] | tuple[()] = ()
 ) -> "asyncio.Task[None]":
-    """Do something until it returns or the task is cancelled; after an error, log it and begin again.
+    """Run something until it returns or the task is cancelled; after an error, log it and restart.
 
-    fatal: an error that begins nothing again. The task ends with it, and whoever started it acts on it.
+    fatal: an error that ends the task instead; whoever started it handles it.
     """
     task = asyncio.get_running_loop().create_task(_again_and_again(work, name, fatal), name=name)
     _running.add(task)
@@ -44,9 +44,9 @@ def keep_running(
 
 
 def is_cancelled(error: BaseException) -> bool:
-    """The running task is being cancelled, and `error` says so.
+    """Whether `error` is the cancellation of the running task.
 
-    A library may raise CancelledError for reasons of its own; that is an error like any other.
+    A library may raise CancelledError for its own reasons; that is an error like any other.
     """
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
