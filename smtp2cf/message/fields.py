@@ -26,6 +26,10 @@ _ADDRESSES = frozenset(
 
 _WITH_PARAMETERS = frozenset({"content-type", "content-disposition"})
 
+_PLAIN_PARAMETERS = frozenset({"boundary", "charset"})
+"""Parameters that many readers know in their plain form only, and without which a message falls apart. Raw
+bytes in their segment are rubbish behind the value."""
+
 _STRUCTURED = frozenset(
     """
     date resent-date message-id resent-message-id in-reply-to references received mime-version
@@ -99,7 +103,7 @@ def _write_parameters(text: str, *, has_words: bool) -> str:
         if segment[0].isascii() and not (has_words and "=?" in segment[0]):
             return segment[0]
         found = PARAMETER.fullmatch(segment[0])
-        if found is None or found["name"].lower() in extended:
+        if found is None or found["name"].lower() in extended | _PLAIN_PARAMETERS:
             return segment[0]
         blank = found["blank"] if segment.start() == 0 or "\n" in found["blank"] else "\r\n "
         return blank + _extended_parameter(found["name"], unquote(found["value"]))

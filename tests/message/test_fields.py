@@ -260,3 +260,15 @@ def test_an_address_field_changes_in_names_and_comments_only(value: str) -> None
         or "(" in value
     )
     assert converted == value or not value.isascii()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b' multipart/mixed; boundary="b" \xe9',
+        b' multipart/mixed; boundary=b\r\n \xe9; name="x"',
+        b' text/plain; charset="iso-8859-1" \xe9',
+    ],
+)
+def test_where_parts_begin_and_how_they_read_stays_in_its_plain_form(value: bytes) -> None:
+    assert convert_field("content-type", value, "iso-8859-1") == value.decode("latin-1").encode()
