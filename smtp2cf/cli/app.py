@@ -31,11 +31,11 @@ app.add_typer(user_app, name="user")
 @app.command("install-sendmail")
 def install_sendmail(
     prefix: Annotated[
-        Path | None, typer.Option(help="Below which directory; /usr by default.", metavar="DIRECTORY")
+        Path | None, typer.Option(help="The directory to install below. Default: /usr.", metavar="DIRECTORY")
     ] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Remove the links again.")] = False,
 ) -> None:
-    """Make sendmail, mailq and newaliases of this host point to smtp2cf-sendmail."""
+    """Make smtp2cf-sendmail this host's sendmail, mailq and newaliases."""
     from smtp2cf.cli import install_sendmail as links
 
     try:

@@ -20,7 +20,7 @@ EnvFile = Annotated[
     Path | None,
     typer.Option("--env-file", help="A file of settings, as in config.example.env.", metavar="FILE"),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -82,7 +82,7 @@ def run(app: App, name: str) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":
             sys.stderr.write(str(error))
             return os.EX_USAGE
-        fail(f"{_reworded(error)} (`{path} --help` lists what there is)", os.EX_USAGE)
+        fail(f"{_reworded(error)} (`{path} --help` shows what is possible)", os.EX_USAGE)
     except typer.Abort:
         return 1
 
@@ -92,9 +92,9 @@ def _reworded(error: Any) -> str:
     text = one_line(error.format_message()).rstrip(".").replace("Value error, ", "")
     if type(error).__name__ == "NoSuchOption":
         near = error.possibilities[:1] if error.possibilities else ()
-        return f"there is no option {error.option_name}{_did_you_mean(*near)}"
+        return f"unknown option {error.option_name}{_did_you_mean(*near)}"
     if found := re.match(r"No such command '([^']*)'(?:\. Did you mean '([^']*)')?", text):
-        return f"there is no command {found[1]}{_did_you_mean(*filter(None, found.groups()[1:]))}"
+        return f"unknown command {found[1]}{_did_you_mean(*filter(None, found.groups()[1:]))}"
     if found := re.fullmatch(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", text):
         return f"too many arguments: {found[1]}"
     return f"{text[:1].lower()}{text[1:]}"

@@ -13,7 +13,7 @@ from smtp2cf.settings.fields import Settings
 
 
 def check(env_file: EnvFile = None) -> None:
-    """Check the settings, the token, and that Cloudflare can be reached; exit 0 or 78."""
+    """Check the settings, the token and the connection to Cloudflare. Exit 0 or 78."""
     from smtp2cf.journal import logs
     from smtp2cf.settings import rooms
     from smtp2cf.settings.check import check as check_against_each_other

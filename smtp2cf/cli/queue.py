@@ -26,31 +26,25 @@ from smtp2cf.settings.units import seconds
 from smtp2cf.spool import EVERYTHING, Action, Filter, Spool, SpoolError, SpoolItem, Status, open_spool
 from smtp2cf.spool.item_json import item_as_json
 
-app = App(help="Look at the mail that waits, and change what becomes of it.")
+app = App(help="List, retry, hold or delete waiting mail.")
 
 Ids = Annotated[list[str] | None, typer.Argument(help="Queue ids.", metavar="[QUEUE-ID]...")]
 IdOption = Annotated[
-    list[str] | None, typer.Option("--id", help="A queue id; may be repeated.", metavar="QUEUE-ID")
+    list[str] | None, typer.Option("--id", help="A queue id. May be repeated.", metavar="QUEUE-ID")
 ]
 From = Annotated[
     str | None,
-    typer.Option(
-        "--from", help="The sender; * stands for anything, <> is the null sender.", metavar="ADDRESS"
-    ),
+    typer.Option("--from", help="The sender. * matches anything, <> is the null sender.", metavar="ADDRESS"),
 ]
-To = Annotated[
-    str | None, typer.Option("--to", help="A recipient; * stands for anything.", metavar="ADDRESS")
-]
+To = Annotated[str | None, typer.Option("--to", help="A recipient. * matches anything.", metavar="ADDRESS")]
 OlderThan = Annotated[
-    str | None, typer.Option(help="Received longer ago than this: 90s, 36h, 5d.", metavar="AGE")
+    str | None, typer.Option(help="Received longer ago than this, such as 90s, 36h or 5d.", metavar="AGE")
 ]
 StatusOption = Annotated[
     list[Status] | None,
-    typer.Option(
-        "--status", help="In this state: queued, deferred, active or held; may be repeated.", metavar="STATUS"
-    ),
+    typer.Option("--status", help="queued, deferred, active or held. May be repeated.", metavar="STATUS"),
 ]
-All = Annotated[bool, typer.Option("--all", help="Really all mail, where no filter says which.")]
+All = Annotated[bool, typer.Option("--all", help="All mail. Needed if no queue id or filter is given.")]
 
 
 class _NotFoundError(Exception):
@@ -93,7 +87,7 @@ def list_(
 @app.command()
 def show(
     queue_id: Annotated[str, typer.Argument(help="A queue id.", metavar="QUEUE-ID")],
-    message: Annotated[bool, typer.Option("--message", help="Print the message's bytes instead.")] = False,
+    message: Annotated[bool, typer.Option("--message", help="Print the message itself instead.")] = False,
     as_json: Json = False,
     env_file: EnvFile = None,
 ) -> None:
@@ -134,17 +128,17 @@ def _change(action: Action, done: str, help_text: str) -> None:
         _apply(action, done, which, as_json, env_file)
 
 
-_change(Action.RETRY, "to be tried now", "Try mail again now.")
+_change(Action.RETRY, "will be tried now", "Try mail again now.")
 _change(Action.HOLD, "held", "Keep mail back until it is released.")
-_change(Action.RELEASE, "released", "Let mail that was held go on.")
-_change(Action.DELETE, "deleted", "Remove mail; nobody is told.")
+_change(Action.RELEASE, "released", "Send held mail again.")
+_change(Action.DELETE, "deleted", "Delete mail. No DSN is sent.")
 
 
 def _apply(action: Action, done: str, which: Filter, as_json: bool, env_file: Path | None) -> None:
     async def apply(spool: Spool) -> None:
         count = 0
         with _progress(await spool.count(which) if sys.stderr.isatty() else 0) as advance:
-            async for ids in spool.apply(action, which, "held by hand"):
+            async for ids in spool.apply(action, which, "by hand"):
                 count += len(ids)
                 advance(len(ids))
                 if as_json:
@@ -155,7 +149,7 @@ def _apply(action: Action, done: str, which: Filter, as_json: bool, env_file: Pa
         if not as_json:
             typer.echo(f"{count} {done}")
         if not count and which.queue_ids:
-            raise _NotFoundError(f"{', '.join(which.queue_ids)}: not in the queue, or nothing to do")
+            raise _NotFoundError(f"{', '.join(which.queue_ids)}: not in the queue, or nothing to change")
 
     _with_spool(env_file, apply)
 

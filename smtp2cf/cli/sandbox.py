@@ -20,7 +20,7 @@ def sandbox(
         str, typer.Option("--listen", help="Where to listen.", metavar="HOST:PORT")
     ] = SANDBOX_ENDPOINT,
 ) -> None:
-    """Run the stand-in for Cloudflare's API by itself."""
+    """Run only the sandbox's API."""
     hosts = (socket.gethostname(), *loading.load().admin_hosts)
     run_loop(_stand_in(endpoint_of(sandbox_listen), hosts))
 

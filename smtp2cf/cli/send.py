@@ -37,13 +37,11 @@ PATIENCE = 10.0
 """Seconds that kept mail has to be tried in, before it is said to wait."""
 LOOK_EVERY = 0.2
 PASSWORD_FILE_LIMIT = 4096
-_UNKNOWN = "it is not in the queue of these settings; the bridge's log says what became of it"
+_UNKNOWN = "it is not in this queue: see the bridge's log for the result"
 
 Password = Annotated[
     Path | None,
-    typer.Option(
-        help="A file whose first line is the password; without it, it is asked for.", metavar="FILE"
-    ),
+    typer.Option(help="A file whose first line is the password. Default: ask for it.", metavar="FILE"),
 ]
 
 
@@ -60,30 +58,28 @@ def send(
     to: Annotated[str, typer.Option(help="The recipient.", metavar="ADDRESS")],
     sender: Annotated[
         str,
-        typer.Option(
-            "--from", help="The sender, in a domain that is set up at Cloudflare.", metavar="ADDRESS"
-        ),
+        typer.Option("--from", help="The sender, in a domain set up at Cloudflare.", metavar="ADDRESS"),
     ],
     user: Annotated[
-        str, typer.Option(help="Log in as this user of SMTP2CF_USERS_FILE; needs TLS.", metavar="NAME")
+        str, typer.Option(help="Log in as this user of SMTP2CF_USERS_FILE. Needs TLS.", metavar="NAME")
     ] = "",
     password_file: Password = None,
-    starttls: Annotated[bool, typer.Option("--starttls", help="Encrypt, with STARTTLS.")] = False,
-    smtps: Annotated[bool, typer.Option("--smtps", help="Encrypt, from the first byte.")] = False,
+    starttls: Annotated[bool, typer.Option("--starttls", help="Use STARTTLS.")] = False,
+    smtps: Annotated[bool, typer.Option("--smtps", help="Use TLS from the first byte.")] = False,
     server: Annotated[
         str,
         typer.Option(
-            help="Where the bridge is, as its clients call it; where the settings say by default.",
+            help="The bridge, by the name its clients use. Default: from the settings.",
             metavar="HOST:PORT",
         ),
     ] = "",
     ca_file: Annotated[
         Path | None,
-        typer.Option(help="The CA to trust, in PEM, beside the public ones.", metavar="FILE"),
+        typer.Option(help="A CA to trust besides the public ones, in PEM.", metavar="FILE"),
     ] = None,
     env_file: EnvFile = None,
 ) -> None:
-    """Send one test message through the running bridge, and say what became of it."""
+    """Send one test message through the running bridge and print the result."""
     sender, to = _address("--from", sender), _address("--to", to)
     settings = loading.load(env_file)
     door = _door(settings, server, starttls=starttls, smtps=smtps, ca_file=ca_file)
@@ -103,13 +99,13 @@ def send(
         fail(f"{door.endpoint} answers {error.smtp_code} {_joined(error.smtp_error)}", status)
     except ssl.SSLCertVerificationError as error:
         fail(
-            f"the certificate of {door.endpoint} is not trusted: {error.verify_message} (name its CA with"
-            " --ca-file, and connect to a name that it has with --server)",
+            f"the certificate of {door.endpoint} is not trusted: {error.verify_message} (give its CA with"
+            " --ca-file, and a name in the certificate with --server)",
             os.EX_UNAVAILABLE,
         )
     except ssl.SSLError as error:
         fail(
-            f"no TLS with {door.endpoint}: {error.reason or error} (--smtps is for SMTP2CF_SMTPS_LISTEN,"
+            f"TLS failed with {door.endpoint}: {error.reason or error} (--smtps is for SMTP2CF_SMTPS_LISTEN,"
             " --starttls for SMTP2CF_SMTP_LISTEN)",
             os.EX_UNAVAILABLE,
         )
@@ -128,7 +124,7 @@ def _door(
 ) -> Door:
     """How to get in, as the options and the settings say; TLS from the first byte where there is no other."""
     if starttls and smtps:
-        fail("--starttls and --smtps: choose one of them", os.EX_USAGE)
+        fail("--starttls and --smtps: use only one of them", os.EX_USAGE)
     if server:
         endpoint = endpoint_of(server, "--server")
     else:
@@ -136,7 +132,7 @@ def _door(
         places = settings.smtps_listen if smtps else settings.smtp_listen
         if not places:
             which = "SMTP2CF_SMTPS_LISTEN" if smtps else "SMTP2CF_SMTP_LISTEN"
-            fail(f"{which} is none: name the place with --server", os.EX_CONFIG)
+            fail(f"{which} is none: use --server", os.EX_CONFIG)
         endpoint = places[0]
     if not (starttls or smtps):
         return Door(endpoint, False, None, "")
@@ -260,7 +256,7 @@ def _message(sender: str, to: str, place: Endpoint) -> bytes:
 def _address(option: str, text: str) -> str:
     """What may stand between < and >; whether it is an address is the bridge's to say."""
     if not text.isprintable() or set("<> ") & set(text):
-        fail(f"{option}: {text!r} is no address: name@example.com is meant", os.EX_USAGE)
+        fail(f"{option}: {text!r} is not an address such as name@example.com", os.EX_USAGE)
     return text
 
 
@@ -329,9 +325,9 @@ def _in_queue(settings: fields.Settings, queue_id: str) -> tuple[bool, str]:
     try:
         return asyncio.run(look())
     except SpoolError as error:
-        return False, f"the queue can't be looked at: {error}"
+        return False, f"the queue can't be read: {error}"
     except SendError as error:
-        return False, f"the queue can't be looked at: {error.reply.text}"
+        return False, f"the queue can't be read: {error.reply.text}"
 
 
 def _joined(answer: bytes | str) -> str:
@@ -344,6 +340,6 @@ def _not_offered(error: smtplib.SMTPNotSupportedError, door: Door, user: str) ->
     """Why STARTTLS or AUTH did not work, from what smtplib says of it."""
     if user and "AUTH" in str(error):
         if door.trusted is None:
-            return f"{door.endpoint} takes no login without TLS: add --starttls or --smtps"
-        return f"{door.endpoint} takes no login: SMTP2CF_USERS_FILE is not set there"
-    return f"{door.endpoint} offers no STARTTLS: SMTP2CF_TLS_CERT_FILE is not set there, or use --smtps"
+            return f"{door.endpoint} does not offer login without TLS: add --starttls or --smtps"
+        return f"{door.endpoint} does not offer login: SMTP2CF_USERS_FILE is not set there"
+    return f"{door.endpoint} does not offer STARTTLS: set SMTP2CF_TLS_CERT_FILE there, or use --smtps"

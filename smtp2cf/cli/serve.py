@@ -18,20 +18,20 @@ SANDBOX_TLS_ENDPOINT = "127.0.0.1:2587"
 def serve(
     env_file: EnvFile = None,
     sandbox: Annotated[
-        bool, typer.Option("--sandbox", help="Use a stand-in for Cloudflare: no account, no network.")
+        bool, typer.Option("--sandbox", help="Use a sandbox instead of Cloudflare: no account, no network.")
     ] = False,
     sandbox_listen: Annotated[
-        str, typer.Option(help="Where that stand-in listens.", metavar="HOST:PORT")
+        str, typer.Option(help="Where the sandbox's API listens.", metavar="HOST:PORT")
     ] = SANDBOX_ENDPOINT,
     sandbox_tls_listen: Annotated[
         str,
         typer.Option(
-            help="Where a sandbox takes mail with STARTTLS, with a certificate of its own; none for nowhere.",
+            help="Where the sandbox accepts mail with STARTTLS and its own certificate. none: nowhere.",
             metavar="HOST:PORT",
         ),
     ] = SANDBOX_TLS_ENDPOINT,
 ) -> None:
-    """Take mail over SMTP and hand it to Cloudflare."""
+    """Run the bridge: accept mail over SMTP and hand it to Cloudflare."""
     from smtp2cf import serve as bridge
     from smtp2cf.journal import logs
     from smtp2cf.listen.systemd import handed_over

@@ -54,8 +54,8 @@ def read_password(name: str, *, from_stdin: bool = False, twice: bool = False) -
         return password_line(sys.stdin.buffer.readline(LINE_LIMIT))
     try:
         password = getpass.getpass(f"Password for {printable(name)}: ")
-        if twice and password != getpass.getpass("The same again: "):
-            raise ValueError("the two passwords are not the same")
+        if twice and password != getpass.getpass("Repeat it: "):
+            raise ValueError("the two passwords differ")
     except EOFError:
         raise ValueError("no password was given") from None
     return password

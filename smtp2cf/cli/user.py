@@ -17,11 +17,12 @@ from smtp2cf.cli.arguments import App, EnvFile, Json
 from smtp2cf.cli.terminal import fail, printable, read_password
 from smtp2cf.settings import fields, loading
 
-app = App(help="Change who may log in, in SMTP2CF_USERS_FILE.")
+app = App(help="Add, list or delete the users of SMTP2CF_USERS_FILE.")
 
 Name = Annotated[str, typer.Argument(help="The user's name.", metavar="NAME")]
 FileOption = Annotated[
-    Path | None, typer.Option("--users-file", help="The file; SMTP2CF_USERS_FILE by default.", metavar="FILE")
+    Path | None,
+    typer.Option("--users-file", help="The users file. Default: SMTP2CF_USERS_FILE.", metavar="FILE"),
 ]
 
 
@@ -31,21 +32,23 @@ def add(
     sender: Annotated[
         list[str] | None,
         typer.Option(
-            help="An address, a domain, or *.domain that the user may send as; may be repeated.",
+            help="An address, a domain or *.domain that the user may send as. May be repeated.",
             metavar="SENDER",
         ),
     ] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Give a user who is there already a new password.")
+        bool, typer.Option("--replace", help="Set a new password for an existing user.")
     ] = False,
     password_stdin: Annotated[
         bool,
-        typer.Option("--password-stdin", help="Read the password from standard input, not the terminal."),
+        typer.Option(
+            "--password-stdin", help="Read the password from standard input instead of the terminal."
+        ),
     ] = False,
     users_file: FileOption = None,
     env_file: EnvFile = None,
 ) -> None:
-    """Add a user; the password is asked for, or read from standard input."""
+    """Add a user. Asks for the password, or reads it from standard input."""
     from smtp2cf.access import edit
     from smtp2cf.access.logins import hash_password
     from smtp2cf.access.senders import Senders
@@ -66,7 +69,7 @@ def add(
         hashed = hash_password(read_password(name, from_stdin=password_stdin, twice=True))
         existed = edit.put_user(path, name, hashed, senders, replace=replace)
     except edit.UserExistsError:
-        fail(f"{path} has a user {printable(name)} already: --replace gives them a new password", 1)
+        fail(f"{path} already has a user {printable(name)}: use --replace to set a new password", 1)
     except UsersFileError as error:
         fail(str(error), os.EX_CONFIG)
     except ValueError as error:
@@ -75,7 +78,7 @@ def add(
     if is_new:
         owner = path.stat().st_uid
         typer.echo(
-            f"{path} is new, and only user id {owner} may read it: that must be the bridge's", err=True
+            f"{path} is new, and only uid {owner} can read it: let the bridge's user read it too", err=True
         )
 
 
@@ -99,7 +102,7 @@ def list_(as_json: Json = False, users_file: FileOption = None, env_file: EnvFil
 
 @app.command()
 def delete(name: Name, users_file: FileOption = None, env_file: EnvFile = None) -> None:
-    """Delete a user; a session that is logged in sends no more mail."""
+    """Delete a user. Sessions that are logged in can't send any more."""
     import unicodedata
 
     from smtp2cf.access import edit
@@ -119,5 +122,5 @@ def _users_file(given: Path | None, env_file: Path | None) -> Path:
     """The file that the option or the settings name. Other settings may be wrong: they don't matter here."""
     path = given or loading.users_file(env_file)
     if path is None:
-        raise fields.SettingsError("no users file is named: set SMTP2CF_USERS_FILE, or use --users-file")
+        raise fields.SettingsError("no users file: set SMTP2CF_USERS_FILE or use --users-file")
     return path

@@ -32,10 +32,12 @@ def check(settings: Settings, *, sandbox: bool = False, handed_over: Collection[
 def require_account(settings: Settings) -> None:
     """Raise SettingsError unless the settings name an account and a token."""
     if not settings.account_id:
-        raise SettingsError("SMTP2CF_ACCOUNT_ID is not set: which account is to send?")
+        raise SettingsError(
+            "SMTP2CF_ACCOUNT_ID is not set: set it to the id of the Cloudflare account that sends"
+        )
     if not settings.api_token.get_secret_value():
         raise SettingsError(
-            "SMTP2CF_API_TOKEN is not set: an API token with the permission Email Sending: Edit is needed"
+            "SMTP2CF_API_TOKEN is not set: use a token with the permission Email Sending: Edit"
         )
 
 
@@ -45,13 +47,13 @@ def _open_relay(settings: Settings) -> Iterator[str]:
         return
     if (everybody := open_relay.everybody_in(settings.allow_networks)) is not None:
         yield (
-            f"SMTP2CF_ALLOW_NETWORKS holds {everybody}: everybody who reaches the bridge could send with your"
+            f"SMTP2CF_ALLOW_NETWORKS contains {everybody}: anybody who reaches it could send with your"
             " account. Name your clients' networks, or use SMTP2CF_USERS_FILE; if this is what you want, set"
             " SMTP2CF_I_AM_AN_OPEN_RELAY=yes"
         )
     if (everybody := open_relay.everybody_in(settings.proxy_networks)) is not None:
         yield (
-            f"SMTP2CF_PROXY_NETWORKS holds {everybody}: everybody who reaches the bridge could claim to be in"
+            f"SMTP2CF_PROXY_NETWORKS contains {everybody}: anybody who reaches it could claim to be in"
             " SMTP2CF_ALLOW_NETWORKS. Name your load balancers; if this is what you want, set"
             " SMTP2CF_I_AM_AN_OPEN_RELAY=yes"
         )

@@ -45,15 +45,15 @@ def test_every_option_says_what_it_is() -> None:
 
 
 WRONG = [
-    (("srve",), "there is no command srve: did you mean serve?", ""),
-    (("queu", "list"), "there is no command queu: did you mean queue?", ""),
-    (("queue", "lst"), "there is no command lst: did you mean list?", "queue"),
-    (("user", "ad", "x"), "there is no command ad: did you mean add?", "user"),
-    (("xyzzy",), "there is no command xyzzy", ""),
-    (("--verison",), "there is no option --verison: did you mean --version?", ""),
-    (("serve", "--sandbx"), "there is no option --sandbx: did you mean --sandbox?", "serve"),
-    (("queue", "list", "--stauts", "x"), "there is no option --stauts: did you mean --status?", "queue list"),
-    (("check", "-x"), "there is no option -x", "check"),
+    (("srve",), "unknown command srve: did you mean serve?", ""),
+    (("queu", "list"), "unknown command queu: did you mean queue?", ""),
+    (("queue", "lst"), "unknown command lst: did you mean list?", "queue"),
+    (("user", "ad", "x"), "unknown command ad: did you mean add?", "user"),
+    (("xyzzy",), "unknown command xyzzy", ""),
+    (("--verison",), "unknown option --verison: did you mean --version?", ""),
+    (("serve", "--sandbx"), "unknown option --sandbx: did you mean --sandbox?", "serve"),
+    (("queue", "list", "--stauts", "x"), "unknown option --stauts: did you mean --status?", "queue list"),
+    (("check", "-x"), "unknown option -x", "check"),
     (("check", "now"), "too many arguments: now", "check"),
     (("queue", "show"), "missing argument 'QUEUE-ID'", "queue show"),
     (("send", "--to", "a@b"), "missing option '--from'", "send"),
@@ -78,7 +78,7 @@ def test_wrong_arguments_are_one_line_with_the_nearest(
     done = smtp2cf(*arguments)
     assert done.status == os.EX_USAGE
     assert done.out == ""
-    assert done.err == f"smtp2cf: {said} (`{f'smtp2cf {path}'.strip()} --help` lists what there is)\n"
+    assert done.err == f"smtp2cf: {said} (`{f'smtp2cf {path}'.strip()} --help` shows what is possible)\n"
 
 
 @pytest.mark.parametrize("path", [(), ("queue",), ("user",)])

@@ -128,7 +128,7 @@ def test_a_queue_that_can_not_be_seen_is_said(tmp_path: Path) -> None:
     ) as bridge:
         done = send(bridge, *ADDRESSES, STATE_DIR=str(tmp_path / "other"))
     assert done.status == os.EX_TEMPFAIL
-    assert done.err.startswith("smtp2cf: not sent yet: the queue can't be looked at: ")
+    assert done.err.startswith("smtp2cf: not sent yet: the queue can't be read: ")
     assert done.err.count("\n") == 1
 
 
@@ -156,14 +156,14 @@ def test_finds_a_bridge_that_listens_on_every_address(tmp_path: Path) -> None:
 def test_where_no_mail_is_taken_over_smtp() -> None:
     done = smtp2cf("send", *ADDRESSES, SMTP_LISTEN="none")
     assert done.status == os.EX_CONFIG
-    assert done.err == "smtp2cf: SMTP2CF_SMTP_LISTEN is none: name the place with --server\n"
+    assert done.err == "smtp2cf: SMTP2CF_SMTP_LISTEN is none: use --server\n"
 
 
 @pytest.mark.parametrize("address", ["a b@example.com", "<a@example.com>", "a@b\r\nDATA", ""])
 def test_an_address_that_is_none(address: str) -> None:
     done = smtp2cf("send", "--to", "anna@example.net", "--from", address, SMTP_LISTEN="none")
     if address:
-        assert done.err == f"smtp2cf: --from: {address!r} is no address: name@example.com is meant\n"
+        assert done.err == f"smtp2cf: --from: {address!r} is not an address such as name@example.com\n"
         assert done.status == os.EX_USAGE
 
 
@@ -215,9 +215,13 @@ def test_reads_the_password_from_standard_input(guarded: tuple[Bridge, dict[str,
 @pytest.mark.parametrize(
     ("options", "status", "said"),
     [
-        (("--user", "bert"), os.EX_UNAVAILABLE, "takes no login without TLS: add --starttls or --smtps"),
+        (
+            ("--user", "bert"),
+            os.EX_UNAVAILABLE,
+            "does not offer login without TLS: add --starttls or --smtps",
+        ),
         (("--user", "bert", "--smtps"), os.EX_NOPERM, "login as bert: 535 5.7.8 "),
-        (("--starttls", "--smtps"), os.EX_USAGE, "choose one of them"),
+        (("--starttls", "--smtps"), os.EX_USAGE, "use only one of them"),
         (("--user", "bert", "--password-file", "/no"), os.EX_NOINPUT, "--password-file: /no: No such file"),
         (("--starttls", "--ca-file", "/no"), os.EX_CONFIG, "--ca-file: /no: No such file or directory"),
     ],

@@ -41,7 +41,7 @@ def test_a_password_is_read_from_standard_input(path: Path) -> None:
     assert done.stdout == "anna: added\n"
     assert (
         done.stderr
-        == f"{path} is new, and only user id {os.geteuid()} may read it: that must be the bridge's\n"
+        == f"{path} is new, and only uid {os.geteuid()} can read it: let the bridge's user read it too\n"
     )
     assert accepts(path, "anna", "größe 1")
     assert user("add", "bert", "--password-stdin", stdin="b").stderr == ""
@@ -52,7 +52,7 @@ def test_an_existing_user_needs_to_be_meant(path: Path) -> None:
     path.write_text(line("anna", "old", "example.com"))
     done = user("add", "anna", stdin="new\n")
     assert done.exit_code == 1
-    assert done.stderr == f"smtp2cf: {path} has a user anna already: --replace gives them a new password\n"
+    assert done.stderr == f"smtp2cf: {path} already has a user anna: use --replace to set a new password\n"
     assert accepts(path, "anna", "old")
     done = user("add", "anna", "--replace", stdin="new\n")
     assert (done.exit_code, done.stdout) == (0, "anna: has a new password\n")
@@ -149,7 +149,7 @@ def run(*arguments: str, stdin: str = "", **settings: str) -> subprocess.Complet
 def test_without_a_file_it_says_how_to_name_one() -> None:
     done = run("add", "anna", stdin="x\n")
     assert done.returncode == os.EX_CONFIG
-    assert done.stderr == "smtp2cf: no users file is named: set SMTP2CF_USERS_FILE, or use --users-file\n"
+    assert done.stderr == "smtp2cf: no users file: set SMTP2CF_USERS_FILE or use --users-file\n"
 
 
 class Terminal:
@@ -191,14 +191,14 @@ def test_on_a_terminal_the_password_is_asked_for_twice_and_not_shown(tmp_path: P
     path = tmp_path / "users"
     terminal = Terminal("add", "anna", USERS_FILE=str(path))
     terminal.type("Password for anna: ", "geheim")
-    terminal.type("The same again: ", "geheim")
+    terminal.type("Repeat it: ", "geheim")
     assert terminal.end() == 0, terminal.shown
     assert "geheim" not in terminal.shown
     assert accepts(path, "anna", "geheim")
 
     terminal = Terminal("add", "bert", USERS_FILE=str(path))
     terminal.type("Password for bert: ", "geheim")
-    terminal.type("The same again: ", "anders")
+    terminal.type("Repeat it: ", "anders")
     assert terminal.end() == os.EX_DATAERR
-    assert "smtp2cf: the two passwords are not the same" in terminal.shown
+    assert "smtp2cf: the two passwords differ" in terminal.shown
     assert list(read_users(path)[0]) == ["anna"]

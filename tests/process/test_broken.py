@@ -167,9 +167,7 @@ TABLE = [
         CONFIG,
         "{d}/other.sqlite3 is another program's database, not a spool of smtp2cf",
     ),
-    Broken(
-        ("user", "list"), {}, CONFIG, "no users file is named: set SMTP2CF_USERS_FILE, or use --users-file"
-    ),
+    Broken(("user", "list"), {}, CONFIG, "no users file: set SMTP2CF_USERS_FILE or use --users-file"),
     Broken(("user", "list", "--users-file", "{d}/nothing"), {}, CONFIG, f"{{d}}/nothing: {NO_FILE}"),
     Broken(("user", "list", "--users-file", "{d}/fifo"), {}, CONFIG, f"{{d}}/fifo {FIFO}"),
     Broken(

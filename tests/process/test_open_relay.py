@@ -137,7 +137,7 @@ def test_an_open_relay_is_said_loudly(opened: list[socket.socket]) -> None:
 def test_an_open_relay_does_not_start_unless_it_is_meant(everybody: str) -> None:
     with pytest.raises(fields.SettingsError) as error:
         check(fields.Settings(allow_networks=everybody), sandbox=True)
-    assert str(error.value).startswith("SMTP2CF_ALLOW_NETWORKS holds 0.0.0.0/0: ")
+    assert str(error.value).startswith("SMTP2CF_ALLOW_NETWORKS contains 0.0.0.0/0: ")
     assert str(error.value).endswith("SMTP2CF_I_AM_AN_OPEN_RELAY=yes")
     assert "\n" not in str(error.value)
     check(fields.Settings(allow_networks=everybody, i_am_an_open_relay="yes"), sandbox=True)
@@ -146,7 +146,7 @@ def test_an_open_relay_does_not_start_unless_it_is_meant(everybody: str) -> None
 def test_the_start_says_it(tmp_path: Path) -> None:
     done = smtp2cf("serve", "--sandbox", ALLOW_NETWORKS="0.0.0.0/0")
     assert done.status == os.EX_CONFIG
-    assert done.err.startswith("smtp2cf: SMTP2CF_ALLOW_NETWORKS holds 0.0.0.0/0: ")
+    assert done.err.startswith("smtp2cf: SMTP2CF_ALLOW_NETWORKS contains 0.0.0.0/0: ")
     assert done.err.count("\n") == 1
     with running_bridge(tmp_path, SMTP_LISTEN="0.0.0.0:0") as bridge:
         assert bridge.wait_for_log(NOBODY)["level"] == "warning"
@@ -154,7 +154,7 @@ def test_the_start_says_it(tmp_path: Path) -> None:
 
 def test_proxies_everywhere_are_an_open_relay_too() -> None:
     settings = fields.Settings(proxy_networks="0.0.0.0/0")  # type: ignore[arg-type]
-    with pytest.raises(fields.SettingsError, match=r"SMTP2CF_PROXY_NETWORKS holds 0\.0\.0\.0/0"):
+    with pytest.raises(fields.SettingsError, match=r"SMTP2CF_PROXY_NETWORKS contains 0\.0\.0\.0/0"):
         check(settings, sandbox=True)
     check(settings.model_copy(update={"i_am_an_open_relay": True}), sandbox=True)
 
@@ -175,7 +175,11 @@ KEY_ALONE = "SMTP2CF_TLS_KEY_FILE is set, but SMTP2CF_TLS_CERT_FILE is not"
         ({"socket_group": "no-such-group"}, ["SMTP2CF_SOCKET_GROUP: there is no group 'no-such-group'"]),
         (
             {"allow_networks": "::/0", "proxy_networks": "0.0.0.0/0", "tls_key_file": "/k"},
-            ["SMTP2CF_ALLOW_NETWORKS holds 0.0.0.0/0", "SMTP2CF_PROXY_NETWORKS holds 0.0.0.0/0", KEY_ALONE],
+            [
+                "SMTP2CF_ALLOW_NETWORKS contains 0.0.0.0/0",
+                "SMTP2CF_PROXY_NETWORKS contains 0.0.0.0/0",
+                KEY_ALONE,
+            ],
         ),
     ],
     ids=lambda row: " ".join(row) if isinstance(row, dict) else "",

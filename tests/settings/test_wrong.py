@@ -180,14 +180,14 @@ def test_the_environment_wins_over_the_env_file(
 @pytest.mark.parametrize(
     ("given", "missing"),
     [
-        ({}, "SMTP2CF_ACCOUNT_ID is not set: which account is to send?"),
+        ({}, "SMTP2CF_ACCOUNT_ID is not set: set it to the id of the Cloudflare account that sends"),
         (
             {"SMTP2CF_ACCOUNT_ID": "a1"},
-            "SMTP2CF_API_TOKEN is not set: an API token with the permission Email Sending: Edit is needed",
+            "SMTP2CF_API_TOKEN is not set: use a token with the permission Email Sending: Edit",
         ),
         (
             {"CLOUDFLARE_ACCOUNT_ID": "a1", "SMTP2CF_API_TOKEN": ""},
-            "SMTP2CF_API_TOKEN is not set: an API token with the permission Email Sending: Edit is needed",
+            "SMTP2CF_API_TOKEN is not set: use a token with the permission Email Sending: Edit",
         ),
     ],
     ids=["nothing", "no token", "an empty token"],
