@@ -1,6 +1,6 @@
-"""Once: one message relayed without a bridge and without a spool, for sendmail in a container that runs once.
+"""Once: relay one message without a bridge and a spool, for sendmail in a container that runs once.
 
-Whoever calls keeps what could not be sent, and learns each recipient's outcome before a DSN goes out.
+The caller learns each recipient's outcome before a DSN goes out, and keeps what could not be sent.
 """
 
 import time
@@ -11,7 +11,7 @@ from smtp2cf.relay.accept import Relay
 from smtp2cf.reply import Reply, SendError
 
 Settle = Callable[[Outcomes, bool], Mapping[str, tuple[int, str, str]]]
-"""(each recipient's outcome, whether the mail has expired) → those of whom the sender is to be told, with
+"""(each recipient's outcome, whether the mail has expired) → those whom the sender is to be told of, with
 code, enhanced status and text."""
 
 
