@@ -259,4 +259,4 @@ def test_without_a_login_where_one_is_needed(guarded: tuple[Bridge, dict[str, st
 def test_where_no_tls_is_offered(bridge: Bridge) -> None:
     done = send(bridge, *ADDRESSES, "--starttls")
     assert done.status == os.EX_UNAVAILABLE
-    assert "offers no STARTTLS: SMTP2CF_TLS_CERT_FILE is not set there" in done.err
+    assert "does not offer STARTTLS: set SMTP2CF_TLS_CERT_FILE there" in done.err
