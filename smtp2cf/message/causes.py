@@ -1,7 +1,7 @@
 """Causes: why mail did not arrive and what its sender can do about it, in plain words.
 
-For the part of a DSN that people read, by what a recipient's reply says (RFC 3463 §3, RFC 5248). Codes,
-ids and the words of servers are no part of it. Knows nothing of the DSN around it.
+For the part of a DSN that people read, chosen by the recipient's reply (RFC 3463 §3, RFC 5248). It contains
+no codes, ids or servers' messages. Knows nothing of the rest of the DSN.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ class Cause(NamedTuple):
 
 
 LATER = "Send the message again later. If it fails again, ask your postmaster."
-"""What to do where nothing is known to be wrong with the message or the address."""
+"""What to do if nothing is known to be wrong with the message or the address."""
 
 _CHECK = (
     "Check the address for spelling mistakes and send the message again, or ask the recipient for the right"
@@ -67,7 +67,7 @@ _UNKNOWN = Cause("The message was not accepted.", _ASK)
 def cause_of(reply: Reply) -> Cause:
     """Why a recipient with this last reply did not get the message.
 
-    A reply that may pass is worth another try, whatever it was about.
+    After a transient reply another try makes sense, whatever it was about.
     """
     if reply.permanent and "suppress" in reply.text.lower():
         return _SUPPRESSED

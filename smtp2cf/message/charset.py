@@ -1,9 +1,9 @@
-"""Charsets: the text that bytes stand for, by the label they came with or without any (RFC 2978).
+"""Charsets: decodes bytes by the label they came with, or without one (RFC 2978).
 
-Labels mean what they mean to browsers, which take many for a larger charset than they name (WHATWG
-Encoding, by `webencodings`: what says iso-8859-1 is windows-1252). Of those that only mail knows, Python's
-are taken. Only charsets that leave ASCII alone are known: a header field in any other is not one. Knows
-nothing of headers and of MIME.
+Labels mean what they mean to browsers, which often use a larger charset than the label names (WHATWG
+Encoding, by `webencodings`: iso-8859-1 is read as windows-1252). For labels that only mail uses, Python's
+codecs are used. Only supersets of ASCII are known: in any other charset, a header field would not be one.
+Knows nothing of headers and MIME.
 """
 
 import codecs
@@ -60,7 +60,7 @@ def decode(raw: bytes, label: str) -> str:
 
 
 def decode_word(raw: bytes, label: str) -> str:
-    """The text of the octets of an encoded word, which may be in a charset that is not on top of ASCII."""
+    """The text of an encoded word's bytes, whose charset need not be a superset of ASCII."""
     encoding = webencodings.lookup(label) if len(label) <= _LONGEST_LABEL and label.isascii() else None
     if encoding is not None and encoding.name == "iso-2022-jp":
         return raw.decode("iso2022_jp_ext", "replace")

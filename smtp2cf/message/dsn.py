@@ -1,11 +1,11 @@
-"""Delivery status notifications: what became of a message, told to its sender.
+"""Delivery status notifications (DSNs): tell a sender what became of a message.
 
-Who wants one (RFC 3461 §4.1, §6.2), and its bytes: a multipart/report (RFC 6522) of a text for people,
-a delivery-status (RFC 3464; RFC 6533 where an address is not ASCII) and the original's header or the
-original. Marked as automatic (RFC 3834). `email` writes and folds the fields; the original's bytes go
-in as they are, which `email` would not do.
+Decides who gets one (RFC 3461 §4.1, §6.2), and builds it: a multipart/report (RFC 6522) with a text for
+people, a delivery-status (RFC 3464; RFC 6533 if an address is not ASCII), and the original message or its
+header. It is marked as automatic (RFC 3834). `email` writes and folds the fields; the original's bytes are
+inserted unchanged, which `email` can't do.
 
-No loop is possible: a DSN is sent from the null reverse-path, and nothing is wanted for that.
+Loops are impossible: a DSN is sent from the null reverse path, which never gets one.
 Knows nothing of the spool and of how a DSN is sent.
 """
 
@@ -56,22 +56,22 @@ class Event(Enum):
     """What a recipient's part of a DSN is about: the Action (RFC 3464 §2.3.3), and why."""
 
     FAILED = "failed"
-    """Refused, or given up where mail cannot wait."""
+    """Refused, or given up because mail can't wait without a spool."""
     EXPIRED = "expired"
-    """Deferred until it was too late; Action is failed."""
+    """Deferred until it expired; the Action is failed."""
     DELAYED = "delayed"
-    """Not yet delivered; it is still tried."""
+    """Not yet delivered; still being tried."""
     DELIVERED = "delivered"
     """The recipient's server took it."""
     RELAYED = "relayed"
-    """Passed on to a system that will not report of the delivery."""
+    """Passed on to a system that does not report deliveries."""
 
 
 class Report(NamedTuple):
     """What became of one recipient.
 
     reply: the last answer. last_attempt: seconds since the epoch, None for the time of the DSN.
-    retry_until: seconds since the epoch, where it is DELAYED.
+    retry_until: seconds since the epoch, if it is DELAYED.
     """
 
     recipient: str
@@ -89,7 +89,7 @@ class _Part(NamedTuple):
 
 
 class _Kind(NamedTuple):
-    """What an event means: to whom it matters (NOTIFY), the Action, the Subject, what people read."""
+    """What belongs to an event: the NOTIFY that asks for it, the Action, the Subject, the text."""
 
     notify: str
     action: str
@@ -112,7 +112,7 @@ _KINDS = {
         "SUCCESS", "relayed", _SUCCESS, "was passed on, to a mail system that reports nothing back, for"
     ),
 }
-"""The most important first: the first that occurs gives the DSN its subject."""
+"""The most important first: the first that occurs sets the DSN's subject."""
 
 _FAILURES = (Event.FAILED, Event.EXPIRED)
 
@@ -127,10 +127,10 @@ _NOT_7BIT = re.compile(rb"[^\t\r\n -~]|^[^\r\n]{%d}" % (_LINE_LIMIT + 1), re.MUL
 
 
 def wanted(envelope: Envelope, recipient: str, event: Event) -> bool:
-    """Does the sender want to hear of this (RFC 3461 §4.1, §6.2)?
+    """Whether the sender wants to be told (RFC 3461 §4.1, §6.2).
 
-    Never at the null reverse-path, which is where DSNs come from, and never against NOTIFY. Without
-    NOTIFY failures only.
+    Never for the null reverse path, which DSNs come from, and never against NOTIFY. Without NOTIFY, only of
+    failures.
     """
     if not envelope.reverse_path:
         return False
@@ -143,13 +143,13 @@ def build(
 ) -> bytes:
     """The DSN about `message`, for its sender: bytes with CRLF line ends, in UTF-8.
 
-    reports: what became of recipients, one or more, of any events. hostname: who reports. sender:
-    the address in From. now: seconds since the epoch. The original comes along as RET asks: in full
-    if something failed and it is UTF-8 of at most FULL_LIMIT bytes, else its header; bare newlines
-    in it become CRLF. Raises ValueError for the null reverse-path and for no reports.
+    reports: at least one. hostname: the reporting host. sender: the address in From. now: seconds since the
+    epoch. The original is attached as RET asks: in full if something failed and it is UTF-8 and at most
+    FULL_LIMIT bytes, else its header; bare newlines in it become CRLF. Raises ValueError for the null reverse
+    path and for no reports.
     """
     if not envelope.reverse_path or not reports:
-        raise ValueError("a DSN is about somebody and for somebody")
+        raise ValueError("a DSN needs a sender to go to and a recipient to report on")
     hostname = _NOT_IN_HOSTNAME.sub("?", hostname) or "localhost"
     message = normalize_newlines(message)
     header = _shown_header(message)
@@ -183,7 +183,7 @@ def _text(
 ) -> bytes:
     """The part for people: what happened and what they can do; then the answers, for the postmaster.
 
-    Recipients of the same fate are named together.
+    Recipients with the same outcome are named together.
     """
     groups: dict[tuple[Event, Reply, float | None], list[str]] = {}
     importance = list(_KINDS)
@@ -216,7 +216,7 @@ def _answer_for(recipients: Sequence[str]) -> str:
 
 
 def _why(event: Event, reply: Reply, retry_until: float | None) -> str:
-    """Why it is so and what to do about it."""
+    """Why it happened and what to do about it."""
     why, advice = cause_of(reply)
     if event is Event.DELAYED:
         until = f" until {date(retry_until)}" if retry_until is not None else ""
@@ -227,7 +227,7 @@ def _why(event: Event, reply: Reply, retry_until: float | None) -> str:
 
 
 def _status(envelope: Envelope, reports: Sequence[Report], hostname: str, now: float) -> _Part:
-    """The part for programs (RFC 3464 §2.1), in its international form where an address needs that."""
+    """The part for programs (RFC 3464 §2.1), in its international form if an address needs that."""
     about_message = [("Reporting-MTA", f"dns; {hostname}")]
     if envelope.envid and (envid := inline(decode_xtext(envelope.envid)).strip()):
         about_message.append(("Original-Envelope-Id", envid))
@@ -251,7 +251,7 @@ def _recipient_fields(report: Report, orcpt: str | None, now: float) -> list[tup
     fields.append(("Action", _KINDS[event].action))
     status = reply.status if _STATUS.fullmatch(reply.status) else f"{str(reply.code)[0]}.0.0"
     fields.append(("Status", EXPIRED_STATUS if event is Event.EXPIRED else status))
-    # As a client without SMTPUTF8 would have read it.
+    # As a client without SMTPUTF8 would have got it.
     answer = str(reply).encode("ascii", "backslashreplace").decode("ascii")
     fields.append(("Diagnostic-Code", "\r\n ".join(lines(f"smtp; {quoted(answer)}", 60))))
     fields.append(("Last-Attempt-Date", date(now if report.last_attempt is None else report.last_attempt)))
@@ -263,7 +263,7 @@ def _recipient_fields(report: Report, orcpt: str | None, now: float) -> list[tup
 def _original(
     envelope: Envelope, message: bytes, header: bytes, reports: Sequence[Report]
 ) -> tuple[_Part | None, str]:
-    """The third part, None where there is nothing to show, and what to tell people about it."""
+    """The third part, None if there is nothing to attach, and the sentence about it."""
     full = envelope.ret == "FULL" and any(_has(reports, event) for event in _FAILURES)
     too_large = len(message) > FULL_LIMIT
     if full and not too_large and is_utf8(message):
@@ -285,7 +285,7 @@ def _original(
 
 
 def _shown_header(message: bytes) -> bytes:
-    """The header without the fields that begin or end behind FULL_LIMIT bytes."""
+    """The header, cut before the first field that exceeds FULL_LIMIT bytes."""
     header, _ = split_header(message)
     if len(header) <= FULL_LIMIT:
         return header
@@ -296,22 +296,22 @@ def _shown_header(message: bytes) -> bytes:
 
 
 def _subject(header: bytes) -> str:
-    """The original's subject as people read it, in one line, shortened."""
+    """The original's subject, decoded, on one line and shortened."""
     found = _SUBJECT.search(header)
     text = decode(mend_words(found[1][: 12 * _SUBJECT_LIMIT]), "") if found else ""
     return quoted(decode_words(text), _SUBJECT_LIMIT)
 
 
 def _references(header: bytes) -> Iterator[tuple[str, str]]:
-    """What ties the DSN to the original in a mail reader (RFC 3834 §3.1.5), if the original has a sane id."""
+    """Fields that link the DSN to the original in a mail reader (RFC 3834 §3.1.5), if its id is valid."""
     if found := _MESSAGE_ID.search(header):
         yield "In-Reply-To", found[1].decode("ascii")
         yield "References", found[1].decode("ascii")
 
 
 def _multipart(parts: Iterable[_Part]) -> tuple[str, bytes]:
-    """A boundary, and the parts with it around them."""
-    # 128 random bits drawn after all parts were written: none of them can have it.
+    """A new boundary, and the parts with it in between."""
+    # 128 random bits, drawn after the parts were written: none of them can contain it.
     boundary = f"=_{secrets.token_hex(16)}"
     delimiter = b"--" + boundary.encode("ascii")
     lines = [b"This is a message in MIME format.\r\n"]

@@ -1,6 +1,6 @@
-"""What a DSN's fields and text hold, in a form that fits: addresses, ids, dates, other people's words.
+"""Values for a DSN's fields and text: addresses, ids, dates and quoted text, in a form that fits a line.
 
-Nothing here can leave its line, break UTF-8 or make a line too long (RFC 5322 §2.1.1).
+None of them can break out of its line, break UTF-8 or make a line too long (RFC 5322 §2.1.1).
 Knows nothing of envelopes and of what a DSN is about.
 """
 
@@ -24,8 +24,8 @@ _ADDRESS_TYPE = re.compile(r"[0-9A-Za-z-]{1,40}")
 _PLAIN_LOCAL = re.compile(r"""[^\s()<>\[\]:;@\\,"]+|"(?:[^"\\]|\\.)*\"""")
 _NOT_IN_DOMAIN = re.compile(r"[^\w.:\[\]-]")
 
-# The other policies parse a value, decode encoded words even in addresses, and may write it anew; this one
-# writes it as it is. UTF-8 comes in as surrogates and leaves as the bytes it was.
+# The other policies parse a value, decode encoded words even in addresses, and may rewrite it; this one
+# writes it unchanged. UTF-8 goes in as surrogates and comes out as the same bytes.
 _VERBATIM = compat32.clone(linesep="\r\n", max_line_length=None)
 
 
@@ -40,12 +40,12 @@ def field_lines(fields: Iterable[tuple[str, str]]) -> bytes:
 
 
 def decode_xtext(text: str) -> str:
-    """What xtext says (RFC 3461 §4). What would be no printable ASCII stays encoded."""
+    """Decode xtext (RFC 3461 §4); what would not be printable ASCII stays encoded."""
     return _XTEXT.sub(lambda found: _printable(found, below=0x7F), text)
 
 
 def decode_orcpt(orcpt: str) -> str | None:
-    """Original-Recipient from ORCPT (RFC 3464 §2.3.1, RFC 6533 §3), None if it makes none."""
+    """Original-Recipient from ORCPT (RFC 3464 §2.3.1, RFC 6533 §3); None if that is invalid."""
     kind, _, encoded = orcpt.partition(";")
     address = decode_xtext(encoded)
     if kind.lower() == "utf-8":
@@ -55,13 +55,13 @@ def decode_orcpt(orcpt: str) -> str | None:
 
 
 def _printable(found: re.Match[str], below: int) -> str:
-    """The character whose number in hexadecimal was found, or what was found if it is not one to show."""
+    """The character with this hexadecimal number, or the match itself if it isn't printable."""
     number = int(found[1], 16)
     return chr(number) if number < below and chr(number).isprintable() else found[0]
 
 
 def mailbox(address: str) -> str:
-    """An address as a header field can have it, its local part quoted if need be (RFC 5322 §3.4.1)."""
+    """An address for a header field, its local part quoted if necessary (RFC 5322 §3.4.1)."""
     address = inline(address)
     local, at, domain = address.rpartition("@") if "@" in address else (address, "", "")
     if not _PLAIN_LOCAL.fullmatch(local):
@@ -70,14 +70,14 @@ def mailbox(address: str) -> str:
 
 
 def inline(text: str) -> str:
-    """Text that cannot leave its line, break UTF-8 or make the line too long."""
+    """The text, made safe for one line: printable and not too long."""
     text = printable(text)
     octets = text.encode()
     return text if len(octets) <= _VALUE_LIMIT else octets[:_VALUE_LIMIT].decode(errors="ignore")
 
 
 def quoted(text: str, limit: int = DIAGNOSTIC_LIMIT) -> str:
-    """Somebody else's words, in one line, shortened."""
+    """A quotation, on one line and shortened."""
     text = inline(" ".join(text.split()))
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
@@ -95,7 +95,7 @@ def date(seconds: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """About how long, in words."""
+    """A rough duration, in words."""
     for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
         if (number := round(seconds / length)) >= 1:
             return f"{number} {unit}{'s' if number > 1 else ''}"

@@ -1,23 +1,22 @@
-"""8-bit conversion: a message that is not UTF-8, made UTF-8 for readers to see the same (RFC 6152).
+"""8-bit conversion: makes a message valid UTF-8, so that readers see the same content (RFC 6152).
 
-JSON carries no other bytes. What needs no change stays byte for byte, so this walks over the MIME
-structure, once and from front to back whatever the nesting, and collects edits; nothing is parsed and
-written anew. What is done to bytes that are not
-UTF-8:
+JSON can't carry other bytes. What needs no change stays byte for byte: this walks over the MIME structure
+once, from front to back at any nesting, and collects edits; nothing is parsed and written again. What happens
+to bytes that are not UTF-8:
 
 - the body of a part: quoted-printable if it is text, base64 if it is not, or long and mostly 8-bit. The
-  charset stays, the reader decodes the very same bytes. A body that is quoted-printable gets just those
-  bytes quoted, one that is base64 loses them, as they mean nothing there.
+  charset stays, so readers decode exactly the same bytes. In a quoted-printable body only those bytes are
+  quoted; from a base64 body they are removed, as they mean nothing there.
 - multipart, message/rfc822, message/global: must not be encoded (RFC 2045 §6.4); their parts are.
 - other message types (delivery-status, partial…), uuencode, what is around the parts, what claims to be
   multipart and has no parts: an encoding would be wrong or unknown to readers, so `salvage` reads the
   bytes, and they become raw UTF-8.
-- an unknown transfer encoding is taken for none, as readers do.
+- an unknown transfer encoding counts as none, as for readers.
 - a header field: see fields.py. The charset is the one its part declares, else the first that any part
-  of the message does: that is how mail programs without MIME in their header wrote it.
+  of the message declares: that is how mail programs wrote headers without MIME.
 
-A signature over changed parts breaks, as it would have with any relay that lacks 8BITMIME. Limits keep
-the time linear: what is beyond them becomes raw UTF-8.
+Signatures over changed parts break, as they would with any relay that lacks 8BITMIME. Limits keep the time
+linear: whatever exceeds them becomes raw UTF-8.
 """
 
 import codecs
@@ -57,14 +56,14 @@ _MESSAGES = frozenset({"message/rfc822", "message/global"})
 
 
 def is_utf8(message: bytes) -> bool:
-    """Can the message go out as it is?"""
+    """Whether the message can go out as it is."""
     return message.isascii() or _first_raw(message, 0) == len(message)
 
 
 def to_utf8(message: bytes) -> bytes:
-    """The message in valid UTF-8, the very same object if it is that already.
+    """The message in valid UTF-8; the same object if it is valid already.
 
-    message: with CRLF line ends. What comes out has a bare CR or LF only if it had one.
+    message: with CRLF line ends. The result has a bare CR or LF only if the message had one.
     """
     if is_utf8(message):
         return message
@@ -92,7 +91,7 @@ class _Message(NamedTuple):
 
 
 class _Conversion:
-    """The walk over one message from front to back, and what has been decided so far, as edits."""
+    """The walk over one message from front to back, and the edits so far."""
 
     def __init__(self, message: bytes) -> None:
         self._message = message
@@ -108,7 +107,7 @@ class _Conversion:
         self._likely_charset: str | None = None
 
     def result(self) -> bytes:
-        """The message with all edits made."""
+        """The message with all edits applied."""
         self._walk()
         pieces: list[bytes] = []
         done = 0
@@ -251,7 +250,7 @@ class _Conversion:
         return edits
 
     def _message_charset(self) -> str:
-        """The label of the first charset that is declared anywhere, "" for none."""
+        """The label of the first charset declared anywhere; "" if there is none."""
         if self._likely_charset is None:
             found = _CHARSET.finditer(self._message, 0, _SEARCHED_FOR_CHARSET)
             labels = (label[1].decode("latin-1") for label in found)
@@ -271,9 +270,9 @@ class _Conversion:
         return ""
 
     def _is_raw(self, start: int, end: int) -> bool:
-        """Is there a byte between the two that is not UTF-8?
+        """Whether a byte between the two is not UTF-8.
 
-        Asked from front to back, so that all the scanning together is one pass.
+        Call it from front to back, so that all the scanning is one pass.
         """
         if not self._scanned_from <= start <= self._next_raw:
             self._scanned_from, self._next_raw = start, _first_raw(self._message, start)
@@ -302,7 +301,7 @@ def _with_encoding(edits: list[_Edit], header: Header, encoding: str, *, needs_v
 
 
 def _first_raw(message: bytes, start: int) -> int:
-    """Where the first byte at or behind `start` is that is not UTF-8; the length if there is none."""
+    """The position of the first byte from `start` on that is not UTF-8; the length if there is none."""
     view = memoryview(message)
     while start < len(message):
         stop = start + _SCANNED_AT_ONCE

@@ -1,8 +1,8 @@
-"""Encoded words as they come in: what they say, and those mended that hold raw octets (RFC 2047).
+"""Reading encoded words (RFC 2047), and repairing those that contain raw bytes.
 
-Programs wrote `=?iso-8859-1?Q?` before a text and `?=` behind it, and left the text as it was. Readers are
-lenient, so this is too: a word may be anywhere, in quotes and file names as well, and may hold blanks.
-Knows nothing of field names.
+Some programs put `=?iso-8859-1?Q?` and `?=` around a text without encoding it. Readers are lenient, so this
+is too: a word may be anywhere, even in quotes and file names, and may contain spaces. Knows nothing of field
+names.
 """
 
 import binascii
@@ -20,14 +20,14 @@ _QUOTED_RAW = {octet: f"={octet:02X}" for octet in _RAW}
 
 
 def decode_words(text: str) -> str:
-    """The text with what its encoded words say in their place."""
+    """The text with its encoded words decoded."""
     return _RUN.sub(_said, text) if "=?" in text else text
 
 
 def mend_words(value: bytes) -> bytes:
-    """A field's value in which no encoded word holds raw octets, the same object if none did.
+    """A field's value with the raw bytes in its encoded words encoded; the same object if there are none.
 
-    The octets are in the charset that the word names.
+    The bytes are in the charset that the word names.
     """
     lines = value.split(b"\n")
     for number, line in enumerate(lines):
@@ -66,7 +66,7 @@ def _charset(label: str) -> str:
 
 
 def _octets(encoding: str, content: str) -> bytes:
-    """What a word's content stands for; raw octets are characters of their number."""
+    """The bytes of a word's content; in it, raw bytes are characters with the same number."""
     if encoding in "qQ":
         return binascii.a2b_qp(content.translate(_QUOTED_RAW), header=True)
     content = content.encode("ascii", "ignore").decode().rstrip("=")

@@ -1,7 +1,7 @@
-"""Encoded words: text outside ASCII in header fields (RFC 2047), in UTF-8.
+"""Writing encoded words: non-ASCII text in header fields (RFC 2047), in UTF-8.
 
-A field's text comes as units, and who makes them says what each is; this room finds the runs that
-become encoded words and folds the lines. Knows nothing of field names and of bytes.
+A field's text comes as units whose kind the caller knows; this finds the runs that become encoded words, and
+folds the lines. Knows nothing of field names and of bytes.
 """
 
 import binascii
@@ -32,8 +32,8 @@ _TEXT_UNIT = re.compile(
 
 
 class Kind(enum.Enum):
-    """What a piece of a field's text is: a word that may be encoded, white space, a word that is
-    encoded already, or something that has to stay as it is."""
+    """The kind of a piece of text: a word that may be encoded, white space, an encoded word, or something
+    that has to stay unchanged."""
 
     WORD = enum.auto()
     SPACE = enum.auto()
@@ -42,7 +42,7 @@ class Kind(enum.Enum):
 
 
 class Unit(NamedTuple):
-    """A piece of a field's text as it is written, and what it says: without quotes, without folds."""
+    """A piece of a field's text as written, and its meaning without quotes and folds."""
 
     kind: Kind
     written: str
@@ -50,12 +50,12 @@ class Unit(NamedTuple):
 
 
 def space(written: str) -> Unit:
-    """White space with the folds that may be in it."""
+    """White space, with any folds in it."""
     return Unit(Kind.SPACE, written, written.replace("\r", "").replace("\n", ""))
 
 
 def fixed(written: str) -> Unit:
-    """Something that stays as it is, raw UTF-8 if it is outside ASCII (RFC 6532)."""
+    """Something that stays unchanged: raw UTF-8 if it is not ASCII (RFC 6532)."""
     return Unit(Kind.FIXED, written, written)
 
 
@@ -69,11 +69,10 @@ def text_units(text: str) -> Iterator[Unit]:
 
 
 def write(units: Iterable[Unit], column: int) -> str:
-    """The units as one text, with encoded words for what is outside ASCII, folded.
+    """The units as one folded text, with encoded words for what is not ASCII.
 
-    column: characters that stand before it on its line. From the first to the last word outside
-    ASCII all becomes one run of encoded words, so that the spaces between them count; all else is
-    as it was written.
+    column: characters before it on its line. Everything from the first to the last non-ASCII word becomes one
+    run of encoded words, so that the spaces in between are kept; the rest stays as written.
     """
     everything = list(units)
     line = _Line(column)
@@ -92,7 +91,7 @@ def write(units: Iterable[Unit], column: int) -> str:
 
 
 class _Line:
-    """The text so far and the column it has come to."""
+    """The text so far and its column."""
 
     def __init__(self, column: int) -> None:
         self._pieces: list[str] = []
@@ -165,13 +164,13 @@ def _glued_before(units: Sequence[Unit], start: int) -> bool:
 
 
 def _glued(unit: Unit) -> bool:
-    """Does it stand so close behind a run that readers would not see the encoded word end?"""
+    """Whether it follows a run so closely that readers would not see the end of the encoded word."""
     return unit.kind is Kind.ENCODED or unit.written[:1] in ("<", "(")
 
 
 def encoded_words(text: str, room: int = _WORD_LIMIT) -> Iterator[str]:
-    """Encoded words that say `text`, Q or B, whichever is shorter; the first has `room` characters.
-    No character is cut in two (RFC 2047 §5)."""
+    """`text` as encoded words, Q or B, whichever is shorter; the first has `room` characters. No character is
+    split (RFC 2047 §5)."""
     raw = text.encode()
     quoted = b"".join([_Q[octet] for octet in raw])
     q = len(quoted) <= (len(raw) + 2) // 3 * 4
@@ -191,7 +190,7 @@ def encoded_words(text: str, room: int = _WORD_LIMIT) -> Iterator[str]:
 
 
 def _between_characters(quoted: bytes, place: int) -> bool:
-    """Is this place in Q-encoded UTF-8 neither within =XX nor within a character of several =XX?"""
+    """Whether this position in Q-encoded UTF-8 is not inside =XX or a character of several =XX."""
     if b"=" in quoted[place - 2 : place]:
         return False
     return quoted[place : place + 1] != b"=" or quoted[place + 1] not in b"89AB"

@@ -1,8 +1,7 @@
-"""Raw 8-bit header fields: bytes that are not UTF-8, as readers may meet them (RFC 2047, 2231, 6532).
+"""Converting header fields with raw 8-bit bytes to a form that readers understand (RFC 2047, 2231, 6532).
 
-Text becomes encoded words, in addresses the display names and comments only; file names become
-RFC 2231 parameters; what may be neither becomes raw UTF-8. Knows nothing of the body and of the other
-fields.
+Text becomes encoded words, in addresses only display names and comments; file names become RFC 2231
+parameters; what can be neither becomes raw UTF-8. Knows nothing of the body and of other fields.
 """
 
 import re
@@ -22,7 +21,7 @@ _ADDRESSES = frozenset(
     apparently-to delivered-to x-original-to x-sender list-id keywords
     """.split()  # noqa: SIM905 - quoted one by one they fill a page
 )
-"""Fields of addresses, or of phrases as they have them."""
+"""Fields with addresses, or with phrases as in those."""
 
 _WITH_PARAMETERS = frozenset({"content-type", "content-disposition"})
 
@@ -41,10 +40,10 @@ _STRUCTURED = frozenset(
     disposition-notification-options feedback-id
     """.split()  # noqa: SIM905 - quoted one by one they fill a page
 )
-"""Fields in which an encoded word would be no word but a syntax error."""
+"""Fields in which an encoded word would be a syntax error."""
 
 _LONGEST_PARAMETER = 900
-"""Characters behind which a parameter is cut in sections, to stay below 998 in a line (RFC 5322 §2.1.1)."""
+"""Characters after which a parameter is split into sections, to stay below 998 per line (RFC 5322 §2.1.1)."""
 _SECTION = 60
 
 _ADDRESS_TOKEN = re.compile(
@@ -68,10 +67,9 @@ _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 
 
 def convert_field(name: str, value: bytes, charset: str) -> bytes:
-    """The value of a field, all that is behind its colon but the last line end, as valid UTF-8.
+    """The value of a field, from its colon to its last line end, as valid UTF-8.
 
-    name: in lower case. charset: the label of the charset that `value` is probably in, "" if nobody
-    knows.
+    name: in lower case. charset: the label of the probable charset of `value`, "" if unknown.
     """
     if name in _STRUCTURED:
         return decode(value, charset).encode()

@@ -1,7 +1,7 @@
 """The header of a message as bytes: where it ends, and its fields, verbatim (RFC 5322 §2.1, §2.2).
 
-Lines end with CRLF; a bare LF, should one come this far, ends a line too. Nothing is decoded,
-unfolded or interpreted here: what a field means is for others.
+Lines end with CRLF; a bare LF that comes this far ends a line too. Nothing is decoded, unfolded or
+interpreted here.
 """
 
 import re
@@ -55,8 +55,8 @@ def received_count(message: bytes) -> int:
 def drop_headers(message: bytes, names: frozenset[str]) -> bytes:
     """The message without the header fields of these names (in lower case), folds and all.
 
-    The very same object if it has none of them. Goes on behind a line that is no field, where some
-    readers see the body begin: a Bcc that others show must not stay.
+    The same object if it has none of them. Continues after a line that is not a field, where some readers see
+    the body begin: a Bcc that others would show must not stay.
     """
     end = _header_end(message)
     kept = []

@@ -1,8 +1,8 @@
 """MIME as readers see it, in bytes: media types, parameters, the parts between boundaries (RFC 2045 §5,
 RFC 2046 §5.1, RFC 2231).
 
-As lenient as readers are, Python's `email` above all: what they see as a part decides how its bytes
-are read. Knows nothing of what is done with the parts.
+As lenient as readers, above all Python's `email`: what they see as a part decides how its bytes are read.
+Knows nothing of what is done with the parts.
 """
 
 import re
@@ -52,9 +52,9 @@ class Delimiter(NamedTuple):
 class Delimiters:
     """The delimiters of the multiparts that are open at a place of a message.
 
-    A delimiter is a line of its own, but for white space behind it; a longer line is none. Where two
-    multiparts have the same boundary it is the outer one's. Asked from front to back, all the searching
-    together is one pass over the lines, however many boundaries there are.
+    A delimiter is a whole line, except for trailing white space. If two multiparts have the same boundary, it
+    belongs to the outer one. Called from front to back, all the searching is one pass over the lines, however
+    many boundaries there are.
     """
 
     def __init__(self, message: bytes) -> None:
@@ -120,7 +120,7 @@ class Delimiters:
 
 
 def parse_content_type(value: bytes) -> ContentType:
-    """Read a Content-Type. What names no media type is text/plain (RFC 2045 §5.2)."""
+    """Parse a Content-Type. Without a media type it is text/plain (RFC 2045 §5.2)."""
     text = _unfold(value[:_LONGEST_CONTENT_TYPE])
     media_type = _MEDIA_TYPE.match(text)
     found = _parameters(text)
@@ -133,14 +133,14 @@ def parse_content_type(value: bytes) -> ContentType:
 
 
 def parse_transfer_encoding(value: bytes) -> str:
-    """Read a Content-Transfer-Encoding; in lower case, "" for none."""
+    """Parse a Content-Transfer-Encoding; in lower case, "" for none."""
     token = _TOKEN.match(_unfold(value))
     return token[1].lower() if token else ""
 
 
 def unquote(value: str) -> str:
-    """What a parameter's value says. A backslash is one, as in Windows' paths, except before a quote
-    or another."""
+    """A parameter's value without quotes. A backslash stays, as in Windows paths, unless it is before a quote
+    or another one."""
     quoted = _QUOTED.match(value)
     return _ESCAPED.sub(r"\1", quoted[1]) if quoted else value.strip()
 

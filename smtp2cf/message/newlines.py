@@ -1,18 +1,18 @@
-"""Bare newlines: CR or LF that is not half of a CRLF (RFC 5321 §2.3.8, RFC 5322 §2.3), made whole.
+"""Normalizing bare newlines: CR or LF outside a CRLF (RFC 5321 §2.3.8, RFC 5322 §2.3).
 
-Readers differ in what they make of one, so whoever can put one into a subject or a file name could make
-up a field, a part, or the end of a header that some readers see. What comes out has CRLF only, and in it
-no reader sees a field, a part or an end of a header that was not in what the client sent:
+Readers treat them differently, so whoever can put one into a subject or a file name could forge a field, a
+part or the end of a header that some readers see. The result has CRLF only, and no reader sees a field, a
+part or an end of a header in it that was not in what the client sent:
 
-- A CR ends no line. CR LF does, however many CRs it has (Windows programs write CR CR LF).
-- In a header, a bare CR is a space. That goes for the message's own header and for that of every part and
-  of every message within, however deep, and for all of a delivery status.
-- In a header, a bare LF is a space too, unless LF is how the lines of that header end: see
+- A CR alone does not end a line. CR LF does, with any number of CRs (Windows programs write CR CR LF).
+- In a header, a bare CR becomes a space: in the message's own, in that of every part and every message
+within, at any depth, and in all of a delivery status.
+- In a header, a bare LF becomes a space too, unless that header's lines end with LF: see
   `_Cleaning._ends_with_lf`.
-- In a body, bare CR and bare LF become CRLF each; a delimiter on lines that end with LF is one, as all
-  readers have it. A bare CR becomes a space there where CRLF would make a delimiter of a line.
+- In a body, bare CR and bare LF each become CRLF. A delimiter on a line that ends with LF is one, as for all
+  readers. A bare CR becomes a space if CRLF would turn a line into a delimiter.
 
-A message with CRLF only is the very same object, found by a pass of C over the bytes.
+A message with only CRLF is returned as the same object, after one fast pass over the bytes.
 """
 
 import io
@@ -21,7 +21,7 @@ import re
 from smtp2cf.message.mime import Delimiter, Delimiters, parse_content_type
 
 MAX_HEADERS = 10_000
-"""Headers of a message that are told from bodies; what is behind them is all taken for a header."""
+"""Headers that are told apart from bodies; everything after them is treated as a header."""
 
 _FIELD_START = re.compile(rb"[!-9;-~]*+[ \t]*+:|>?From |[ \t\r]")
 # A line between CRLFs that no CRLF client has in its header, whatever CR and LF are within.
@@ -56,7 +56,7 @@ _FIELDS_ONLY = frozenset(
 
 
 def has_bare_newlines(message: bytes) -> bool:
-    """Is there a CR that no LF follows, or an LF that no CR precedes?"""
+    """Whether there is a CR without LF after it, or an LF without CR before it."""
     # The standard library's bookkeeping for universal newlines tells CR, LF and CRLF apart in one pass,
     # a third of the time that counting the three takes. Latin-1 because it decodes by copying.
     seen = io.IncrementalNewlineDecoder(None, translate=False)
@@ -65,7 +65,7 @@ def has_bare_newlines(message: bytes) -> bool:
 
 
 def normalize_newlines(message: bytes) -> bytes:
-    """The message with CRLF line ends only; the very same object where it has no others."""
+    """The message with only CRLF line ends; the same object if it has no others."""
     if not has_bare_newlines(message):
         return message
     if message.count(b"\r") <= message.endswith(b"\r\n"):
@@ -75,7 +75,7 @@ def normalize_newlines(message: bytes) -> bytes:
 
 
 class _Next:
-    """Where a pattern is found next: asked from front to back, all the searching is one pass."""
+    """Finds the next match of a pattern; called from front to back, all the searching is one pass."""
 
     def __init__(self, pattern: re.Pattern[bytes], message: bytes) -> None:
         self._pattern = pattern
@@ -84,7 +84,7 @@ class _Next:
         self._end = 0
 
     def __call__(self, at: int) -> tuple[int, int]:
-        """Its start and end, both the length of the message where it is not found."""
+        """Its start and end; both are the length of the message if it isn't found."""
         if self._start < at:
             found = self._pattern.search(self._message, at)
             self._start, self._end = found.span() if found else (len(self._message),) * 2
@@ -92,7 +92,7 @@ class _Next:
 
 
 class _Cleaning:
-    """The walk over one message, from front to back, and what it has come to so far."""
+    """The walk over one message from front to back, and the result so far."""
 
     def __init__(self, message: bytes) -> None:
         self._message = message
@@ -107,7 +107,7 @@ class _Cleaning:
         self._empty_line = {lf: _Next(pattern, message) for lf, pattern in _EMPTY.items()}
 
     def result(self) -> bytes:
-        """The message with CRLF only."""
+        """The message with only CRLF."""
         delimiter = self._entity(0, None)
         while delimiter is not None:
             self._write_delimiter(delimiter)
@@ -176,7 +176,7 @@ class _Cleaning:
         return several and _FROM.search(message, 0, empty) is not None
 
     def _has_header(self, start: int, *, lf: bool) -> bool:
-        """Does a message or part that begins here have fields?"""
+        """Whether the message or part that begins here has fields."""
         if not self._message.startswith(b"\r", start):
             return _FIELD_START.match(self._message, start) is not None
         field, _ = self._field(start)
@@ -221,7 +221,7 @@ class _Cleaning:
         return line.end()
 
     def _text(self, start: int) -> Delimiter | None:
-        """Write the text up to the next delimiter, which is returned."""
+        """Write the text up to the next delimiter, and return that."""
         delimiter = self._delimiters.find(start)
         self._write_text(start, delimiter.start if delimiter else len(self._message))
         return delimiter
@@ -237,7 +237,7 @@ class _Cleaning:
         return delimiter
 
     def _fields(self, start: int) -> Delimiter | None:
-        """Write blocks of fields up to the next delimiter, which is returned."""
+        """Write blocks of fields up to the next delimiter, and return that."""
         lf = self._ends_with_lf(start, None)
         delimiter = self._delimiters.find(start, crlf=not lf)
         end = delimiter.start if delimiter else len(self._message)
@@ -245,7 +245,7 @@ class _Cleaning:
         return delimiter
 
     def _write_text(self, start: int, end: int, *, fields: re.Pattern[bytes] | None = None) -> None:
-        """Write what is no header.
+        """Write text that is not a header.
 
         fields: what has to become a space, so that it begins no field.
         """
@@ -260,7 +260,7 @@ class _Cleaning:
         self._clean.append(bytes(text))
 
     def _without_new_delimiters(self, start: int, end: int) -> bytearray:
-        """A text with spaces for those bare CRs that would make a delimiter if they ended a line."""
+        """A text with spaces instead of bare CRs that, as line ends, would create a delimiter."""
         before = start - 1 if start else 0  # a line may begin where the text does
         text = bytearray(self._message[before:end])
         for line in _DASHES.finditer(self._message, before, end):

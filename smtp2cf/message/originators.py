@@ -1,10 +1,9 @@
-"""Authors: every address that a reader may take for who wrote or sent a message (RFC 5322 §3.6.2).
+"""Originators: every address that a reader may take for a message's author or sender (RFC 5322 §3.6.2).
 
-That is what From and Sender say, in each field of that name, and what looks like an address in their
-display names and comments, encoded or not. Readers differ in what they make of a malformed field, so only
-what all of them read alike is read at all: no groups, no routes, no white space in or around an address, no
-encoded word that somebody may decode otherwise, no header with a line in it that ends it for some. Decides
-nothing: who may send as whom is not known here.
+These are the addresses in every From and Sender field, and whatever looks like an address in their display
+names and comments, encoded or not. Readers treat malformed fields differently, so only what all of them read
+alike is accepted: no groups, no routes, no white space in or around an address, no encoded word that some may
+decode differently, no header with a line that ends it for some. It does not decide who may send as whom.
 """
 
 import binascii
@@ -19,16 +18,16 @@ from smtp2cf.message.header import Field, Header, parse_header, split_header
 MAX_FIELDS = 10_000
 """Fields that a header may have."""
 MAX_OCTETS = 64 * 1024
-"""Octets that From and Sender may have together."""
+"""Bytes that From and Sender may have together."""
 
 _FIELDS = frozenset({"from", "sender"})
 
 _CONFUSING = re.compile(
     rb"[\0-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f]|\r(?!\n)|\xc2\x85|\xe2\x80[\xa8\xa9]|\n[ \t]+\r?(?:\n|\Z)"
 )
-"""What ends a line, a text or the header for some readers and not for others."""
+"""What ends a line, a text or the header only for some readers."""
 
-# Spaces and marks that are no part of an address, and that nobody sees.
+# Spaces and marks that are not part of an address and can't be seen.
 _UNSEEN = r"\s\x00-\x1f\x7f-\xa0\xad\u180e\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff"
 _ATOM = rf'[^{_UNSEEN}<>()\[\],;:"\\@]+'
 _QUOTED = r'"(?:[^"\\]|\\.)*+"'
@@ -52,15 +51,15 @@ _WORD = re.compile(ENCODED_WORD)
 _BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*+(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 _SHOWN = re.compile(r"""[^\s<>()\[\],;:"\\]*@[^\s<>()\[\],;:"\\]*""")
 _NO_CHARSETS = frozenset({"utf-7", "hz", "idna", "punycode", "unicode_escape", "raw_unicode_escape"})
-"""Codecs in which a text is not the same to every reader; UTF-16 and UTF-32 are not either."""
+"""Codecs that not every reader decodes alike; nor UTF-16 and UTF-32."""
 
 
 class _AmbiguousError(Exception):
-    """Readers may not agree on it."""
+    """Readers may disagree about it."""
 
 
 def originators(message: bytes) -> list[str] | None:
-    """The addresses, each once; None where there is no From, or readers may not agree on one.
+    """The addresses, each once; None if there is no From, or readers may disagree about one.
 
     message: UTF-8 with CRLF line ends.
     """
@@ -82,7 +81,7 @@ def originators(message: bytes) -> list[str] | None:
 
 
 def _clear_header(message: bytes) -> Header | None:
-    """The header, if nobody may see it end elsewhere, or another field in it."""
+    """The header, if no reader sees another end or another field in it."""
     fields_and_end, _ = split_header(message)
     header = parse_header(message, 0, len(fields_and_end), most=MAX_FIELDS)
     is_clear = (

@@ -1,4 +1,4 @@
-"""Transfer encodings: a body's bytes as ASCII that decodes to the very same bytes (RFC 2045 §6.7, §6.8).
+"""Transfer encodings: a body as ASCII that decodes to exactly the same bytes (RFC 2045 §6.7, §6.8).
 
 Knows nothing of headers and of where a body stands.
 """

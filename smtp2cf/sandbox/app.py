@@ -1,7 +1,7 @@
 """The sandbox's server: its routes, who may call them and how often, and the pages for people.
 
-The API answers below /client/v4 as CLOUDFLARE.md describes it. Every call of it counts against the
-rate limit before anything else is looked at, then needs the token, then its account.
+The API is below /client/v4. Every call first counts against the rate limit, then needs the token, then an
+account that exists.
 
 Knows nothing of where it listens or who calls.
 """
@@ -32,7 +32,7 @@ from smtp2cf.web.cross_origin import Hosts, add_headers, guard
 
 CALLS_KEPT = 10_000
 STOP_GRACE = 0.05
-"""Seconds that calls under way have at the stop; whatever is still slow then is never answered."""
+"""Seconds that calls in progress get at the stop; slower ones are never answered."""
 
 _API = "/client/v4"
 _ACCOUNT = _API + "/accounts/{account_id}"
@@ -73,7 +73,7 @@ class Call:
     """One call of send_raw that arrived.
 
     at: time.monotonic() at arrival. status: the HTTP status it was answered with, 0 until then.
-    recipients: () where the request was refused unread. answered_at: time.monotonic() of the answer.
+    recipients: () if the request was refused unread. answered_at: time.monotonic() of the answer.
     """
 
     at: float
@@ -85,14 +85,14 @@ class Call:
 class Sandbox:
     """A stand-in for Cloudflare's API; the API's base is /client/v4.
 
-    token: the API token that is accepted; None accepts any. account_id: the one account there is;
-    None accepts any id. rate_limit: None for no limit. delay: seconds each send_raw takes.
-    keep, keep_bytes: how many messages, and octets of them, are kept to be looked at. hosts: names that
-    the pages for people may be asked for by, beside localhost and literal addresses.
+    token: the API token that is accepted; None accepts any. account_id: the one account there is; None
+    accepts any id. rate_limit: None for no limit. delay: seconds each send_raw takes. keep, keep_bytes: how
+    many messages are kept to look at, and how many bytes of them. hosts: host names that requests for pages
+    may use, besides localhost and IP addresses.
 
-    token, token_status and delay may be changed while it runs. messages: what was accepted, oldest
-    first. calls: the last 10,000 calls of send_raw. suppressions: the suppression list, to be filled
-    with what only Cloudflare itself can add.
+    token, token_status and delay may be changed while it runs. messages: the accepted ones, oldest first.
+    calls: the last 10,000 calls of send_raw. suppressions: the suppression list, for entries that only
+    Cloudflare itself can add.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Sandbox:
         return self._mailbox.messages
 
     async def start(self, sockets: list[socket.socket]) -> None:
-        """Serve on sockets that listen already; they are closed at the stop."""
+        """Serve on listening sockets, which `stop` closes."""
         runner = web.AppRunner(
             self._application(),
             access_log=None,
@@ -174,7 +174,7 @@ class Sandbox:
     async def _answer(
         self, handler: Handler, request: web.Request, unauthorized: api.Refusal = api.UNAUTHORIZED
     ) -> web.StreamResponse:
-        """One call of the API: count it, let it in, answer it in Cloudflare's envelope."""
+        """Handle one API call: count it, check it, answer it in Cloudflare's envelope."""
         try:
             self._admit(request, unauthorized)
             response = await handler(request)
@@ -259,7 +259,7 @@ class Sandbox:
 
 
 def _is_api(path: str) -> bool:
-    """The API's, which wants a token and shows no mail: programs may call it by any name."""
+    """Whether it is the API's, which needs a token and shows no mail, so it may be called by any name."""
     return path.startswith(_API)
 
 

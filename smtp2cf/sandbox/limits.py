@@ -65,5 +65,5 @@ class Limiter:
 
 
 def _whole(seconds: float) -> int:
-    """Whole seconds, never too few; what a sum of floats is off by does not count."""
+    """Whole seconds, rounded up, ignoring floating-point error."""
     return math.ceil(round(seconds, 6))

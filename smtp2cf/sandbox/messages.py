@@ -1,6 +1,6 @@
-"""The messages the sandbox accepted: kept in memory, newest last, within a number and a size.
+"""The messages the sandbox accepted: in memory, newest last, limited in number and size.
 
-Knows nothing of HTTP or of how a message was decided upon.
+Knows nothing of HTTP and of how the outcomes were decided.
 """
 
 import hashlib
@@ -81,7 +81,7 @@ class AcceptedMessage:
 
 
 class Mailbox:
-    """The newest messages: at most `keep` of them and at most `keep_bytes` octets.
+    """The newest messages: at most `keep`, and at most `keep_bytes` bytes.
 
     messages: oldest first. count: how many were accepted since the start, whatever was forgotten.
     """
@@ -94,7 +94,7 @@ class Mailbox:
         self._bytes = 0
 
     def add(self, message: AcceptedMessage) -> None:
-        """Keep a message; the oldest go where it takes their room."""
+        """Keep a message; drop the oldest to make room."""
         if not self.messages:  # a test may have cleared the deque itself
             self._bytes = 0
         self.count += 1
@@ -104,7 +104,7 @@ class Mailbox:
             self._bytes -= len(self.messages.popleft().mime_message)
 
     def get(self, message_id: str) -> AcceptedMessage | None:
-        """The message with this id, None when it was never there or is forgotten."""
+        """The message with this id; None if there is none or it was dropped."""
         return next((message for message in reversed(self.messages) if message.id == message_id), None)
 
 

@@ -1,7 +1,7 @@
-"""send_raw: what a request must look like, and the fate each recipient's address picks.
+"""send_raw: what a request must look like, and the outcome that each recipient's address selects.
 
-The request is CLOUDFLARE.md's: exactly `from`, `recipients` (1 to 50) and `mime_message`, sent with
-a Content-Length. Addresses follow RFC 5321 §4.1.2 loosely and its sizes (§4.5.3.1) strictly.
+A request has exactly `from`, `recipients` (1 to 50) and `mime_message`, and is sent with a Content-Length.
+Addresses follow RFC 5321 §4.1.2 loosely and its sizes (§4.5.3.1) strictly.
 
 Knows nothing of the sandbox's state: suppressions are asked for through a function.
 """
@@ -51,7 +51,7 @@ _LISTS = {
 
 
 class Submission(NamedTuple):
-    """A request of send_raw that is of the published form."""
+    """A send_raw request of the published form."""
 
     from_: str
     recipients: tuple[str, ...]
@@ -68,7 +68,7 @@ class Outcome(NamedTuple):
 
 
 async def read_submission(request: web.Request) -> Submission:
-    """Read and check one request; raises ApiError."""
+    """Read and check a request; raises ApiError."""
     if request.content_length is None:
         raise ApiError(api.NO_CONTENT_LENGTH)
     return _parse(request, await api.read_body(request, BODY_LIMIT))
@@ -117,7 +117,7 @@ def domain_of(address: str) -> str:
 
 
 async def pause(recipients: tuple[str, ...], delay: float) -> None:
-    """Take as long as the slowest recipient says, on top of `delay` seconds for every call."""
+    """Wait as long as the slowest recipient asks for, in addition to `delay` seconds."""
     fates = map(_fate, recipients)
     seconds = delay + max((seconds for fate, seconds in fates if fate == "slow"), default=0.0)
     if seconds > 0:
@@ -145,7 +145,7 @@ def decide(recipients: tuple[str, ...], *, listed: Callable[[str], bool], drop_s
 
 
 def _fate(recipient: str) -> tuple[str, float]:
-    """The fate that an address picks, and the seconds that go with it."""
+    """The outcome that an address selects, and its seconds."""
     word = recipient.rpartition("@")[0].lower().rpartition("+")[2]
     timed = _TIMED.fullmatch(word)
     if timed is None:
