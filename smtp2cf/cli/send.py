@@ -1,40 +1,33 @@
-"""smtp2cf send: one test message through the running bridge, as its clients send it, and what became of it.
+"""smtp2cf send: sends one test message through the running bridge, as its clients do, and prints the result.
 
-Exit status (sysexits.h): 0 where the message was sent, and only then; 75 where it is kept or has to be tried
-again, with the reason; 67 and 65 where it was refused; 77 where the login was; 69 where nobody answers.
+Exit status (sysexits.h): 0 only if the message was sent; 75 if it is kept or must be sent again, with the
+reason; 67 or 65 if it was refused; 77 if the login was; 69 if nobody answers.
 """
 
 import asyncio
-import base64
 import contextlib
 import http.client
 import os
-import smtplib
-import socket
 import ssl
 import time
 from collections.abc import Mapping
-from email.utils import formatdate, make_msgid
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import orjson
 import typer
 
-from smtp2cf import __version__
-from smtp2cf.cli import healthcheck
+from smtp2cf.cli import healthcheck, smtp_client
 from smtp2cf.cli.arguments import EnvFile
+from smtp2cf.cli.smtp_client import Target
 from smtp2cf.cli.terminal import endpoint_of, fail, password_line, printable, read_password
 from smtp2cf.listen import files
-from smtp2cf.listen.endpoint import Endpoint
 from smtp2cf.reply import SendError
 from smtp2cf.settings import fields, loading
 from smtp2cf.spool import Filter, SpoolError, open_spool
 
-TIMEOUT = 120.0
-"""Seconds for one answer: the bridge may wait for Cloudflare."""
 PATIENCE = 10.0
-"""Seconds that kept mail has to be tried in, before it is said to wait."""
+"""Seconds to wait for the result of mail that is kept."""
 LOOK_EVERY = 0.2
 PASSWORD_FILE_LIMIT = 4096
 _UNKNOWN = "it is not in this queue: see the bridge's log for the result"
@@ -43,15 +36,6 @@ Password = Annotated[
     Path | None,
     typer.Option(help="A file whose first line is the password. Default: ask for it.", metavar="FILE"),
 ]
-
-
-class Door(NamedTuple):
-    """How to get in. trusted: None without TLS. name: what the certificate has to name, "" for anything."""
-
-    endpoint: Endpoint
-    smtps: bool
-    trusted: ssl.SSLContext | None
-    name: str
 
 
 def send(
@@ -82,47 +66,20 @@ def send(
     """Send one test message through the running bridge and print the result."""
     sender, to = _address("--from", sender), _address("--to", to)
     settings = loading.load(env_file)
-    door = _door(settings, server, starttls=starttls, smtps=smtps, ca_file=ca_file)
+    target = _target(settings, server, starttls=starttls, smtps=smtps, ca_file=ca_file)
     password = _password(user, password_file) if user else ""
-    try:
-        with _connected(door) as client:
-            if user:
-                _login(client, user, password)
-            code, answer = _send(client, sender, to, door.endpoint)
-    except smtplib.SMTPAuthenticationError as error:
-        status = os.EX_NOPERM if error.smtp_code >= 500 else os.EX_TEMPFAIL
-        fail(f"login as {user}: {error.smtp_code} {_joined(error.smtp_error)}", status)
-    except smtplib.SMTPNotSupportedError as error:
-        fail(_not_offered(error, door, user), os.EX_UNAVAILABLE)
-    except smtplib.SMTPResponseException as error:
-        status = os.EX_UNAVAILABLE if error.smtp_code >= 500 else os.EX_TEMPFAIL
-        fail(f"{door.endpoint} answers {error.smtp_code} {_joined(error.smtp_error)}", status)
-    except ssl.SSLCertVerificationError as error:
-        fail(
-            f"the certificate of {door.endpoint} is not trusted: {error.verify_message} (give its CA with"
-            " --ca-file, and a name in the certificate with --server)",
-            os.EX_UNAVAILABLE,
-        )
-    except ssl.SSLError as error:
-        fail(
-            f"TLS failed with {door.endpoint}: {error.reason or error} (--smtps is for SMTP2CF_SMTPS_LISTEN,"
-            " --starttls for SMTP2CF_SMTP_LISTEN)",
-            os.EX_UNAVAILABLE,
-        )
-    except (OSError, smtplib.SMTPException) as error:
-        fail(
-            f"no bridge answers on {door.endpoint}: {getattr(error, 'strerror', '') or error}"
-            " (is `smtp2cf serve` running?)",
-            os.EX_UNAVAILABLE,
-        )
+    with smtp_client.failures_explained(target, user), smtp_client.connected(target) as client:
+        if user:
+            smtp_client.login(client, user, password)
+        code, answer = smtp_client.send(client, sender, to, target.endpoint)
     typer.echo(printable(f"{code} {answer}"))
     _end(settings, code, answer)
 
 
-def _door(
+def _target(
     settings: fields.Settings, server: str, *, starttls: bool, smtps: bool, ca_file: Path | None
-) -> Door:
-    """How to get in, as the options and the settings say; TLS from the first byte where there is no other."""
+) -> Target:
+    """How to reach the bridge: as the options say, or else the settings."""
     if starttls and smtps:
         fail("--starttls and --smtps: use only one of them", os.EX_USAGE)
     if server:
@@ -135,10 +92,10 @@ def _door(
             fail(f"{which} is none: use --server", os.EX_CONFIG)
         endpoint = places[0]
     if not (starttls or smtps):
-        return Door(endpoint, False, None, "")
+        return Target(endpoint, False, None, "")
     # Without --server it is our own bridge: its certificate is known, and loopback is in few of them.
     trusted = _trusted(settings, ca_file, by_name=bool(server))
-    return Door(endpoint, smtps, trusted, endpoint.host if server else settings.hostname)
+    return Target(endpoint, smtps, trusted, endpoint.host if server else settings.hostname)
 
 
 def _trusted(settings: fields.Settings, ca_file: Path | None, *, by_name: bool) -> ssl.SSLContext:
@@ -174,94 +131,15 @@ def _password(user: str, file: Path | None) -> str:
         fail(f"--password-file: {file}: {error.strerror}", os.EX_NOINPUT)
 
 
-class _Plain(smtplib.SMTP):
-    """smtplib, to an endpoint that may be a unix socket or every address of this host."""
-
-    def __init__(self, door: Door) -> None:
-        self._door = door
-        here = door.endpoint.from_here
-        # Asked for its name, smtplib would look it up in the DNS: a host may have to wait long for that.
-        super().__init__(here.host or "localhost", here.port or 25, socket.gethostname(), timeout=TIMEOUT)
-
-    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
-        if self._door.endpoint.path:
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            sock.settimeout(timeout)
-            sock.connect(self._door.endpoint.path)
-        else:
-            sock = socket.create_connection((host, port), timeout)
-        if self._door.smtps and self._door.trusted is not None:
-            return self._door.trusted.wrap_socket(sock, server_hostname=self._door.name)
-        return sock
-
-
-def _connected(door: Door) -> smtplib.SMTP:
-    """A client that has said EHLO, over TLS where it is to be."""
-    client = _Plain(door)
-    try:
-        client.ehlo_or_helo_if_needed()
-        if door.trusted is not None and not door.smtps:
-            client._host = door.name  # type: ignore[attr-defined]  # noqa: SLF001 - what starttls verifies
-            client.starttls(context=door.trusted)
-            client.ehlo_or_helo_if_needed()
-    except BaseException:
-        client.close()
-        raise
-    return client
-
-
-def _login(client: smtplib.SMTP, user: str, password: str) -> None:
-    """AUTH PLAIN (RFC 4616) by hand: smtplib takes no password outside ASCII."""
-    if not client.has_extn("auth"):
-        raise smtplib.SMTPNotSupportedError("AUTH")
-    secret = base64.b64encode(f"\0{user}\0{password}".encode()).decode()
-    code, answer = client.docmd("AUTH PLAIN", secret)
-    if code != 235:
-        raise smtplib.SMTPAuthenticationError(code, answer)
-
-
-def _send(client: smtplib.SMTP, sender: str, to: str, place: Endpoint) -> tuple[int, str]:
-    """The bridge's last word."""
-    client.command_encoding = "utf-8"
-    utf8 = "" if f"{sender}{to}".isascii() else " SMTPUTF8 BODY=8BITMIME"
-    for command in (f"MAIL FROM:<{sender}>{utf8}", f"RCPT TO:<{to}>"):
-        code, answer = client.docmd(command)
-        if code >= 400:
-            return code, _joined(answer)
-    try:
-        code, answer = client.data(_message(sender, to, place))
-    except smtplib.SMTPDataError as error:
-        return error.smtp_code, _joined(error.smtp_error)
-    return code, _joined(answer)
-
-
-def _message(sender: str, to: str, place: Endpoint) -> bytes:
-    host = socket.gethostname()
-    lines = (
-        f"From: <{sender}>",
-        f"To: <{to}>",
-        f"Subject: smtp2cf test message from {host}",
-        f"Date: {formatdate(localtime=True)}",
-        f"Message-ID: {make_msgid(domain=sender.rpartition('@')[2])}",
-        "MIME-Version: 1.0",
-        "Content-Type: text/plain; charset=utf-8",
-        "",
-        f"`smtp2cf send` of smtp2cf {__version__} sent this message on {host},",
-        f"through the bridge on {place}. You read it: the bridge works.",
-        "",
-    )
-    return "\r\n".join(lines).encode()
-
-
 def _address(option: str, text: str) -> str:
-    """What may stand between < and >; whether it is an address is the bridge's to say."""
+    """Text that may stand between < and >. Whether it is an address is for the bridge to say."""
     if not text.isprintable() or set("<> ") & set(text):
         fail(f"{option}: {text!r} is not an address such as name@example.com", os.EX_USAGE)
     return text
 
 
 def _end(settings: fields.Settings, code: int, answer: str) -> None:
-    """Exit with what the answer means; of mail that is kept, find out what became of it."""
+    """Exit with the status for the answer. If the mail is kept, wait for its result first."""
     if code < 400:
         _, queue_id, *rest = f"{answer} ".split(" ", 2)
         if not rest[0].startswith("kept") and rest[0].strip() != "queued":
@@ -282,7 +160,7 @@ def _end(settings: fields.Settings, code: int, answer: str) -> None:
 
 
 def _wait(settings: fields.Settings, queue_id: str) -> tuple[str, str]:
-    """What became of mail that is kept: its status in the log's words, and the reply or the reason."""
+    """What became of mail that is kept: its status, in the log's words, and the reply or the reason."""
     give_up = time.monotonic() + PATIENCE
     while True:
         waits, reply = _in_queue(settings, queue_id)
@@ -300,7 +178,7 @@ def _wait(settings: fields.Settings, queue_id: str) -> tuple[str, str]:
 
 
 def _status_page(settings: fields.Settings) -> Mapping[str, Any]:
-    """What the bridge's own page says; nothing where there is none."""
+    """The bridge's status page, {} if it has none."""
     for endpoint in settings.admin_listen[:1]:
         with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
             _, body = healthcheck.ask(endpoint.from_here, "/", "application/json")
@@ -310,7 +188,7 @@ def _status_page(settings: fields.Settings) -> Mapping[str, Any]:
 
 
 def _in_queue(settings: fields.Settings, queue_id: str) -> tuple[bool, str]:
-    """Whether this mail is seen to wait, and its last answer, or why it can't be seen."""
+    """Whether this mail is in the queue, and its last reply, or why the queue can't be read."""
 
     async def look() -> tuple[bool, str]:
         url = settings.spool_url.get_secret_value()
@@ -328,18 +206,3 @@ def _in_queue(settings: fields.Settings, queue_id: str) -> tuple[bool, str]:
         return False, f"the queue can't be read: {error}"
     except SendError as error:
         return False, f"the queue can't be read: {error.reply.text}"
-
-
-def _joined(answer: bytes | str) -> str:
-    """An answer of several lines as one."""
-    text = answer if isinstance(answer, str) else answer.decode(errors="replace")
-    return " ".join(text.split())
-
-
-def _not_offered(error: smtplib.SMTPNotSupportedError, door: Door, user: str) -> str:
-    """Why STARTTLS or AUTH did not work, from what smtplib says of it."""
-    if user and "AUTH" in str(error):
-        if door.trusted is None:
-            return f"{door.endpoint} does not offer login without TLS: add --starttls or --smtps"
-        return f"{door.endpoint} does not offer login: SMTP2CF_USERS_FILE is not set there"
-    return f"{door.endpoint} does not offer STARTTLS: set SMTP2CF_TLS_CERT_FILE there, or use --smtps"
