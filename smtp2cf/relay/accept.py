@@ -6,11 +6,11 @@ fsynced in the spool. Knows no SMTP session and no HTTP.
 
 import time
 
-from smtp2cf.envelope import Envelope, Outcomes, Verdict
+from smtp2cf.envelope import Envelope, Outcomes, SenderRefusal, Verdict
 from smtp2cf.journal import maillog
 from smtp2cf.relay.attempt import Attempts, SendRaw
 from smtp2cf.relay.bounces import BouncePolicy
-from smtp2cf.relay.checks import Checks, SenderRefusal
+from smtp2cf.relay.checks import Checks
 from smtp2cf.relay.policy import MessagePolicy
 from smtp2cf.relay.queue import Pace, Queue
 from smtp2cf.relay.retry import RetryPolicy

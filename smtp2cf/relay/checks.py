@@ -1,8 +1,6 @@
 """Checks: may this message go out, and as which bytes? Knows no spool and no Cloudflare."""
 
-from collections.abc import Callable
-
-from smtp2cf.envelope import Envelope
+from smtp2cf.envelope import Envelope, SenderRefusal
 from smtp2cf.message.eightbit import to_utf8
 from smtp2cf.message.header import drop_headers, received_count
 from smtp2cf.message.newlines import has_bare_newlines, normalize_newlines
@@ -12,9 +10,6 @@ from smtp2cf.reply import Reply
 
 MAX_RECEIVED = 100
 """Received fields a message may have before it is taken for a loop (RFC 5321 §6.3)."""
-
-SenderRefusal = Callable[[str, str], Reply | None]
-"""(user name, "" for nobody; reverse path or address of the header) → None if it may be used, or why not."""
 
 LOOP = Reply(554, "5.4.6", f"more than {MAX_RECEIVED} Received fields: a mail loop")
 BARE_NEWLINE = Reply(550, "5.6.11", "the message contains a bare CR or LF (SMTP2CF_BARE_NEWLINE=reject)")

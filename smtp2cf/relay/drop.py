@@ -20,7 +20,7 @@ from typing import Final
 
 import structlog
 
-from smtp2cf.envelope import Envelope, Judged, Outcomes, Verdict, new_queue_id, own_outcomes
+from smtp2cf.envelope import Accept, Answered, Envelope, Judged, Outcomes, new_queue_id, own_outcomes
 from smtp2cf.relay.drop_file import SUFFIX, BadDropError, Dropped, read_drop, write_drop
 from smtp2cf.relay.retry import backoff
 from smtp2cf.reply import Reply, SendError
@@ -28,9 +28,7 @@ from smtp2cf.reply import Reply, SendError
 Judge = Callable[[tuple[str, str], Sequence[tuple[str, str]], float], Judged]
 """(sender and MAIL's parameters, recipients and RCPT's parameters, seconds since the epoch) → what the rules
 for SMTP make of them. Called in a thread."""
-Accept = Callable[[Envelope, bytes], Awaitable[Verdict]]
 Bounce = Callable[[Envelope, bytes, Outcomes], Awaitable[None]]
-Answered = Callable[[Envelope, bool], None]
 
 PART_AGE = 3600.0
 """Seconds after which a file that was never finished is removed."""

@@ -27,7 +27,7 @@ from typing import Literal, NamedTuple
 
 from smtp2cf.envelope import Envelope, Outcomes, Verdict
 from smtp2cf.relay.attempt import Attempt
-from smtp2cf.reply import Reply
+from smtp2cf.reply import Reply, first_few
 
 NAMED_LIMIT = 10
 """Recipients a reply names; the rest are counted."""
@@ -225,9 +225,7 @@ def _named(outcomes: Outcomes) -> str:
     for who, reply in list(outcomes.items())[:NAMED_LIMIT]:
         groups.setdefault(reply, []).append(f"<{who}>")
     named = [f"{', '.join(recipients)} ({reply})" for reply, recipients in groups.items()]
-    if len(outcomes) > NAMED_LIMIT:
-        named.append(f"and {len(outcomes) - NAMED_LIMIT} more")
-    return ", ".join(named)
+    return ", ".join([*named, *first_few(list(outcomes), NAMED_LIMIT)[NAMED_LIMIT:]])
 
 
 def _what_became(replies: Iterable[Reply]) -> str:

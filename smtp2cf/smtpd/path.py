@@ -9,7 +9,7 @@ without a domain (§4.5.1). Knows no session.
 
 import re
 
-from smtp2cf.reply import Reply
+from smtp2cf.reply import RefusedError, Reply
 
 ADDRESS_LIMIT = 320
 """Characters of an address: 64 of a local part, the @, 255 of a domain (RFC 5321 §4.5.3.1)."""
@@ -39,12 +39,8 @@ NO_POSTMASTER = Reply(
 )
 
 
-class PathError(ValueError):
-    """What was given is no path; `reply` says so."""
-
-    def __init__(self, reply: Reply) -> None:
-        super().__init__(reply.text)
-        self.reply = reply
+class PathError(RefusedError):
+    """The text is not a path."""
 
 
 def parse_path(text: str) -> tuple[str, str]:

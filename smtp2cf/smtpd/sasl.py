@@ -10,7 +10,7 @@ import binascii
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
-from smtp2cf.reply import Reply
+from smtp2cf.reply import RefusedError, Reply
 from smtp2cf.smtpd import replies
 
 AUTH_USAGE = "AUTH PLAIN|LOGIN [initial-response]"
@@ -29,14 +29,6 @@ class Credentials:
 
     name: str
     password: str = field(repr=False)
-
-
-class _RefusedError(Exception):
-    """The exchange ends with a reply."""
-
-    def __init__(self, reply: Reply) -> None:
-        super().__init__(reply.text)
-        self.reply = reply
 
 
 Mechanism = Generator[bytes, bytes, Credentials]
@@ -67,7 +59,7 @@ class Exchange:
             return b"334 " + base64.b64encode(step()) + b"\r\n"
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
-        except _RefusedError as refused:
+        except RefusedError as refused:
             return refused.reply
         except UnicodeDecodeError:
             return NOT_TEXT
@@ -92,10 +84,10 @@ def _plain(initial: bytes | None) -> Mechanism:
     response = initial if initial is not None else (yield b"")
     parts = response.split(b"\0")
     if len(parts) != 3:
-        raise _RefusedError(NOT_PLAIN)
+        raise RefusedError(NOT_PLAIN)
     identity, name, password = (part.decode() for part in parts)
     if identity not in ("", name):
-        raise _RefusedError(OTHER_IDENTITY)
+        raise RefusedError(OTHER_IDENTITY)
     return Credentials(name, password)
 
 
