@@ -62,7 +62,7 @@ class DropPolicy:
 
 
 @dataclass(slots=True)
-class _Waiting:
+class _Unfinished:
     """A file that is not finished: when it is tried again, and what is known about it.
 
     crashes: times our own code failed on it. born: when it was written, in time.monotonic() seconds, so that
@@ -112,7 +112,7 @@ class DropDirectory:
         self._closed = closed
         self._was_closed = False
         self._ready: deque[str] = deque()
-        self._waiting: dict[str, _Waiting] = {}
+        self._unfinished: dict[str, _Unfinished] = {}
         self._in_flight: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
         self._stopping = False
@@ -140,11 +140,6 @@ class DropDirectory:
         self._stopping = True
         self._wake.set()
 
-    @property
-    def waiting(self) -> int:
-        """Files that are not finished."""
-        return len({*self._ready, *self._waiting, *self._in_flight})
-
     def _changed(self) -> bool:
         """Whether the directory may have changed since the last scan, by its modification time."""
         try:
@@ -166,10 +161,10 @@ class DropDirectory:
             log.warning("drop.unreadable", directory=str(self._policy.directory), reason=str(error))
             return
         self._seen_at, self._seen_mtime = seen_at, mtime
-        known = self._in_flight.keys() | self._waiting.keys()
+        known = self._in_flight.keys() | self._unfinished.keys()
         self._ready = deque(name for name in names if name not in known)
-        for gone in self._waiting.keys() - set(names) - self._in_flight.keys():
-            del self._waiting[gone]
+        for gone in self._unfinished.keys() - set(names) - self._in_flight.keys():
+            del self._unfinished[gone]
 
     def _list(self) -> list[str]:
         names = []
@@ -189,14 +184,14 @@ class DropDirectory:
         if self._was_closed:
             # What was deferred for the same reason need not wait for its next attempt.
             self._was_closed = False
-            for waiting in self._waiting.values():
-                waiting.next_attempt = now
-        for name in [name for name, waiting in self._waiting.items() if waiting.next_attempt <= now]:
+            for unfinished in self._unfinished.values():
+                unfinished.next_attempt = now
+        for name in [name for name, unfinished in self._unfinished.items() if unfinished.next_attempt <= now]:
             if name not in self._in_flight and name not in self._ready:
                 self._ready.append(name)
         while self._ready and len(self._in_flight) < self._policy.concurrency:
             name = self._ready.popleft()
-            task = asyncio.create_task(self._take(name, self._waiting.setdefault(name, _Waiting())))
+            task = asyncio.create_task(self._take(name, self._unfinished.setdefault(name, _Unfinished())))
             self._in_flight[name] = task
             task.add_done_callback(lambda _, name=name: self._done(name))  # type: ignore[misc]
 
@@ -204,73 +199,77 @@ class DropDirectory:
         del self._in_flight[name]
         self._wake.set()
 
-    async def _take(self, name: str, waiting: _Waiting) -> None:
+    async def _take(self, name: str, unfinished: _Unfinished) -> None:
         """Hand over one file, and act on the answer. What fails for now is tried again."""
         try:
             try:
                 mail, judged = await asyncio.to_thread(self._read, name)
             except FileNotFoundError:
-                self._waiting.pop(name, None)
+                self._unfinished.pop(name, None)
                 return
-            await self._hand_over(name, waiting, mail, judged)
+            await self._hand_over(name, unfinished, mail, judged)
         except BadDropError as error:
-            await self._set_aside(name, waiting, str(error))
+            await self._set_aside(name, unfinished, str(error))
         except (SendError, OSError, MemoryError) as error:
             # Not the mail's fault: no file descriptor left, the spool is away, the disk is full.
-            self._defer(name, waiting, str(error) or type(error).__name__)
+            self._defer(name, unfinished, str(error) or type(error).__name__)
         except Exception:
             log.exception("drop.failed", file=name)
-            waiting.crashes += 1
-            if waiting.crashes < CRASHES:
-                self._defer(name, waiting, "the bridge failed on it")
+            unfinished.crashes += 1
+            if unfinished.crashes < CRASHES:
+                self._defer(name, unfinished, "the bridge failed on it")
             else:
-                await self._set_aside(name, waiting, f"the bridge failed on it {CRASHES} times: see its log")
+                await self._set_aside(
+                    name, unfinished, f"the bridge failed on it {CRASHES} times: see its log"
+                )
 
     def _read(self, name: str) -> tuple[Dropped, Judged]:
         mail = read_drop(self._policy.directory / name, self._policy.max_message_size)
         return mail, self._judge(mail.mail, mail.recipients, mail.written_at)
 
-    async def _hand_over(self, name: str, waiting: _Waiting, mail: Dropped, judged: Judged) -> None:
-        age = waiting.age(mail.written_at)
+    async def _hand_over(self, name: str, unfinished: _Unfinished, mail: Dropped, judged: Judged) -> None:
+        age = unfinished.age(mail.written_at)
         envelopes = [replace(envelope, received_at=time.time() - age) for envelope in judged.envelopes]
         try:
-            deferred = await self._accept_all(waiting, envelopes, mail.message)
-            refused = {**mail.refused, **judged.refused, **waiting.refused}
-            untold = {who: reply for who, reply in refused.items() if who not in waiting.done}
+            deferred = await self._accept_all(unfinished, envelopes, mail.message)
+            refused = {**mail.refused, **judged.refused, **unfinished.refused}
+            untold = {who: reply for who, reply in refused.items() if who not in unfinished.done}
             if age >= self._policy.expire_after:
                 untold |= deferred
                 deferred = {}
             left = [who for who, to in judged.given.items() if to in deferred]
             if untold:
-                if waiting.done:
+                if unfinished.done:
                     await self._keep(name, mail, left, untold)
                 report = replace(judged.about(untold.keys()), received_at=time.time() - age)
-                await self._report(name, mail, report, untold, everybody=not waiting.done and not deferred)
-                waiting.done |= untold.keys()
+                await self._report(name, mail, report, untold, everybody=not unfinished.done and not deferred)
+                unfinished.done |= untold.keys()
             if deferred:
                 await self._keep(name, mail, left, {})
-                self._defer(name, waiting, str(next(iter(deferred.values()))))
+                self._defer(name, unfinished, str(next(iter(deferred.values()))))
             else:
                 await self._remove(name)
         finally:
             if self._answered is not None:
                 for envelope in envelopes:
                     # The next process takes a file that could not be removed for a new one.
-                    self._answered(envelope, name not in self._waiting)
+                    self._answered(envelope, name not in self._unfinished)
 
-    async def _accept_all(self, waiting: _Waiting, envelopes: list[Envelope], message: bytes) -> Outcomes:
+    async def _accept_all(
+        self, unfinished: _Unfinished, envelopes: list[Envelope], message: bytes
+    ) -> Outcomes:
         """Hand over the mail for those without a final outcome. Returns who was deferred."""
         deferred: Outcomes = {}
         for envelope in envelopes:
-            known = waiting.done | waiting.refused.keys()
+            known = unfinished.done | unfinished.refused.keys()
             left = tuple(path for path in envelope.forward_paths if path not in known)
             if not left:
                 continue
             envelope = _only(envelope, left)
             verdict = await self._accept(envelope, message)
             outcomes = own_outcomes(verdict, envelope)
-            waiting.done |= {path for path, reply in outcomes.items() if reply.success}
-            waiting.refused |= {path: reply for path, reply in outcomes.items() if reply.permanent}
+            unfinished.done |= {path for path, reply in outcomes.items() if reply.success}
+            unfinished.refused |= {path: reply for path, reply in outcomes.items() if reply.permanent}
             deferred |= {path: reply for path, reply in outcomes.items() if reply.transient}
             log.info("drop.taken", queue_id=envelope.queue_id, reply=str(verdict.reply))
         return deferred
@@ -301,26 +300,26 @@ class DropDirectory:
             # This process remembers who is done.
             log.warning("drop.not_rewritten", file=name, reason=str(error))
 
-    def _defer(self, name: str, waiting: _Waiting, reason: str) -> None:
-        waiting.attempts += 1
-        delay = backoff(self._policy.retry_min, self._policy.retry_max, waiting.attempts)
-        waiting.next_attempt = time.monotonic() + delay
-        log.info("drop.deferred", file=name, reply=reason, attempts=waiting.attempts, next_attempt=delay)
+    def _defer(self, name: str, unfinished: _Unfinished, reason: str) -> None:
+        unfinished.attempts += 1
+        delay = backoff(self._policy.retry_min, self._policy.retry_max, unfinished.attempts)
+        unfinished.next_attempt = time.monotonic() + delay
+        log.info("drop.deferred", file=name, reply=reason, attempts=unfinished.attempts, next_attempt=delay)
 
     async def _remove(self, name: str) -> None:
         """Remove a finished file. If that fails it is tried again, and nobody gets the mail twice."""
         await asyncio.to_thread((self._policy.directory / name).unlink, missing_ok=True)
-        self._waiting.pop(name, None)
+        self._unfinished.pop(name, None)
 
-    async def _set_aside(self, name: str, waiting: _Waiting, reason: str) -> None:
+    async def _set_aside(self, name: str, unfinished: _Unfinished, reason: str) -> None:
         kept = self._place_aside(name)
         try:
             await asyncio.to_thread(_move, self._policy.directory / name, kept, reason)
         except OSError as error:
             log.error("drop.not_set_aside", file=name, reason=reason, error=str(error))  # noqa: TRY400 - it says all
-            self._defer(name, waiting, reason)
+            self._defer(name, unfinished, reason)
         else:
-            self._waiting.pop(name, None)
+            self._unfinished.pop(name, None)
             log.warning("drop.set_aside", file=name, reason=reason, to=str(kept))
 
     def _place_aside(self, name: str, mark: str = "") -> Path:
