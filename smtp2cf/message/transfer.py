@@ -35,8 +35,7 @@ def quoted_printable(body: bytes) -> bytes:
 
 
 def quoted_printable_raw(body: bytes) -> bytes:
-    """A body that is quoted-printable already but for raw 8-bit bytes: those are quoted, no line is
-    broken anew."""
+    """A body that is already quoted-printable, with its raw 8-bit bytes quoted; no more lines are broken."""
     return _STRAY_EQUALS_SIGN.sub(b"=3D", body).decode("latin-1").translate(_QUOTED_RAW).encode("ascii")
 
 
