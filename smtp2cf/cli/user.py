@@ -59,9 +59,6 @@ def add(
         name = checked_name(name)
         senders = [part.strip() for given in sender for part in given.split(",")] if sender else None
         Senders.parse(senders or ())
-    except ValueError as error:
-        fail(str(error), os.EX_DATAERR)
-    try:
         is_new = not path.exists()
         exists = not is_new and name in read_users(path)[0]
         if exists and not replace:

@@ -13,11 +13,8 @@ from smtp2cf.envelope import Network
 
 _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 """IPv4 addresses as IPv6 sockets show them (RFC 4291 §2.5.5.2)."""
-_LOOPBACK = (
-    ipaddress.IPv4Network("127.0.0.0/8"),
-    ipaddress.IPv6Network("::1/128"),
-    ipaddress.IPv6Network("::ffff:127.0.0.0/104"),
-)
+_LOOPBACK_V4 = ipaddress.IPv4Network("127.0.0.0/8")
+_LOOPBACK_V6 = (ipaddress.IPv6Network("::1/128"), ipaddress.IPv6Network("::ffff:127.0.0.0/104"))
 _EVERYBODY = (
     ipaddress.IPv4Network("0.0.0.0/0"),
     # All that is given out of IPv6 (RFC 4291 §2.4); ::/0 holds it.
@@ -90,7 +87,6 @@ def reachable(sockets: Sequence[socket.socket]) -> list[str]:
 
 
 def _is_loopback(network: Network) -> bool:
-    return any(
-        network.version == loopback.version and network.subnet_of(loopback)  # type: ignore[arg-type]
-        for loopback in _LOOPBACK
-    )
+    if isinstance(network, ipaddress.IPv4Network):
+        return network.subnet_of(_LOOPBACK_V4)
+    return any(network.subnet_of(loopback) for loopback in _LOOPBACK_V6)
