@@ -11,10 +11,8 @@ This is aiosmtpd's SMTP class, with what falls short in it for a relay overridde
 
 import asyncio
 import enum
-import functools
 import socket
-from collections.abc import Coroutine, Mapping
-from types import MappingProxyType
+from collections.abc import Coroutine
 from typing import Any, cast
 
 import structlog
@@ -24,25 +22,15 @@ from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.journal import tasks
 from smtp2cf.reply import Reply, one_line
 from smtp2cf.smtpd import greetings, replies
+from smtp2cf.smtpd.aiosmtpd_base import aiosmtpd_attributes
 from smtp2cf.smtpd.input import Input
 from smtp2cf.smtpd.listener import SMTP_LISTENER, Listener
 from smtp2cf.smtpd.log_limit import LimitedLog
 from smtp2cf.smtpd.other_protocols import PROXY_V2
-from smtp2cf.smtpd.session import (
-    CheckPassword,
-    Event,
-    Read,
-    Reader,
-    Relay,
-    Say,
-    Session,
-    StartTls,
-    Step,
-)
+from smtp2cf.smtpd.session import Session
 from smtp2cf.smtpd.sessions import Sessions
+from smtp2cf.smtpd.steps import CheckPassword, Event, Read, Reader, Relay, Say, StartTls, Step
 
-AIOSMTPD_TABLES = ("_auth_methods", "_handle_hooks", "_smtp_methods")
-"""Private names of aiosmtpd's that are set here, to nothing: its handlers, mechanisms and commands."""
 PIPELINE_LIMIT = 65536
 """Octets of commands that may wait for an answer to an earlier one; more are left in the kernel."""
 PIPELINE_TURN = 50
@@ -78,6 +66,10 @@ class State(enum.Enum):
     GONE = "there is no connection any more"
 
 
+# To look a member up by its class takes ten times as long, and every packet does it.
+COMMANDS, MESSAGE, WORKING, HANDSHAKE, HUNG_UP, GONE = State
+
+
 def _bound_send_buffer(sock: socket.socket) -> None:
     """Most inherit it from the listening socket: not unix sockets, and not if that had it too late."""
     # Linux says the double of what it was told.
@@ -89,31 +81,6 @@ def tls_failed(limited_log: LimitedLog, client: str, error: BaseException) -> No
     """Log a failed handshake: a client that doesn't trust our certificate, a scanner, plain SMTP."""
     reason = one_line(str(error) or type(error).__name__, 200)
     limited_log.info("session.tls_failed", client=client, reason=reason)
-
-
-@functools.lru_cache(maxsize=64)
-def aiosmtpd_attributes(hostname: str, size_limit: int, timeout: float) -> Mapping[str, Any]:
-    """The attributes that aiosmtpd gives every session: names, limits, switches.
-
-    Nothing that can change: its reader, futures and bound methods belong to one session alone.
-    """
-    loop = asyncio.new_event_loop()
-    try:
-        found = aiosmtpd.SMTP(
-            None,
-            hostname=hostname,
-            data_size_limit=size_limit,
-            enable_SMTPUTF8=True,
-            timeout=timeout,
-            loop=loop,
-        )
-    finally:
-        loop.close()
-    plain = {
-        name: value for name, value in vars(found).items() if isinstance(value, (str, int, float, type(None)))
-    }
-    nothing: MappingProxyType[str, Any] = MappingProxyType({})
-    return MappingProxyType({**plain, **dict.fromkeys(AIOSMTPD_TABLES, nothing)})
 
 
 class Connection(aiosmtpd.SMTP):
@@ -135,7 +102,7 @@ class Connection(aiosmtpd.SMTP):
         vars(self).update(shared)
         self.loop = asyncio.get_running_loop()
         self.client = ""
-        self.state = State.COMMANDS
+        self.state = COMMANDS
         self.client_ended = False
         """The client sends no more, but may still read."""
         self.stalled = False
@@ -152,8 +119,8 @@ class Connection(aiosmtpd.SMTP):
         self._message_began_at = 0.0
         self._room_until = ROOM_STEP
         self._relaying = 0
-        self._paused = False
-        self._task: asyncio.Task[None] | None = None
+        self._reading_paused = False
+        self._under_way: asyncio.Task[None] | None = None
         self._replies = sessions.reply_arrival.of_session()
         self._errors_left = ERROR_BUDGET
         self._heard_at = self.loop.time()
@@ -193,7 +160,7 @@ class Connection(aiosmtpd.SMTP):
             sender = self.session.transaction.mail_from
             self._sessions.limited_log.info("session.lost_in_data", client=self.client, reverse_path=sender)
         self.transport = self._message_reader = None
-        self.state = State.GONE
+        self.state = GONE
         self.input.clear()
         self._replies.closed()
         self._forget_if_gone()
@@ -203,7 +170,7 @@ class Connection(aiosmtpd.SMTP):
         """The client sends no more, but may still read: answer what it sent."""
         self.client_ended = True
         self._replies.client_ended()
-        half_closed = not self.session.secure and self.state is not State.HANDSHAKE
+        half_closed = not self.session.secure and self.state is not HANDSHAKE
         if not half_closed:
             self.input.clear()  # half of a TLS connection can't be closed: no answer would reach the client
         self._hang_up_if_done()
@@ -213,11 +180,11 @@ class Connection(aiosmtpd.SMTP):
         """Octets of a message go to its reader; commands are answered as they come."""
         if self._replies.sent:
             self._replies.client_sent()
-        if self.state is State.MESSAGE:
+        if self.state is MESSAGE:
             self._heard_at = self.loop.time()
-            if self._feed(data):
+            if self._feed(data) and self.state is COMMANDS:
                 self._serve()
-        elif self.state is not State.HUNG_UP:  # TLS hands on what it had even while it is being closed
+        elif self.state is not HUNG_UP:  # TLS hands on what it had even while it is being closed
             self.input.add(data)
             self._serve()
 
@@ -235,7 +202,9 @@ class Connection(aiosmtpd.SMTP):
     def _serve(self) -> None:
         """Answer the commands that have come, one after the other, until one has to be waited for."""
         for _ in range(PIPELINE_TURN):
-            if self.state is not State.COMMANDS or self.stalled or (self.finishing and self.idle):
+            if self.state is not COMMANDS or not self.input.octets or self.stalled:
+                break
+            if self.finishing and self.idle:
                 break
             line = self.input.line()
             if line is None:
@@ -244,9 +213,9 @@ class Connection(aiosmtpd.SMTP):
             self._heard_at = self.loop.time()
             self._answer(line)
         else:
-            if self.state is State.COMMANDS:
+            if self.state is COMMANDS:
                 self._wait_for(asyncio.sleep(0))
-        if self._paused or len(self.input) > PIPELINE_LIMIT:
+        if self._reading_paused or (self.input.octets and len(self.input) > PIPELINE_LIMIT):
             self._pause_or_resume()
         if self.client_ended or self.finishing:
             self._hang_up_if_done()
@@ -260,31 +229,27 @@ class Connection(aiosmtpd.SMTP):
         except Exception:  # noqa: BLE001 - logged and answered
             step = self._failed()
         if isinstance(step, Say):
-            self._say(step)
+            self._send(*step)
         else:
             self._do(step)
 
     def _do(self, step: Step) -> None:
         """Do what the session said has to be done."""
         if isinstance(step, Say):
-            self._say(step)
+            self._send(*step)
         elif isinstance(step, Read):
             self._read(step)
-        elif isinstance(step, Relay):
-            self.state = State.WORKING
-            self._task = tasks.start(self._relay(step.envelope, step.message), "smtpd.work")
         elif isinstance(step, CheckPassword):
             self._wait_for(self._check_password(step))
         elif isinstance(step, StartTls):
             self._wait_for(self._start_tls(step))
         else:
-            self._log(step.event)
+            if step.event is not None:
+                self._log(step.event)
             self.close(step.reply)
 
     def _look_at_unfinished(self) -> None:
         """A line without an end is not kept: its beginning is enough to see that it is too long."""
-        if not self.input:
-            return
         if (close := self.session.unfinished(self.input.unfinished())) is not None:
             self._do(close)
         else:
@@ -292,14 +257,14 @@ class Connection(aiosmtpd.SMTP):
 
     def _pause_or_resume(self) -> None:
         """Leave octets in the kernel while commands wait."""
-        if self.transport is None or self.state is State.HUNG_UP:
+        if self.transport is None or self.state is HUNG_UP:
             return
-        waits = self._task is not None or self.stalled
+        waits = self._under_way is not None or self.stalled
         if waits and len(self.input) > PIPELINE_LIMIT:
-            self._paused = True
+            self._reading_paused = True
             self.transport.pause_reading()
-        elif self._paused and not self.client_ended:
-            self._paused = False
+        elif self._reading_paused and not self.client_ended:
+            self._reading_paused = False
             self.transport.resume_reading()
 
     # ---- a message
@@ -308,7 +273,7 @@ class Connection(aiosmtpd.SMTP):
         """Octets go to a reader from here on, beginning with those that came along with the command."""
         if step.invitation:
             self._send(step.invitation, 354)
-        self.state = State.MESSAGE
+        self.state = MESSAGE
         self._message_reader = step.reader
         self._message_began_at = self.loop.time()
         self._room_until = min(self._room_until, step.reader.held + ROOM_STEP)
@@ -327,14 +292,18 @@ class Connection(aiosmtpd.SMTP):
                 reader.drop()
         if done:
             self._message_reader = None
-            self.state = State.COMMANDS
+            self.state = COMMANDS
             if reader.rest:
                 self.input.add(reader.rest)
             try:
                 step = self.session.message_read(reader)
             except Exception:  # noqa: BLE001 - logged, and answered for each recipient
                 step = self._message_failed()
-            self._do(step)
+            if isinstance(step, Relay):
+                self.state = WORKING
+                self._under_way = tasks.start(self._relay(step.envelope, step.message), "smtpd.work")
+            else:
+                self._send(*step)
         return done
 
     async def _relay(self, envelope: Envelope, message: bytes) -> None:
@@ -369,22 +338,22 @@ class Connection(aiosmtpd.SMTP):
 
     def _wait_for(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something that takes its time; commands wait until it is done."""
-        self.state = State.WORKING
-        self._task = tasks.start(self._work(work), "smtpd.work")
+        self.state = WORKING
+        self._under_way = tasks.start(self._work(work), "smtpd.work")
 
     async def _work(self, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
         except Exception:  # noqa: BLE001 - logged and answered
-            self._say(self._failed())
+            self._send(*self._failed())
         finally:
             self._work_done()
         self._serve()
 
     def _work_done(self) -> None:
-        self._task = None
-        if self.state in (State.WORKING, State.HANDSHAKE):
-            self.state = State.COMMANDS
+        self._under_way = None
+        if self.state in (WORKING, HANDSHAKE):
+            self.state = COMMANDS
         self._forget_if_gone()
 
     def _failed(self) -> Say:
@@ -401,13 +370,13 @@ class Connection(aiosmtpd.SMTP):
     async def _start_tls(self, step: StartTls) -> None:
         """Go on in TLS, as if nothing had been said before (RFC 3207 §4.2)."""
         plain = self.transport
-        if plain is None or self.state is State.HUNG_UP:
+        if plain is None or self.state is HUNG_UP:
             return
         # Nobody may act on what came unencrypted: anybody may have put it there.
         self.input.clear()
-        self.stalled = self._paused = False
+        self.stalled = self._reading_paused = False
         plain.write(step.invitation)
-        self.state = State.HANDSHAKE
+        self.state = HANDSHAKE
         timeout = min(HANDSHAKE_TIMEOUT, self._timeout)
         secured = None
         try:
@@ -427,13 +396,10 @@ class Connection(aiosmtpd.SMTP):
 
     # ---- replies
 
-    def _say(self, step: Say) -> None:
-        if step.event is not None:
-            self._log(step.event)
-        self._send(step.wire, step.code)
-
-    def _send(self, wire: bytes, code: int) -> None:
-        if self.transport is None or self.state is State.HUNG_UP:
+    def _send(self, wire: bytes, code: int, event: Event | None = None) -> None:
+        if event is not None:
+            self._log(event)
+        if self.transport is None or self.state is HUNG_UP:
             return
         if self.transport.is_closing():  # reset, as we shall be told
             self.input.clear()
@@ -450,17 +416,13 @@ class Connection(aiosmtpd.SMTP):
         transport = self.transport
         # Half of a TLS connection can't be closed: what is written after the client's end is dropped.
         if transport is not None and (
-            self.state is State.HUNG_UP
-            or transport.is_closing()
-            or (self.client_ended and self.session.secure)
+            self.state is HUNG_UP or transport.is_closing() or (self.client_ended and self.session.secure)
         ):
             transport = None
         self._replies.replied(reply, transport, len(wire))
         self._send(wire, reply.code)
 
-    def _log(self, event: Event | None) -> None:
-        if event is None:
-            return
+    def _log(self, event: Event) -> None:
         if event.about_message:
             log.info(event.name, client=self.client, **event.fields)
         else:
@@ -471,7 +433,7 @@ class Connection(aiosmtpd.SMTP):
     def _look_at_time(self) -> None:
         """The one timer of the session looks at how long the client has been at what it is doing."""
         self._timer = None
-        if self.state is State.HUNG_UP:
+        if self.state is HUNG_UP:
             if self.transport is not None:
                 self.transport.abort()  # it does not read what was written for it
             return
@@ -488,7 +450,7 @@ class Connection(aiosmtpd.SMTP):
         A command must be complete in time. Its octets count for nothing, so that nobody holds a session by
         sending one now and then. A message may take longer the larger it is, but must never pause for long.
         """
-        if self._task is not None:
+        if self._under_way is not None:
             return self._timeout, replies.TIMED_OUT  # it waits for us
         now = self.loop.time()
         silence = self._heard_at + self._timeout - now
@@ -509,13 +471,13 @@ class Connection(aiosmtpd.SMTP):
     @property
     def idle(self) -> bool:
         """No transaction is under way."""
-        return self._task is None and self.session.transaction.mail_from is None
+        return self._under_way is None and self.session.transaction.mail_from is None
 
     def close(self, reply: Reply) -> None:
         """Say goodbye and hang up; what was written before goes out first."""
-        if self.transport is None or self.state is State.HUNG_UP:
+        if self.transport is None or self.state is HUNG_UP:
             return
-        if self.state is State.HANDSHAKE:
+        if self.state is HANDSHAKE:
             self.transport.abort()  # the client would take a reply for a part of the handshake
         else:
             self.transport.write(reply.wire())
@@ -529,20 +491,20 @@ class Connection(aiosmtpd.SMTP):
     def abort(self) -> None:
         """Hang up now, whatever is under way."""
         self.close(replies.SHUTTING_DOWN)
-        if self._task is not None:
-            self._task.cancel()
+        if self._under_way is not None:
+            self._under_way.cancel()
 
     def _hang_up_if_done(self) -> None:
-        if self.state in (State.HUNG_UP, State.GONE) or self._task is not None:
+        if self.state in (HUNG_UP, GONE) or self._under_way is not None:
             return
         if self.client_ended:
-            if not (self.stalled and self.input):
+            if not (self.stalled and self.input.octets):
                 self._hang_up()
         elif self.finishing and self.idle:
             self.close(replies.SHUTTING_DOWN)
 
     def _hang_up(self) -> None:
-        self.state = State.HUNG_UP
+        self.state = HUNG_UP
         self.input.clear()
         if self.transport is not None:
             self.transport.close()
@@ -550,6 +512,6 @@ class Connection(aiosmtpd.SMTP):
                 self._timer = self.loop.call_later(LINGER, self._look_at_time)
 
     def _forget_if_gone(self) -> None:
-        if self.state is State.GONE and self._task is None:
+        if self.state is GONE and self._under_way is None:
             self._sessions.forget(self)
             self.session.log_out()

@@ -74,6 +74,6 @@ def _complete(
     transaction: Transaction, received_at: float, forward_paths: tuple[str, ...] | None = None
 ) -> Envelope:
     """The envelope. Nobody waits for one answer to all: each recipient has its own."""
-    envelope = transaction.complete(client="", helo="", user="", per_recipient=True)
+    envelope = transaction.complete(client="", helo="", user="", lmtp=True)
     paths = envelope.forward_paths if forward_paths is None else forward_paths
     return dataclasses.replace(envelope, received_at=received_at, forward_paths=paths)

@@ -97,6 +97,15 @@ class Rules:
 
     # ---- who may
 
+    def session_refusal(self, client: str) -> Reply | None:
+        """Count a session of this client in; the reply if it has too many."""
+        return self.quotas.enter(client=client) if self.quotas.active else None
+
+    def session_ended(self, client: str) -> None:
+        """Count a session of this client out."""
+        if self.quotas.active:
+            self.quotas.leave(client=client)
+
     async def login_refusal(self, client: str, name: str, password: str) -> Reply | None:
         """The reply if this is not that user's password."""
         return (

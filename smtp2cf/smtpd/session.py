@@ -10,14 +10,13 @@ Offered: PIPELINING, SIZE, 8BITMIME, SMTPUTF8, ENHANCEDSTATUSCODES, DSN, CHUNKIN
 Knows no sockets, no relay and no users: who may do what is in the rules.
 """
 
-import ssl
 import unicodedata
 from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from aiosmtpd import smtp as aiosmtpd
 
-from smtp2cf.envelope import Envelope, Verdict
+from smtp2cf.envelope import Verdict
 from smtp2cf.reply import Reply
 from smtp2cf.smtpd import greetings, replies
 from smtp2cf.smtpd.chunks import Chunks, parse_bdat
@@ -28,6 +27,7 @@ from smtp2cf.smtpd.other_protocols import other_protocol
 from smtp2cf.smtpd.path import NO_POSTMASTER, PathError, parse_forward_path
 from smtp2cf.smtpd.rules import Rules
 from smtp2cf.smtpd.sasl import AUTH_USAGE, Credentials, Exchange, Progress, parse_auth
+from smtp2cf.smtpd.steps import CheckPassword, Close, Event, Read, Reader, Relay, Say, StartTls, Step
 from smtp2cf.smtpd.transaction import MAIL_USAGE, RCPT_USAGE, Transaction
 
 COMMAND_LIMIT = 512
@@ -35,70 +35,6 @@ COMMAND_LIMIT = 512
 PATH_COMMAND_LIMIT = 2048
 """Octets of MAIL and RCPT with every parameter at its largest (RFC 1870, 3461, 4954, 6531)."""
 BDAT_USAGE = "BDAT size [LAST]"
-
-Reader = DataReader | Chunks
-"""Takes the octets of a message out of the stream."""
-
-
-class Event(NamedTuple):
-    """A line for the log: its name, and what it says besides the client.
-
-    about_message: it is about a message, so it is written however many of them there are.
-    """
-
-    name: str
-    fields: Mapping[str, object]
-    about_message: bool = False
-
-
-class Say(NamedTuple):
-    """Send a reply. code: its code. event: what to log."""
-
-    wire: bytes
-    code: int
-    event: Event | None = None
-
-
-class Read(NamedTuple):
-    """Read a message, or a chunk of one, from the octets that follow.
-
-    most: how many of them may belong to it; None if only the reader knows. invitation: to be sent before.
-    """
-
-    reader: Reader
-    most: int | None = None
-    invitation: bytes = b""
-
-
-class Relay(NamedTuple):
-    """Have a message relayed, and send what `answers` makes of the verdict."""
-
-    envelope: Envelope
-    message: bytes
-
-
-class CheckPassword(NamedTuple):
-    """Have a password checked, and do what `password_checked` says."""
-
-    credentials: Credentials
-
-
-class StartTls(NamedTuple):
-    """Send the invitation and begin TLS."""
-
-    context: ssl.SSLContext
-    invitation: bytes
-
-
-class Close(NamedTuple):
-    """Say goodbye and hang up. event: what to log."""
-
-    reply: Reply
-    event: Event | None = None
-
-
-Step = Say | Read | Relay | CheckPassword | StartTls | Close
-"""What has to be done next."""
 
 
 class Session(aiosmtpd.Session):
@@ -169,7 +105,7 @@ class Session(aiosmtpd.Session):
             client=self.client,
             helo=self.host_name or "",
             user=self.user,
-            per_recipient=self._listener.lmtp or transaction.wants_prdr,
+            lmtp=self._listener.lmtp,
         )
         return Relay(envelope, message)
 

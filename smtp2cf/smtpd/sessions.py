@@ -63,7 +63,7 @@ class Sessions:
         if len(self._open) >= self.rules.policy.max_sessions:
             self.limited_log.warning("session.refused", client=session.client, sessions=len(self._open))
             return replies.TOO_MANY_SESSIONS
-        if (refusal := self.rules.quotas.enter(client=session.client)) is not None:
+        if (refusal := self.rules.session_refusal(session.client)) is not None:
             self.limited_log.warning("session.refused", client=session.client, reply=str(refusal))
             return refusal
         self._open.add(session)
@@ -74,7 +74,7 @@ class Sessions:
         known = session in self._open
         if known:
             self._open.remove(session)
-            self.rules.quotas.leave(client=session.client)
+            self.rules.session_ended(session.client)
         if not self._open:
             self._emptied.set()
         return known

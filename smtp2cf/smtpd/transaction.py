@@ -81,10 +81,18 @@ class Transaction(aiosmtpd.Envelope):
         """Its client asked for an answer for each of several recipients."""
         return "PRDR" in self.parameters and len(self.rcpt_tos) > 1
 
-    def complete(self, *, client: str, helo: str, user: str, per_recipient: bool) -> Envelope:
-        """The envelope. client: the peer's address. helo: the name it gave. user: who authenticated."""
+    def complete(self, *, client: str, helo: str, user: str, lmtp: bool) -> Envelope:
+        """The envelope. client: the peer's address. helo: the name it gave. user: who authenticated.
+
+        lmtp: each recipient gets a reply of its own, even if the client has not asked for PRDR.
+        """
         parameters = self.parameters
-        of_recipients = self.recipient_parameters.items()
+        notify, orcpt = {}, {}
+        for address, given in self.recipient_parameters.items():
+            if "NOTIFY" in given:
+                notify[address] = given["NOTIFY"]
+            if "ORCPT" in given:
+                orcpt[address] = given["ORCPT"]
         return Envelope(
             reverse_path=self.mail_from or "",
             forward_paths=tuple(self.rcpt_tos),
@@ -92,11 +100,11 @@ class Transaction(aiosmtpd.Envelope):
             smtputf8=self.smtp_utf8,
             ret=cast("Literal['FULL', 'HDRS'] | None", parameters.get("RET")),
             envid=parameters.get("ENVID"),
-            notify={address: given["NOTIFY"] for address, given in of_recipients if "NOTIFY" in given},
-            orcpt={address: given["ORCPT"] for address, given in of_recipients if "ORCPT" in given},
+            notify=notify,
+            orcpt=orcpt,
             auth_param=parameters.get("AUTH"),
             auth_user=user,
             client=client,
             helo=helo,
-            per_recipient=per_recipient,
+            per_recipient=lmtp or ("PRDR" in parameters and len(self.rcpt_tos) > 1),
         )

@@ -27,7 +27,8 @@ from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.reply import Reply
 from smtp2cf.smtpd import Listener, Policy, Rules, Server, before_session
 from smtp2cf.smtpd.connection import HANDSHAKE_TIMEOUT, Connection
-from smtp2cf.smtpd.session import Session, Step
+from smtp2cf.smtpd.session import Session
+from smtp2cf.smtpd.steps import Step
 
 EVERYWHERE = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 BAD_CREDENTIALS = Reply(535, "5.7.8", "wrong user name or password")

@@ -1,8 +1,10 @@
 """Sessions share what aiosmtpd found out about itself once, and nothing that can change."""
 
+import ast
 import asyncio
 import contextlib
 import gc
+import inspect
 import tracemalloc
 import weakref
 from types import MappingProxyType
@@ -11,7 +13,9 @@ import aiosmtpd
 import pytest
 from aiosmtpd.smtp import SMTP
 
-from smtp2cf.smtpd.connection import Connection, State, aiosmtpd_attributes
+from smtp2cf.smtpd import connection
+from smtp2cf.smtpd.aiosmtpd_base import AIOSMTPD_TABLES, aiosmtpd_attributes
+from smtp2cf.smtpd.connection import Connection, State
 from tests.smtpd.conftest import Start
 from tests.smtpd.dialog import dotted, until
 
@@ -53,8 +57,26 @@ async def test_a_session_has_what_aiosmtpd_gives_it(start: Start) -> None:
     }  # fmt: skip
     assert not missing, (
         f"aiosmtpd {aiosmtpd.__version__} gives a session {', '.join(sorted(missing))}, "
-        "which smtp2cf/smtpd/connection.py, aiosmtpd_attributes, does not"
+        "which smtp2cf/smtpd/aiosmtpd_base.py, aiosmtpd_attributes, does not"
     )
+
+
+def test_no_other_private_name_of_aiosmtpd_is_used() -> None:
+    """What connection.py names itself is nothing else there, now or in a new version."""
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        theirs = {*dir(SMTP), *vars(SMTP(None, hostname="x", loop=loop))}
+    source = ast.parse(inspect.getsource(connection))
+    used = {
+        node.attr
+        for node in ast.walk(source)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
+    }
+    defined = {
+        node.name for node in ast.walk(source) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    private = {name for name in (used | defined) & theirs if name.startswith("_")}
+    assert private == {"__init__"}
+    assert set(AIOSMTPD_TABLES) <= theirs
 
 
 async def test_what_one_session_does_does_not_show_in_another(start: Start) -> None:

@@ -161,7 +161,11 @@ async def test_commands_wait_for_a_message_that_ends_where_others_have_their_tur
     assert {len(envelope.forward_paths) for envelope, _ in service.taken} == {1}
 
 
-async def test_an_answer_counts_as_received_once_the_client_goes_on(start: Start) -> None:
+async def test_an_answer_counts_as_received_once_the_client_goes_on(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nor does anybody look at what TCP has acknowledged meanwhile.
+    monkeypatch.setattr("smtp2cf.smtpd.reply_arrival.LOOK_EVERY", 60.0)
     service = await start()
     client = await service.connect()
     await client.start_message()
