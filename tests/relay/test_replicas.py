@@ -12,7 +12,7 @@ from tests.spool.conftest import Backend
 from tests.support.sandbox import running_sandbox
 from tests.support.waiting import free_port, wait_until
 
-MESSAGES = 2000
+MESSAGES = 600
 
 
 @pytest.fixture(scope="module")
