@@ -1,5 +1,6 @@
 """Fixtures that every room's tests share."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,16 @@ def bridge(_shared_bridge: Bridge) -> Bridge:
     """A running bridge with its sandbox, its messages forgotten; shared by the tests of a process."""
     _shared_bridge.clear()
     return _shared_bridge
+
+
+@pytest.fixture
+def open_path() -> Iterator[Path]:
+    """As tmp_path, for a test in which other users have to get in: pytest closes its own directories to them
+    whenever somebody starts another pytest."""
+    with tempfile.TemporaryDirectory(prefix="smtp2cf-test-") as name:
+        path = Path(name)
+        path.chmod(0o755)
+        yield path
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import pytest
 from tests.support.bridge import Bridge, running_bridge
 from tests.support.certificates import make_pair, write_pair
 from tests.support.needs import needs
-from tests.support.postfix import DAEMONS, let_others_through, running_postfix
+from tests.support.postfix import DAEMONS, running_postfix
 from tests.support.waiting import free_port
 
 pytestmark = pytest.mark.slow
@@ -197,9 +197,8 @@ def test_pythons_smtplib(target: Target, ending: str) -> None:
 
 @needs("postfix", str(DAEMONS / "smtp"))
 @pytest.mark.skipif(os.geteuid() != 0, reason="Postfix starts as root only")
-def test_postfix(target: Target, tmp_path: Path) -> None:
+def test_postfix(target: Target, open_path: Path) -> None:
     """It pipelines the dot and QUIT, and closes when it has the 250."""
-    let_others_through(tmp_path)
     port = free_port()
     version = f"TLSv{target.version}"
     main = {
@@ -211,7 +210,7 @@ def test_postfix(target: Target, tmp_path: Path) -> None:
         "smtp_tls_loglevel": "1",
     }
     count = 10
-    with running_postfix(tmp_path, port, "".join(f"{k} = {v}\n" for k, v in main.items())) as postfix:
+    with running_postfix(open_path, port, "".join(f"{k} = {v}\n" for k, v in main.items())) as postfix:
         for number in range(count):
             with smtplib.SMTP("127.0.0.1", port) as client:
                 client.sendmail(SENDER, f"n{number}@example.net", MESSAGE)

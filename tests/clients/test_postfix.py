@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.bridge import running_bridge
 from tests.support.needs import needs
-from tests.support.postfix import DAEMONS, let_others_through, running_postfix
+from tests.support.postfix import DAEMONS, running_postfix
 from tests.support.waiting import free_port
 
 pytestmark = [
@@ -22,12 +22,11 @@ MESSAGE = b"From: app@example.com\r\nSubject: x\r\n\r\nhello\r\n.a dot\r\n"
 
 
 @pytest.mark.parametrize("unix", [False, True], ids=["TCP", "unix socket"])
-def test_every_recipient_has_their_own_fate(tmp_path: Path, unix: bool) -> None:
-    let_others_through(tmp_path)
-    (tmp_path / "postfix").mkdir()
+def test_every_recipient_has_their_own_fate(open_path: Path, unix: bool) -> None:
+    (open_path / "postfix").mkdir()
     port, lmtp_port = free_port(), free_port()
-    listen = f"unix:{tmp_path / 'lmtp'}" if unix else f"127.0.0.1:{lmtp_port}"
-    transport = f"lmtp:unix:{tmp_path / 'lmtp'}" if unix else f"lmtp:inet:[127.0.0.1]:{lmtp_port}"
+    listen = f"unix:{open_path / 'lmtp'}" if unix else f"127.0.0.1:{lmtp_port}"
+    transport = f"lmtp:unix:{open_path / 'lmtp'}" if unix else f"lmtp:inet:[127.0.0.1]:{lmtp_port}"
     settings = {
         "LMTP_LISTEN": listen,
         "SPOOL_URL": "none",
@@ -36,8 +35,8 @@ def test_every_recipient_has_their_own_fate(tmp_path: Path, unix: bool) -> None:
     }
     main = f"default_transport = {transport}\n"
     with (
-        running_bridge(tmp_path, **settings) as bridge,
-        running_postfix(tmp_path / "postfix", port, main) as postfix,
+        running_bridge(open_path, **settings) as bridge,
+        running_postfix(open_path / "postfix", port, main) as postfix,
     ):
         mixed = [f"{who}@example.net" for who in ("anna", "bounce", "queued", "suppressed", "bert")]
         with smtplib.SMTP("127.0.0.1", port) as client:
@@ -66,14 +65,13 @@ def test_every_recipient_has_their_own_fate(tmp_path: Path, unix: bool) -> None:
     assert b"anna@example.net" not in report["mime_message"]
 
 
-def test_many_recipients_of_one_message_are_not_mixed_up(tmp_path: Path) -> None:
-    let_others_through(tmp_path)
-    (tmp_path / "postfix").mkdir()
+def test_many_recipients_of_one_message_are_not_mixed_up(open_path: Path) -> None:
+    (open_path / "postfix").mkdir()
     port, lmtp_port = free_port(), free_port()
     main = f"default_transport = lmtp:inet:[127.0.0.1]:{lmtp_port}\nlmtp_destination_recipient_limit = 200\n"
     with (
-        running_bridge(tmp_path, LMTP_LISTEN=f"127.0.0.1:{lmtp_port}", SPOOL_URL="none"),
-        running_postfix(tmp_path / "postfix", port, main) as postfix,
+        running_bridge(open_path, LMTP_LISTEN=f"127.0.0.1:{lmtp_port}", SPOOL_URL="none"),
+        running_postfix(open_path / "postfix", port, main) as postfix,
     ):
         many = [f"n{number}{'' if number % 10 else '+bounce'}@example.net" for number in range(120)]
         with smtplib.SMTP("127.0.0.1", port) as client:

@@ -300,8 +300,8 @@ def test_a_spool_that_another_bridge_has_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root becomes another user")
 @pytest.mark.parametrize("command", [SERVE, ("queue", "list")], ids=["serve", "queue"])
-def test_a_spool_that_is_somebody_elses_is_one_line(tmp_path: Path, command: tuple[str, ...]) -> None:
-    state = tmp_path / "state"
+def test_a_spool_that_is_somebody_elses_is_one_line(open_path: Path, command: tuple[str, ...]) -> None:
+    state = open_path / "state"
     state.mkdir(mode=0o700)
     env = {
         "SMTP2CF_STATE_DIR": str(state),

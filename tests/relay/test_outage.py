@@ -94,7 +94,7 @@ async def test_a_full_disk_is_452_and_passes(sqlite: Backend, api: Api) -> None:
         assert (await here.accept(message=large)).startswith("452 4.3.1 The spool takes no more mail")
         assert await here.items() == []
         await _pragma(here, f"max_page_count = {pages + 10_000}")
-        # Other mail: nothing here says that the client has the 452, and the same mail would wait to hear of that.
+        # Other mail: the same would wait to hear whether the client has its 452, which nothing here says.
         assert (await here.accept(message=b"y" + large)).startswith("250")
         await here.until_empty()
         assert len(api.calls) == 1

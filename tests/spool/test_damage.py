@@ -141,9 +141,6 @@ except SpoolError as error:
 def as_nobody(directory: Path, how: str) -> str:
     if os.geteuid() != 0:
         pytest.skip("not root: cannot become another user")
-    for above in (directory, *directory.parents)[1:]:
-        if above.owner() == "root" and str(above).startswith("/tmp/pytest"):
-            above.chmod(0o755)
     done = subprocess.run(
         [sys.executable, "-c", AS_NOBODY, str(directory), how],
         capture_output=True,
@@ -165,9 +162,9 @@ def as_nobody(directory: Path, how: str) -> str:
     ],
 )
 async def test_it_names_the_owner_the_user_and_the_command(
-    sqlite: Backend, tmp_path: Path, how: str, modes: dict[str, int], of_what: str, mend: str
+    sqlite: Backend, open_path: Path, how: str, modes: dict[str, int], of_what: str, mend: str
 ) -> None:
-    sqlite.url, sqlite.state_dir = "", tmp_path / "state"
+    sqlite.url, sqlite.state_dir = "", open_path / "state"
     await filled(sqlite)
     for name, bits in modes.items():
         (sqlite.state_dir / name).chmod(bits)

@@ -260,7 +260,7 @@ async def test_a_queue_id_that_other_mail_has_is_no_250(postgres: Backend) -> No
     )
     for error in (refused, with_it):
         assert isinstance(error, SpoolUnavailable)
-        assert "other mail has the queue id" in error.reply.text
+        assert "belongs to other mail" in error.reply.text
         assert not error.unanswered
     assert kept is None
     assert [item.envelope for item in await items(here)] == [first.envelope, innocent.envelope]
