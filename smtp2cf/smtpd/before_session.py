@@ -31,7 +31,7 @@ Peer = tuple[str, int]
 
 
 def turn_away_waiting(listeners: list[socket.socket], reply: Reply) -> None:
-    """Say goodbye to those who are connected and not accepted yet; not in TLS, which has no words for it."""
+    """Say goodbye to clients that are connected but not accepted yet; TLS has no words for that."""
     told: list[socket.socket] = []
     for listener in listeners:
         while len(told) < GOODBYES:
@@ -105,7 +105,7 @@ class Acceptor:
             task.add_done_callback(self._preparing.pop)
 
     def _has_enough(self, client: str) -> bool:
-        """A client has as many connections arriving as it may have sessions; a proxy speaks for many."""
+        """This client has as many connections on the way as it may have sessions; a proxy may have more."""
         limit = self._rules.quotas.client_sessions
         if not limit or not client or self._rules.is_proxy(client):
             return False

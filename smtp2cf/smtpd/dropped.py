@@ -1,7 +1,7 @@
-"""Dropped mail at the front door: what sendmail(1) kept becomes the transactions that SMTP had made of it.
+"""Dropped mail: what sendmail(1) kept becomes the transactions that SMTP would have made of it.
 
-MAIL's and RCPT's own rules judge it (transaction.py), so that nothing gets in by the drop directory that
-would not over SMTP, and nothing is refused there that SMTP takes. Knows no files and no relay.
+It is judged by MAIL's and RCPT's own rules (transaction.py), so the drop directory accepts exactly what SMTP
+accepts. Knows no files and no relay.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from smtp2cf.smtpd.path import PathError, parse_path
 from smtp2cf.smtpd.rules import Policy
 from smtp2cf.smtpd.transaction import Transaction
 
-ALONE = replies.syntax("an address, and nothing behind it")
+ALONE = replies.syntax("an address, and nothing after it")
 
 
 def judge(
@@ -24,7 +24,7 @@ def judge(
     """The transactions to hand over, and who is refused for good.
 
     mail, recipients: an address without its <>, and the parameters as MAIL and RCPT take them. A list longer
-    than one transaction takes is several, as over SMTP. Where MAIL is refused everybody is. received_at:
+    than one transaction takes is several, as over SMTP. If MAIL is refused, everybody is. received_at:
     seconds since the epoch.
     """
     sender, parameters = mail

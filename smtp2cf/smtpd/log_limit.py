@@ -19,18 +19,18 @@ log = structlog.stdlib.get_logger("smtp2cf.smtpd")
 
 
 class LimitedLog:
-    """The limited_log of one server."""
+    """The limited log lines of one server."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str], int] = {}
 
     def info(self, event: str, *, client: str, **fields: object) -> None:
-        """What is everyday."""
+        """Log an ordinary event."""
         if self._is_due(event, client):
             log.info(event, client=client, **fields)
 
     def warning(self, event: str, *, client: str, **fields: object) -> None:
-        """What somebody may want to do something about."""
+        """Log something that an operator may want to act on."""
         if self._is_due(event, client):
             log.warning(event, client=client, **fields)
 

@@ -1,4 +1,4 @@
-"""Allocator: give memory back to the system after a rush, which the C library does not do by itself.
+"""Memory: give it back to the system after a rush, which the C library doesn't do by itself.
 
 glibc keeps what large messages took for the next ones (mallopt(3), M_MMAP_THRESHOLD grows with what is
 freed), so that a process stays as large as it ever was. Elsewhere there is nothing to do.
@@ -18,8 +18,8 @@ _STATM = Path("/proc/self/statm")
 
 
 async def give_back() -> None:
-    """Look at the process's size now and then, and give back what is free where it has grown. Never returns,
-    but where nothing can be given back."""
+    """Look at the process's size now and then, and give back what is free if it has grown. Returns only if
+    nothing can be given back."""
     trim, settled = _malloc_trim(), _resident()
     while trim is not None and settled:
         await asyncio.sleep(INTERVAL)

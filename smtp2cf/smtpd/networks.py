@@ -1,4 +1,4 @@
-"""Networks: which clients are in them."""
+"""Which networks a client is in."""
 
 import ipaddress
 
@@ -6,7 +6,7 @@ from smtp2cf.envelope import Network
 
 
 def is_in(client: str, networks: tuple[Network, ...]) -> bool:
-    """A client's address is in one of the networks; an IPv4 client of an IPv6 socket is what it is."""
+    """A client's address is in one of the networks. An IPv4 client on an IPv6 socket counts as IPv4."""
     address = ipaddress.ip_address(client.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped

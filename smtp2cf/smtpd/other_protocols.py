@@ -1,4 +1,4 @@
-"""Other protocols that knock on the SMTP port, by their first words. No I/O."""
+"""Other protocols that are spoken to the SMTP port by mistake, recognised by their first words. No I/O."""
 
 from smtp2cf.reply import Reply
 from smtp2cf.smtpd import replies

@@ -1,10 +1,10 @@
 """Quotas: how much one client address, and one user, may send. Plain counting, no I/O, no timers.
 
-The limits hold for every stretch of 60 seconds, wherever it begins, not for minutes of the clock: a
-count is kept for each second of the last minute, and a second counts until all of it is over. So one
-key takes a line of at most 61 pairs, however high its limit is, and nobody gets more than it.
+The limits apply to any 60 seconds, not to minutes of the clock. A count is kept for each second of the last
+minute, and a second counts until it is over a minute old. So a key takes at most 61 pairs of numbers, however
+high its limit is, and nobody gets more than the limit.
 
-What is refused is not counted: a client that keeps on trying is not kept out for that. Keys that have
+What is refused is not counted: a client is not kept out for trying again. Keys that have
 been idle for a minute are forgotten as new ones come.
 """
 

@@ -9,7 +9,7 @@ RESET = Reply(250, "2.0.0", "OK")
 SENDER_OK = Reply(250, "2.1.0", "sender OK")
 RECIPIENT_OK = Reply(250, "2.1.5", "recipient OK")
 GOODBYE = Reply(221, "2.0.0", "goodbye")
-CANNOT_VERIFY = Reply(252, "2.1.5", "cannot verify, but will take mail for it and try")
+CANNOT_VERIFY = Reply(252, "2.1.5", "cannot verify, but will accept mail for it and try to deliver it")
 
 BAD_COMMAND = Reply(500, "5.5.2", "not a command")
 UNKNOWN_COMMAND = Reply(500, "5.5.1", "unknown command")
@@ -20,13 +20,15 @@ NO_HELLO = Reply(503, "5.5.1", "send HELO or EHLO first (in LMTP: LHLO)")
 NO_MAIL = Reply(503, "5.5.1", "send MAIL FROM first")
 NO_RCPT = Reply(503, "5.5.1", "send RCPT TO first: there are no recipients")
 NESTED_MAIL = Reply(503, "5.5.1", "MAIL FROM was given already: send DATA or RSET")
-NULL_RECIPIENT = Reply(553, "5.1.3", "<>: a recipient can't be the null address")
+NULL_RECIPIENT = Reply(553, "5.1.3", "<>: the null address can't be a recipient")
 HTTP_CLIENT = Reply(554, "5.5.0", "this is an SMTP server, not HTTP")
 TLS_CLIENT = Reply(
     554, "5.5.0", "this is SMTP without TLS: turn off TLS (SSL) in the client, or use another port"
 )
 
-PROXY_CLIENT = Reply(554, "5.7.1", "no proxy may speak for others from here: see SMTP2CF_PROXY_NETWORKS")
+PROXY_CLIENT = Reply(
+    554, "5.7.1", "PROXY protocol not accepted from this address: see SMTP2CF_PROXY_NETWORKS"
+)
 
 READY_FOR_TLS = Reply(220, "2.0.0", "go ahead with TLS")
 NO_TLS = Reply(502, "5.5.1", "TLS is not offered here: see SMTP2CF_TLS_CERT_FILE")
@@ -35,11 +37,11 @@ TLS_FIRST = Reply(538, "5.7.11", "AUTH only over TLS: see SMTP2CF_TLS_CERT_FILE,
 NO_AUTH = Reply(502, "5.5.1", "AUTH is not offered here: see SMTP2CF_USERS_FILE")
 AUTHENTICATED = Reply(235, "2.7.0", "authenticated")
 AUTHENTICATED_ALREADY = Reply(503, "5.5.1", "authenticated already")
-AUTH_IN_TRANSACTION = Reply(503, "5.5.1", "no AUTH in a transaction: send DATA or RSET first")
+AUTH_IN_TRANSACTION = Reply(503, "5.5.1", "no AUTH during a transaction: send DATA or RSET first")
 AUTH_TOO_LONG = Reply(500, "5.5.6", "the line is too long for AUTH")
 SAY_LHLO = Reply(500, "5.5.1", "this is LMTP: send LHLO")
 SAY_EHLO = Reply(500, "5.5.1", "this is SMTP: send EHLO or HELO")
-BDAT_BEGUN = Reply(503, "5.5.1", "BDAT was begun: go on with BDAT, or send RSET")
+BDAT_BEGUN = Reply(503, "5.5.1", "BDAT has begun: continue with BDAT, or send RSET")
 NO_EXPN = Reply(502, "5.5.1", "EXPN not implemented")
 SEND_MESSAGE = b"354 end with <CRLF>.<CRLF>\r\n"
 PER_RECIPIENT = b"353 each recipient's answer follows, then one for all\r\n"
@@ -58,7 +60,7 @@ INTERNAL_ERROR = Reply(451, "4.3.0", "internal error, try again later; the log h
 
 
 def proxy_expected(client: str) -> Reply:
-    """554 for a proxy that does not say for whom it connects."""
+    """554 for a proxy that doesn't say whom it connects for."""
     return Reply(554, "5.7.1", f"{client} is in SMTP2CF_PROXY_NETWORKS and sent no PROXY header")
 
 
@@ -68,12 +70,12 @@ def syntax(usage: str) -> Reply:
 
 
 def too_big(limit: int) -> Reply:
-    """552 for a message of more than `limit` octets."""
+    """552 for a message larger than `limit` octets."""
     return Reply(552, "5.3.4", f"the message is larger than {limit} octets (SMTP2CF_MAX_MESSAGE_SIZE)")
 
 
 def too_many_recipients(limit: int) -> Reply:
-    """452 for a recipient past the limit: the client sends those in another transaction."""
+    """452 for a recipient beyond the limit: the client sends these in another transaction."""
     return Reply(452, "4.5.3", f"more than {limit} recipients (SMTP2CF_MAX_RECIPIENTS)")
 
 
@@ -95,5 +97,5 @@ def authentication_required(client: str, *, tls_first: bool) -> Reply:
 
 
 def chunk_taken(size: int) -> Reply:
-    """250 for a chunk of BDAT that is not the last."""
+    """250 for a BDAT chunk that is not the last."""
     return Reply(250, "2.0.0", f"{size} octets taken")

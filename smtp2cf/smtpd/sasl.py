@@ -1,8 +1,8 @@
-"""AUTH: the exchanges of PLAIN (RFC 4616) and LOGIN, as the server of RFC 4954 has them. No I/O.
+"""AUTH: the server's side of PLAIN (RFC 4616) and LOGIN (RFC 4954). No I/O.
 
 LOGIN was never a standard: its challenges are exactly `Username:` and `Password:`, which some clients
-compare to the letter (Xerox printers hang up at aiosmtpd's `User Name` with a NUL behind it). Knows no
-users: what comes out are credentials that somebody else has to look at.
+compare literally (Xerox printers hang up on aiosmtpd's `User Name` with a NUL after it). Knows no users:
+the result is credentials, which somebody else has to check.
 """
 
 import base64
@@ -15,17 +15,17 @@ from smtp2cf.smtpd import replies
 
 AUTH_USAGE = "AUTH PLAIN|LOGIN [initial-response]"
 
-UNKNOWN_MECHANISM = Reply(504, "5.5.4", "unknown mechanism: PLAIN and LOGIN are there")
+UNKNOWN_MECHANISM = Reply(504, "5.5.4", "unknown mechanism: use PLAIN or LOGIN")
 CANCELLED = Reply(501, "5.7.0", "authentication cancelled")
 NOT_BASE64 = Reply(501, "5.5.2", "the response is not base64")
-NOT_TEXT = Reply(501, "5.5.2", "user name and password are UTF-8")
+NOT_TEXT = Reply(501, "5.5.2", "user name and password must be UTF-8")
 NOT_PLAIN = Reply(501, "5.5.2", "PLAIN takes NUL, the user name, NUL and the password, in base64")
-OTHER_IDENTITY = Reply(535, "5.7.8", "nobody may act as somebody else here: leave the first part empty")
+OTHER_IDENTITY = Reply(535, "5.7.8", "acting as another user is not supported: leave the first part empty")
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a client says who it is; the password is in no repr."""
+    """Who a client says it is. The password is in no repr."""
 
     name: str
     password: str = field(repr=False)

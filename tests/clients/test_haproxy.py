@@ -149,4 +149,4 @@ def test_who_goes_round_the_proxy_is_no_proxy(proxied: Proxied) -> None:
         said = b""
         while block := sock.recv(4096):
             said += block
-    assert b"554 5.7.1 no proxy may speak for others from here: see SMTP2CF_PROXY_NETWORKS" in said
+    assert b"554 5.7.1 PROXY protocol not accepted from this address: see SMTP2CF_PROXY_NETWORKS" in said

@@ -198,7 +198,7 @@ async def test_from_anybody_else_a_header_is_refused(
     client = await service.connect(source="127.0.0.2")
     await client.send(header + SESSION)
     assert (await client.everything()).splitlines()[1:] == [
-        "554 5.7.1 no proxy may speak for others from here: see SMTP2CF_PROXY_NETWORKS"
+        "554 5.7.1 PROXY protocol not accepted from this address: see SMTP2CF_PROXY_NETWORKS"
     ]
     assert service.taken == []
     await until(lambda: not service.server.sessions)
@@ -207,7 +207,8 @@ async def test_from_anybody_else_a_header_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("header", "goodbye"), [(b"PROXY ", "554 5.7.1 no proxy may speak"), (SIGNATURE, "221 2.0.0 goodbye")]
+    ("header", "goodbye"),
+    [(b"PROXY ", "554 5.7.1 PROXY protocol"), (SIGNATURE, "221 2.0.0 goodbye")],
 )
 async def test_octet_by_octet_too(start: Start, header: bytes, goodbye: str) -> None:
     """Version 2 begins with a QUIT for those who don't know it."""
@@ -229,13 +230,13 @@ async def test_a_second_header_is_refused(start: Start) -> None:
     """What the client of a proxy sends first is as good as what comes from anybody."""
     service = await proxied(start)
     client = await service.connect(ahead=NAMED["v1 TCP4"][0] + NAMED["v2 TCP4"][0])
-    assert (await client.everything()).splitlines()[1].startswith("554 5.7.1 no proxy may speak")
+    assert (await client.everything()).splitlines()[1].startswith("554 5.7.1 PROXY protocol not accepted")
 
 
 async def test_on_a_unix_socket_nobody_is_a_proxy(start: Start) -> None:
     service = await proxied(start, unix=True)
     client = await service.connect(ahead=NAMED["v1 TCP4"][0])
-    assert "554 5.7.1 no proxy may speak" in await client.everything()
+    assert "554 5.7.1 PROXY protocol not accepted" in await client.everything()
 
 
 # ---- what is no header
