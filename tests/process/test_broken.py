@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.support.command import Done, clean_environment, smtp2cf
+from tests.support.needs import needs
 
 CONFIG, OS_ERROR, USAGE = os.EX_CONFIG, os.EX_OSERR, os.EX_USAGE
 PLACES = {"SMTP2CF_SMTP_LISTEN": "127.0.0.1:0", "SMTP2CF_ADMIN_LISTEN": "none"}
@@ -298,6 +299,7 @@ def test_a_spool_that_another_bridge_has_is_one_line(tmp_path: Path) -> None:
     assert done.err.count("\n") == 1
 
 
+@needs("setpriv")
 @pytest.mark.skipif(os.geteuid() != 0, reason="root becomes another user")
 @pytest.mark.parametrize("command", [SERVE, ("queue", "list")], ids=["serve", "queue"])
 def test_a_spool_that_is_somebody_elses_is_one_line(open_path: Path, command: tuple[str, ...]) -> None:
