@@ -17,11 +17,13 @@ def check(env_file: EnvFile = None) -> None:
     from smtp2cf.journal import logs
     from smtp2cf.settings import rooms
     from smtp2cf.settings.check import check as check_against_each_other
+    from smtp2cf.settings.check import require_account
 
     settings = loading.load(env_file)
-    check_against_each_other(settings)
+    require_account(settings)
     logs.configure("warning", settings.log_format)
-    rooms.access(settings).close()
+    rooms.access(settings).close()  # before the rest: a users file that can't be used is what is wrong first
+    check_against_each_other(settings)
     certificate = rooms.certificate(settings)
     for line in (*loading.unknown_variables(env_file), *rooms.certificate_complaints(settings, certificate)):
         typer.echo(f"warning: {line}", err=True)
