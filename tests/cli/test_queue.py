@@ -173,7 +173,7 @@ def test_readyz_warns_of_old_mail_and_fails_when_the_spool_cannot_be_written(tmp
     with running_bridge(tmp_path, **settings) as bridge:
         with bridge.client() as client:
             client.sendmail("a@example.com", "b+error@example.org", "Subject: x\r\n\r\nx\r\n")
-        wait_for(lambda: "warning: the oldest mail waits" in _readyz(bridge)[1], timeout=15)
+        wait_for(lambda: "warning: the oldest mail has waited" in _readyz(bridge)[1], timeout=15)
         assert _readyz(bridge)[0] == 200
         (tmp_path / "spool.sqlite3").rename(tmp_path / "elsewhere")
         wait_for(lambda: _readyz(bridge)[0] == 503, timeout=15)
