@@ -53,5 +53,5 @@ def test_text_that_is_not_utf8_is_named_by_its_line(tmp_path: Path) -> None:
 
 
 def test_a_path_that_can_be_none(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="embedded null byte"):
+    with pytest.raises(FileError, match=r"embedded null (byte|character)"):
         read(tmp_path / "a\0b")
