@@ -1,6 +1,7 @@
 """A real bridge for tests: `smtp2cf serve --sandbox` as its own process, on free ports."""
 
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -37,7 +38,15 @@ class Bridge:
         }
 
     def log(self) -> list[dict]:
-        """The log lines so far; what is not JSON (a traceback, say) as {"raw": …}."""
+        """The log lines about all that can be seen of the bridge so far; what is not JSON (a traceback, say)
+        as {"raw": …}."""
+        if self.admin_url and self.process.poll() is None:
+            # Lines are written at the end of the event loop's turn: an answer may be out before its line.
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                urllib.request.urlopen(f"{self.admin_url}/livez", timeout=2).close()
+        return self._written()
+
+    def _written(self) -> list[dict]:
         lines = []
         for line in self.log_path.read_text(errors="replace").splitlines():
             try:
@@ -50,7 +59,7 @@ class Bridge:
         """The first log line with that event and those fields."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            for line in self.log():
+            for line in self._written():
                 if line.get("event") == event and fields.items() <= line.items():
                     return line
             if self.process.poll() is not None:
