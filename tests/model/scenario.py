@@ -192,12 +192,10 @@ class Client:
         """Try until all are answered for; the bridge that has acknowledged it, None for none."""
         left = self.recipients
         vanishes = self.send.vanishes
-        last = self.world.now
+        began: float | None = None
         for _ in range(TRIES):
             await self.world.up.wait()
-            if self.world.now - last >= MEMORY - REPEAT_AFTER:
-                self.ledger.again[self.token] += 1
-            last = self.world.now
+            before, began = began, self.world.now
             life = self.world.life
             assert life is not None
             envelope = self.envelope(left)
@@ -206,6 +204,10 @@ class Client:
             except DiedError:
                 await asyncio.sleep(REPEAT_AFTER)
                 continue
+            finally:
+                # It is recognised only for so long, and the bridge may have looked as late as now.
+                if before is not None and self.world.now - before >= MEMORY - REPEAT_AFTER:
+                    self.ledger.again[self.token] += 1
             life.answered(envelope, received=not vanishes)
             if vanishes:
                 vanishes = False

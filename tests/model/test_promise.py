@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 
 from smtp2cf.relay import queue, spooled
 from smtp2cf.relay.duplicates import Duplicates
-from smtp2cf.spool.protocol import SpoolItem
+from smtp2cf.spool.protocol import MEMORY, SpoolItem
 from tests.model.api import Fate
-from tests.model.scenario import Kill, Next, Scenario, Send, Wait, play, scenarios
+from tests.model.scenario import Kill, Next, Pause, Scenario, Send, Wait, play, scenarios
 
 SHM = Path("/dev/shm")
 """Where a file costs no disk."""
@@ -40,9 +40,14 @@ IN_THREE_ATTEMPTS = Scenario(
     "queue", (Next((Fate.FINE, Fate.ERROR, Fate.ERROR, Fate.FINE, Fate.ERROR)), FIVE, Wait(700.0))
 )
 VANISHED = Scenario("direct", (dataclasses.replace(FIVE, vanishes=True),))
+REPEATED_TOO_LATE = Scenario(
+    "queue", (Send(("good",)), Kill(1, 30.0, False), Send(("good",)), Pause(MEMORY + 100.0))
+)
 
 
-@pytest.mark.parametrize("scenario", [KILLED_OVER_A_CALL, BOUNCED, IN_THREE_ATTEMPTS, VANISHED])
+@pytest.mark.parametrize(
+    "scenario", [KILLED_OVER_A_CALL, BOUNCED, IN_THREE_ATTEMPTS, VANISHED, REPEATED_TOO_LATE]
+)
 def test_as_it_is_all_is_well(scenario: Scenario) -> None:
     assert played(scenario) == []
 

@@ -4,7 +4,6 @@ import os
 import resource
 import signal
 import socket
-import time
 import urllib.request
 from collections import Counter
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.bridge import Bridge, running_bridge
+from tests.support.waiting import wait_until
 
 LIMIT = 160
 CLIENTS = 320
@@ -59,11 +59,7 @@ def test_clients_beyond_the_limit_are_told_and_probes_are_answered(tmp_path: Pat
         assert set(words) == {"220", "421"}, words
         assert words["220"] > LIMIT // 3
         assert len([line for line in bridge.log() if line["event"] == "session.no_files"]) == 1
-        deadline = time.monotonic() + 20
-        while (
-            _first_words(_connect(bridge)) != "220"
-        ):  # until the bridge has noticed that the others are gone
-            assert time.monotonic() < deadline
+        wait_until(lambda: _first_words(_connect(bridge)) == "220", "the bridge noticed that others are gone")
 
 
 def test_with_enough_of_them_nothing_is_said(tmp_path: Path) -> None:

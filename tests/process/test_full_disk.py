@@ -110,10 +110,10 @@ def test_what_waits_goes_out_while_the_disk_is_full(tmp_path: Path, disk: SmallD
     ) as bridge:
         send(bridge, 65)
         head = {"version": 1, "size": 6, "reverse_path": "a@x.example", "forward_paths": ["drop@y.example"]}
-        (drop / "A.part").write_bytes(json.dumps(head | {"body": "7BIT"}).encode() + b"\n\r\nhi\r\n")
+        (drop / ".A.part").write_bytes(json.dumps(head | {"body": "7BIT"}).encode() + b"\n\r\nhi\r\n")
         disk.fill()
         wait_until(lambda: mail(bridge)[0] == 452, "refused")
-        (drop / "A.part").rename(drop / "A.drop")
+        (drop / ".A.part").rename(drop / "A.drop")
         with running_sandbox(port, token=None) as (sandbox, _):
             wait_until(lambda: len(sandbox.messages) == 65, "all sent")
             wait_until(lambda: waiting(bridge) == 0, "none waits")
