@@ -14,7 +14,8 @@ from aiosmtpd.proxy_protocol import get_proxy
 from smtp2cf.journal import tasks
 from smtp2cf.reply import Reply, one_line
 from smtp2cf.smtpd import replies
-from smtp2cf.smtpd.connection import HANDSHAKE_TIMEOUT, Connection, tls_failed
+from smtp2cf.smtpd.connection import Connection
+from smtp2cf.smtpd.handshake import handshake_timeout, tls_failed
 from smtp2cf.smtpd.listener import Listener
 from smtp2cf.smtpd.sessions import Sessions
 
@@ -113,7 +114,7 @@ class Acceptor:
 
     async def _prepare(self, sock: socket.socket, client: str) -> None:
         """What comes before the session, and then the session."""
-        timeout = min(HANDSHAKE_TIMEOUT, self._rules.policy.session_timeout)
+        timeout = handshake_timeout(self._rules.policy.session_timeout)
         spoken_for = None
         try:
             if self._rules.is_proxy(client):

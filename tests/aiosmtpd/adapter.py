@@ -25,8 +25,9 @@ from aiosmtpd.proxy_protocol import ProxyData, get_proxy
 
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.reply import Reply
-from smtp2cf.smtpd import Listener, Policy, Rules, Server, before_session
-from smtp2cf.smtpd.connection import HANDSHAKE_TIMEOUT, Connection
+from smtp2cf.smtpd import Listener, Policy, Rules, Server, before_session, handshake
+from smtp2cf.smtpd.connection import Connection
+from smtp2cf.smtpd.handshake import HANDSHAKE_TIMEOUT
 from smtp2cf.smtpd.session import Session
 from smtp2cf.smtpd.steps import Step
 
@@ -163,7 +164,7 @@ class SMTP:
         )
         served = Server(self._accept, rules)
         served.connection = type("Watched", (WatchedConnection,), {"stand_in": self})
-        before_session.HANDSHAKE_TIMEOUT = self._proxy_timeout or HANDSHAKE_TIMEOUT
+        handshake.HANDSHAKE_TIMEOUT = self._proxy_timeout or HANDSHAKE_TIMEOUT
         before_session.get_proxy = self._get_proxy
         listener = Listener(lmtp=self.lmtp, tls=ssl_context is not None)
         sock.setblocking(False)

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from smtp2cf.smtpd.chunks import Chunks, parse_bdat
-from smtp2cf.smtpd.connection import State
+from smtp2cf.smtpd.outgoing import State
 from tests.smtpd.conftest import Start
 from tests.smtpd.dialog import Client, until
 

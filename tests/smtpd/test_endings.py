@@ -9,7 +9,7 @@ import pytest
 
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.reply import Reply
-from smtp2cf.smtpd.connection import State
+from smtp2cf.smtpd.outgoing import State
 from tests.smtpd.conftest import TAKEN, Service, Start
 from tests.smtpd.dialog import Client, dotted, until
 

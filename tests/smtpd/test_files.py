@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from smtp2cf.smtpd import SMTPS_LISTENER
-from smtp2cf.smtpd.connection import SEND_BUFFER
 from smtp2cf.smtpd.descriptors import Files
+from smtp2cf.smtpd.outgoing import SEND_BUFFER
 from tests.smtpd.conftest import Start
 from tests.smtpd.dialog import until
 from tests.support.certificates import Certificates

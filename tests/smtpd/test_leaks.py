@@ -103,7 +103,7 @@ async def test_nothing_is_left_of_sessions(
     count: int,
 ) -> None:
     monkeypatch.setattr(log_limit, "INTERVAL", 0.0)
-    monkeypatch.setattr("smtp2cf.smtpd.connection.LINGER", 0.05)
+    monkeypatch.setattr("smtp2cf.smtpd.time_limits.LINGER", 0.05)
     service = await start(
         listener=SMTPS_LISTENER if smtps else SMTP_LISTENER, tls=certificates.server, authenticate=_check,
         auth_without_tls=True, max_message_size=50_000,

@@ -311,7 +311,7 @@ async def test_a_client_that_reads_no_reply_costs_little_and_goes(start: Start, 
 
 
 async def test_a_client_that_never_reads_is_hung_up_on(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("smtp2cf.smtpd.connection.LINGER", 0.3)
+    monkeypatch.setattr("smtp2cf.smtpd.time_limits.LINGER", 0.3)
     service = await start(session_timeout=0.3, send_buffer=4096)
     deaf = await _deaf(service)
     deaf.writer.write(b"VRFY x\r\n" * 100_000)

@@ -296,7 +296,7 @@ async def test_on_a_tls_port_nothing_is_said_that_the_client_could_not_read(
 async def test_a_header_has_its_time(
     start: Start, logged: Lines, monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
-    monkeypatch.setattr("smtp2cf.smtpd.before_session.HANDSHAKE_TIMEOUT", 0.15)
+    monkeypatch.setattr("smtp2cf.smtpd.handshake.HANDSHAKE_TIMEOUT", 0.15)
     service = await proxied(start)
     client = await service.connect(ahead=sent)
     assert (await client.everything()).startswith("554 5.7.1")

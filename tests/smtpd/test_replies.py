@@ -60,7 +60,7 @@ QUIT
 
 @pytest.fixture(autouse=True)
 def _errors_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("smtp2cf.smtpd.connection.ERROR_BUDGET", 10_000)
+    monkeypatch.setattr("smtp2cf.smtpd.outgoing.ERROR_BUDGET", 10_000)
 
 
 @pytest.mark.parametrize("hello", ["HELO a", "EHLO a", ""])

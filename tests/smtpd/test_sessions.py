@@ -15,7 +15,8 @@ from aiosmtpd.smtp import SMTP
 
 from smtp2cf.smtpd import connection
 from smtp2cf.smtpd.aiosmtpd_base import AIOSMTPD_TABLES, aiosmtpd_attributes
-from smtp2cf.smtpd.connection import Connection, State
+from smtp2cf.smtpd.connection import Connection
+from smtp2cf.smtpd.outgoing import State
 from tests.smtpd.conftest import Start
 from tests.smtpd.dialog import dotted, until
 

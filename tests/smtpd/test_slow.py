@@ -133,7 +133,7 @@ async def test_an_octet_now_and_then_holds_no_session_in_the_handshake(
 async def test_an_octet_now_and_then_holds_no_session_in_tls(
     start: Start, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("smtp2cf.smtpd.connection.LINGER", 0.2)
+    monkeypatch.setattr("smtp2cf.smtpd.time_limits.LINGER", 0.2)
     service = await start(session_timeout=TIMEOUT, tls=certificates.server)
     begin = time.monotonic()
     raw = await asyncio.to_thread(_secured, service.port, certificates)
@@ -161,7 +161,7 @@ def _secured(port: int, certificates: Certificates) -> socket.socket:
 async def test_a_reader_of_nothing_that_goes_on_sending_is_hung_up_on(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("smtp2cf.smtpd.connection.LINGER", 0.2)
+    monkeypatch.setattr("smtp2cf.smtpd.time_limits.LINGER", 0.2)
     service: Service = await start(session_timeout=TIMEOUT, send_buffer=4096)
     client = await service.connect(receive_buffer=4096)
     client.writer.transport.pause_reading()

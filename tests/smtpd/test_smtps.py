@@ -122,7 +122,7 @@ async def test_a_client_without_tls_is_hung_up_on(
 async def test_a_handshake_has_its_time(
     start: Start, certificates: Certificates, logged: Lines, monkeypatch: pytest.MonkeyPatch, sent: int
 ) -> None:
-    monkeypatch.setattr("smtp2cf.smtpd.before_session.HANDSHAKE_TIMEOUT", 0.2)
+    monkeypatch.setattr("smtp2cf.smtpd.handshake.HANDSHAKE_TIMEOUT", 0.2)
     service = await start(listener=SMTPS_LISTENER, tls=certificates.server)
     client = await service.connect()
     await client.send(RudeTls(client, certificates.client).hello()[:sent])
@@ -285,7 +285,7 @@ async def test_a_refused_client_that_does_not_say_goodbye_is_not_waited_for(
     start: Start, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No limit counts it, so it must not hold a file of the process."""
-    monkeypatch.setattr("smtp2cf.smtpd.connection.REFUSED_LINGER", 0.3)
+    monkeypatch.setattr("smtp2cf.smtpd.time_limits.REFUSED_LINGER", 0.3)
     service = await start(listener=SMTPS_LISTENER, tls=certificates.server, max_sessions=1)
     await service.greeted(tls=certificates.client)
     late = await service.connect(tls=certificates.client)

@@ -272,7 +272,7 @@ async def test_a_handshake_has_its_time(
     session: float,
     sent: int,
 ) -> None:
-    monkeypatch.setattr("smtp2cf.smtpd.connection.HANDSHAKE_TIMEOUT", ours)
+    monkeypatch.setattr("smtp2cf.smtpd.handshake.HANDSHAKE_TIMEOUT", ours)
     service = await start(tls=certificates.server, session_timeout=session)
     client = await invited(service)
     begin = time.monotonic()
@@ -494,7 +494,7 @@ async def test_a_megabyte_of_commands_behind_a_message_that_takes_its_time(
 async def test_a_client_that_reads_no_reply_costs_little_and_goes(
     start: Start, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("smtp2cf.smtpd.connection.LINGER", 0.3)
+    monkeypatch.setattr("smtp2cf.smtpd.time_limits.LINGER", 0.3)
     service = await start(tls=certificates.server, send_buffer=4096, session_timeout=1.5)
     client = await service.connect(receive_buffer=4096)
     for command in (b"", b"EHLO a\r\n", b"STARTTLS\r\n"):
