@@ -349,7 +349,11 @@ async def test_what_is_too_big_too(start: Start, listener: str, wire: list[str])
     assert [line[:3] for line in heard[4:]] == wire
 
 
-async def test_an_answer_counts_as_received_as_it_does_in_smtp(start: Start) -> None:
+async def test_an_answer_counts_as_received_as_it_does_in_smtp(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nor does anybody look at what TCP has acknowledged meanwhile.
+    monkeypatch.setattr("smtp2cf.smtpd.reply_arrival.LOOK_EVERY", 60.0)
     service = await start(listener=LMTP_LISTENER)
     client = await service.greeted()
     await client.send(to_data(*TWO) + dotted(b"x\r\n"))
