@@ -1,11 +1,11 @@
-"""Client: the calls to Cloudflare's API (httpx, on our own transport: see `transport`).
+"""Client: send_raw, Cloudflare's call that takes mail (httpx, on our own transport: see `transport`).
 
-`POST /accounts/{account_id}/email/sending/send_raw` and the token check. One call at a time for up
+`POST /accounts/{account_id}/email/sending/send_raw`, and the token check. One call at a time for up
 to 50 recipients: the relay splits a message's recipients into calls, `errors` knows what an answer means,
 and `pacing` when a call may go out. Knows no session and no spool.
 
 The transport is called directly, below httpx.AsyncClient, whose redirects, cookies and auth aren't needed
-here and would cost as much as the rest of the call.
+here and would cost as much as the rest of the call. All other calls go through `api`.
 """
 
 import contextlib
@@ -18,7 +18,8 @@ import httpx
 import orjson
 
 from smtp2cf import __version__
-from smtp2cf.cloudflare.errors import TokenRefusedError, error_of
+from smtp2cf.cloudflare.api import Api
+from smtp2cf.cloudflare.errors import TokenRefusedError, error_of, no_answer
 from smtp2cf.cloudflare.pacing import Pacer, retry_after_of
 from smtp2cf.cloudflare.transport import Answer, NotBegun, Transport
 from smtp2cf.envelope import Outcomes, address_key
@@ -28,17 +29,6 @@ MAX_RECIPIENTS_PER_CALL = 50
 """Recipients that send_raw accepts (Cloudflare's limits page)."""
 MESSAGE_ID_LIMIT = 998
 """Characters of a message id (RFC 5322 §2.1.1: it has to fit on a line)."""
-NEVER_SENT = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.ProxyError,
-    httpx.UnsupportedProtocol,
-)
-"""Errors of a transport that happen before a request goes out."""
-REASON_LIMIT = 300
-"""Characters of the reason why there is no answer."""
-
 LISTS: tuple[tuple[str, Reply], ...] = (
     ("permanent_bounces", BOUNCED),
     ("suppressed_recipients", SUPPRESSED),
@@ -102,13 +92,20 @@ class Client:
         self._host = base.host
         self._account_url = f"{base}/accounts/{account_id}"
         self._send_raw = _target(f"{self._account_url}/email/sending/send_raw")
-        self._verify = [_target(f"{self._account_url}/tokens/verify"), _target(f"{base}/user/tokens/verify")]
         self._timeout = timeout
         self._fields = (
             b"Host: %b\r\nUser-Agent: smtp2cf/%b\r\nAuthorization: Bearer %b\r\n"
             b"Accept: application/json\r\nContent-Type: application/json\r\n"
         ) % (base.netloc, __version__.encode(), token.encode())
         self._transport = transport or Transport(base, timeout)
+        self.api = Api(
+            base_url=base,
+            account_id=account_id,
+            token=token,
+            timeout=timeout,
+            transport=self._transport,
+            pacer=self.pacer,
+        )
         self._exchange = (
             self._transport.exchange
             if isinstance(self._transport, Transport)
@@ -136,7 +133,7 @@ class Client:
         was throttled is repeated until then. lease: confirmed right before each call. Raises SendError.
         """
         body = functools.partial(_submission, reverse_path, recipients, message)
-        answer = await self._call("POST", self._send_raw, deadline, body, lease)
+        answer = await self._call(self._send_raw, deadline, body, lease)
         sent = _read_sent(answer, recipients)
         if sent is None:
             error = _error_in(answer)
@@ -151,29 +148,23 @@ class Client:
 
         Raises SendError if no answer says so either way.
         """
-        deadline = time.monotonic() + self._timeout
-        for target in self._verify:
-            answer = await self._call("GET", target, deadline)
-            status = _result_of(answer.body).get("status") if answer.status == 200 else None
+        for path in (f"{self.api.account}/tokens/verify", "/user/tokens/verify"):
+            answer = await self.api.ask("GET", path)
+            status = answer.result.get("status") if isinstance(answer.result, dict) else None
             if isinstance(status, str):
                 reason = "" if status == "active" else f"Cloudflare says the token is {one_line(status, 40)}"
                 self.token_state = TokenState(status == "active", reason)
                 return self.token_state
-        error = _error_in(answer)
+        error = answer.error or error_of(answer.status, b"", None)
         if not isinstance(error, TokenRefusedError):
             raise error
         self.token_state = TokenState(False, error.reply.text)
         return self.token_state
 
     async def _call(
-        self,
-        method: str,
-        target: bytes,
-        deadline: float,
-        body: Callable[[], bytes] = bytes,
-        lease: Lease | None = None,
+        self, target: bytes, deadline: float, body: Callable[[], bytes], lease: Lease | None
     ) -> Answer:
-        """One call as soon as the account's limits allow it, repeated if it is throttled all the same.
+        """One POST as soon as the account's limits allow it, repeated if it is throttled all the same.
 
         body: made when the call may go out, so that a waiting message is in memory once and not twice.
         Raises SendError where there is no answer, or none but 429 by the deadline.
@@ -182,9 +173,9 @@ class Client:
             turn = await self.pacer.admit(deadline)
             try:
                 if lease is None:
-                    answer = await self._exchange(method, target, self._fields, body())
+                    answer = await self._exchange("POST", target, self._fields, body())
                 else:
-                    answer = await self._exchange_under(lease, method, target, body())
+                    answer = await self._exchange_under(lease, target, body())
                 error = None if answer.status < 300 else _error_in(answer)
                 if error is None or error.reply.status != "4.7.1":
                     if answer.status < 500:
@@ -193,28 +184,18 @@ class Client:
                     return answer
                 self.pacer.block(turn, error.retry_after)
             except httpx.HTTPError as failure:
-                raise self._no_answer(failure) from failure
+                raise no_answer(failure, self._host, self._timeout) from failure
             finally:
                 self.pacer.done(turn)
             if time.monotonic() + self.pacer.blocked_for > deadline:
                 raise error
 
-    async def _exchange_under(self, lease: Lease, method: str, target: bytes, body: bytes) -> Answer:
+    async def _exchange_under(self, lease: Lease, target: bytes, body: bytes) -> Answer:
         """One HTTP exchange that begins only while the lease is certain."""
         while True:
             await lease.confirm()
             with contextlib.suppress(NotBegun):  # it took too long to connect, or the process was stopped
-                return await self._exchange(method, target, self._fields, body, lease.holds)
-
-    def _no_answer(self, error: httpx.HTTPError) -> SendError:
-        """Why there is no whole answer, and whether the mail may have gone through nevertheless."""
-        if isinstance(error, NEVER_SENT):
-            reply = Reply(451, "4.4.1", f"cannot reach {self._host}: {one_line(str(error), REASON_LIMIT)}")
-            return SendError(reply, Scope.ACCOUNT)
-        why = f"the connection to {self._host} broke: {one_line(str(error), REASON_LIMIT)}"
-        if isinstance(error, httpx.TimeoutException):
-            why = f"no answer from {self._host} within {self._timeout:g} s (SMTP2CF_API_TIMEOUT)"
-        return SendError(Reply(451, "4.3.0", why), Scope.ACCOUNT, unanswered=True)
+                return await self._exchange("POST", target, self._fields, body, lease.holds)
 
 
 async def _exchange_through(
@@ -309,12 +290,3 @@ def _message_id_of(result: dict[str, Any]) -> str:
 
 def _strings(value: object) -> list[str]:
     return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
-
-
-def _result_of(body: bytes) -> dict[str, Any]:
-    try:
-        answer: Any = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return {}
-    result = answer.get("result") if isinstance(answer, dict) else None
-    return result if isinstance(result, dict) else {}

@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
+import httpx
 import orjson
 
 from smtp2cf.reply import SUPPRESSED, Reply, Scope, SendError, one_line
@@ -20,6 +21,16 @@ ERRORS_LIMIT = 10
 MAYBE_SENT = frozenset({*range(200, 300), 500, 502, 504, 520, 524})
 """HTTP statuses with which the mail may have been sent, if the API itself says nothing: it may have been
 reached, and its answer lost on the way."""
+REASON_LIMIT = 300
+"""Characters of the reason why there is no answer."""
+NEVER_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+)
+"""Errors of a transport that happen before a request goes out."""
 _DIGITS = re.compile(r"[0-9]{1,9}")
 
 
@@ -189,6 +200,20 @@ def error_of(http: int, body: bytes, retry_after: float | None) -> SendError:
                     unanswered=not errors and http in MAYBE_SENT,
                 )
     raise AssertionError(f"no row for HTTP {http}")  # pragma: no cover - the last row takes all
+
+
+def no_answer(error: httpx.HTTPError, host: str, timeout: float) -> SendError:
+    """The SendError for a call without a whole answer: why, and whether mail may have gone through.
+
+    timeout: seconds that the call had.
+    """
+    if isinstance(error, NEVER_SENT):
+        reply = Reply(451, "4.4.1", f"cannot reach {host}: {one_line(str(error), REASON_LIMIT)}")
+        return SendError(reply, Scope.ACCOUNT)
+    why = f"the connection to {host} broke: {one_line(str(error), REASON_LIMIT)}"
+    if isinstance(error, httpx.TimeoutException):
+        why = f"no answer from {host} within {timeout:g} s (SMTP2CF_API_TIMEOUT)"
+    return SendError(Reply(451, "4.3.0", why), Scope.ACCOUNT, unanswered=True)
 
 
 def _matches(row: Row, http: int, error: _Error) -> bool:

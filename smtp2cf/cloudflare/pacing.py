@@ -119,6 +119,12 @@ class Pacer:
                 raise self._too_late() from None
             raise
 
+    def probe(self) -> Turn:
+        """Count a call as in flight without regard to any limit: one that finds out about a block."""
+        self.in_flight += 1
+        self._of_era += 1
+        return Turn(self._era, self._ended)
+
     def done(self, turn: Turn) -> None:
         """A call has ended, with any result."""
         self.in_flight -= 1

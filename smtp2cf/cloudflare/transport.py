@@ -49,6 +49,10 @@ LAST_ROUNDS = 256
 it, is through long before; whoever floods us has the loop for no longer than this takes."""
 
 
+DECODED = ("content-encoding", "content-length", "transfer-encoding")
+"""Fields that say how a body was sent, which is no longer so once it has been read."""
+
+
 class Answer(NamedTuple):
     """An answer. headers: looked up in any letter case."""
 
@@ -85,11 +89,13 @@ class Transport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """One exchange in httpx's own terms, see `exchange`."""
-        fields = b"".join(b"%b: %b\r\n" % field for field in request.headers.raw)
+        sent = [field for field in request.headers.raw if field[0].lower() != b"content-length"]
+        fields = b"".join(b"%b: %b\r\n" % field for field in sent)
         answer = await self.exchange(request.method, request.url.raw_path, fields, await request.aread())
         headers = [
             (name.encode(), value.encode("utf-8", "surrogateescape"))
             for name, value in answer.headers.items()
+            if name.lower() not in DECODED
         ]
         return httpx.Response(answer.status, headers=headers, stream=httpx.ByteStream(answer.body))
 
