@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from smtp2cf import __version__
+from smtp2cf.cli import stand_in
 from smtp2cf.cli.arguments import EnvFile
 from smtp2cf.cli.loop import run_loop
 from smtp2cf.cli.terminal import endpoint_of
@@ -30,6 +31,12 @@ def serve(
             metavar="HOST:PORT",
         ),
     ] = SANDBOX_TLS_ENDPOINT,
+    sandbox_strict: Annotated[bool, stand_in.strict("--sandbox-strict")] = False,
+    sandbox_senders: Annotated[str, stand_in.senders("--sandbox-senders")] = "",
+    sandbox_quota: Annotated[int | None, stand_in.quota("--sandbox-quota")] = None,
+    sandbox_rate: Annotated[str, stand_in.rate("--sandbox-rate")] = "",
+    sandbox_silent: Annotated[bool, stand_in.silent("--sandbox-silent")] = False,
+    sandbox_string_codes: Annotated[bool, stand_in.string_codes("--sandbox-string-codes")] = False,
 ) -> None:
     """Run the bridge: accept mail over SMTP and hand it to Cloudflare."""
     from smtp2cf import serve as bridge
@@ -48,7 +55,15 @@ def serve(
     on_trial = None
     if sandbox:
         starttls = None if sandbox_tls_listen.lower() == "none" else endpoint_of(sandbox_tls_listen)
-        on_trial = Trial(endpoint_of(sandbox_listen), starttls)
+        make = stand_in.maker(
+            strict=sandbox_strict,
+            senders=sandbox_senders,
+            quota=sandbox_quota,
+            rate=sandbox_rate,
+            silent=sandbox_silent,
+            string_codes=sandbox_string_codes,
+        )
+        on_trial = Trial(endpoint_of(sandbox_listen), starttls, make)
     run_loop(bridge.run(settings, sockets, on_trial, _announce))
 
 

@@ -7,8 +7,8 @@ be looked at.
 Knows nothing of the relay or of the client that calls it.
 """
 
-from smtp2cf.sandbox.app import Call, Sandbox
+from smtp2cf.sandbox.app import Call, Permission, Sandbox
 from smtp2cf.sandbox.limits import RateLimit
 from smtp2cf.sandbox.messages import AcceptedMessage
 
-__all__ = ["AcceptedMessage", "Call", "RateLimit", "Sandbox"]
+__all__ = ["AcceptedMessage", "Call", "Permission", "RateLimit", "Sandbox"]

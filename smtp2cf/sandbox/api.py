@@ -43,6 +43,9 @@ SUPPRESSIONS_FULL = _sending_error(400, 10302, "suppression.limit_reached")  # [
 UNAUTHORIZED = _sending_error(401, 10101, "authentication.unauthorized")
 BAD_TOKEN_TYPE = _sending_error(401, 10103, "authentication.bad_token_type")
 INVALID_API_TOKEN = Refusal(401, 1000, "Invalid API Token")
+LACKS_PERMISSION = Refusal(403, 10000, "Authentication error")
+SENDING_DISABLED = _sending_error(403, 10203, "email.sending_disabled")
+SENDER_NOT_CONFIGURED = _sending_error(403, 10204, "email.sender_not_configured")
 READ_ONLY = _sending_error(403, 10303, "suppression.read_only")  # [guess]
 NOT_FOUND = _sending_error(404, 10000, "not_found")
 NO_ROUTE = Refusal(404, 7003, "Could not route to this path, perhaps your object identifier is invalid?")
@@ -66,9 +69,14 @@ class ApiError(Exception):
         self.pointer = pointer
         self.retry_after = retry_after
 
-    def response(self) -> web.Response:
-        """The refusal in Cloudflare's envelope."""
-        error: JsonObject = {"code": self.refusal.code, "message": self.refusal.message}
+    def response(self, *, string_codes: bool = False) -> web.Response:
+        """The refusal in Cloudflare's envelope.
+
+        string_codes: with HTTP 400 and 403, the code is a string, as its type says; numbers have been seen.
+        """
+        as_string = string_codes and self.refusal.status in (400, 403)
+        code = str(self.refusal.code) if as_string else self.refusal.code
+        error: JsonObject = {"code": code, "message": self.refusal.message}
         if self.pointer:
             error["source"] = {"pointer": self.pointer}
         messages = [{"code": self.refusal.code, "message": self.detail}] if self.detail else []

@@ -11,7 +11,7 @@ import secrets
 import socket
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -21,13 +21,16 @@ import orjson
 from aiohttp import web
 
 from smtp2cf.listen.endpoint import BACKLOG
-from smtp2cf.sandbox import api, send_raw
+from smtp2cf.sandbox import api, invalid, send_raw
 from smtp2cf.sandbox.api import MIB, ApiError
 from smtp2cf.sandbox.limits import Limiter, RateLimit
 from smtp2cf.sandbox.messages import AcceptedMessage, Mailbox
+from smtp2cf.sandbox.quota import Quota
+from smtp2cf.sandbox.senders import Senders
 from smtp2cf.sandbox.subdomains import Subdomains
 from smtp2cf.sandbox.suppression_calls import SuppressionCalls
 from smtp2cf.sandbox.suppressions import Suppressions
+from smtp2cf.sandbox.zones import Zones
 from smtp2cf.web.cross_origin import Hosts, add_headers, guard
 
 CALLS_KEPT = 10_000
@@ -38,7 +41,7 @@ _API = "/client/v4"
 _ACCOUNT = _API + "/accounts/{account_id}"
 _SENDING = _ACCOUNT + "/email/sending"
 _SUPPRESSIONS = _SENDING + "/suppressions"
-_SUBDOMAIN = _API + "/zones/{zone_id}/email/sending/subdomains/{subdomain_id}"
+_SUBDOMAINS = _API + "/zones/{zone_id}/email/sending/subdomains"
 _ACCOUNT_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 
 _PAGE = """\
@@ -47,8 +50,8 @@ smtp2cf sandbox: a local stand-in for Cloudflare's Email Sending API. No mail le
   /messages        what it accepted, newest first (JSON; ?limit=10)
   /messages/{id}   one message, byte for byte
   DELETE /messages forgets them all
-  /client/v4       the API: accounts/{id}/email/sending/send_raw and /suppressions,
-                   accounts/{id}/tokens/verify, user/tokens/verify
+  /client/v4       the API: accounts/{id}/email/sending/send_raw, /suppressions and /limits,
+                   accounts/{id}/tokens/verify, user/tokens/verify, zones and their email/sending/subdomains
 
 A recipient's local part picks its fate, alone or after a + as in anna+bounce@example.com:
 
@@ -61,11 +64,16 @@ A recipient's local part picks its fate, alone or after a + as in anna+bounce@ex
   error, auth      the whole call is refused: HTTP 500, HTTP 401
   slow-3s          delivered after that time (slow-250ms)
 
-Everything else is delivered.
+Everything else is delivered. Mail is refused if its sender's domain has one of these labels, as in
+root@unconfigured.example.com, unless there is a list of the domains that may send:
+
+  unconfigured     never set up for sending
+  disabled         set up, and disabled
 """
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 TokenStatus = Literal["active", "disabled", "expired"]
+Permission = Literal["limits", "suppressions", "zones"]
 
 
 @dataclass(slots=True)
@@ -90,9 +98,14 @@ class Sandbox:
     many messages are kept to look at, and how many bytes of them. hosts: host names that requests for pages
     may use, besides localhost and IP addresses.
 
-    token, token_status and delay may be changed while it runs. messages: the accepted ones, oldest first.
-    calls: the last 10,000 calls of send_raw. suppressions: the suppression list, for entries that only
-    Cloudflare itself can add.
+    strict: messages are refused as invalid for what Cloudflare is known to refuse (see `invalid`). senders:
+    the only domains that may send, () for any (see `Senders`). quota: recipients a day, None for no quota.
+    silent: no answer says anything of the rate limit, nor when to come back. string_codes: the codes of
+    errors are strings where their type says so. lacking: what the token may do nothing about.
+
+    token, token_status, delay, strict, silent, string_codes and lacking may be changed while it runs, and
+    so may what senders and quota hold. messages: the accepted ones, oldest first. calls: the last 10,000
+    calls of send_raw. suppressions: the suppression list, for entries that only Cloudflare itself can add.
     """
 
     def __init__(
@@ -105,17 +118,29 @@ class Sandbox:
         *,
         account_id: str | None = None,
         hosts: Iterable[str] = (),
+        strict: bool = False,
+        senders: Iterable[str] = (),
+        quota: int | None = None,
+        silent: bool = False,
+        string_codes: bool = False,
+        lacking: Collection[Permission] = (),
     ) -> None:
         self.token = token
         self.token_status: TokenStatus = "active"  # noqa: S105 - its state, not the token
         self.delay = delay
         self.calls: deque[Call] = deque(maxlen=CALLS_KEPT)
         self.suppressions = Suppressions()
+        self.strict = strict
+        self.senders = Senders(senders)
+        self.quota = Quota(quota)
+        self.silent = silent
+        self.string_codes = string_codes
+        self.lacking = lacking
         self._account_id = account_id
         self._hosts = Hosts(hosts)
         self._limiter = Limiter(rate_limit) if rate_limit else None
         self._mailbox = Mailbox(keep, keep_bytes)
-        self._subdomains = Subdomains()
+        self._subdomains = Subdomains(self.senders)
         self._token_id = secrets.token_hex(16)
         self._runner: web.AppRunner | None = None
 
@@ -145,26 +170,30 @@ class Sandbox:
             self._runner = None
 
     def _application(self) -> web.Application:
-        suppressions = SuppressionCalls(self.suppressions)
-        one = _SUPPRESSIONS + "/{suppression_id}"
-        calls: list[tuple[str, str, Handler]] = [
-            ("GET", _SUPPRESSIONS, suppressions.list),
-            ("POST", _SUPPRESSIONS, suppressions.create),
-            ("POST", _SUPPRESSIONS + "/bulk", suppressions.bulk),
-            ("GET", one, suppressions.get),
-            ("PATCH", one, suppressions.edit),
-            ("DELETE", one, suppressions.delete),
-            ("GET", _SUBDOMAIN, self._subdomains.get),
-            ("PATCH", _SUBDOMAIN, self._subdomains.edit),
-            ("*", _API + "/{path:.*}", _no_route),
+        suppressions, subdomains = SuppressionCalls(self.suppressions), self._subdomains
+        one, subdomain = _SUPPRESSIONS + "/{suppression_id}", _SUBDOMAINS + "/{subdomain_id}"
+        calls: list[tuple[str, str, Handler, Permission | None]] = [
+            ("GET", _SUPPRESSIONS, suppressions.list, "suppressions"),
+            ("POST", _SUPPRESSIONS, suppressions.create, "suppressions"),
+            ("POST", _SUPPRESSIONS + "/bulk", suppressions.bulk, "suppressions"),
+            ("GET", one, suppressions.get, "suppressions"),
+            ("PATCH", one, suppressions.edit, "suppressions"),
+            ("DELETE", one, suppressions.delete, "suppressions"),
+            ("GET", _SENDING + "/limits", self._limits, "limits"),
+            ("GET", _API + "/zones", Zones(self.senders).list, "zones"),
+            ("GET", _SUBDOMAINS, subdomains.list, "zones"),
+            ("GET", subdomain, subdomains.get, "zones"),
+            ("PATCH", subdomain, subdomains.edit, "zones"),
+            ("GET", subdomain + "/dns", subdomains.dns, "zones"),
+            ("*", _API + "/{path:.*}", _no_route, None),
         ]
         app = web.Application(middlewares=[guard(self._hosts, open_to_all=_is_api)])
         app.on_response_prepare.append(_add_headers)
         app.router.add_route("POST", _SENDING + "/send_raw", self._send_raw)
         app.router.add_route("GET", _ACCOUNT + "/tokens/verify", self._verify)
         app.router.add_route("GET", _API + "/user/tokens/verify", self._verify)
-        for method, path, handler in calls:
-            app.router.add_route(method, path, partial(self._answer, handler))
+        for method, path, handler, needs in calls:
+            app.router.add_route(method, path, partial(self._answer, handler, needs=needs))
         app.router.add_get("/", _page)
         app.router.add_get("/messages", self._list_messages)
         app.router.add_delete("/messages", self._forget_messages)
@@ -172,19 +201,26 @@ class Sandbox:
         return app
 
     async def _answer(
-        self, handler: Handler, request: web.Request, unauthorized: api.Refusal = api.UNAUTHORIZED
+        self,
+        handler: Handler,
+        request: web.Request,
+        *,
+        unauthorized: api.Refusal = api.UNAUTHORIZED,
+        needs: Permission | None = None,
     ) -> web.StreamResponse:
         """Handle one API call: count it, check it, answer it in Cloudflare's envelope."""
         try:
-            self._admit(request, unauthorized)
+            self._admit(request, unauthorized, needs)
             response = await handler(request)
         except ApiError as error:
-            response = error.response()
-        if self._limiter:
+            response = error.response(string_codes=self.string_codes)
+        if self.silent:
+            response.headers.popall("Retry-After", None)
+        elif self._limiter:
             response.headers.update(self._limiter.headers())
         return response
 
-    def _admit(self, request: web.Request, unauthorized: api.Refusal) -> None:
+    def _admit(self, request: web.Request, unauthorized: api.Refusal, needs: Permission | None) -> None:
         if self._limiter and (wait := self._limiter.admit()):
             raise ApiError(api.THROTTLED, retry_after=wait)
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
@@ -198,6 +234,8 @@ class Sandbox:
         account = request.match_info.get("account_id")
         if account is not None and not self._knows(account):
             raise ApiError(api.NOT_FOUND, "no such account")
+        if needs in self.lacking:
+            raise ApiError(api.LACKS_PERMISSION)
 
     def _knows(self, account: str) -> bool:
         return account == self._account_id if self._account_id else _ACCOUNT_ID.fullmatch(account) is not None
@@ -215,6 +253,9 @@ class Sandbox:
         call.recipients = submission.recipients
         await send_raw.pause(submission.recipients, self.delay)
         domain = send_raw.domain_of(submission.from_)
+        self._judge(submission, domain)
+        for recipient in filter(send_raw.has_bounced, submission.recipients):
+            self.suppressions.add_bounced(recipient, domain)
         outcome = send_raw.decide(
             submission.recipients,
             listed=lambda recipient: self.suppressions.blocks(recipient, domain),
@@ -228,10 +269,27 @@ class Sandbox:
             **outcome._asdict(),
         )
         self._mailbox.add(message)
+        self.quota.count(len(message.recipients) - len(message.suppressed_recipients))
         return api.success(message.outcome())
 
+    def _judge(self, submission: send_raw.Submission, domain: str) -> None:
+        """Raise ApiError for what is refused whoever the recipients are."""
+        if refusal := self.senders.refusal(domain):
+            raise ApiError(refusal)
+        if self.quota.used_up:
+            raise ApiError(api.THROTTLED)
+        if not self.strict:
+            return
+        if any(map(invalid.has_misplaced_dot, (submission.from_, *submission.recipients))):
+            raise ApiError(api.INVALID_EMAIL, "a dot in an address is at an end, or beside another")
+        if cause := invalid.cause_of(submission.mime_message, self.senders.may_send):
+            raise ApiError(api.INVALID_EMAIL, cause)
+
+    async def _limits(self, _request: web.Request) -> web.Response:
+        return api.success(self.quota.answer())
+
     async def _verify(self, request: web.Request) -> web.StreamResponse:
-        return await self._answer(self._token, request, api.INVALID_API_TOKEN)
+        return await self._answer(self._token, request, unauthorized=api.INVALID_API_TOKEN)
 
     async def _token(self, _request: web.Request) -> web.Response:
         return api.success(

@@ -1,7 +1,8 @@
 """send_raw: what a request must look like, and the outcome that each recipient's address selects.
 
 A request has exactly `from`, `recipients` (1 to 50) and `mime_message`, and is sent with a Content-Length.
-Addresses follow RFC 5321 §4.1.2 loosely and its sizes (§4.5.3.1) strictly.
+Addresses are printable ASCII, internationalised domains A-labels; they follow RFC 5321 §4.1.2 loosely and
+its sizes (§4.5.3.1) strictly.
 
 Knows nothing of the sandbox's state: suppressions are asked for through a function.
 """
@@ -104,16 +105,21 @@ def _checked_recipients(recipients: object) -> tuple[str, ...]:
 
 
 def is_address(address: str) -> bool:
-    """It looks like `local@domain`: no display name, no angle brackets, no blanks outside quotes."""
-    if len(address) > 320:  # before the pattern has a chance to be slow about it
+    """It looks like `local@domain`, in ASCII: no display name, no `<>`, no blanks outside quotes."""
+    if len(address) > 320 or not address.isascii():  # before the pattern has a chance to be slow about it
         return False
     match = _ADDRESS.fullmatch(address)
-    return match is not None and len(match["local"].encode()) <= 64 and len(match["domain"].encode()) <= 255
+    return match is not None and len(match["local"]) <= 64 and len(match["domain"]) <= 255
 
 
 def domain_of(address: str) -> str:
     """The domain in lower case."""
     return address.rpartition("@")[2].lower()
+
+
+def has_bounced(recipient: str) -> bool:
+    """Its fate is to be on the suppression list, as if mail to it had bounced before."""
+    return _fate(recipient)[0] in ("suppressed", "dropped")
 
 
 async def pause(recipients: tuple[str, ...], delay: float) -> None:
@@ -136,7 +142,7 @@ def decide(recipients: tuple[str, ...], *, listed: Callable[[str], bool], drop_s
         fate, seconds = _fate(recipient)
         if refusal := _REFUSED.get(fate):
             raise ApiError(refusal, retry_after=math.ceil(seconds) if fate == "throttle" else None)
-        if fate == "suppressed" or listed(recipient):
+        if fate == "suppressed" or (fate != "dropped" and listed(recipient)):
             if not drop_suppressed:
                 raise ApiError(api.RECIPIENT_SUPPRESSED)
             fate = "dropped"

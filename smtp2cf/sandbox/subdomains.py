@@ -1,13 +1,14 @@
 """Sending subdomains: whether send_raw drops suppressed recipients or refuses the call.
 
-The sandbox has no zones. Every id is a sending subdomain that exists: one that is a domain, or a
-leftmost wildcard such as `*.example.com`, stands for that, any other for every sender's domain.
-Shapes are those of the SDK's `email_sending.subdomains`.
+A zone's list has the names that are set up in it. Every id is a sending subdomain that exists, in any zone:
+one that is a domain, or a leftmost wildcard such as `*.example.com`, stands for that, any other for every
+sender's domain. Shapes are those of the SDK's `email_sending.subdomains`.
 
 Knows nothing of send_raw.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -15,6 +16,8 @@ from aiohttp import web
 
 from smtp2cf.sandbox import api
 from smtp2cf.sandbox.api import KIB, malformed
+from smtp2cf.sandbox.senders import Senders
+from smtp2cf.sandbox.zones import zone_named
 
 SUBDOMAINS_LIMIT = 1000
 
@@ -49,7 +52,7 @@ class Subdomain:
         return {
             "tag": self.tag,
             "name": self.name,
-            "enabled": True,
+            "enabled": "disabled" not in self.name.split("."),
             "created": self.created,
             "modified": self.modified,
             "dkim_selector": "sandbox",
@@ -62,12 +65,23 @@ class Subdomain:
 class Subdomains:
     """The sending subdomains somebody changed, and the calls about them."""
 
-    def __init__(self) -> None:
+    def __init__(self, senders: Senders) -> None:
+        self._senders = senders
         self._changed: dict[str, Subdomain] = {}
 
     def drops_suppressed(self, domain: str) -> bool:
         """Mail from this domain loses its suppressed recipients instead of being refused."""
         return any(s.drop_suppressed_recipients and s.covers(domain) for s in self._changed.values())
+
+    async def list(self, request: web.Request) -> web.Response:
+        """GET …/subdomains: the names that are set up in a zone."""
+        names = self._senders.below(zone_named(request.match_info["zone_id"]))
+        return api.success([(self._changed.get(name) or Subdomain(name, name)).entry() for name in names])
+
+    async def dns(self, request: web.Request) -> web.Response:
+        """GET …/subdomains/{id}/dns: the records that the name needs."""
+        base = self._subdomain(request).base
+        return api.success([{"ttl": 1, **record} for record in _records(base)] if base else [])
 
     async def get(self, request: web.Request) -> web.Response:
         """GET …/subdomains/{id}."""
@@ -91,3 +105,16 @@ class Subdomains:
     def _subdomain(self, request: web.Request) -> Subdomain:
         tag = request.match_info["subdomain_id"].lower()
         return self._changed.get(tag) or Subdomain(tag, tag if _DOMAIN.fullmatch(tag) else "*")
+
+
+def _records(base: str) -> Iterator[dict[str, object]]:
+    for number in (1, 2):
+        mx = f"route{number}.mx.cloudflare.net"
+        yield {"type": "MX", "name": f"cf-bounce.{base}", "content": mx, "priority": 10 * number}
+    yield {
+        "type": "TXT",
+        "name": f"cf-bounce.{base}",
+        "content": "v=spf1 include:_spf.mx.cloudflare.net ~all",
+    }
+    yield {"type": "TXT", "name": f"sandbox._domainkey.{base}", "content": "v=DKIM1; h=sha256; k=rsa; p="}
+    yield {"type": "TXT", "name": f"_dmarc.{base}", "content": "v=DMARC1; p=none;"}

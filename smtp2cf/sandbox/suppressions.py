@@ -6,11 +6,12 @@ one address and one scope, an expired entry is none, creating what is there retu
 Knows nothing of HTTP.
 """
 
+import contextlib
 import itertools
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Literal, get_args
 
@@ -18,6 +19,7 @@ Reason = Literal["manual", "complaint", "hard_bounce", "soft_bounce", "policy"]
 REASONS = frozenset(get_args(Reason))
 
 ENTRIES_LIMIT = 10_000
+BOUNCED_FOR = timedelta(days=7)
 
 
 class ListFullError(Exception):
@@ -110,6 +112,12 @@ class Suppressions:
             read_only=read_only,
         )
         return self._entries[key]
+
+    def add_bounced(self, email: str, domain: str) -> None:
+        """As Cloudflare itself does after a hard bounce: suppress it for that domain's mail, for a while."""
+        with contextlib.suppress(ListFullError):
+            expires_at = datetime.now(UTC) + BOUNCED_FOR
+            self.add(email, domain=domain, reason="hard_bounce", expires_at=expires_at)
 
     def get(self, suppression_id: str) -> Suppression | None:
         """The active entry with this id."""

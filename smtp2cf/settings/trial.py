@@ -8,7 +8,7 @@ certificate whose CA they don't know.
 import atexit
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,11 +29,13 @@ _made: list[Path] = []
 class Trial:
     """One run with a sandbox: `set_up`, then `start`, then `stop`.
 
-    listen: where the stand-in listens. starttls: where mail with TLS is taken, None for nowhere.
+    listen: where the stand-in listens. starttls: where mail with TLS is taken, None for nowhere. make:
+    makes the stand-in, which takes any token.
     """
 
-    def __init__(self, listen: Endpoint, starttls: Endpoint | None) -> None:
+    def __init__(self, listen: Endpoint, starttls: Endpoint | None, make: "Callable[..., Sandbox]") -> None:
         self.listen = listen
+        self._make = make
         self._starttls = starttls
         self.ca_file: Path | None = None
         """The CA of the certificate that was made, None where the settings name a certificate."""
@@ -62,9 +64,7 @@ class Trial:
 
         hosts: the names by which its pages may be requested.
         """
-        from smtp2cf.sandbox import Sandbox
-
-        self._sandbox = Sandbox(token=None, hosts=tuple(hosts))
+        self._sandbox = self._make(hosts=tuple(hosts))
         await self._sandbox.start(place.sockets)
         return settings.model_copy(update={"api_base_url": f"http://{place.endpoints[0]}/client/v4"})
 

@@ -11,7 +11,10 @@ import typer
 from smtp2cf.cli.app import app
 from tests.support.command import smtp2cf
 
-WORDS = {"ADDRESS", "AGE", "DIRECTORY", "FILE", "HOST:PORT", "NAME", "QUEUE-ID", "SENDER", "STATUS"}
+WORDS = {
+    *("ADDRESS", "AGE", "CALLS/SECONDS", "DIRECTORY", "DOMAINS", "FILE", "HOST:PORT", "NAME", "NUMBER"),
+    *("QUEUE-ID", "SENDER", "STATUS"),
+}
 
 
 def commands(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -31,7 +34,7 @@ def test_help_shows_words_to_type_and_no_types(path: tuple[str, ...]) -> None:
     assert f"Usage: smtp2cf {' '.join(path)}".rstrip() in done.out
     assert not re.search(r"<(?!>)", done.out), "<> is the null sender, all else a type"
     assert "bool" not in done.out.lower()
-    shown = re.findall(r"^│ .*?--[a-z-]+(?: +-h)? +([A-Z][A-Z:-]+) ", done.out, re.MULTILINE)
+    shown = re.findall(r"^│ .*?--[a-z-]+(?: +-h)? +([A-Z][A-Z:/-]+) ", done.out, re.MULTILINE)
     assert set(shown) <= WORDS
     switches = [param for param in ALL[path].params if getattr(param, "is_flag", False)]
     options = [param for param in ALL[path].params if param.param_type_name == "option"]
