@@ -13,13 +13,13 @@ import socket
 import time
 from collections.abc import AsyncIterator, Collection, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
 from smtp2cf.envelope import Outcomes
 from smtp2cf.reply import Reply, SendError, printable
-from smtp2cf.spool import codec, postgres_reserve, postgres_sql
+from smtp2cf.spool import codec, postgres_notes, postgres_reserve, postgres_sql
 from smtp2cf.spool.batcher import Batcher
 from smtp2cf.spool.claims import Claims, DueAlarm, Moment
 from smtp2cf.spool.postgres_answers import PostgresAnswers
@@ -30,6 +30,7 @@ from smtp2cf.spool.protocol import (
     MEMORY,
     PAGE,
     Action,
+    Change,
     Filter,
     Memory,
     NewMail,
@@ -42,6 +43,8 @@ from smtp2cf.spool.protocol import (
 from smtp2cf.spool.turns import Turns
 
 _log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 POLL = 10.0
 """Seconds after which to ask for the next due time again, in case a notification was lost."""
@@ -247,6 +250,10 @@ class PostgresSpool:
     def forget(self, digest: bytes) -> None:
         """See protocol.Spool."""
         self._answers.forget(digest)
+
+    async def amend(self, name: str, change: Change[T]) -> T:
+        """See protocol.Spool. Nobody holds a lock while he thinks, so one who is frozen stops nobody."""
+        return await self._database.run(partial(postgres_notes.amend, name=name, change=change), fills=True)
 
     async def close(self) -> None:
         """See protocol.Spool."""

@@ -43,6 +43,7 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE smtp2cf_memory (digest bytea PRIMARY KEY, reply text NOT NULL, until float8 NOT NULL);
     """,
     "ALTER TABLE smtp2cf_spool ADD COLUMN schema_version integer NOT NULL DEFAULT 0",
+    "CREATE TABLE smtp2cf_note (name text PRIMARY KEY, version bigint NOT NULL, text text NOT NULL)",
 )
 """Each takes the schema one version further; see schema.py for what it may do.
 

@@ -36,12 +36,16 @@ Knows nothing of sockets, of Cloudflare or of the relay.
 """
 
 import enum
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from smtp2cf.envelope import Envelope, Outcomes
 from smtp2cf.reply import Reply, Scope, SendError
+
+T = TypeVar("T")
+Change = Callable[[str, float], tuple[str, T]]
+"""See Spool.amend."""
 
 LEASE = 60.0
 """Seconds a claim lasts unless renewed; it is renewed three times in that time."""
@@ -310,6 +314,13 @@ class Spool(Protocol):
 
     def forget(self, digest: bytes) -> None:
         """The client has its answer."""
+
+    async def amend(self, name: str, change: Change[T]) -> T:
+        """Change a note that survives the process and that all who share the spool see.
+
+        change: takes the note's text, "" for none yet, and the time in seconds by the spool's clock; returns
+        the new text and what this call returns. It may run in another thread, and several times.
+        """
 
     async def close(self) -> None:
         """Finish what was asked for, give back all claims, and close."""

@@ -33,6 +33,7 @@ from smtp2cf.spool.protocol import (
     MEMORY,
     PAGE,
     Action,
+    Change,
     Filter,
     Memory,
     NewMail,
@@ -256,6 +257,11 @@ class SqliteSpool:
         """See protocol.Spool."""
         if self._memory.pop(digest, None) is not None:
             self._writer.post(self._store.memorize, (digest, None))
+
+    async def amend(self, name: str, change: Change[T]) -> T:
+        """See protocol.Spool. As durable as the process."""
+        amended: T = await self._writer.do(self._store.amend, (name, change))
+        return amended
 
     async def close(self) -> None:
         """See protocol.Spool."""

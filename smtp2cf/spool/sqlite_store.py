@@ -8,14 +8,16 @@ Knows nothing of the event loop, nor of how the file is made.
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from smtp2cf.reply import printable
 from smtp2cf.spool import codec, reserve
 from smtp2cf.spool.clock import Clock
-from smtp2cf.spool.protocol import MEMORY, PAGE, Action, Filter, NewMail, SpoolItem
+from smtp2cf.spool.protocol import MEMORY, PAGE, Action, Change, Filter, NewMail, SpoolItem
 from smtp2cf.spool.turns import Turns
 from smtp2cf.spool.writer import Kind
+
+T = TypeVar("T")
 
 FREE_PAGES = 4096
 """Free pages (16 MB) the file may keep for new mail; any more go back to the disk."""
@@ -95,6 +97,7 @@ class Store:
         self.tidy = Kind(8, self._tidy, durable=False)
         self.claim = Kind(9, self._claim, durable=False, drains=True)
         self.set_aside = Kind(10, self._set_aside)
+        self.amend = Kind(11, self._amend, durable=False)
 
     def _put(self, connection: sqlite3.Connection, jobs: list[Sequence[NewMail]]) -> list[None]:
         letters = {mail.envelope.queue_id: mail for together in jobs for mail in together}
@@ -256,6 +259,15 @@ class Store:
     def _set_aside(self, connection: sqlite3.Connection, jobs: list[None]) -> list[None]:
         reserve.set_aside_inside(connection)
         return jobs
+
+    def _amend(self, connection: sqlite3.Connection, jobs: list[tuple[str, Change[Any]]]) -> list[Any]:
+        return [self._amend_one(connection, name, change) for name, change in jobs]
+
+    def _amend_one(self, connection: sqlite3.Connection, name: str, change: Change[T]) -> T:
+        row = connection.execute("SELECT text FROM note WHERE name = ?", (name,)).fetchone()
+        text, result = change("" if row is None else row[0], self._clock.now())
+        connection.execute("INSERT OR REPLACE INTO note (name, text) VALUES (?, ?)", (name, text))
+        return result
 
     def _note_time(self, connection: sqlite3.Connection) -> None:
         """For the next process, in case the host is off in between."""

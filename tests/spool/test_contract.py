@@ -718,3 +718,28 @@ async def test_a_transaction_that_was_only_looked_for_has_not_begun(backend: Bac
     assert await spool.recall(b"x", begin=False) is None
     assert await spool.recall(b"x") is None
     assert await spool.recall(b"x", begin=False) == Memory(None)
+
+
+# --- notes
+
+
+async def test_a_note_keeps_every_change_whoever_makes_it(backend: Backend) -> None:
+    spools = [await backend.open() for _ in range(3)]
+
+    def count(text: str, now: float) -> tuple[str, int]:
+        assert now > 1e9
+        return str(int(text or 0) + 1), int(text or 0)
+
+    counted = await asyncio.gather(*(spool.amend("counter", count) for _ in range(10) for spool in spools))
+    assert sorted(counted) == list(range(30))
+    await backend.close_all()
+    again = await backend.open(serve=True)
+    assert await again.amend("counter", count) == 30
+    assert await again.amend("another", count) == 0
+
+
+async def test_a_change_that_fails_changes_nothing(spool: Any) -> None:
+    await spool.amend("note", lambda _, __: ("first", None))
+    with pytest.raises((ZeroDivisionError, SendError)):
+        await spool.amend("note", lambda _, __: ("second", 1 // 0))
+    assert await spool.amend("note", lambda text, _: (text, text)) == "first"

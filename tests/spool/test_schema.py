@@ -160,6 +160,7 @@ LATER = {
         ALTER TABLE clock ADD COLUMN mood TEXT NOT NULL DEFAULT 'good';
         ALTER TABLE reserve ADD COLUMN mood TEXT NOT NULL DEFAULT 'good';
         ALTER TABLE schema ADD COLUMN mood TEXT NOT NULL DEFAULT 'good';
+        ALTER TABLE note ADD COLUMN mood TEXT NOT NULL DEFAULT 'good';
         CREATE TABLE journal (mood TEXT);
         CREATE INDEX mail_mood ON mail (mood);
         UPDATE schema SET version = 99;
@@ -169,6 +170,7 @@ LATER = {
         ALTER TABLE smtp2cf_message ADD mood text NOT NULL DEFAULT 'good';
         ALTER TABLE smtp2cf_memory ADD mood text NOT NULL DEFAULT 'good';
         ALTER TABLE smtp2cf_reserve ADD mood text NOT NULL DEFAULT 'good';
+        ALTER TABLE smtp2cf_note ADD mood text NOT NULL DEFAULT 'good';
         ALTER TABLE smtp2cf_spool ADD mood text NOT NULL DEFAULT 'good';
         CREATE TABLE smtp2cf_journal (mood text);
         CREATE INDEX smtp2cf_mail_mood ON smtp2cf_mail (mood);
@@ -192,6 +194,7 @@ async def use(spool: Any) -> None:
     await spool.check()
     await spool.recall(b"one")
     spool.remember(b"one", OK)
+    assert await spool.amend("note", lambda text, _: (text + "x", True))
     await spool.put(mail, new_mail(attempts=1))
     claimed = {item.queue_id for item in await spool.claim(10)}
     assert mail.envelope.queue_id in claimed
