@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import structlog
 
@@ -15,6 +16,7 @@ from smtp2cf.journal import logs, maillog, metrics, tasks
 from smtp2cf.journal.readiness import Readiness
 from smtp2cf.listen import limits, open_relay
 from smtp2cf.listen.certificate import Certificate
+from smtp2cf.listen.file_watch import Rereadable
 from smtp2cf.listen.places import Place, Places
 from smtp2cf.listen.signals import LeftBehind, Signals, finished, leave
 from smtp2cf.listen.sockets import ListeningSockets
@@ -22,6 +24,7 @@ from smtp2cf.relay import DropDirectory, Relay, once
 from smtp2cf.reply import Reply
 from smtp2cf.settings import check, loading, rooms, trial
 from smtp2cf.settings.fields import Settings
+from smtp2cf.settings.secret_files import SecretFile
 from smtp2cf.settings.trial import Trial
 from smtp2cf.smtpd import LMTP_LISTENER, SMTP_LISTENER, SMTPS_LISTENER, Listener, Rules, Server, judge, memory
 from smtp2cf.spool import Spool
@@ -39,10 +42,17 @@ log = structlog.stdlib.get_logger("smtp2cf.serve")
 
 
 class Bridge:
-    """Everything that runs in one `smtp2cf serve`. store: the spool, None for none."""
+    """Everything that runs in one `smtp2cf serve`.
+
+    store: the spool, None for none. secrets: the files that hold secrets, by the name of the setting.
+    """
 
     def __init__(
-        self, settings: Settings, store: Spool | None, certificate: Certificate | None = None
+        self,
+        settings: Settings,
+        store: Spool | None,
+        certificate: Certificate | None = None,
+        secrets: Mapping[str, Path] | None = None,
     ) -> None:
         self._settings = settings
         self._started = time.time()
@@ -84,10 +94,15 @@ class Bridge:
             self.relay.answered,
             closed=spool_refusal,
         )
+        uses = {"api_token": self._use_token, "spool_url": store.use_url if store is not None else _restart}
+        self._read_from_files: list[Rereadable] = [
+            *(SecretFile(settings, name, path, uses[name]) for name, path in (secrets or {}).items()),
+            *(thing for thing in (certificate, self.access.users) if thing is not None),
+        ]
         self._drop_run: asyncio.Task[None] | None = None
         self._watches: list[asyncio.Task[None]] = []
         self._watch_spool: asyncio.Task[None] | None = None
-        self._reading: asyncio.Task[bool] | None = None
+        self._reading: asyncio.Task[None] | None = None
 
     def readiness(self) -> Readiness:
         """Not ready while Cloudflare refuses the token, or while the spool can't be written."""
@@ -130,10 +145,8 @@ class Bridge:
         self._export_gauges()
         self._watch(self.account.watch_token, "serve.watch_token")
         self._watch(memory.give_back, "serve.give_back_memory")
-        if self.certificate is not None:
-            self._watch(self.certificate.watch, "serve.watch_certificate")
-        if self.access.watch is not None:
-            self._watch(self.access.watch, "serve.watch_users")
+        for thing in self._read_from_files:
+            self._watch(thing.watch, "serve.watch_file")
         if self.relay.queue is not None:
             self.relay.queue.start()
         self._drop_run = tasks.keep_running(self.drop.run, "drop.run")
@@ -214,9 +227,24 @@ class Bridge:
         return LeftBehind(len(sessions), under_way, waiting, place, kept)
 
     def reload(self) -> None:
-        """Re-read the certificate."""
-        if self.certificate is not None:
-            self._reading = tasks.start(self.certificate.reread(), "serve.reread_certificate")
+        """Re-read the certificate, the users and the secrets."""
+        self._reading = tasks.start(self._reread(), "serve.reread")
+
+    async def _reread(self) -> None:
+        for thing in self._read_from_files:
+            await thing.reread()
+
+    def _use_token(self, token: str) -> None:
+        """Call the API with another token, and send what waits only because the last one was refused."""
+        was_refused = self.account.token_state.accepted is False
+        self.account.use_token(token)
+        if was_refused and self.relay.queue is not None:
+            self.relay.queue.retry_all()
+
+
+def _restart(_url: str) -> None:
+    """Take the URL of a spool where there is none."""
+    raise ValueError(spool.ANOTHER_SPOOL)
 
 
 def _spool_refusal(store: Spool) -> Reply | None:
@@ -275,11 +303,12 @@ async def run(
     handed_over: Mapping[str, list[socket.socket]],
     on_trial: Trial | None,
     announce: Callable[[Places], None],
+    secrets: Mapping[str, Path],
 ) -> None:
     """Run the bridge until SIGTERM or SIGINT. Raises OSError if it can't listen.
 
     settings: checked (settings.check). handed_over: sockets from systemd, by protocol. on_trial: with a
-    stand-in for Cloudflare. announce: called as soon as mail can be sent.
+    stand-in for Cloudflare. announce: called as soon as mail can be sent. secrets: as in Bridge.
     """
     limits.raise_file_limit()
     limits.leave_no_core()
@@ -298,7 +327,7 @@ async def run(
                 "admin_listen": places.admin.endpoints,
             }
         )
-        bridge = Bridge(settings, await rooms.open_spool(settings), certificate)
+        bridge = Bridge(settings, await rooms.open_spool(settings), certificate, secrets)
         _warn(settings, bridge, places)
         signals = Signals(bridge.reload)
         await bridge.start(_mail(places), places.admin)

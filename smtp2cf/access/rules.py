@@ -3,12 +3,13 @@
 argon2 is loaded only if there are users.
 """
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from smtp2cf.access.senders import SenderRules, Senders
 from smtp2cf.envelope import Authenticate, SenderRefusal
+from smtp2cf.listen.file_watch import Rereadable
 
 if TYPE_CHECKING:
     from smtp2cf.access.logins import OnLogin
@@ -17,13 +18,13 @@ if TYPE_CHECKING:
 class Access(NamedTuple):
     """What a session and the relay ask. None means that nothing is refused.
 
-    authenticate: see smtp2cf.access.logins. close: ends its threads. watch: re-reads the users file.
+    authenticate: see smtp2cf.access.logins. close: ends its threads. users: re-read when they change.
     """
 
     authenticate: Authenticate | None = None
     sender_refusal: SenderRefusal | None = None
     close: Callable[[], None] = lambda: None
-    watch: Callable[[], Coroutine[None, None, None]] | None = None
+    users: Rereadable | None = None
 
 
 def open_access(users_file: Path | None, allowed_senders: Sequence[str], on_login: "OnLogin") -> Access:
@@ -39,6 +40,5 @@ def open_access(users_file: Path | None, allowed_senders: Sequence[str], on_logi
 
     users = UsersFile(users_file)
     logins = Logins(users, on_login)
-    return Access(
-        logins.authenticate, SenderRules(everybody, users.senders_of).refusal, logins.close, users.watch
-    )
+    refusal = SenderRules(everybody, users.senders_of).refusal
+    return Access(logins.authenticate, refusal, logins.close, users)

@@ -88,6 +88,10 @@ class UsersFile:
             if new_for is not None:
                 self._take(*await asyncio.to_thread(self._read))
 
+    async def reread(self) -> None:
+        """Read the file now."""
+        self._take(*await asyncio.to_thread(self._read))
+
     def look(self) -> None:
         """Re-read the file if it has changed. Blocks."""
         if self._file.stamps() != self._file.read:

@@ -5,6 +5,7 @@ Knows no settings, no session and no spool.
 """
 
 import asyncio
+import contextlib
 
 import structlog
 
@@ -29,6 +30,7 @@ class Account:
         self, *, base_url: str, account_id: str, token: str, timeout: float, concurrency: int
     ) -> None:
         self.name = account_id
+        self._token_is_new = asyncio.Event()
         self.base_url = base_url
         self.client = Client(
             base_url=base_url, account_id=account_id, token=token, timeout=timeout, concurrency=concurrency
@@ -47,12 +49,20 @@ class Account:
         """What Cloudflare last said of its token."""
         return self.client.token_state
 
+    def use_token(self, token: str) -> None:
+        """Call with this token from now on, and check it at once."""
+        self.client.use_token(token)
+        self._token_is_new.set()
+
     async def watch_token(self) -> None:
         """Check the token at the start, and again for as long as it is not known to be good."""
         while True:
+            self._token_is_new.clear()
             if self.token_state.accepted is not True:
                 await self._check_token()
-            await asyncio.sleep(TOKEN_CHECK_INTERVAL)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TOKEN_CHECK_INTERVAL):
+                    await self._token_is_new.wait()
 
     async def _check_token(self) -> None:
         try:

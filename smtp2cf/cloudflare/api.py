@@ -67,6 +67,10 @@ class Api:
             trust_env=False,
         )
 
+    def use_token(self, token: str) -> None:
+        """Call with this token from now on."""
+        self._client.headers["Authorization"] = f"Bearer {token}"
+
     def __repr__(self) -> str:
         return f"<Api {self._client.base_url}>"
 

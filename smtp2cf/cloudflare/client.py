@@ -84,7 +84,6 @@ class Client:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.pacer = Pacer(concurrency)
-        self.token_state = TokenState(None, "")
         try:
             base = httpx.URL(base_url.rstrip("/"))
         except httpx.InvalidURL as error:
@@ -93,10 +92,7 @@ class Client:
         self._account_url = f"{base}/accounts/{account_id}"
         self._send_raw = _target(f"{self._account_url}/email/sending/send_raw")
         self._timeout = timeout
-        self._fields = (
-            b"Host: %b\r\nUser-Agent: smtp2cf/%b\r\nAuthorization: Bearer %b\r\n"
-            b"Accept: application/json\r\nContent-Type: application/json\r\n"
-        ) % (base.netloc, __version__.encode(), token.encode())
+        self._netloc = base.netloc
         self._transport = transport or Transport(base, timeout)
         self.api = Api(
             base_url=base,
@@ -106,6 +102,7 @@ class Client:
             transport=self._transport,
             pacer=self.pacer,
         )
+        self.use_token(token)
         self._exchange = (
             self._transport.exchange
             if isinstance(self._transport, Transport)
@@ -114,6 +111,15 @@ class Client:
 
     def __repr__(self) -> str:
         return f"<Client {self._account_url}>"
+
+    def use_token(self, token: str) -> None:
+        """Call with this token from now on. A call under way is repeated if the previous one is refused."""
+        self._fields = (
+            b"Host: %b\r\nUser-Agent: smtp2cf/%b\r\nAuthorization: Bearer %b\r\n"
+            b"Accept: application/json\r\nContent-Type: application/json\r\n"
+        ) % (self._netloc, __version__.encode(), token.encode())
+        self.api.use_token(token)
+        self.token_state = TokenState(None, "")
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -148,8 +154,11 @@ class Client:
 
         Raises SendError if no answer says so either way.
         """
+        fields = self._fields
         for path in (f"{self.api.account}/tokens/verify", "/user/tokens/verify"):
             answer = await self.api.ask("GET", path)
+            if fields is not self._fields:  # there is another token now
+                return await self.verify_token()
             status = answer.result.get("status") if isinstance(answer.result, dict) else None
             if isinstance(status, str):
                 reason = "" if status == "active" else f"Cloudflare says the token is {one_line(status, 40)}"
@@ -171,17 +180,20 @@ class Client:
         """
         while True:
             turn = await self.pacer.admit(deadline)
+            fields = self._fields
             try:
                 if lease is None:
-                    answer = await self._exchange("POST", target, self._fields, body())
+                    answer = await self._exchange("POST", target, fields, body())
                 else:
-                    answer = await self._exchange_under(lease, target, body())
+                    answer = await self._exchange_under(lease, target, fields, body())
                 error = None if answer.status < 300 else _error_in(answer)
                 if error is None or error.reply.status != "4.7.1":
                     if answer.status < 500:
                         header = answer.headers.get
                         self.pacer.observe(turn, header("Ratelimit", ""), header("Ratelimit-Policy", ""))
-                    return answer
+                    if fields is self._fields or not isinstance(error, TokenRefusedError):
+                        return answer
+                    continue  # there is another token now
                 self.pacer.block(turn, error.retry_after)
             except httpx.HTTPError as failure:
                 raise no_answer(failure, self._host, self._timeout) from failure
@@ -190,12 +202,12 @@ class Client:
             if time.monotonic() + self.pacer.blocked_for > deadline:
                 raise error
 
-    async def _exchange_under(self, lease: Lease, target: bytes, body: bytes) -> Answer:
+    async def _exchange_under(self, lease: Lease, target: bytes, fields: bytes, body: bytes) -> Answer:
         """One HTTP exchange that begins only while the lease is certain."""
         while True:
             await lease.confirm()
             with contextlib.suppress(NotBegun):  # it took too long to connect, or the process was stopped
-                return await self._exchange("POST", target, self._fields, body, lease.holds)
+                return await self._exchange("POST", target, fields, body, lease.holds)
 
 
 async def _exchange_through(

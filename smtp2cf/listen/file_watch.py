@@ -1,11 +1,11 @@
 """File watch: notices when files change, by looking at them again and again.
 
-For what is re-read while the bridge runs: the certificate, the users file. A file system may be slow, so
-that the looking is done in a thread. Knows nothing of what is in the files.
+For what is re-read while the bridge runs: the certificate, the users file, files with secrets. A file system
+may be slow, so that the looking is done in a thread. Knows nothing of what is in the files.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -20,6 +20,18 @@ class OffLoop(Protocol):
 
     def __call__(self, function: Callable[[], T], /) -> Awaitable[T]:
         """What it returns."""
+        ...
+
+
+class Rereadable(Protocol):
+    """What was read from files, and is read again."""
+
+    def watch(self) -> Coroutine[None, None, None]:
+        """Re-read the files whenever they change, until cancelled."""
+        ...
+
+    def reread(self) -> Coroutine[None, None, object]:
+        """Re-read the files now."""
         ...
 
 

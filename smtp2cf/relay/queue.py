@@ -19,7 +19,7 @@ from smtp2cf.relay.lease import Lease
 from smtp2cf.relay.settle import Situation
 from smtp2cf.relay.spooled import SpooledMail
 from smtp2cf.reply import SendError
-from smtp2cf.spool import SpoolItem
+from smtp2cf.spool import Action, Filter, SpoolItem, Status
 
 PATIENCE = 60.0
 """Seconds that mail waits for its turn under the account's limits before it is put back."""
@@ -72,17 +72,23 @@ class Queue:
         self._loaded = 0
         self._unloaded = asyncio.Condition()
         self._runner: asyncio.Task[None] | None = None
+        self._retrying: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to send what is due."""
         self._runner = tasks.keep_running(self._run, "queue.run")
 
+    def retry_all(self) -> None:
+        """Make all mail due that waits for another attempt."""
+        self._retrying = tasks.start(self._mail.surely(self._retry_deferred), "queue.retry_all")
+
     async def stop_claiming(self) -> None:
         """Send nothing more than what is under way."""
-        if self._runner is not None:
-            self._runner.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._runner
+        for task in (self._runner, self._retrying):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - what is under way outlives it
         """Claim no more, and let what is under way end within `timeout` seconds; the spool keeps the rest."""
@@ -127,6 +133,10 @@ class Queue:
         items = await self._spool.claim(self._mail.retry.parallel, expired=True)
         await asyncio.gather(*(self._send(item) for item in items))
         return bool(items)
+
+    async def _retry_deferred(self) -> None:
+        async for _ in self._spool.apply(Action.RETRY, Filter(statuses=(Status.DEFERRED,))):
+            pass
 
     def _room(self) -> int:
         """How many messages to claim: at most `parallel` in all, doubling; one while calls stand in line.

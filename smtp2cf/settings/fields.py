@@ -29,8 +29,6 @@ from smtp2cf.settings.values import (
 )
 
 PREFIX = "SMTP2CF_"
-SECRETS = ("api_token", "spool_url")
-"""Settings that can be read from a file instead: the variable's name with _FILE appended names it."""
 
 
 class SettingsError(Exception):
@@ -58,7 +56,8 @@ class Settings(BaseSettings):
         SecretStr(""),
         validation_alias=AliasChoices("SMTP2CF_API_TOKEN", "CLOUDFLARE_API_TOKEN"),
         description="An API token with the permission Email Sending: Edit. CLOUDFLARE_API_TOKEN works too. Or"
-        " name a file that holds the token in SMTP2CF_API_TOKEN_FILE.",
+        " name a file that holds the token in SMTP2CF_API_TOKEN_FILE, which is re-read when it changes and on"
+        " SIGHUP.",
     )
     api_base_url: str = Field(
         "https://api.cloudflare.com/client/v4",
@@ -142,7 +141,7 @@ class Settings(BaseSettings):
     users_file: Path | None = Field(
         None,
         description="Users who may log in and send from anywhere, with hashes of their passwords, as written"
-        " by `smtp2cf user add`. Re-read when it changes. See docs/access.md.",
+        " by `smtp2cf user add`. Re-read when it changes and on SIGHUP. See docs/access.md.",
         examples=["/etc/smtp2cf/users"],
     )
     auth_without_tls: bool = Field(
@@ -277,8 +276,8 @@ class Settings(BaseSettings):
         SecretStr(""),
         description="Where mail waits that can't be sent yet: sqlite:///path,"
         " postgresql://user:password@host/db, or none, which leaves it to the client. Default:"
-        " SQLite in SMTP2CF_STATE_DIR. Or name a file that holds the URL in"
-        " SMTP2CF_SPOOL_URL_FILE.",
+        " SQLite in SMTP2CF_STATE_DIR. Or name a file that holds the URL in SMTP2CF_SPOOL_URL_FILE: another"
+        " user or password there is used without a restart.",
         examples=["sqlite:////var/lib/smtp2cf/spool.sqlite3"],
     )
     state_dir: Path = Field(

@@ -15,7 +15,8 @@ from dotenv.parser import parse_stream
 from pydantic import ValidationError
 
 from smtp2cf.listen import files
-from smtp2cf.settings.fields import PREFIX, SECRETS, Settings, SettingsError
+from smtp2cf.settings import secret_files
+from smtp2cf.settings.fields import PREFIX, Settings, SettingsError
 from smtp2cf.settings.wrong import line_of
 
 SENDMAIL_PREFIX = "SMTP2CF_SENDMAIL_"
@@ -38,9 +39,15 @@ def users_file(env_file: Path | None = None) -> Path | None:
     return Path(given) if given else None
 
 
+def files_of_secrets(env_file: Path | None = None) -> dict[str, Path]:
+    """The files that hold secrets, by the name of the setting. Raises SettingsError."""
+    return _secret_files(_given(env_file))
+
+
 def unknown_variables(env_file: Path | None = None) -> list[str]:
     """A line for each SMTP2CF_ variable that is not a setting, with the nearest name that is."""
-    known = [name.upper() for name in Settings.model_fields] + [f"{name.upper()}_FILE" for name in SECRETS]
+    known = [name.upper() for name in Settings.model_fields]
+    known += [f"{name.upper()}_FILE" for name in secret_files.KINDS]
     lines = []
     for variable in sorted(_given(env_file)):
         name = variable.removeprefix(PREFIX)
@@ -78,18 +85,19 @@ def _env_file_values(path: Path) -> dict[str, str]:
 
 
 def _secrets_from_files(given: Mapping[str, str]) -> dict[str, str]:
-    secrets = {}
-    for name in SECRETS:
-        variable = f"{PREFIX}{name.upper()}"
-        path = given.get(f"{variable}_FILE", "")
-        if not path:
-            continue
-        if given.get(variable):
+    try:
+        return {name: secret_files.read(name, path) for name, path in _secret_files(given).items()}
+    except secret_files.SecretFileError as error:
+        raise SettingsError(str(error)) from None
+
+
+def _secret_files(given: Mapping[str, str]) -> dict[str, Path]:
+    """The files that are named, by the name of the setting that they hold."""
+    named = {}
+    for name in secret_files.KINDS:
+        variable, path = f"{PREFIX}{name.upper()}", given.get(secret_files.variable_of(name), "")
+        if path and given.get(variable):
             raise SettingsError(f"{variable} and {variable}_FILE are both set: set only one of them")
-        try:
-            secrets[name] = files.read_text(Path(path)).strip()
-        except files.FileError as error:
-            raise SettingsError(f"{variable}_FILE: {error}") from None
-        if not secrets[name]:
-            raise SettingsError(f"{variable}_FILE: {path} is empty")
-    return secrets
+        if path:
+            named[name] = Path(path)
+    return named

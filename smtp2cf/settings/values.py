@@ -92,14 +92,16 @@ def _host_names(value: object) -> object:
     return names
 
 
-def _token(token: SecretStr) -> SecretStr:
+def checked_token(token: SecretStr) -> SecretStr:
+    """The token, "" for none; raises ValueError, without it, if it can't be one."""
     text = token.get_secret_value()
     if text and not (text.isascii() and text.isprintable() and " " not in text):
         raise ValueError("an API token is one word of ASCII letters, digits, - and _")
     return token
 
 
-def _spool_url(url: SecretStr) -> SecretStr:
+def checked_spool_url(url: SecretStr) -> SecretStr:
+    """The URL, "" for the default; raises ValueError, without it, if it names no spool."""
     scheme, separator, rest = url.get_secret_value().partition("://")
     names_nothing = scheme == "sqlite" and bool(rest) and not PurePosixPath(rest).name
     if scheme.lower() not in ("", "none") and not (separator and scheme in SPOOLS and not names_nothing):
@@ -142,7 +144,7 @@ FieldNames = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_field_names)]
 """Names of header fields, separated by commas."""
 HostNames = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_host_names)]
 """Host names without a port, separated by commas."""
-Token = Annotated[SecretStr, AfterValidator(_token)]
+Token = Annotated[SecretStr, AfterValidator(checked_token)]
 """An API token."""
-SpoolUrl = Annotated[SecretStr, AfterValidator(_spool_url)]
+SpoolUrl = Annotated[SecretStr, AfterValidator(checked_spool_url)]
 """Where mail waits; "" for the default."""

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from smtp2cf.spool.protocol import (
+    ANOTHER_SPOOL,
     EVERYTHING,
     LEASE,
     MEMORY,
@@ -26,6 +27,7 @@ from smtp2cf.spool.protocol import (
 )
 
 __all__ = [
+    "ANOTHER_SPOOL",
     "EVERYTHING",
     "LEASE",
     "MEMORY",

@@ -235,6 +235,10 @@ class PostgresSpool:
             raise
         self._full = None
 
+    def use_url(self, url: str) -> None:
+        """See protocol.Spool. Open connections keep the login they have."""
+        self._database.use_url(url)
+
     def refusal(self) -> SendError | None:
         """See protocol.Spool. The server alone knows its disk: from when it was full until there is room."""
         return self._full

@@ -12,6 +12,7 @@ import contextlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import asyncpg  # type: ignore[import-untyped]
 import structlog
@@ -19,7 +20,7 @@ import structlog
 from smtp2cf.journal import tasks
 from smtp2cf.spool import postgres_reserve, postgres_schema
 from smtp2cf.spool.postgres_errors import Meaning, is_permanent, leaves_connection, meaning, one_line
-from smtp2cf.spool.protocol import SpoolError, SpoolFull, SpoolUnavailable
+from smtp2cf.spool.protocol import ANOTHER_SPOOL, SpoolError, SpoolFull, SpoolUnavailable
 
 _log = structlog.get_logger(__name__)
 
@@ -52,6 +53,15 @@ _SESSION = {
     "synchronous_commit": "on",
     # What a process that was frozen in the middle has locked is free again after this (milliseconds).
     "idle_in_transaction_session_timeout": "30000",
+}
+
+
+_LOGIN = ("user", "password", "passfile", "sslcert", "sslkey", "sslpassword")
+"""Parameters of a URL that say who connects, and with which proof."""
+_CONNECTING: dict[str, Any] = {
+    "timeout": CONNECT_TIMEOUT,
+    "command_timeout": COMMAND_TIMEOUT,
+    "server_settings": {"application_name": "smtp2cf", **_SESSION},
 }
 
 
@@ -136,6 +146,14 @@ class Database:
     async def execute(self, statement: str, *values: object, fills: bool = False) -> None:
         """Run a statement; raises SendError. fills: as for `run`."""
         await self.run(lambda connection: connection.execute(statement, *values), fills=fills)
+
+    def use_url(self, url: str) -> None:
+        """Connect by this URL from now on. Raises ValueError if it names another database."""
+        if _without_login(url) != _without_login(self._url):
+            raise ValueError(ANOTHER_SPOOL)
+        self._url = url
+        if self._pool is not None:
+            self._pool.set_connect_args(url, **_CONNECTING)
 
     def listen(self, on_wake: Callable[[], None]) -> None:
         """From now on, call `on_wake` at every announcement by any process, and after every reconnection."""
@@ -283,9 +301,7 @@ async def _open_pool(url: str) -> Any:
             url,
             min_size=0,  # a floor would be restored behind our back, each failure a traceback in the log
             max_size=CONNECTIONS,
-            timeout=CONNECT_TIMEOUT,
-            command_timeout=COMMAND_TIMEOUT,
-            server_settings={"application_name": "smtp2cf", **_SESSION},
+            **_CONNECTING,
         )
         try:
             async with pool.acquire(timeout=PATIENCE) as connection:
@@ -312,6 +328,13 @@ async def _require_utf8(connection: Connection, url: str) -> None:
             " name and address: make one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, and name"
             " it in SMTP2CF_SPOOL_URL"
         )
+
+
+def _without_login(url: str) -> tuple[str, str, str]:
+    """What an URL says of the database itself: where it is and its name, but not who connects to it."""
+    parts = urlsplit(url)
+    others = sorted(item for item in parse_qsl(parts.query) if item[0] not in _LOGIN)
+    return parts.netloc.rpartition("@")[2], parts.path, urlencode(others)
 
 
 def _shown(url: str) -> str:

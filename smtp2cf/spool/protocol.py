@@ -56,6 +56,9 @@ MEMORY = 600.0
 PAGE = 500
 """Messages that are listed or changed in one go."""
 
+ANOTHER_SPOOL = "it names another spool than the one in use; restart the bridge to use that"
+"""Why `use_url` refuses a URL."""
+
 
 class SpoolError(ValueError):
     """The spool can't be opened; the text is one line for the operator."""
@@ -296,6 +299,9 @@ class Spool(Protocol):
         Raises SpoolError, as `totals` does, if a store that couldn't be reached at the start can never
         be used.
         """
+
+    def use_url(self, url: str) -> None:
+        """Connect by this URL from now on: another login. Raises ValueError if it names another store."""
 
     def refusal(self) -> SendError | None:
         """Why no new mail may come in; None while it may.

@@ -28,6 +28,7 @@ from smtp2cf.spool import codec, sqlite_file, sqlite_salvage
 from smtp2cf.spool.claims import Claims, DueAlarm, Moment
 from smtp2cf.spool.disk_space import Space
 from smtp2cf.spool.protocol import (
+    ANOTHER_SPOOL,
     EVERYTHING,
     LEASE,
     MEMORY,
@@ -233,6 +234,10 @@ class SqliteSpool:
         FREE.set(self._space.free)
         if refusal is not None:
             raise refusal
+
+    def use_url(self, _url: str) -> None:
+        """See protocol.Spool. There is no login, so another URL names another file."""
+        raise ValueError(ANOTHER_SPOOL)
 
     def refusal(self) -> SendError | None:
         """See protocol.Spool."""

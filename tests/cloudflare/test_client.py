@@ -323,6 +323,24 @@ async def test_a_refused_token_is_known_until_a_call_succeeds() -> None:
     assert client.token_state == (True, "")
 
 
+async def test_a_call_that_is_refused_for_a_token_replaced_meanwhile_is_repeated_with_the_new_one() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        client.use_token("new")
+        good = request.headers["Authorization"] == "Bearer new"
+        return success(delivered=[RECIPIENT]) if good else refusal(401, "authentication.unauthorized")
+
+    client = client_of(answer)
+    assert (await send(client)).outcomes == {RECIPIENT: DELIVERED}
+    assert client.token_state.accepted is True
+
+
+async def test_nothing_is_known_of_a_token_that_has_replaced_a_refused_one() -> None:
+    client = answering(refusal(401, "authentication.unauthorized"))
+    await failed_send(client)
+    client.use_token("new")
+    assert client.token_state == (None, "")
+
+
 @pytest.mark.parametrize(
     "answer",
     [

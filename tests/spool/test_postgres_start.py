@@ -1,6 +1,7 @@
 """A PostgreSQL that isn't ready at the start is waited for, unready; what never passes ends it with 78."""
 
 import asyncio
+import contextlib
 import os
 import time
 import urllib.error
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from smtp2cf.spool import Spool, SpoolError, SpoolUnavailable, open_spool
+from smtp2cf.spool import Spool, SpoolError, SpoolUnavailable, open_spool, postgres_database
 from tests.spool.conftest import Backend, new_mail
 from tests.spool.postgres_server import PostgresServer
 from tests.support.bridge import running_bridge
@@ -82,6 +83,45 @@ async def test_no_connection_left_later_is_a_pause(crowded: Backend, postgres: B
     await asyncio.gather(*(spool.put(new_mail()) for _ in range(40)), *(spool.count() for _ in range(40)))
     assert await spool.count() == 40
     await crowded.close(spool)
+
+
+async def test_another_login_is_used_for_every_new_connection(crowded: Backend, postgres: Backend) -> None:
+    role = role_of(crowded)
+    await tell(postgres.url, f"ALTER ROLE {role} CONNECTION LIMIT -1")
+    spool = await crowded.open()
+    await tell(postgres.url, f"CREATE ROLE {role}_new LOGIN IN ROLE {role}")
+    try:
+        spool.use_url(crowded.url.replace(f"//{role}@", f"//{role}_new:new%2Fword@"))
+        await tell(
+            postgres.url,
+            f"ALTER ROLE {role} NOLOGIN",
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}'",
+        )
+        await until_it_works(spool)
+        await spool.put(new_mail())
+        assert await spool.count() == 1
+    finally:
+        await crowded.close(spool)
+        await tell(postgres.url, f"REASSIGN OWNED BY {role}_new TO {role}", f"DROP ROLE {role}_new")
+
+
+@pytest.mark.parametrize(
+    ("url", "same"),
+    [
+        ("postgresql://anna:other@db.example/mail?sslmode=require", True),
+        ("postgresql://ben@db.example/mail?sslmode=require", True),
+        ("postgres://db.example/mail?user=ben&password=x&sslmode=require", True),
+        ("postgresql://anna@db2.example/mail?sslmode=require", False),
+        ("postgresql://anna@db.example:5433/mail?sslmode=require", False),
+        ("postgresql://anna@db.example/other?sslmode=require", False),
+        ("postgresql://anna@db.example/mail?sslmode=require&search_path=other", False),
+    ],
+)
+async def test_a_url_of_another_database_needs_a_restart(url: str, same: bool) -> None:
+    database = postgres_database.Database(None, "postgresql://anna:first@db.example/mail?sslmode=require")
+    refused = contextlib.nullcontext() if same else pytest.raises(ValueError, match="restart the bridge")
+    with refused:
+        database.use_url(url)
 
 
 async def test_a_server_that_is_started_later(tmp_path: Path) -> None:
