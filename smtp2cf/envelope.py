@@ -1,20 +1,25 @@
 """Envelope: who a message is from and for, as SMTP said it (RFC 5321 §2.3.1, RFC 3461).
 
 The envelope is independent of the header: Bcc works because nobody looks at To. The null
-reverse-path is the empty string everywhere.
+reverse-path is the empty string everywhere. Addresses are kept as the client wrote them, and compared as what
+they are: see `sent_form` and `address_key`.
 
 Knows nothing of sockets, of Cloudflare or of the relay.
 """
 
 import ipaddress
+import re
 import secrets
 import string
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+import unicodedata
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
-from smtp2cf.reply import Reply
+import idna
+
+from smtp2cf.reply import RefusedError, Reply
 
 Outcomes = dict[str, Reply]
 """What became of each recipient, by forward path."""
@@ -123,22 +128,82 @@ class Judged(NamedTuple):
         )
 
 
-def address_key(address: str) -> str:
-    """What makes two spellings the same address: the domain in any letter case (RFC 5321 §2.4)."""
+# ---- addresses, of which one can be written in many ways
+
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
+_NEEDS_A_PAIR = re.compile(r'["\\]')
+_DOT_ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
+_ASCII_LABEL = re.compile(r"[0-9a-z_]([0-9a-z_-]*[0-9a-z_])?")
+DOMAIN_LIMIT = 253
+"""Characters of a domain name (RFC 1035 §2.3.4)."""
+
+
+def sent_form(address: str) -> str:
+    """The one form in which an address is sent, ASCII only: the domain as A-labels (IDNA 2008, RFC 5891), in
+    lower case, without a trailing dot; the local part as it is, without quotes that it doesn't need.
+
+    Raises RefusedError where there is no such form.
+    """
     local, at, domain = address.rpartition("@")
-    return f"{local}{at}{domain.lower()}"
+    if not local.isascii():
+        text = f"<{address}>: Cloudflare takes only ASCII characters before the @"
+        raise RefusedError(Reply(553, "5.6.7", text))
+    if local[:1] == '"' and _QUOTED.fullmatch(local):
+        bare = _QUOTED_PAIR.sub(_second, local[1:-1])
+        local = bare if _DOT_ATOM.fullmatch(bare) else f'"{_NEEDS_A_PAIR.sub(_pair, bare)}"'
+    try:
+        return f"{local}{at}{_a_labels(domain)}"
+    except UnicodeError as error:
+        text = f"<{address}>: not a valid internationalized domain name: {error}"
+        raise RefusedError(Reply(553, "5.1.3", text)) from None
+
+
+def address_key(address: str) -> str:
+    """What makes two spellings the same address: the form in which they are sent, without any quotes. The
+    letter case of a local part counts (RFC 5321 §2.4). An address that can't be sent is compared as text."""
+    try:
+        form = sent_form(address)
+        return form if form[:1] != '"' else _without_quotes(form)
+    except RefusedError:
+        local, at, domain = unicodedata.normalize("NFC", address).rpartition("@")
+        return f"{local}{at}{domain.lower().removesuffix('.')}"
 
 
 def domain_of(address: str) -> str:
-    """The domain in lower case, "" where there is none."""
-    return address.rpartition("@")[2].lower() if "@" in address else ""
+    """The domain in the form that is sent and compared, "" where there is none."""
+    _, at, domain = address.rpartition("@")
+    return address_key(f"@{domain}")[1:] if at else ""
 
 
-def unique_addresses(addresses: Sequence[str]) -> list[str]:
-    """The addresses in their order, each once; the first spelling wins."""
-    if len(addresses) == 1:
-        return list(addresses)
-    first: dict[str, str] = {}
-    for address in addresses:
-        first.setdefault(address_key(address), address)
-    return list(first.values())
+def _without_quotes(form: str) -> str:
+    local, _, domain = form.rpartition("@")
+    return f"{_QUOTED_PAIR.sub(_second, local[1:-1])}@{domain}" if _QUOTED.fullmatch(local) else form
+
+
+def _second(pair: re.Match[str]) -> str:
+    return pair[1]
+
+
+def _pair(found: re.Match[str]) -> str:
+    return f"\\{found[0]}"
+
+
+def _a_labels(domain: str) -> str:
+    """Raises UnicodeError where the domain has no such form."""
+    if domain.isascii():
+        return domain.lower().removesuffix(".")
+    # Mapped first as in UTS 46: letter case, composed characters, full stops of other scripts.
+    mapped = idna.uts46_remap(domain, std3_rules=False, transitional=False).removesuffix(".")
+    form = ".".join(_a_label(label) for label in mapped.split("."))
+    if len(form) > DOMAIN_LIMIT:
+        raise UnicodeError(f"it has more than {DOMAIN_LIMIT} characters")
+    return form
+
+
+def _a_label(label: str) -> str:
+    if not label.isascii():
+        return idna.alabel(label).decode()
+    if not _ASCII_LABEL.fullmatch(label):
+        raise UnicodeError(f"{label!r} is not a label")
+    return label

@@ -5,13 +5,15 @@ import re
 import subprocess
 import sys
 import time
+import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from smtp2cf import envelope
-from smtp2cf.envelope import Envelope, address_key, domain_of, new_queue_id, unique_addresses
+from smtp2cf.envelope import Envelope, address_key, domain_of, new_queue_id, sent_form
+from smtp2cf.reply import RefusedError
 
 
 def test_queue_ids_are_13_letters_and_digits_and_rise() -> None:
@@ -52,32 +54,112 @@ def test_an_envelope_does_not_change() -> None:
     ("address", "key", "domain"),
     [
         ("Anna@Example.COM", "Anna@example.com", "example.com"),
-        ('"a@b"@X.org', '"a@b"@x.org', "x.org"),
-        ("jörg@MÜNCHEN.example", "jörg@münchen.example", "münchen.example"),
+        ('"a@b"@X.org', "a@b@x.org", "x.org"),
+        ("jörg@MÜNCHEN.example", "jörg@münchen.example", "xn--mnchen-3ya.example"),
+        ("a@👋.EXAMPLE.", "a@👋.example", "👋.example"),
         ("postmaster", "postmaster", ""),
         ("", "", ""),
         ("@", "@", ""),
     ],
 )
-def test_the_domain_in_any_letter_case_is_the_same_address(address: str, key: str, domain: str) -> None:
+def test_what_makes_two_spellings_the_same_address(address: str, key: str, domain: str) -> None:
     assert address_key(address) == key
     assert domain_of(address) == domain
 
 
-def test_addresses_are_sent_to_once_in_their_first_spelling() -> None:
-    given_addresses = ["b@X", "a@x", "b@x", "B@x", "a@x", "b@X"]
-    assert list(unique_addresses(given_addresses)) == ["b@X", "a@x", "B@x"]
-    assert list(unique_addresses(["a@x"])) == ["a@x"]
-    assert list(unique_addresses([])) == []
+A_LABEL = "xn--bcher-kva.example"
+SENT_FORMS = [
+    ("anna@example.com", "anna@example.com"),
+    ("Anna@Example.COM.", "Anna@example.com"),
+    ("anna@bücher.example", f"anna@{A_LABEL}"),
+    ("anna@BU\u0308CHER.Example.", f"anna@{A_LABEL}"),
+    ("anna@bücher。example", f"anna@{A_LABEL}"),
+    (f"anna@{A_LABEL.upper()}", f"anna@{A_LABEL}"),
+    ("anna@\uff25xample\uff0ecom", "anna@example.com"),
+    ("anna@faß.example", "anna@xn--fa-hia.example"),
+    ("anna@mail_1.ü.example", "anna@mail_1.xn--tda.example"),
+    ('"anna"@example.com', "anna@example.com"),
+    (r'"an\na.b"@example.com', "anna.b@example.com"),
+    ('"anna b"@example.com', '"anna b"@example.com'),
+    (r'"anna\ b"@example.com', '"anna b"@example.com'),
+    (r'"a\"b\\c"@example.com', r'"a\"b\\c"@example.com'),
+    ('"a..b"@example.com', '"a..b"@example.com'),
+    ("a..b@docomo.example", "a..b@docomo.example"),
+    ('""@example.com', '""@example.com'),
+    ('an"na"@example.com', 'an"na"@example.com'),
+    ("anna@[IPv6:2001:DB8::1]", "anna@[ipv6:2001:db8::1]"),
+    ("", ""),
+]
+
+
+@pytest.mark.parametrize(("address", "form"), SENT_FORMS)
+def test_an_address_is_sent_in_one_form(address: str, form: str) -> None:
+    assert sent_form(address) == form
+    assert sent_form(form) == form
+    assert address_key(address) == address_key(form)
+
+
+@pytest.mark.parametrize(
+    ("address", "status"),
+    [
+        ("jörg@example.com", "5.6.7"),
+        ('"jörg b"@bücher.example', "5.6.7"),
+        ("anna@👋.example", "5.1.3"),
+        ("anna@ü..example", "5.1.3"),
+        ("anna@ü-.example", "5.1.3"),
+        ("anna@ü.a b", "5.1.3"),
+        ("anna@" + "ü" * 64 + ".example", "5.1.3"),
+        ("anna@" + "ü.a." * 60 + "example", "5.1.3"),
+    ],
+)
+def test_an_address_without_such_a_form_is_refused(address: str, status: str) -> None:
+    with pytest.raises(RefusedError) as refused:
+        sent_form(address)
+    assert (refused.value.reply.code, refused.value.reply.status) == (553, status)
+
+
+_words = st.text("abcXYZ019", min_size=1, max_size=6)
+_labels = st.text("abcXYZ019äöüßéñ例子नम", min_size=1, max_size=8)
 
 
 @settings(deadline=None)
-@given(st.lists(st.sampled_from(["a@x", "a@X", "A@x", "b@x", "b@X", "c"])))
-def test_no_address_is_lost_and_none_is_there_twice(addresses: list[str]) -> None:
-    unique = list(unique_addresses(addresses))
-    keys = [address_key(address) for address in unique]
-    assert len(set(keys)) == len(keys)
-    assert set(keys) == {address_key(address) for address in addresses}
+@given(
+    st.data(),
+    st.lists(_words, min_size=1, max_size=3).map(".".join),
+    st.lists(_labels, min_size=1, max_size=3),
+)
+def test_every_spelling_of_an_address_is_sent_in_the_same_form(
+    data: st.DataObject, local: str, labels: list[str]
+) -> None:
+    try:
+        form = sent_form(f"{local}@{'.'.join(labels)}")
+    except RefusedError:
+        assume(False)
+    assert form.isascii()
+    for spelling in data.draw(spellings_of(local, ".".join(labels))):
+        assert sent_form(spelling) == address_key(spelling) == form
+
+
+def spellings_of(local: str, domain: str) -> st.SearchStrategy[list[str]]:
+    """Ways to write the same address."""
+    a_labels = sent_form(f"a@{domain}")[2:]
+    domains = [domain, domain.lower(), unicodedata.normalize("NFD", domain), a_labels, a_labels.upper()]
+    locals_ = [local, f'"{local}"', f'"\\{local}"', '"' + "".join(f"\\{letter}" for letter in local) + '"']
+    return st.lists(
+        st.builds("{}@{}{}".format, *map(st.sampled_from, (locals_, domains, ["", "."]))), min_size=1
+    )
+
+
+@given(st.text(max_size=40))
+def test_any_text_has_a_form_that_is_ascii_or_none(text: str) -> None:
+    address_key(text)
+    domain_of(text)
+    try:
+        form = sent_form(text)
+    except RefusedError:
+        return
+    assert form.isascii()
+    assert sent_form(form) == form
 
 
 def test_the_pairs_of_digits_are_all_there() -> None:

@@ -2,16 +2,15 @@
 
 A pattern is an address, a domain (`example.com`, or `*@example.com`, which means the same), or the subdomains
 of one (`*.example.com`, which does not include example.com itself). Letter case is ignored, in local parts
-too: Postfix does the same, and nobody has two mailboxes that differ only in case. Otherwise the text must
-match, so an internationalized domain is allowed only in the form it is written in. Knows no users file and no
-settings.
+too: Postfix does the same, and nobody has two mailboxes that differ only in case. A domain is the same in all
+of its spellings, as A-labels or in its own script. Knows no users file and no settings.
 """
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from smtp2cf.envelope import address_key
 from smtp2cf.reply import Reply, few_in_words, one_line
 
 NAMED_LIMIT = 5
@@ -28,7 +27,6 @@ _PATTERN = re.compile(
         (?P<domain>[^\s@*<>()\[\]\\,;:".]+(?:\.[^\s@*<>()\[\]\\,;:".]+)*)\.?""",
     re.VERBOSE,
 )
-_QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +123,5 @@ class SenderRules:
 
 def _key(address: str) -> tuple[str, str]:
     """Local part and domain, as they are compared."""
-    if not address.isascii():
-        address = unicodedata.normalize("NFC", address)
-    local, _, domain = address.lower().rpartition("@")
-    if len(local) >= 2 and local[0] == local[-1] == '"':
-        local = _QUOTED_PAIR.sub(r"\1", local[1:-1])
-    return local, domain.removesuffix(".")
+    local, _, domain = address_key(address).rpartition("@")
+    return local.lower(), domain

@@ -20,29 +20,13 @@ import orjson
 from smtp2cf import __version__
 from smtp2cf.cloudflare.api import Api
 from smtp2cf.cloudflare.errors import TokenRefusedError, error_of, no_answer
+from smtp2cf.cloudflare.outcomes import Sent, read_sent
 from smtp2cf.cloudflare.pacing import Pacer, retry_after_of
 from smtp2cf.cloudflare.transport import Answer, NotBegun, Transport
-from smtp2cf.envelope import Outcomes, address_key
-from smtp2cf.reply import ACCEPTED, BOUNCED, DELIVERED, QUEUED, SUPPRESSED, Reply, Scope, SendError, one_line
+from smtp2cf.reply import Reply, Scope, SendError, one_line
 
 MAX_RECIPIENTS_PER_CALL = 50
 """Recipients that send_raw accepts (Cloudflare's limits page)."""
-MESSAGE_ID_LIMIT = 998
-"""Characters of a message id (RFC 5322 §2.1.1: it has to fit on a line)."""
-LISTS: tuple[tuple[str, Reply], ...] = (
-    ("permanent_bounces", BOUNCED),
-    ("suppressed_recipients", SUPPRESSED),
-    ("queued", QUEUED),
-    ("delivered", DELIVERED),
-)
-"""The lists of an answer and what each means; the first one with the address counts."""
-
-
-class Sent(NamedTuple):
-    """A call that Cloudflare accepted: each recipient's outcome, and its message id or ""."""
-
-    outcomes: Outcomes
-    message_id: str
 
 
 class TokenState(NamedTuple):
@@ -252,11 +236,7 @@ def _submission(reverse_path: str, recipients: Sequence[str], message: bytes) ->
 
 
 def _read_sent(answer: Answer, recipients: Sequence[str]) -> Sent | None:
-    """The outcomes of a success; None where the answer is anything else.
-
-    A recipient in no list counts as accepted: Cloudflare leaves some out, and an error would send their mail
-    again. The same goes for all recipients if there are no lists.
-    """
+    """The outcomes of a success; None where the answer is anything else. A success need not have lists."""
     if not 200 <= answer.status < 300:
         return None
     try:
@@ -268,37 +248,4 @@ def _read_sent(answer: Answer, recipients: Sequence[str]) -> Sent | None:
     result = {} if body["result"] is None else body["result"]
     if not isinstance(result, dict):
         return None
-    return Sent(_outcomes_of(result, recipients), _message_id_of(result))
-
-
-def _outcomes_of(result: dict[str, Any], recipients: Sequence[str]) -> Outcomes:
-    """Each recipient's outcome: by the address as sent, then ignoring letter case."""
-    named = [
-        (address, reply)
-        for name, reply in reversed(LISTS)
-        if (addresses := result.get(name))
-        for address in _strings(addresses)
-    ]
-    exactly = dict(named)
-    outcomes = {recipient: exactly.get(recipient, ACCEPTED) for recipient in recipients}
-    if ACCEPTED in outcomes.values():
-        by_domain = {address_key(address): reply for address, reply in named}
-        by_letters = {address.casefold(): reply for address, reply in named}
-        for recipient in recipients:
-            if recipient not in exactly:
-                found = by_domain.get(address_key(recipient)) or by_letters.get(recipient.casefold())
-                outcomes[recipient] = found or ACCEPTED
-    return outcomes
-
-
-def _message_id_of(result: dict[str, Any]) -> str:
-    """Cloudflare's message id; "" if there is none or it is invalid."""
-    message_id = result.get("message_id")
-    if not isinstance(message_id, str):
-        return ""
-    message_id = message_id.strip()
-    return message_id if len(message_id) <= MESSAGE_ID_LIMIT and message_id.isprintable() else ""
-
-
-def _strings(value: object) -> list[str]:
-    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+    return read_sent(result, recipients)

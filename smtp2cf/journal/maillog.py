@@ -38,6 +38,9 @@ RECIPIENTS = Counters(
 POSSIBLE_DUPLICATES = Counter(
     "smtp2cf_possible_duplicates_total", "Messages whose call had no answer: they may have been sent"
 )
+UNMATCHED = Counter(
+    "smtp2cf_unmatched_outcomes_total", "Addresses in Cloudflare's answers that are none of the recipients"
+)
 DSNS = Counter("smtp2cf_dsns_total", "Delivery reports sent")
 REPEATED = Counter(
     "smtp2cf_answers_repeated_total", "Messages that came again after their answer was lost, not sent again"
@@ -207,6 +210,12 @@ def possible_duplicate(envelope: Envelope, recipients: Sequence[str]) -> None:
     """A call got no answer: its mail may have been sent, and a retry may send it twice."""
     POSSIBLE_DUPLICATES.inc()
     log.warning("mail.possible_duplicate", queue_id=envelope.queue_id, to=first_few(recipients, NAMED_LIMIT))
+
+
+def unmatched(envelope: Envelope, entries: Sequence[str]) -> None:
+    """Cloudflare's answer names addresses that are none of the recipients, and leaves some recipients out."""
+    UNMATCHED.inc(len(entries))
+    log.warning("mail.unmatched_outcome", queue_id=envelope.queue_id, entries=first_few(entries, NAMED_LIMIT))
 
 
 def _status(reply: Reply) -> str:

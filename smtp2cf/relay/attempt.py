@@ -21,11 +21,12 @@ from typing import TypeVar
 import structlog
 
 from smtp2cf.cloudflare import MAX_RECIPIENTS_PER_CALL, Sent
-from smtp2cf.envelope import Envelope, Outcomes, address_key, unique_addresses
+from smtp2cf.envelope import Envelope, Outcomes, sent_form
 from smtp2cf.journal import maillog
 from smtp2cf.relay.bounces import BouncePolicy
 from smtp2cf.relay.lease import Lease
-from smtp2cf.reply import Reply, Scope, SendError
+from smtp2cf.relay.spellings import Spellings
+from smtp2cf.reply import RefusedError, Reply, Scope, SendError
 
 PARALLEL_CALLS = 4
 """Calls at once for one message: each holds a copy of it."""
@@ -64,13 +65,14 @@ class Attempt:
 
     outcomes: every recipient's. message_ids: Cloudflare's, by recipient, of calls that were accepted for
     somebody. unanswered: recipients of calls without an answer; their mail may have been sent.
-    retry_after: seconds, if Cloudflare named them. error: raised by our own code during a call, whose
-    recipients count as unanswered.
+    unmatched: entries in Cloudflare's answers that are none of the recipients. retry_after: seconds, if
+    Cloudflare named them. error: raised by our own code during a call, whose recipients count as unanswered.
     """
 
     outcomes: Outcomes = field(default_factory=dict)
     message_ids: dict[str, str] = field(default_factory=dict)
     unanswered: list[str] = field(default_factory=list)
+    unmatched: list[str] = field(default_factory=list)
     retry_after: float | None = None
     error: Exception | None = None
 
@@ -105,13 +107,20 @@ class Attempts:
         sender = envelope.reverse_path or self._null_sender_address
         if is_dsn:
             sender = self._bounce.sender_of(recipients[0])
+        spelled = Spellings.of(recipients)
+        try:
+            sender = sent_form(sender)
+        except RefusedError as error:
+            return Attempt(outcomes=dict.fromkeys(recipients, error.reply))
         deadline = time.monotonic() + patience
         leased = {} if lease is None else {"lease": lease}
         send = functools.partial(self._send_raw, sender, message=message, deadline=deadline, **leased)
-        unique = recipients if len(recipients) == 1 else unique_addresses(recipients)
-        attempt = await attempt_to_send(send, unique, whole=len(recipients) >= len(envelope.forward_paths))
-        if len(unique) < len(recipients):
-            _add_spellings(attempt, recipients, unique)
+        whole = len(recipients) >= len(envelope.forward_paths)
+        attempt = await attempt_to_send(send, spelled.forms, whole=whole) if spelled.forms else Attempt()
+        if not spelled.as_sent:
+            attempt.outcomes = spelled.refused | spelled.as_given(attempt.outcomes)
+            attempt.message_ids = spelled.as_given(attempt.message_ids)
+            attempt.unanswered = list(spelled.as_given(dict.fromkeys(attempt.unanswered)))
         return attempt
 
 
@@ -142,17 +151,10 @@ def log_attempt(envelope: Envelope, attempt: Attempt, *, size: int, attempts: in
     """Log what an attempt came to. size: octets of the message. attempts: made so far."""
     if attempt.outcomes:
         maillog.attempted(envelope, attempt.outcomes, attempt.message_ids, size=size, attempts=attempts)
+    if attempt.unmatched:
+        maillog.unmatched(envelope, attempt.unmatched)
     if attempt.unanswered:
         maillog.possible_duplicate(envelope, attempt.unanswered)
-
-
-def _add_spellings(attempt: Attempt, recipients: Sequence[str], unique: Sequence[str]) -> None:
-    """Have the attempt name every spelling of a recipient, not only the one that was sent."""
-    first = {address_key(who): who for who in unique}
-    spellings = [(who, first[address_key(who)]) for who in recipients]
-    ids = attempt.message_ids
-    attempt.outcomes = {who: attempt.outcomes[sent] for who, sent in spellings}
-    attempt.message_ids = {who: ids[sent] for who, sent in spellings if sent in ids}
 
 
 @dataclass(slots=True)
@@ -265,6 +267,7 @@ class _Calls:
             return None
         self.vouched = True
         self.attempt.outcomes.update(sent.outcomes)
+        self.attempt.unmatched += sent.unmatched
         if sent.message_id and any(reply.success for reply in sent.outcomes.values()):
             self.attempt.message_ids.update(dict.fromkeys(part, sent.message_id))
         return None

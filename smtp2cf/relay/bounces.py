@@ -6,11 +6,11 @@ against NOTIFY, so there can be no loop. Knows no spool beyond the shape of its 
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from smtp2cf.envelope import Envelope, Outcomes, address_key, domain_of
+from smtp2cf.envelope import Envelope, Outcomes, address_key, domain_of, sent_form
 from smtp2cf.message import dsn
-from smtp2cf.reply import DELIVERED, Reply
+from smtp2cf.reply import DELIVERED, RefusedError, Reply
 from smtp2cf.spool import NewMail
 
 
@@ -55,18 +55,22 @@ def _event(reply: Reply) -> dsn.Event:
 
 def _mail(envelope: Envelope, message: bytes, reports: list[dsn.Report], policy: BouncePolicy) -> NewMail:
     now = time.time()
+    try:
+        recipient = sent_form(envelope.reverse_path)
+    except RefusedError:  # mail that an older bridge took in: nobody can be told
+        recipient = envelope.reverse_path
     content = dsn.build(
-        envelope,
+        replace(envelope, reverse_path=recipient),
         message,
         reports,
         hostname=policy.hostname,
         sender=policy.sender_of(envelope.reverse_path),
         now=now,
     )
-    about: Mapping[str, str] = {envelope.reverse_path: "NEVER"}
+    about: Mapping[str, str] = {recipient: "NEVER"}
     new = Envelope(
         reverse_path="",
-        forward_paths=(envelope.reverse_path,),
+        forward_paths=(recipient,),
         notify=about,
         body="7BIT" if content.isascii() else "8BITMIME",
         smtputf8=not content.isascii(),

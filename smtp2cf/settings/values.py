@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, SecretStr
 from pydantic_settings import NoDecode
 
 from smtp2cf.access.senders import Senders
-from smtp2cf.envelope import Network
+from smtp2cf.envelope import Network, sent_form
 from smtp2cf.listen.endpoint import Endpoint
 from smtp2cf.settings.units import octets, seconds
 
@@ -110,7 +110,8 @@ def checked_spool_url(url: SecretStr) -> SecretStr:
 
 
 def address_such_as(example: str) -> AfterValidator:
-    """A mail address, "" for none: valid in an envelope and in a header, by the same rules as MAIL FROM."""
+    """A mail address, "" for none: valid in an envelope and in a header, by the same rules as MAIL FROM.
+    It becomes the form in which it is sent."""
 
     def checked(value: str) -> str:
         from smtp2cf.smtpd.path import PathError, parse_path
@@ -121,7 +122,7 @@ def address_such_as(example: str) -> AfterValidator:
             good = False
         if not good:
             raise ValueError(f"it must be an address such as {example}")
-        return value
+        return sent_form(value)
 
     return AfterValidator(checked)
 

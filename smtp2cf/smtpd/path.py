@@ -2,13 +2,14 @@
 
 Accepted beside the standard's `<local@domain>`: no angle brackets, brackets in brackets with or without a
 name before them (`<Anna B <anna@example.com>>`, as barcode scanners write it), spaces around the address,
-source routes (dropped, as §4.1.1.3 allows), quoted local parts, address literals, UTF-8 with or without
-SMTPUTF8, and dots anywhere in a local part (mailboxes like `a..b@` exist). `<Postmaster>` is a recipient
-without a domain (§4.5.1). Knows no session.
+source routes (dropped, as §4.1.1.3 allows), quoted local parts, address literals, domains in UTF-8 with or
+without SMTPUTF8 (but no such local parts: Cloudflare takes only ASCII), and dots anywhere in a local part
+(mailboxes like `a..b@` exist). `<Postmaster>` is a recipient without a domain (§4.5.1). Knows no session.
 """
 
 import re
 
+from smtp2cf.envelope import sent_form
 from smtp2cf.reply import RefusedError, Reply
 
 ADDRESS_LIMIT = 320
@@ -58,8 +59,8 @@ def parse_path(text: str) -> tuple[str, str]:
         if match is None:
             raise PathError(_no_address(text))
         address = match[1] or ""
-        if not address.isascii() and not _is_text(address):
-            raise PathError(Reply(553, "5.1.3", "the address is not UTF-8"))
+        if not address.isascii():
+            _require_sendable(address)
         address = address.removesuffix(".") if not address.endswith("]") else address
     if len(address) > ADDRESS_LIMIT:
         raise PathError(Reply(501, "5.1.3", f"the address has more than {ADDRESS_LIMIT} characters"))
@@ -109,10 +110,12 @@ def _no_address(text: str) -> Reply:
     return Reply(553, "5.1.3", f"{shown}: not an address")
 
 
-def _is_text(address: str) -> bool:
-    """No byte of it was left over from decoding as UTF-8 (surrogateescape)."""
+def _require_sendable(address: str) -> None:
+    """Raise PathError where an address that is not ASCII has no form that Cloudflare takes."""
     try:
         address.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        sent_form(address)
+    except UnicodeEncodeError:  # a byte was left over from decoding as UTF-8 (surrogateescape)
+        raise PathError(Reply(553, "5.1.3", "the address is not UTF-8")) from None
+    except RefusedError as error:
+        raise PathError(error.reply) from None

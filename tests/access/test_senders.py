@@ -33,7 +33,9 @@ ALLOWED = [
     ("münchen.example", "a@MÜNCHEN.example", True),
     ("mu\u0308nchen.example", "a@münchen.example", True),
     ("strasse.example", "a@straße.example", False),
-    ("xn--mnchen-3ya.example", "a@münchen.example", False),
+    ("xn--mnchen-3ya.example", "a@münchen.example", True),
+    ("*.münchen.example", "a@mail.XN--MNCHEN-3YA.example.", True),
+    ("anna@münchen.example", '"anna"@xn--mnchen-3ya.example', True),
     ("नमस्ते.example", "a@नमस्ते.example", True),
 ]
 

@@ -80,8 +80,8 @@ def test_the_replies_are_those_of_the_design(reply: Reply, code: int, status: st
         {"delivered": [], "queued": [], "permanent_bounces": []},
         {},
         {"delivered": None, "queued": None, "permanent_bounces": None, "suppressed_recipients": None},
-        {"delivered": "b@x", "queued": {"b@x": 1}, "permanent_bounces": 3, "suppressed_recipients": True},
-        {"permanent_bounces": [None, 1, ["b@x"], {"email": "b@x"}, "", "B@Y"], "unknown": ["b@x"]},
+        {"delivered": 0.5, "queued": 1, "permanent_bounces": 3, "suppressed_recipients": True},
+        {"unknown": ["b@x"]},
     ],
 )
 async def test_a_recipient_in_no_list_was_accepted(result: dict) -> None:
@@ -90,7 +90,7 @@ async def test_a_recipient_in_no_list_was_accepted(result: dict) -> None:
 
 async def test_success_without_a_result_was_accepted_too() -> None:
     null = httpx.Response(200, json={"success": True, "errors": [], "messages": [], "result": None})
-    assert await send(answering(null)) == ({RECIPIENT: ACCEPTED}, "")
+    assert await send(answering(null)) == ({RECIPIENT: ACCEPTED}, "", ())
 
 
 async def test_an_address_is_found_in_other_letter_case_of_its_domain() -> None:

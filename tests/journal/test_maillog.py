@@ -149,6 +149,19 @@ def test_a_possible_duplicate_is_a_warning_and_counted(lines: Lines) -> None:
     assert counted("possible_duplicates_total") == 1
 
 
+def test_entries_that_match_nobody_are_a_warning_and_counted(lines: Lines) -> None:
+    counted = Counted()
+    mail = envelope("b@x")
+    maillog.unmatched(mail, ["permanent_bounces: c@x", "permanent_bounces: d@x"])
+    (line,) = lines
+    assert (line["event"], line["log_level"]) == ("mail.unmatched_outcome", "warning")
+    assert (line["queue_id"], line["entries"]) == (
+        mail.queue_id,
+        ["permanent_bounces: c@x", "permanent_bounces: d@x"],
+    )
+    assert counted("unmatched_outcomes_total") == 2
+
+
 @pytest.mark.parametrize(("code", "kind"), [(250, "2xx"), (451, "4xx"), (554, "5xx")])
 def test_answers_are_counted_by_their_class(code: int, kind: str) -> None:
     counted = Counted()

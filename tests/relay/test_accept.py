@@ -87,8 +87,23 @@ async def test_a_call_may_wait_for_as_long_as_its_client_does() -> None:
 async def test_a_recipient_named_twice_gets_it_once_and_has_an_outcome_for_each_spelling() -> None:
     api = Api()
     verdict = await accept(api, mail=envelope("b@X.org", "b@x.org", "b@X.org", "c@x.org"))
-    assert api.calls[0][1] == ["b@X.org", "c@x.org"]
+    assert api.calls[0][1] == ["b@x.org", "c@x.org"]
     assert set(verdict.outcomes) == {"b@X.org", "b@x.org", "c@x.org"}
+
+
+async def test_every_address_of_a_call_is_ascii_and_every_spelling_is_answered() -> None:
+    given = ("b@bücher.example", "<script>@x", '"b"@XN--BCHER-KVA.example', "jörg@x")
+    api = Api()
+    verdict = await accept(api, mail=envelope(*given, sender="Anna@MÜNCHEN.example"))
+    assert api.calls[0][0] == "Anna@xn--mnchen-3ya.example"
+    assert api.calls[0][1] == ["b@xn--bcher-kva.example", "<script>@x"]
+    assert [verdict.outcomes[who].status for who in given] == ["2.0.0", "2.0.0", "2.0.0", "5.6.7"]
+
+
+async def test_mail_from_an_address_that_cannot_be_sent_is_refused_without_a_call() -> None:
+    api = Api()
+    verdict = await accept(api, mail=envelope(sender="jörg@example.com"))
+    assert (verdict.reply.code, verdict.reply.status, api.calls) == (553, "5.6.7", [])
 
 
 async def test_many_recipients_are_several_calls_with_one_answer() -> None:

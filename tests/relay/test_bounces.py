@@ -48,6 +48,21 @@ async def test_reports_come_from_the_postmaster_where_one_is_set(sqlite: Backend
     assert "<post@example.net>" in api.calls[1].parsed()["From"]
 
 
+async def test_reports_come_from_and_go_to_addresses_in_the_form_that_is_sent(
+    sqlite: Backend, api: Api
+) -> None:
+    api.answer = by_name
+    async with world(await sqlite.open(), api, mode="queue") as here:
+        await here.accept("bounce@example.org", reverse_path='"Anna"@Bücher.example')
+        await here.until_empty()
+    report = api.calls[1]
+    assert (report.sender, report.recipients) == (
+        "mailer-daemon@xn--bcher-kva.example",
+        ["Anna@xn--bcher-kva.example"],
+    )
+    assert "Anna@xn--bcher-kva.example" in report.parsed()["To"]
+
+
 @pytest.mark.parametrize("mode", ["direct", "queue"])
 async def test_who_bounced_behind_a_250_is_reported(sqlite: Backend, api: Api, mode: str) -> None:
     api.answer = by_name
