@@ -119,9 +119,11 @@ class RefusedError(Exception):
 
 
 class Scope(enum.Enum):
-    """What an error says something about: everybody's mail, this message, or one recipient."""
+    """What an error says something about: everybody's mail, that of the sender's domain, this message, or one
+    recipient."""
 
     ACCOUNT = "account"
+    SENDER = "sender"
     MESSAGE = "message"
     RECIPIENT = "recipient"
 

@@ -122,11 +122,11 @@ TABLE: tuple[Row, ...] = (
     _row(_PLAN, Scope.ACCOUNT, text="not_entitled", token=True),
     _row(_PERMISSION, Scope.ACCOUNT, text="authentication.forbidden", token=True),
     _row(_SERVER, Scope.ACCOUNT, text="authentication.upstream"),
-    _row(_SENDER, Scope.ACCOUNT, text="sending_disabled"),
-    _row(_SENDER, Scope.ACCOUNT, text="sender_not_configured"),
+    _row(_SENDER, Scope.SENDER, text="sending_disabled"),
+    _row(_SENDER, Scope.SENDER, text="sender_not_configured"),
     _row(_THROTTLED, Scope.ACCOUNT, text="throttled"),
     _row(_NOT_IMPLEMENTED, Scope.ACCOUNT, text="not_implemented"),
-    _row(_SERVER, Scope.ACCOUNT, text="internal_server"),
+    _row(_SERVER, Scope.SENDER, text="internal_server"),  # seen for one domain while others worked
     _row(_ACCOUNT_ID, Scope.ACCOUNT, text="error.not_found"),
     # What Cloudflare's API says of any call, also with HTTP 400: a token or an account id that is wrong, or
     # of the wrong form.
@@ -146,9 +146,10 @@ TABLE: tuple[Row, ...] = (
     _row(_TOKEN, Scope.ACCOUNT, code=2036, http=(401, 403), token=True),
     _row(_PERMISSION, Scope.ACCOUNT, code=10102, http=403, token=True),
     _row(_PLAN, Scope.ACCOUNT, code=10105, http=403, token=True),
-    _row(_SENDER, Scope.ACCOUNT, code=10203, http=403),
-    _row(_SENDER, Scope.ACCOUNT, code=10204, http=403),
+    _row(_SENDER, Scope.SENDER, code=10203, http=403),
+    _row(_SENDER, Scope.SENDER, code=10204, http=403),
     _row(_ACCOUNT_ID, Scope.ACCOUNT, code=7003, http=(400, 404)),
+    _row(_SERVER, Scope.SENDER, code=10002, http=500),
     _row(_NOT_IMPLEMENTED, Scope.ACCOUNT, code=10003, http=500),
     # Words of the gateway's that nobody has seen yet, but are about the token or the account: no mail bounces
     # for those. They come before 10001, which is the gateway's for many things.

@@ -198,6 +198,30 @@ async def test_message_id(message_id: object, found: str) -> None:
     assert sent.message_id == found
 
 
+@pytest.mark.parametrize(
+    "envelope", [{}, {"messages": None, "errors": None}, {"result_info": {}, "x": 1}], ids=str
+)
+async def test_of_a_successs_envelope_only_success_and_the_result_are_needed(envelope: dict) -> None:
+    answer = {"success": True, "result": {"queued": [RECIPIENT], "unknown": {"x": []}}} | envelope
+    sent = await send(answering(httpx.Response(200, json=answer)))
+    assert sent.outcomes == {RECIPIENT: QUEUED}
+
+
+@pytest.mark.parametrize(
+    ("text", "reply"),
+    [
+        ("email.too_big", (552, "5.3.4")),
+        ("email.sender_not_configured", (451, "4.3.5")),
+        ("throttled", (451, "4.7.1")),
+        ("unheard_of", (451, "4.3.0")),
+    ],
+)
+async def test_200_with_success_false_is_the_error_that_it_names(text: str, reply: tuple[int, str]) -> None:
+    error = await failed_send(answering(refusal(200, text)), wait=0.0)
+    assert error.reply[:2] == reply
+    assert not error.unanswered
+
+
 async def test_a_success_with_another_status_than_200_is_one() -> None:
     assert (await send(answering(success(202, queued=[RECIPIENT])))).outcomes == {RECIPIENT: QUEUED}
 

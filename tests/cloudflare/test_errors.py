@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from smtp2cf.cloudflare.errors import MAYBE_SENT, TABLE, TEXT_LIMIT, TokenRefusedError, error_of
 from smtp2cf.reply import UNPRINTABLE, Scope
 
-ACCOUNT, MESSAGE, RECIPIENT = Scope.ACCOUNT, Scope.MESSAGE, Scope.RECIPIENT
+ACCOUNT, SENDER, MESSAGE, RECIPIENT = Scope
 PREFIX = "email.sending.error."
 
 # HTTP status, the codes that come with it, message (PREFIX goes before the API's own); reply code, enhanced
@@ -32,13 +32,13 @@ PUBLISHED = [
     (403, (10000, 10101, 10103, 2036), "authentication.bad_token_type", 451, "4.3.5", ACCOUNT),
     (403, (10102,), "authentication.forbidden", 451, "4.3.5", ACCOUNT),
     (403, (10105,), "authentication.not_entitled", 451, "4.3.5", ACCOUNT),
-    (403, (10203, 10204), "email.sending_disabled", 451, "4.3.5", ACCOUNT),
-    (403, (10203, 10204), "email.sender_not_configured", 451, "4.3.5", ACCOUNT),
+    (403, (10203, 10204), "email.sending_disabled", 451, "4.3.5", SENDER),
+    (403, (10203, 10204), "email.sender_not_configured", 451, "4.3.5", SENDER),
     (404, (10000, 10001, 7003), "not_found", 451, "4.3.5", ACCOUNT),
     (404, (10000, 10001, 7003), "Unable to authenticate request", 451, "4.3.5", ACCOUNT),
     (404, (10000, 10001, 7003), "Could not route to /client/v4/accounts/x, perhaps", 451, "4.3.5", ACCOUNT),
     (429, (10004,), "throttled", 451, "4.7.1", ACCOUNT),
-    (500, (10002,), "internal_server", 451, "4.3.0", ACCOUNT),
+    (500, (10002,), "internal_server", 451, "4.3.0", SENDER),
     (500, (10003,), "not_implemented", 451, "4.3.5", ACCOUNT),
     (503, (10100,), "authentication.upstream", 451, "4.3.0", ACCOUNT),
 ]

@@ -375,7 +375,9 @@ def failing_at(number: int, error: SendError) -> Api:
     return api
 
 
-@pytest.mark.parametrize(("reply", "scope"), [(TOO_BIG, Scope.MESSAGE), (THROTTLED, Scope.ACCOUNT)])
+@pytest.mark.parametrize(
+    ("reply", "scope"), [(TOO_BIG, Scope.MESSAGE), (THROTTLED, Scope.ACCOUNT), (NO_ANSWER, Scope.SENDER)]
+)
 async def test_an_error_of_the_first_call_ends_it_for_everybody(reply: Reply, scope: Scope) -> None:
     api = failing_at(1, SendError(reply, scope))
     attempt = await attempt_to_send(api, people(300))
