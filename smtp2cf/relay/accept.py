@@ -1,12 +1,13 @@
-"""Accept: a new message from its envelope to its verdict, in a straight line.
+"""Accept: where new mail is taken. Whether there is a spool is asked once, here.
 
-Check it, make it fit for JSON if it isn't, send it or keep it, answer. A 250 means handed to Cloudflare, or
-fsynced in the spool. Knows no SMTP session and no HTTP.
+`WithoutSpool.accept` and `WithSpool.accept` take a message from its envelope to its verdict in a straight
+line: check it, make it fit for JSON if it isn't, send it or keep it, answer. A 250 means handed to
+Cloudflare, or fsynced in the spool. Knows no SMTP session and no HTTP.
 """
 
 import time
 
-from smtp2cf.envelope import Envelope, Outcomes, SenderRefusal, Verdict
+from smtp2cf.envelope import Accept, Answered, Envelope, Outcomes, SenderRefusal
 from smtp2cf.journal import maillog
 from smtp2cf.relay.attempt import Attempts, SendRaw
 from smtp2cf.relay.bounces import BouncePolicy
@@ -14,16 +15,17 @@ from smtp2cf.relay.checks import Checks
 from smtp2cf.relay.policy import MessagePolicy
 from smtp2cf.relay.queue import Pace, Queue
 from smtp2cf.relay.retry import RetryPolicy
-from smtp2cf.relay.settle import same_for_all
 from smtp2cf.relay.spooled import SpooledMail
 from smtp2cf.relay.with_spool import WithSpool
 from smtp2cf.relay.without_spool import WithoutSpool
-from smtp2cf.reply import Reply
 from smtp2cf.spool import Spool
 
 
 class Relay:
     """Takes messages and answers what became of them.
+
+    accept: relays one message, and gives every recipient's outcome and the answer to the client. answered: is
+    told whether the client has its answer, or went away without it, and will send the message again.
 
     spool: keeps mail that can't go out now; without one it stays with its client. pace: what the account's
     limits leave for waiting mail. sender_refusal: who may send as whom; None if everybody may send as
@@ -42,29 +44,17 @@ class Relay:
         sender_refusal: SenderRefusal | None = None,
     ) -> None:
         bounce = bounce or BouncePolicy(hostname="localhost")
+        checks = Checks(policy, sender_refusal)
         attempts = Attempts(send_raw, policy.null_sender_address, bounce)
-        self._checks = Checks(policy, sender_refusal)
         self.queue: Queue | None = None
-        self._way: WithSpool | WithoutSpool = WithoutSpool(attempts, policy, bounce)
-        if spool is not None:
+        if spool is None:
+            self._way: WithSpool | WithoutSpool = WithoutSpool(checks, attempts, policy, bounce)
+        else:
             mail = SpooledMail(spool, retry or RetryPolicy(), bounce)
             self.queue = Queue(mail, attempts.make, pace)
-            self._way = WithSpool(attempts, policy, bounce, mail)
-
-    async def accept(self, envelope: Envelope, message: bytes) -> Verdict:
-        """Relay one message: every recipient's outcome, and the answer to the client."""
-        fit = self._checks.fit(envelope, message)
-        if isinstance(fit, Reply):
-            maillog.refused(envelope, fit)
-            verdict = same_for_all(envelope, fit)
-        else:
-            verdict = await self._way.accept(envelope, message, fit)
-        maillog.answered(verdict.reply)
-        return verdict
-
-    def answered(self, envelope: Envelope, received: bool) -> None:
-        """The client has its answer, or went away without it: then it will send the message again."""
-        self._way.answered(envelope, received)
+            self._way = WithSpool(checks, attempts, policy, bounce, mail)
+        self.accept: Accept = self._way.accept
+        self.answered: Answered = self._way.answered
 
     async def bounce(self, envelope: Envelope, message: bytes, outcomes: Outcomes) -> None:
         """Send a DSN about recipients who were refused or given up, when no client waits for an answer.

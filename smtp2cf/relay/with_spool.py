@@ -14,6 +14,7 @@ from smtp2cf.journal import maillog
 from smtp2cf.relay import time_limit
 from smtp2cf.relay.attempt import Attempt, Attempts, log_attempt
 from smtp2cf.relay.bounces import BouncePolicy, dsns_for
+from smtp2cf.relay.checks import Checks
 from smtp2cf.relay.dsn_sender import DsnSender
 from smtp2cf.relay.duplicates import Duplicates
 from smtp2cf.relay.lease import Lease
@@ -30,8 +31,14 @@ class WithSpool:
     """One of the two ways in; `WithoutSpool` is the other."""
 
     def __init__(
-        self, attempts: Attempts, policy: MessagePolicy, bounce: BouncePolicy, mail: SpooledMail
+        self,
+        checks: Checks,
+        attempts: Attempts,
+        policy: MessagePolicy,
+        bounce: BouncePolicy,
+        mail: SpooledMail,
     ) -> None:
+        self._checks = checks
         self._attempts = attempts
         self._policy = policy
         self._bounce = bounce
@@ -40,8 +47,13 @@ class WithSpool:
         self._dsns = DsnSender(attempts, policy.reply_timeout)
         self._situation = Situation(spool=True, client_waits=True, partial_bounce=policy.partial_bounce)
 
-    async def accept(self, envelope: Envelope, received: bytes, message: bytes) -> Verdict:
-        """Send or keep a message. received: as it came in. message: as it goes out."""
+    async def accept(self, envelope: Envelope, received: bytes) -> Verdict:
+        """Send or keep a message. received: as it came in."""
+        message = self._checks.fit(envelope, received)
+        if isinstance(message, Reply):
+            maillog.refused(envelope, message)
+            maillog.answered(message)
+            return same_for_all(envelope, message)
         direct = self._policy.mode == "direct"
         try:
             earlier = await self._duplicates.begin(envelope, received, call=direct)
@@ -49,6 +61,7 @@ class WithSpool:
             log.warning("recall.unavailable", queue_id=envelope.queue_id, reply=str(error.reply))
             earlier = None
         if earlier is not None:
+            maillog.answered(earlier.reply)
             return earlier
         try:
             verdict = await (self._send_or_keep if direct else self._keep)(envelope, message)
@@ -56,6 +69,7 @@ class WithSpool:
             self._duplicates.fail(envelope)
             raise
         self._duplicates.end(envelope, verdict)
+        maillog.answered(verdict.reply)
         return verdict
 
     def answered(self, envelope: Envelope, received: bool) -> None:

@@ -6,11 +6,14 @@ There is nothing to look up or to keep: an attempt, and the answer.
 import structlog
 
 from smtp2cf.envelope import Envelope, Outcomes, Verdict
+from smtp2cf.journal import maillog
 from smtp2cf.relay.attempt import Attempt, Attempts, log_attempt
 from smtp2cf.relay.bounces import BouncePolicy, dsns_for
+from smtp2cf.relay.checks import Checks
 from smtp2cf.relay.dsn_sender import DsnSender
 from smtp2cf.relay.policy import MessagePolicy
-from smtp2cf.relay.settle import Situation, answer_to, settle
+from smtp2cf.relay.settle import Situation, answer_to, same_for_all, settle
+from smtp2cf.reply import Reply
 
 log = structlog.stdlib.get_logger("smtp2cf.relay")
 
@@ -18,15 +21,23 @@ log = structlog.stdlib.get_logger("smtp2cf.relay")
 class WithoutSpool:
     """One of the two ways in; `WithSpool` is the other."""
 
-    def __init__(self, attempts: Attempts, policy: MessagePolicy, bounce: BouncePolicy) -> None:
+    def __init__(
+        self, checks: Checks, attempts: Attempts, policy: MessagePolicy, bounce: BouncePolicy
+    ) -> None:
+        self._checks = checks
         self._attempts = attempts
         self._policy = policy
         self._bounce = bounce
         self._dsns = DsnSender(attempts, policy.reply_timeout)
         self._situation = Situation(spool=False, client_waits=True, partial_bounce=policy.partial_bounce)
 
-    async def accept(self, envelope: Envelope, _received: bytes, message: bytes) -> Verdict:
-        """Send a message, as it goes out."""
+    async def accept(self, envelope: Envelope, received: bytes) -> Verdict:
+        """Send a message. received: as it came in."""
+        message = self._checks.fit(envelope, received)
+        if isinstance(message, Reply):
+            maillog.refused(envelope, message)
+            maillog.answered(message)
+            return same_for_all(envelope, message)
         attempt = await self._attempts.make(
             envelope, envelope.forward_paths, message, patience=self._policy.reply_timeout
         )
@@ -36,6 +47,7 @@ class WithoutSpool:
         except Exception:
             # The calls are made, so the client gets the answer that is true of them.
             log.exception("relay.error", queue_id=envelope.queue_id)
+        maillog.answered(verdict.reply)
         return verdict
 
     def answered(self, envelope: Envelope, received: bool) -> None:

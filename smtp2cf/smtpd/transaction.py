@@ -7,7 +7,7 @@ from typing import Literal, cast
 
 from aiosmtpd import smtp as aiosmtpd
 
-from smtp2cf.envelope import Envelope
+from smtp2cf.envelope import Envelope, new_queue_id
 from smtp2cf.reply import Reply
 from smtp2cf.smtpd import replies
 from smtp2cf.smtpd.chunks import Chunks
@@ -23,6 +23,8 @@ class Transaction(aiosmtpd.Envelope):
 
     def __init__(self) -> None:
         super().__init__()
+        self.queue_id = ""
+        """Its message's, from MAIL on."""
         self.parameters: Parameters = {}
         self.recipient_parameters: dict[str, Parameters] = {}
         self.chunks: Chunks | None = None
@@ -45,6 +47,7 @@ class Transaction(aiosmtpd.Envelope):
             self.parameters = parameters
             self.smtp_utf8 = "SMTPUTF8" in parameters
         self.mail_from = address
+        self.queue_id = new_queue_id()
         return None
 
     def rcpt(self, argument: str, *, limit: int, postmaster: str = "") -> Reply | None:
@@ -107,4 +110,5 @@ class Transaction(aiosmtpd.Envelope):
             client=client,
             helo=helo,
             per_recipient=lmtp or ("PRDR" in parameters and len(self.rcpt_tos) > 1),
+            queue_id=self.queue_id or new_queue_id(),
         )

@@ -94,6 +94,17 @@ def test_a_message_becomes_an_envelope_and_its_bytes() -> None:
     assert session.transaction.mail_from is None
 
 
+def test_a_message_has_its_queue_id_from_mail_on() -> None:
+    session, drawn = make(), []
+    for before in ((), ("MAIL FROM:<a@b.example>", "RSET")):
+        ask(session, "EHLO a", *before, *ENVELOPE)
+        drawn.append(session.transaction.queue_id)
+        assert read(session, b"x\r\n").envelope.queue_id == drawn[-1]
+        session.answers(Verdict(TAKEN, {}))
+        assert not session.transaction.queue_id
+    assert len(set(drawn)) == 2
+
+
 def test_a_verdict_in_lmtp_is_a_reply_for_each_recipient() -> None:
     session = make(LMTP_LISTENER)
     ask(session, "LHLO a", *ENVELOPE[1:])
