@@ -5,5 +5,6 @@ again. Knows no session and no Cloudflare.
 
 newlines: bare CR and LF, by where they are. header: where it ends, its fields. eightbit: `to_utf8`, for
 messages that are not UTF-8; mime, transfer, fields, charset and encoded_words_* are its parts. originators:
-the addresses in From and Sender. dsn: delivery reports, with dsn_fields; causes: what they tell people.
+the addresses in From and Sender. repair: without what Cloudflare refuses; display_names is its part for From.
+dsn: delivery reports, with dsn_fields; causes: what they tell people.
 """
