@@ -23,7 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def _shared_bridge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bridge]:
-    with running_bridge(tmp_path_factory.mktemp("bridge")) as bridge:
+    with running_bridge(tmp_path_factory.mktemp("bridge"), executed=True) as bridge:
         yield bridge
 
 

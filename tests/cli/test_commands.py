@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from smtp2cf import __version__
-from tests.support.command import running, smtp2cf
+from tests.support.command import clean_environment, run, running, smtp2cf
 from tests.support.needs import needs
 from tests.support.sandbox import running_sandbox
 from tests.support.secret import TOKEN
@@ -87,6 +87,33 @@ def test_check_warns_of_a_variable_nobody_knows() -> None:
         done = smtp2cf("check", ACCOUNT_ID="a1", API_TOKEN=TOKEN, API_BASE_URL=url, MAX_SIZE="1MB")
     assert done.status == 0
     assert done.err == "warning: SMTP2CF_MAX_SIZE is not a setting: did you mean SMTP2CF_MAX_MESSAGE_SIZE?\n"
+
+
+# ---- each command as an operator starts it
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check",),
+        ("install-sendmail", "--prefix", "/dev/null"),
+        ("queue", "list"),
+        ("sandbox", "--listen", "192.0.2.1:80"),
+        ("send", "--to", "anna@example.net", "--from", "app@example.com"),
+        ("serve", "--sandbox", "--sandbox-listen", "192.0.2.1:80"),
+        ("user", "list"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_nothing_has_to_be_imported_beforehand(
+    arguments: tuple[str, ...], nowhere: str, tmp_path: Path
+) -> None:
+    """What other tests see of a command is forked from a process that has imported everything."""
+    places = {"SMTP_LISTEN": nowhere, "ADMIN_LISTEN": "none", "STATE_DIR": str(tmp_path / "state")}
+    env = clean_environment({f"SMTP2CF_{name}": value for name, value in places.items()})
+    forked = run(arguments, env)
+    assert forked.err.startswith("smtp2cf: ")
+    assert run(arguments, env, executed=True) == forked
 
 
 # ---- help

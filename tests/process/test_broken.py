@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.support.command import Done, clean_environment, smtp2cf
+from tests.support.command import Done, clean_environment, run, running, smtp2cf
 from tests.support.needs import needs
 
 CONFIG, OS_ERROR, USAGE = os.EX_CONFIG, os.EX_OSERR, os.EX_USAGE
@@ -231,13 +231,8 @@ def test_a_broken_configuration_is_one_line(broken: Broken, world: Path, free_po
     def filled(text: str) -> str:
         return text.replace("{d}", str(world)).replace("{port}", str(free_port))
 
-    done = _run(
-        [filled(word) for word in broken.arguments],
-        {
-            **PLACES,
-            **{name: filled(value) for name, value in broken.env.items()},
-        },
-    )
+    env = {**PLACES, **{name: filled(value) for name, value in broken.env.items()}}
+    done = run([filled(word) for word in broken.arguments], clean_environment(env))
     assert done.err == f"smtp2cf: {filled(broken.line)}\n"
     assert done.status == broken.status
     assert done.out == ""
@@ -247,20 +242,6 @@ def test_a_broken_configuration_is_one_line(broken: Broken, world: Path, free_po
 @pytest.fixture
 def free_port(unused_tcp_port: int) -> int:
     return unused_tcp_port
-
-
-def _run(arguments: list[str], env: dict[str, str], **options: object) -> Done:
-    done = subprocess.run(  # type: ignore[call-overload]
-        [sys.executable, "-m", "smtp2cf", *arguments],
-        env=clean_environment(env),
-        stdin=subprocess.DEVNULL,
-        capture_output="stdout" not in options,
-        text=True,
-        check=False,
-        timeout=60,
-        **options,
-    )
-    return Done(done.returncode, done.stdout or "", done.stderr or "")
 
 
 def test_every_line_of_an_env_file_that_is_none_is_named_once(tmp_path: Path) -> None:
@@ -275,25 +256,11 @@ def test_every_line_of_an_env_file_that_is_none_is_named_once(tmp_path: Path) ->
 
 def test_a_spool_that_another_bridge_has_is_one_line(tmp_path: Path) -> None:
     state = tmp_path / "state"
-    with subprocess.Popen(
-        [sys.executable, "-m", "smtp2cf", *SERVE],
-        env=clean_environment(
-            {
-                "SMTP2CF_STATE_DIR": str(state),
-                "SMTP2CF_SMTP_LISTEN": "127.0.0.1:0",
-                "SMTP2CF_ADMIN_LISTEN": "none",
-            }
-        ),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as first:
-        try:
-            assert first.stdout is not None
-            first.stdout.readline()
-            done = smtp2cf(*SERVE, STATE_DIR=str(state), SMTP_LISTEN="127.0.0.1:0", ADMIN_LISTEN="none")
-        finally:
-            first.kill()
+    settings = {"STATE_DIR": str(state), "SMTP_LISTEN": "127.0.0.1:0", "ADMIN_LISTEN": "none"}
+    with running(*SERVE, **settings) as first:
+        assert first.stdout is not None
+        first.stdout.readline()
+        done = smtp2cf(*SERVE, **settings)
     assert done.status == CONFIG
     assert done.err.startswith("smtp2cf: ")
     assert f"pid {first.pid}" in done.err
@@ -338,27 +305,22 @@ def _as_nobody(arguments: list[str], env: dict[str, str]) -> Done:
 @pytest.mark.parametrize("arguments", [("--help",), ("--version",)], ids=" ".join)
 def test_a_full_disk_behind_standard_output_is_one_line(arguments: tuple[str, ...]) -> None:
     with open("/dev/full", "w") as full:
-        done = _run([*arguments], {}, stdout=full, stderr=subprocess.PIPE)
+        done = run(arguments, clean_environment({}), stdout=full)
     assert done.err == "smtp2cf: No space left on device\n"
     assert done.status == OS_ERROR
 
 
 def test_whoever_reads_no_further_hears_nothing_of_it() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-m", "smtp2cf", "--help"],
-        env=clean_environment({}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
+    with running("--help") as process:
         assert process.stdout is not None
         process.stdout.close()
         assert process.stderr is not None
-        assert process.stderr.read() == b""
+        assert process.stderr.read() == ""
 
 
 def test_a_locale_without_a_character_loses_no_message(tmp_path: Path) -> None:
     env = {"PYTHONIOENCODING": "ascii", "SMTP2CF_USERS_FILE": str(tmp_path / "ö")}
-    done = _run(["user", "list"], env)
+    done = run(["user", "list"], clean_environment(env))
     assert done.status == CONFIG
     assert done.err.startswith(f"smtp2cf: {tmp_path}/")
     assert done.err.endswith(f": {NO_FILE}\n")

@@ -1,8 +1,10 @@
 """Starts a command with sockets handed over as systemd does it: from file descriptor 3 on, and named."""
 
 import socket
+import subprocess
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 Handing = Sequence[tuple[str, socket.socket]]
 
@@ -21,8 +23,9 @@ os.execv(command[0], command)
 """
 
 
-def handing_over(handing: Handing, command: Sequence[str]) -> list[str]:
-    """The command line that runs `command` so; its process has to be given the sockets (pass_fds)."""
+def start_with(handing: Handing, command: Sequence[str], **popen: Any) -> subprocess.Popen[Any]:
+    """Start `command` so. popen: Popen's other options."""
     names = ":".join(name for name, _ in handing) or "-"
-    numbers = ",".join(str(sock.fileno()) for _, sock in handing)
-    return [sys.executable, "-c", _BECOME, names, numbers, *command]
+    sockets = [sock.fileno() for _, sock in handing]
+    becoming = [sys.executable, "-c", _BECOME, names, ",".join(map(str, sockets))]
+    return subprocess.Popen([*becoming, *command], pass_fds=sockets, **popen)

@@ -13,7 +13,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.activation import Handing, handing_over
+from tests.support.activation import Handing, start_with
+from tests.support.forked import start_smtp2cf
 from tests.support.secret import TOKEN
 
 START_TIMEOUT = 60.0
@@ -105,11 +106,17 @@ class Bridge:
 
 @contextlib.contextmanager
 def running_bridge(
-    directory: Path, *arguments: str, sandbox: bool = True, handing: Handing = (), **env: str
+    directory: Path,
+    *arguments: str,
+    sandbox: bool = True,
+    handing: Handing = (),
+    executed: bool = False,
+    **env: str,
 ) -> Iterator[Bridge]:
     """Start a bridge with settings given as SMTP2CF_ variables without their prefix; stop it after.
 
-    handing: sockets to hand over to it as systemd does, by name.
+    handing: sockets to hand over to it as systemd does, by name. executed: not forked (tests.support.forked),
+    but as an operator starts it.
     """
     settings = {
         "SMTP_LISTEN": "127.0.0.1:0",
@@ -122,21 +129,16 @@ def running_bridge(
         name: value for name, value in os.environ.items() if not name.startswith(("SMTP2CF_", "CLOUDFLARE_"))
     }
     environ |= {f"SMTP2CF_{name}": value for name, value in settings.items()}
-    command = [sys.executable, "-m", "smtp2cf", "serve", *arguments]
+    command = ["serve", *arguments]
     if sandbox:
         command += ["--sandbox", "--sandbox-listen", "127.0.0.1:0", "--sandbox-tls-listen", "127.0.0.1:0"]
-    if handing:
-        command = handing_over(handing, command)
     log = directory / "bridge.log"
     with log.open("ab") as log_file:
-        process = subprocess.Popen(
-            command,
-            env=environ,
-            stderr=log_file,
-            stdout=subprocess.DEVNULL,
-            cwd=directory,
-            pass_fds=[sock.fileno() for _, sock in handing],
-        )
+        streams = {"env": environ, "stderr": log_file, "stdout": subprocess.DEVNULL, "cwd": directory}
+        if handing:
+            process = start_with(handing, [sys.executable, "-m", "smtp2cf", *command], **streams)
+        else:
+            process = start_smtp2cf(command, executed=executed, **streams)
     try:
         yield Bridge(process, log)
     finally:

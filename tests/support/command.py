@@ -3,9 +3,10 @@
 import contextlib
 import os
 import subprocess
-import sys
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tests.support.forked import start_smtp2cf
 
 
 class Done(NamedTuple):
@@ -25,23 +26,25 @@ def clean_environment(settings: Mapping[str, str]) -> dict[str, str]:
 def smtp2cf(*arguments: str, **settings: str) -> Done:
     """Run a command to its end, with settings given as SMTP2CF_ variables without their prefix."""
     environ = clean_environment({f"SMTP2CF_{name}": value for name, value in settings.items()})
-    done = subprocess.run(
-        [sys.executable, "-m", "smtp2cf", *arguments],
-        env=environ,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    return Done(done.returncode, done.stdout, done.stderr)
+    return run(arguments, environ)
+
+
+def run(arguments: Sequence[str], environ: Mapping[str, str], given: str = "", **popen: Any) -> Done:
+    """Run a command to its end. given: on standard input. popen: other options of Popen."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with start_smtp2cf(arguments, env=environ, text=True, **pipes | popen) as process:
+        try:
+            out, err = process.communicate(given, timeout=60)
+        finally:
+            process.kill()
+    return Done(process.returncode, out or "", err or "")
 
 
 @contextlib.contextmanager
 def running(*arguments: str, **settings: str) -> Iterator[subprocess.Popen[str]]:
     """Start a command, its standard output and error to be read; it is ended after."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "smtp2cf", *arguments],
+    with start_smtp2cf(
+        arguments,
         env=clean_environment({f"SMTP2CF_{name}": value for name, value in settings.items()}),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
