@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from smtp2cf import envelope
-from smtp2cf.envelope import Envelope, address_key, domain_of, new_queue_id, sent_form
+from smtp2cf.envelope import SENT_AS_IS, Envelope, address_key, domain_of, new_queue_id, sent_form
 from smtp2cf.reply import RefusedError
 
 
@@ -160,6 +160,17 @@ def test_any_text_has_a_form_that_is_ascii_or_none(text: str) -> None:
         return
     assert form.isascii()
     assert sent_form(form) == form
+
+
+@given(st.from_regex(SENT_AS_IS, fullmatch=True))
+def test_what_is_seen_to_be_sent_as_it_is_is_its_own_form(address: str) -> None:
+    assert sent_form(address) == address
+
+
+@pytest.mark.parametrize(("address", "form"), SENT_FORMS)
+def test_no_other_spelling_is_seen_to_be_sent_as_it_is(address: str, form: str) -> None:
+    assert address == form or not SENT_AS_IS.fullmatch(address)
+    assert not SENT_AS_IS.fullmatch(f"{address}.")
 
 
 def test_the_pairs_of_digits_are_all_there() -> None:

@@ -21,9 +21,9 @@ from smtp2cf import __version__
 from smtp2cf.cloudflare.api import Api
 from smtp2cf.cloudflare.errors import TokenRefusedError, error_of, no_answer
 from smtp2cf.cloudflare.outcomes import Sent, read_sent
-from smtp2cf.cloudflare.pacing import Pacer, retry_after_of
+from smtp2cf.cloudflare.pacing import Pacer, Turn, retry_after_of
 from smtp2cf.cloudflare.transport import Answer, NotBegun, Transport
-from smtp2cf.reply import Reply, Scope, SendError, one_line
+from smtp2cf.reply import SendError, one_line
 
 MAX_RECIPIENTS_PER_CALL = 50
 """Recipients that send_raw accepts (Cloudflare's limits page)."""
@@ -119,19 +119,37 @@ class Client:
     ) -> Sent:
         """Hand a message to send_raw for at most 50 recipients.
 
-        message: UTF-8. deadline: time.monotonic() seconds until which it may wait for its turn; a call that
-        was throttled is repeated until then. lease: confirmed right before each call. Raises SendError.
+        reverse_path, recipients: ASCII. message: UTF-8. deadline: time.monotonic() seconds until which it
+        may wait for its turn; a call that was throttled is repeated until then. lease: confirmed right before
+        each call. Raises SendError.
         """
-        body = functools.partial(_submission, reverse_path, recipients, message)
-        answer = await self._call(self._send_raw, deadline, body, lease)
-        sent = _read_sent(answer, recipients)
-        if sent is None:
-            error = _error_in(answer)
-            if isinstance(error, TokenRefusedError):
-                self.token_state = TokenState(False, error.reply.text)
-            raise error
-        self.token_state = _ACCEPTED_TOKEN
-        return sent
+        while True:
+            turn = await self.pacer.admit(deadline)
+            fields = self._fields
+            try:
+                # Made only now, so that a message that waits for its turn is in memory once and not twice.
+                body = orjson.dumps(
+                    {"from": reverse_path, "recipients": list(recipients), "mime_message": message.decode()}
+                )
+                if lease is None:
+                    answer = await self._exchange("POST", self._send_raw, fields, body)
+                else:
+                    answer = await self._exchange_under(lease, fields, body)
+                result = self._read(answer, recipients, turn)
+            except httpx.HTTPError as failure:
+                raise no_answer(failure, self._host, self._timeout) from failure
+            finally:
+                self.pacer.done(turn)
+            if isinstance(result, Sent):
+                self.token_state = _ACCEPTED_TOKEN
+                return result
+            if isinstance(result, TokenRefusedError):
+                if fields is self._fields:
+                    self.token_state = TokenState(False, result.reply.text)
+                    raise result
+                # There is another token now: try it.
+            elif not _is_throttled(answer, result) or time.monotonic() + self.pacer.blocked_for > deadline:
+                raise result
 
     async def verify_token(self) -> TokenState:
         """Ask whether the token is valid, as an account's and then as a user's.
@@ -154,44 +172,22 @@ class Client:
         self.token_state = TokenState(False, error.reply.text)
         return self.token_state
 
-    async def _call(
-        self, target: bytes, deadline: float, body: Callable[[], bytes], lease: Lease | None
-    ) -> Answer:
-        """One POST as soon as the account's limits allow it, repeated if it is throttled all the same.
+    def _read(self, answer: Answer, recipients: Sequence[str], turn: Turn) -> Sent | SendError:
+        """What an answer means, and for the pacer, too."""
+        result = _read_sent(answer, recipients) or _error_in(answer)
+        if isinstance(result, SendError) and _is_throttled(answer, result):
+            self.pacer.block(turn, result.retry_after)
+        elif answer.status < 500:
+            header = answer.headers.get
+            self.pacer.observe(turn, header("Ratelimit", ""), header("Ratelimit-Policy", ""))
+        return result
 
-        body: made when the call may go out, so that a waiting message is in memory once and not twice.
-        Raises SendError where there is no answer, or none but 429 by the deadline.
-        """
-        while True:
-            turn = await self.pacer.admit(deadline)
-            fields = self._fields
-            try:
-                if lease is None:
-                    answer = await self._exchange("POST", target, fields, body())
-                else:
-                    answer = await self._exchange_under(lease, target, fields, body())
-                error = None if answer.status < 300 else _error_in(answer)
-                if error is None or error.reply.status != "4.7.1":
-                    if answer.status < 500:
-                        header = answer.headers.get
-                        self.pacer.observe(turn, header("Ratelimit", ""), header("Ratelimit-Policy", ""))
-                    if fields is self._fields or not isinstance(error, TokenRefusedError):
-                        return answer
-                    continue  # there is another token now
-                self.pacer.block(turn, error.retry_after)
-            except httpx.HTTPError as failure:
-                raise no_answer(failure, self._host, self._timeout) from failure
-            finally:
-                self.pacer.done(turn)
-            if time.monotonic() + self.pacer.blocked_for > deadline:
-                raise error
-
-    async def _exchange_under(self, lease: Lease, target: bytes, fields: bytes, body: bytes) -> Answer:
+    async def _exchange_under(self, lease: Lease, fields: bytes, body: bytes) -> Answer:
         """One HTTP exchange that begins only while the lease is certain."""
         while True:
             await lease.confirm()
             with contextlib.suppress(NotBegun):  # it took too long to connect, or the process was stopped
-                return await self._exchange("POST", target, fields, body, lease.holds)
+                return await self._exchange("POST", self._send_raw, fields, body, lease.holds)
 
 
 async def _exchange_through(
@@ -224,15 +220,9 @@ def _error_in(answer: Answer) -> SendError:
     return error_of(answer.status, answer.body, retry_after)
 
 
-def _submission(reverse_path: str, recipients: Sequence[str], message: bytes) -> bytes:
-    """The body of send_raw: three keys. Raises SendError if an address can't be written in JSON."""
-    try:
-        return orjson.dumps(
-            {"from": reverse_path, "recipients": list(recipients), "mime_message": message.decode()}
-        )
-    except TypeError as error:
-        reply = Reply(553, "5.1.3", "the address is not UTF-8")
-        raise SendError(reply, Scope.RECIPIENT) from error
+def _is_throttled(answer: Answer, error: SendError) -> bool:
+    """The call may be repeated as soon as the account's limits allow it."""
+    return answer.status >= 300 and error.reply.status == "4.7.1"
 
 
 def _read_sent(answer: Answer, recipients: Sequence[str]) -> Sent | None:

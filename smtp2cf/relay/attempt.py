@@ -21,7 +21,7 @@ from typing import TypeVar
 import structlog
 
 from smtp2cf.cloudflare import MAX_RECIPIENTS_PER_CALL, Sent
-from smtp2cf.envelope import Envelope, Outcomes, sent_form
+from smtp2cf.envelope import SENT_AS_IS, Envelope, Outcomes, sent_form
 from smtp2cf.journal import maillog
 from smtp2cf.relay.bounces import BouncePolicy
 from smtp2cf.relay.lease import Lease
@@ -47,8 +47,7 @@ log = structlog.stdlib.get_logger("smtp2cf.relay")
 
 SendRaw = Callable[..., Awaitable[Sent]]
 """(reverse path, at most 50 recipients, message=, deadline= in time.monotonic() seconds) → Sent; with a
-spool,
-lease= is passed too. Raises SendError: cloudflare's `Client.send`."""
+spool, lease= is passed too. Raises SendError: cloudflare's `Client.send`."""
 Send = Callable[[Sequence[str]], Awaitable[Sent]]
 """At most 50 recipients → Sent; raises SendError."""
 T = TypeVar("T")
@@ -107,44 +106,33 @@ class Attempts:
         sender = envelope.reverse_path or self._null_sender_address
         if is_dsn:
             sender = self._bounce.sender_of(recipients[0])
-        spelled = Spellings.of(recipients)
-        try:
-            sender = sent_form(sender)
-        except RefusedError as error:
-            return Attempt(outcomes=dict.fromkeys(recipients, error.reply))
+        if not SENT_AS_IS.fullmatch(sender):
+            try:
+                sender = sent_form(sender)
+            except RefusedError as error:
+                return Attempt(outcomes=dict.fromkeys(recipients, error.reply))
+        forms, spelled = recipients, None
+        if len(recipients) > 1 or not SENT_AS_IS.fullmatch(recipients[0]):
+            spelled = Spellings.of(recipients)
+            forms = spelled.forms
+            if not forms:
+                return Attempt(outcomes=spelled.refused)
         deadline = time.monotonic() + patience
         leased = {} if lease is None else {"lease": lease}
         send = functools.partial(self._send_raw, sender, message=message, deadline=deadline, **leased)
+        # The first call goes alone: it finds out once what is wrong with the account or the message.
+        first = forms[:MAX_RECIPIENTS_PER_CALL]
+        try:
+            result: Sent | Exception = await send(first)
+        except Exception as error:  # noqa: BLE001 - see `_Calls.note`
+            result = error
         whole = len(recipients) >= len(envelope.forward_paths)
-        attempt = await attempt_to_send(send, spelled.forms, whole=whole) if spelled.forms else Attempt()
-        if not spelled.as_sent:
+        attempt = await _Calls(send, forms, vouched=not whole).go_on(first, result)
+        if spelled is not None and not spelled.as_sent:
             attempt.outcomes = spelled.refused | spelled.as_given(attempt.outcomes)
             attempt.message_ids = spelled.as_given(attempt.message_ids)
             attempt.unanswered = list(spelled.as_given(dict.fromkeys(attempt.unanswered)))
         return attempt
-
-
-async def attempt_to_send(send: Send, recipients: Sequence[str], *, whole: bool = True) -> Attempt:
-    """Try to send to `recipients` (each once) and tell what became of each.
-
-    whole: they are all of the message's recipients. If they are not, the others' outcomes have shown already
-    that the message is not to blame.
-    """
-    calls = _Calls(send, recipients, vouched=not whole)
-    attempt = calls.attempt
-    try:
-        # The first call goes alone: it finds out once what is wrong with the account or the message.
-        first = recipients[:MAX_RECIPIENTS_PER_CALL]
-        refusal = await calls.send(first)
-        if refusal is not None:
-            calls.refused.append((first, refusal))
-        if calls.refused or calls.alone or len(first) < len(recipients):
-            await calls.send_to_the_rest()
-    except Exception as error:  # noqa: BLE001 - logged; what is known of some must not be lost
-        calls.crashed([who for who in recipients if who not in attempt.outcomes], error)
-    if len(recipients) > 1:
-        attempt.outcomes = {who: attempt.outcomes[who] for who in recipients}
-    return attempt
 
 
 def log_attempt(envelope: Envelope, attempt: Attempt, *, size: int, attempts: int = 1) -> None:
@@ -161,10 +149,10 @@ def log_attempt(envelope: Envelope, attempt: Attempt, *, size: int, attempts: in
 class _Calls:
     """The calls of one attempt, and what they have shown so far.
 
-    vouched: a call has shown that the message is not to blame. to_blame: the message is. halt: what ends the
-    attempt for all who are left. refused: groups that were refused together. alone: recipients that were
-    refused on their own, by a refusal that may be about the message. searched: calls made only to find out
-    whom a refusal is about.
+    recipients: each once. vouched: a call has shown that the message is not to blame. to_blame: the message
+    is. halt: what ends the attempt for all who are left. refused: groups that were refused together. alone:
+    recipients that were refused on their own, by a refusal that may be about the message. searched: calls
+    made only to find out whom a refusal is about.
     """
 
     _send: Send
@@ -177,7 +165,36 @@ class _Calls:
     searched: int = 0
     attempt: Attempt = field(default_factory=Attempt)
 
-    async def send_to_the_rest(self) -> None:
+    async def go_on(self, first: Sequence[str], result: Sent | Exception) -> Attempt:
+        """Do what the first call leaves to do. result: its own, or what it raised."""
+        attempt = self.attempt
+        try:
+            refusal = self.note(first, result)
+            if refusal is not None:
+                self.refused.append((first, refusal))
+            if self.refused or self.alone or len(first) < len(self.recipients):
+                await self._send_to_the_rest()
+        except Exception as error:  # noqa: BLE001 - logged; what is known of some must not be lost
+            self._crashed([who for who in self.recipients if who not in attempt.outcomes], error)
+        if len(self.recipients) > 1:
+            attempt.outcomes = {who: attempt.outcomes[who] for who in self.recipients}
+        return attempt
+
+    def note(self, part: Sequence[str], result: Sent | Exception) -> Reply | None:
+        """What a call shows. Returns its reply if it refuses several recipients without saying which."""
+        if isinstance(result, SendError):
+            return self._failed(part, result)
+        if isinstance(result, Exception):
+            self._crashed(part, result)  # the other calls must not be lost with this one
+            return None
+        self.vouched = True
+        self.attempt.outcomes.update(result.outcomes)
+        self.attempt.unmatched += result.unmatched
+        if result.message_id and any(reply.success for reply in result.outcomes.values()):
+            self.attempt.message_ids.update(dict.fromkeys(part, result.message_id))
+        return None
+
+    async def _send_to_the_rest(self) -> None:
         """Send to the groups after the first, then find out about all that were refused."""
         size = MAX_RECIPIENTS_PER_CALL
         everybody = self.recipients
@@ -209,7 +226,7 @@ class _Calls:
 
     async def _try(self, part: Sequence[str]) -> None:
         """One call; note the group if it was refused and nobody knows yet whom that is about."""
-        reply = await self.send(part)
+        reply = await self._call(part)
         if reply is not None:
             self.refused.append((part, reply))
 
@@ -227,7 +244,7 @@ class _Calls:
             if self.vouched or self.halt is not None:
                 return
             self.searched += 1
-            await self.send([who])
+            await self._call([who])
         self.to_blame = not self.vouched and self.halt is None
 
     async def _search(self, refused: tuple[Sequence[str], Reply]) -> None:
@@ -244,7 +261,7 @@ class _Calls:
                 self._answer(part, NOT_FOUND_OUT)
                 continue
             self.searched += 1
-            found = await self.send(part)
+            found = await self._call(part)
             if found is None:
                 continue
             if self.to_blame and _is_unclear(found):
@@ -253,24 +270,15 @@ class _Calls:
                 undecided += _halves(part)[::-1]
         return None
 
-    async def send(self, part: Sequence[str]) -> Reply | None:
-        """One call. Returns its reply if it refuses several recipients without saying which."""
+    async def _call(self, part: Sequence[str]) -> Reply | None:
+        """One call after the first, see `note`."""
         if self.halt is not None:
             self._answer(part, self.halt)
             return None
         try:
-            sent = await self._send(part)
-        except SendError as error:
-            return self._failed(part, error)
-        except Exception as error:  # noqa: BLE001 - logged; the other calls must not be lost with this one
-            self.crashed(part, error)
-            return None
-        self.vouched = True
-        self.attempt.outcomes.update(sent.outcomes)
-        self.attempt.unmatched += sent.unmatched
-        if sent.message_id and any(reply.success for reply in sent.outcomes.values()):
-            self.attempt.message_ids.update(dict.fromkeys(part, sent.message_id))
-        return None
+            return self.note(part, await self._send(part))
+        except Exception as error:  # noqa: BLE001 - see `note`
+            return self.note(part, error)
 
     def _failed(self, part: Sequence[str], error: SendError) -> Reply | None:
         """A call failed for all of its recipients."""
@@ -287,7 +295,7 @@ class _Calls:
         self._answer(part, error.reply)
         return None
 
-    def crashed(self, part: Sequence[str], error: Exception) -> None:
+    def _crashed(self, part: Sequence[str], error: Exception) -> None:
         """Our own code failed, before or after the call for these recipients."""
         log.exception("deliver.error", exc_info=error)
         self.attempt.error = error

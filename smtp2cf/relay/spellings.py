@@ -35,7 +35,7 @@ class Spellings(NamedTuple):
             except RefusedError as error:  # mail that was taken in by an older bridge
                 refused[who] = error.reply
         forms = list(first.values())
-        return cls(form_of, forms, forms == given, refused)
+        return cls(form_of, forms, forms == list(given), refused)
 
     def as_given(self, found: Mapping[str, T]) -> dict[str, T]:
         """What was found by sent form, by every spelling that was given."""

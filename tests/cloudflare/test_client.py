@@ -248,16 +248,6 @@ async def test_anything_else_with_200_is_no_success_but_may_have_sent_the_mail(b
     assert error.unanswered
 
 
-@pytest.mark.parametrize("address", ["b\udcff@x", "b@\ud800"])
-async def test_an_address_that_fits_no_json_is_refused_without_a_call(address: str) -> None:
-    calls = []
-    client = client_of(lambda request: calls.append(request) or success())
-    error = await failed_send(client, address)
-    assert (error.reply.code, error.reply.status, error.scope) == (553, "5.1.3", Scope.RECIPIENT)
-    assert not calls
-    assert client.pacer.in_flight == 0
-
-
 # ---- throttling
 
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtp2cf.cloudflare import Sent
-from smtp2cf.relay.attempt import NOT_FOUND_OUT, PARALLEL_CALLS, SEARCH_LIMIT, Attempt, attempt_to_send
+from smtp2cf.relay.attempt import NOT_FOUND_OUT, PARALLEL_CALLS, SEARCH_LIMIT, Attempt
 from smtp2cf.reply import ACCEPTED, BOUNCED, DELIVERED, SUPPRESSED, Reply, Scope, SendError
+from tests.relay.one_attempt import attempt_to_send
 
 T = TypeVar("T")
 

@@ -16,6 +16,7 @@ from smtp2cf.reply import BOUNCED, DELIVERED
 from smtp2cf.spool import Action, Filter, SpoolUnavailable, Status
 from smtp2cf.spool.claims import Claims
 from smtp2cf.spool.health import SpoolHealth
+from tests.relay.one_attempt import attempt_to_send
 from tests.relay.test_deadline import Gate
 from tests.relay.world import AWAY, MESSAGE, Api, by_name, delivered, first, world
 from tests.spool.conftest import Backend, new_mail
@@ -116,7 +117,7 @@ async def test_one_group_that_fails_takes_nothing_from_the_others(lines: list[An
         return Sent(dict.fromkeys(recipients, DELIVERED), "<1@cf>")
 
     recipients = [f"r{number}@example.net" for number in range(200)]
-    done = await attempt.attempt_to_send(send, recipients)
+    done = await attempt_to_send(send, recipients)
     failed = recipients[50:100]
     assert list(done.outcomes) == recipients
     assert [who for who, reply in done.outcomes.items() if reply == attempt.INTERNAL_ERROR] == failed
