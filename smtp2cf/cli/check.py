@@ -1,53 +1,56 @@
-"""smtp2cf check: would the bridge start with these settings, and does Cloudflare accept the token?"""
+"""smtp2cf check: would a bridge with these settings take mail and send it? One line for each thing looked at.
+
+Exit status 78 (sysexits.h) if something is wrong; a warning changes nothing.
+"""
 
 import asyncio
 import os
+import sys
+from typing import Annotated
 
+import orjson
 import typer
 
 from smtp2cf.cli.arguments import EnvFile
-from smtp2cf.cli.terminal import fail
-from smtp2cf.reply import SendError
-from smtp2cf.settings import loading
-from smtp2cf.settings.fields import Settings
+from smtp2cf.cli.examine import Finding, Status, examine
+from smtp2cf.cli.terminal import one_line
+from smtp2cf.journal import logs
+
+_MARKS = {
+    Status.OK: ("✓", typer.colors.GREEN),
+    Status.WARNING: ("!", typer.colors.YELLOW),
+    Status.ERROR: ("✗", typer.colors.RED),
+}
 
 
-def check(env_file: EnvFile = None) -> None:
-    """Check the settings, the token and the connection to Cloudflare. Exit 0 or 78."""
-    from smtp2cf.journal import logs
-    from smtp2cf.settings import rooms
-    from smtp2cf.settings.check import check as check_against_each_other
-    from smtp2cf.settings.check import require_account
+def check(
+    env_file: EnvFile = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per line: check, status, text.")
+    ] = False,
+) -> None:
+    """Check settings, files, listeners, the token and what is set up at Cloudflare. Exit 0 or 78."""
+    logs.configure("error", "auto")
 
-    settings = loading.load(env_file)
-    require_account(settings)
-    logs.configure("warning", settings.log_format)
-    rooms.access(settings).close()  # before the rest: a users file that can't be used is what is wrong first
-    check_against_each_other(settings)
-    certificate = rooms.certificate(settings)
-    for line in (*loading.unknown_variables(env_file), *rooms.certificate_complaints(settings, certificate)):
-        typer.echo(f"warning: {line}", err=True)
-    typer.echo("settings: ok")
-    if certificate is not None:
-        typer.echo(f"certificate: {certificate}")
-    try:
-        refused = asyncio.run(_token_refusal(settings))
-    except SendError as error:
-        fail(
-            f"Cloudflare: {error.reply.text} (SMTP2CF_API_BASE_URL is {settings.api_base_url})", os.EX_CONFIG
-        )
-    if refused:
-        fail(f"token: {refused}", os.EX_CONFIG)
-    typer.echo(f"Cloudflare: {settings.api_base_url} answers\ntoken: active")
+    async def show_all() -> bool:
+        right = True
+        async for finding in examine(env_file):
+            sys.stdout.write(_as_json(finding) if as_json else _as_line(finding))
+            sys.stdout.flush()
+            right = right and finding.status is not Status.ERROR
+        return right
+
+    if not asyncio.run(show_all()):
+        raise typer.Exit(os.EX_CONFIG)
 
 
-async def _token_refusal(settings: Settings) -> str:
-    """Why Cloudflare refuses the token, "" if it accepts it. Raises SendError if there is no answer."""
-    from smtp2cf.settings import rooms
+def _as_json(finding: Finding) -> str:
+    return orjson.dumps(finding._asdict()).decode() + "\n"
 
-    account = rooms.account(settings)
-    try:
-        state = await account.client.verify_token()
-    finally:
-        await account.aclose()
-    return "" if state.accepted else state.reason
+
+def _as_line(finding: Finding) -> str:
+    text = f"{finding.check}: {one_line(finding.text)}\n"
+    if not sys.stdout.isatty():
+        return f"{finding.status}: {text}"
+    mark, color = _MARKS[finding.status]
+    return f"{typer.style(mark, fg=color)} {text}"

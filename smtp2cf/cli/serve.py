@@ -43,7 +43,7 @@ def serve(
     from smtp2cf.journal import logs
     from smtp2cf.listen.systemd import handed_over
     from smtp2cf.settings import loading
-    from smtp2cf.settings.check import check
+    from smtp2cf.settings.check import check, doubts, mistakes
     from smtp2cf.settings.trial import Trial
 
     settings = loading.load(env_file)
@@ -52,6 +52,8 @@ def serve(
     logs.configure(settings.log_level, settings.log_format)
     for line in loading.unknown_variables(env_file):
         bridge.log.warning("settings.unknown", setting=line)
+    for line in (*mistakes(settings, sandbox=sandbox), *doubts(settings, sandbox=sandbox)):
+        bridge.log.warning("settings.doubtful", note=line)
     on_trial = None
     if sandbox:
         starttls = None if sandbox_tls_listen.lower() == "none" else endpoint_of(sandbox_tls_listen)

@@ -3,13 +3,18 @@
 Knows sockets and networks, of the settings only their names, and no session.
 """
 
+import contextlib
 import ipaddress
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import structlog
 
 from smtp2cf.envelope import Network
+from smtp2cf.listen.endpoint import Endpoint
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 """IPv4 addresses as IPv6 sockets show them (RFC 4291 §2.5.5.2)."""
@@ -24,6 +29,13 @@ _EVERYBODY = (
 log = structlog.stdlib.get_logger("smtp2cf.serve")
 
 
+class Exposure(NamedTuple):
+    """What is wrong with who may send: a log line's event, and what it is about."""
+
+    event: str
+    note: str
+
+
 def warn_of_exposure(
     sockets: Sequence[socket.socket], allow_networks: Sequence[Network], *, has_users: bool
 ) -> None:
@@ -32,20 +44,62 @@ def warn_of_exposure(
     sockets: all that take mail, listening. has_users: clients may log in.
     """
     listens = reachable(sockets)
+    for event, note in exposures(listens, allow_networks, has_users=has_users):
+        log.warning(event, listens=listens, note=note)
+
+
+def exposures(
+    listens: Sequence[str], allow_networks: Sequence[Network], *, has_users: bool
+) -> Iterator[Exposure]:
+    """What to warn of where other hosts reach `listens`. has_users: clients may log in."""
     if (everybody := everybody_in(allow_networks)) is not None:
-        log.warning(
+        yield Exposure(
             "serve.open_relay",
-            listens=listens,
-            note=f"SMTP2CF_ALLOW_NETWORKS holds {everybody}: everybody who reaches this bridge sends mail"
+            f"SMTP2CF_ALLOW_NETWORKS holds {everybody}: everybody who reaches this bridge sends mail"
             " with your account, and spammers will (SMTP2CF_I_AM_AN_OPEN_RELAY=yes)",
         )
     if listens and not has_users and not beyond_loopback(allow_networks):
-        log.warning(
+        yield Exposure(
             "serve.nobody_may_relay",
-            listens=listens,
-            note="other hosts reach this bridge, and every one of them is refused: name their networks in"
+            "other hosts reach this bridge, and every one of them is refused: name their networks in"
             " SMTP2CF_ALLOW_NETWORKS, or their users in SMTP2CF_USERS_FILE",
         )
+
+
+def refused_to_all(endpoint: Endpoint, allow_networks: Sequence[Network], *, socket_mode: int) -> str:
+    """Why no client that has not logged in may send through a listener, "" if some may.
+
+    socket_mode: of a unix socket; whoever can connect to one may send.
+    """
+    if endpoint.path:
+        return "" if socket_mode & 0o222 else f"SMTP2CF_SOCKET_MODE={socket_mode:04o} lets nobody connect"
+    if not allow_networks:
+        return "SMTP2CF_ALLOW_NETWORKS is none"
+    if any(
+        _may_come_from(network, address) for network in allow_networks for address in _addresses(endpoint)
+    ):
+        return ""
+    return f"no client in SMTP2CF_ALLOW_NETWORKS={','.join(map(str, allow_networks))} can reach it"
+
+
+def _addresses(endpoint: Endpoint) -> list[Address]:
+    """The addresses of a listener; none of them is one of this host if its name is wrong."""
+    with contextlib.suppress(OSError):
+        found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+        return [ipaddress.ip_address(str(sockaddr[0]).partition("%")[0]) for *_, sockaddr in found]
+    return []
+
+
+def _may_come_from(network: Network, address: Address) -> bool:
+    """Whether a client of this network can be one that connects to this address."""
+    if network.version != address.version:
+        return False
+    if address.is_unspecified:
+        return True
+    if not address.is_loopback:
+        return not _is_loopback(network)
+    loopbacks = (_LOOPBACK_V4,) if address.version == 4 else _LOOPBACK_V6
+    return any(network.overlaps(loopback) for loopback in loopbacks)
 
 
 def everybody_in(networks: Iterable[Network]) -> Network | None:
@@ -73,6 +127,11 @@ def everybody_in(networks: Iterable[Network]) -> Network | None:
 def beyond_loopback(networks: Iterable[Network]) -> bool:
     """Whether any of these networks holds an address other than loopback."""
     return not all(_is_loopback(network) for network in networks)
+
+
+def is_beyond_loopback(endpoint: Endpoint) -> bool:
+    """Whether other hosts can reach what listens there."""
+    return not endpoint.path and not all(address.is_loopback for address in _addresses(endpoint))
 
 
 def reachable(sockets: Sequence[socket.socket]) -> list[str]:

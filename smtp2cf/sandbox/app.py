@@ -41,7 +41,8 @@ _API = "/client/v4"
 _ACCOUNT = _API + "/accounts/{account_id}"
 _SENDING = _ACCOUNT + "/email/sending"
 _SUPPRESSIONS = _SENDING + "/suppressions"
-_SUBDOMAINS = _API + "/zones/{zone_id}/email/sending/subdomains"
+_ZONE = _API + "/zones/{zone_id}"
+_SUBDOMAINS = _ZONE + "/email/sending/subdomains"
 _ACCOUNT_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 
 _PAGE = """\
@@ -73,7 +74,7 @@ root@unconfigured.example.com, unless there is a list of the domains that may se
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 TokenStatus = Literal["active", "disabled", "expired"]
-Permission = Literal["limits", "suppressions", "zones"]
+Permission = Literal["send", "limits", "suppressions", "zones", "dns"]
 
 
 @dataclass(slots=True)
@@ -106,6 +107,7 @@ class Sandbox:
     token, token_status, delay, strict, silent, string_codes and lacking may be changed while it runs, and
     so may what senders and quota hold. messages: the accepted ones, oldest first. calls: the last 10,000
     calls of send_raw. suppressions: the suppression list, for entries that only Cloudflare itself can add.
+    subdomains: what is set up for sending.
     """
 
     def __init__(
@@ -140,7 +142,7 @@ class Sandbox:
         self._hosts = Hosts(hosts)
         self._limiter = Limiter(rate_limit) if rate_limit else None
         self._mailbox = Mailbox(keep, keep_bytes)
-        self._subdomains = Subdomains(self.senders)
+        self.subdomains = Subdomains(self.senders)
         self._token_id = secrets.token_hex(16)
         self._runner: web.AppRunner | None = None
 
@@ -170,7 +172,7 @@ class Sandbox:
             self._runner = None
 
     def _application(self) -> web.Application:
-        suppressions, subdomains = SuppressionCalls(self.suppressions), self._subdomains
+        suppressions, subdomains = SuppressionCalls(self.suppressions), self.subdomains
         one, subdomain = _SUPPRESSIONS + "/{suppression_id}", _SUBDOMAINS + "/{subdomain_id}"
         calls: list[tuple[str, str, Handler, Permission | None]] = [
             ("GET", _SUPPRESSIONS, suppressions.list, "suppressions"),
@@ -185,6 +187,7 @@ class Sandbox:
             ("GET", subdomain, subdomains.get, "zones"),
             ("PATCH", subdomain, subdomains.edit, "zones"),
             ("GET", subdomain + "/dns", subdomains.dns, "zones"),
+            ("GET", _ZONE + "/dns_records", subdomains.dns_records, "dns"),
             ("*", _API + "/{path:.*}", _no_route, None),
         ]
         app = web.Application(middlewares=[guard(self._hosts, open_to_all=_is_api)])
@@ -243,7 +246,7 @@ class Sandbox:
     async def _send_raw(self, request: web.Request) -> web.StreamResponse:
         call = Call(time.monotonic())
         self.calls.append(call)
-        response = await self._answer(partial(self._accept, call), request)
+        response = await self._answer(partial(self._accept, call), request, needs="send")
         call.status = response.status
         call.answered_at = time.monotonic()
         return response
@@ -259,7 +262,7 @@ class Sandbox:
         outcome = send_raw.decide(
             submission.recipients,
             listed=lambda recipient: self.suppressions.blocks(recipient, domain),
-            drop_suppressed=self._subdomains.drops_suppressed(domain),
+            drop_suppressed=self.subdomains.drops_suppressed(domain),
         )
         message = AcceptedMessage(
             id=str(self._mailbox.count + 1),

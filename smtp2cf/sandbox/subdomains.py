@@ -67,6 +67,8 @@ class Subdomains:
 
     def __init__(self, senders: Senders) -> None:
         self._senders = senders
+        self.missing: set[str] = set()
+        """Names whose DNS records are not there, although they are needed."""
         self._changed: dict[str, Subdomain] = {}
 
     def drops_suppressed(self, domain: str) -> bool:
@@ -82,6 +84,19 @@ class Subdomains:
         """GET …/subdomains/{id}/dns: the records that the name needs."""
         base = self._subdomain(request).base
         return api.success([{"ttl": 1, **record} for record in _records(base)] if base else [])
+
+    async def dns_records(self, request: web.Request) -> web.Response:
+        """GET /zones/{id}/dns_records: those that the zone's sending domains need, but `missing`."""
+        names = self._senders.below(zone_named(request.match_info["zone_id"]))
+        records = {str(record): record for name in names for record in _records(name.removeprefix("*."))}
+        wanted = request.query.get("name", "").lower()
+        return api.success(
+            [
+                {"id": record["name"], "ttl": 1, **record}
+                for record in records.values()
+                if record["name"] not in self.missing and (not wanted or record["name"] == wanted)
+            ]
+        )
 
     async def get(self, request: web.Request) -> web.Response:
         """GET …/subdomains/{id}."""

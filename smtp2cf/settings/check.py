@@ -1,14 +1,24 @@
 """Check: settings held against each other, before anything is opened.
 
 Each setting by itself is checked when it is read (values.py); here is what can't work together, or is
-missing for what was asked for.
+missing for what was asked for. Contradictions stop the start. Mistakes and doubts don't: the start logs them,
+and for `smtp2cf check` a mistake is an error, a doubt a warning.
 """
 
+import ipaddress
+import re
 from collections.abc import Collection, Iterator
+
+import httpx
 
 from smtp2cf.listen import open_relay
 from smtp2cf.listen.endpoint import group_id
 from smtp2cf.settings.fields import Settings, SettingsError
+from smtp2cf.settings.units import as_duration, as_size
+
+LARGEST_MESSAGE = 25 * 1024 * 1024
+"""Octets that Cloudflare accepts, and only where every recipient is a verified address."""
+_ACCOUNT_ID = re.compile("[0-9a-f]{32}")
 
 
 def check(settings: Settings, *, sandbox: bool = False, handed_over: Collection[str] = ()) -> None:
@@ -19,14 +29,106 @@ def check(settings: Settings, *, sandbox: bool = False, handed_over: Collection[
     """
     if not sandbox:
         require_account(settings)
-    wrong = [
+    if wrong := contradictions(settings, sandbox=sandbox, handed_over=handed_over):
+        raise SettingsError(*wrong)
+
+
+def contradictions(
+    settings: Settings, *, sandbox: bool = False, handed_over: Collection[str] = ()
+) -> list[str]:
+    """A line for each contradiction, apart from a missing account. The arguments are as for `check`."""
+    return [
         *_open_relay(settings),
         *_certificate(settings, sandbox=sandbox, handed_over=handed_over),
         *_spool_and_users(settings, sandbox=sandbox),
         *_socket_group(settings),
     ]
-    if wrong:
-        raise SettingsError(*wrong)
+
+
+def mistakes(settings: Settings, *, sandbox: bool = False) -> Iterator[str]:
+    """A line for each thing that can't work as it was meant, although the bridge starts."""
+    if settings.retry_min > settings.retry_max:
+        yield (
+            f"SMTP2CF_RETRY_MIN={as_duration(settings.retry_min)} is more than"
+            f" SMTP2CF_RETRY_MAX={as_duration(settings.retry_max)}, so it has no effect: lower it, or raise"
+            " SMTP2CF_RETRY_MAX"
+        )
+    first_retry = min(settings.retry_min, settings.retry_max)
+    if first_retry >= settings.expire_after:
+        yield (
+            f"SMTP2CF_EXPIRE_AFTER={as_duration(settings.expire_after)} is over before the first retry, after"
+            f" {as_duration(first_retry)}: raise it, or lower SMTP2CF_RETRY_MIN"
+        )
+    if settings.max_message_memory < settings.max_message_size:
+        yield (
+            f"SMTP2CF_MAX_MESSAGE_MEMORY={as_size(settings.max_message_memory)} has no room for one message"
+            f" of SMTP2CF_MAX_MESSAGE_SIZE={as_size(settings.max_message_size)}: raise it, or lower the size"
+        )
+    if not sandbox and (host := _clear_text_host(settings.api_base_url)):
+        yield (
+            f"SMTP2CF_API_BASE_URL={settings.api_base_url} sends the API token in clear text to {host}, where"
+            " whoever is on the way can read it: use https://"
+        )
+
+
+def doubts(settings: Settings, *, sandbox: bool = False) -> Iterator[str]:
+    """A line for each thing that is hardly meant so."""
+    if not sandbox and settings.account_id and not _ACCOUNT_ID.fullmatch(settings.account_id):
+        yield (
+            f"SMTP2CF_ACCOUNT_ID={settings.account_id} is not 32 hexadecimal digits, as ids of accounts are:"
+            " copy it from the account's overview in Cloudflare's dashboard"
+        )
+    if settings.max_message_size > LARGEST_MESSAGE:
+        yield (
+            f"SMTP2CF_MAX_MESSAGE_SIZE={as_size(settings.max_message_size)} is more than Cloudflare accepts:"
+            f" 5MiB, or {as_size(LARGEST_MESSAGE)} if every recipient is a verified destination address"
+        )
+    if settings.warn_after > settings.expire_after:
+        yield (
+            f"SMTP2CF_WARN_AFTER={as_duration(settings.warn_after)} never warns: mail is given up before,"
+            f" after SMTP2CF_EXPIRE_AFTER={as_duration(settings.expire_after)}"
+        )
+    yield from _without_effect(settings)
+
+
+def _without_effect(settings: Settings) -> Iterator[str]:
+    no_users = settings.users_file is None
+    unix = any(
+        endpoint.path
+        for endpoint in (
+            *(settings.smtp_listen + settings.smtps_listen),
+            *(settings.lmtp_listen + settings.admin_listen),
+        )
+    )
+    for given, name, missing in (
+        (settings.auth_without_tls and no_users, "AUTH_WITHOUT_TLS", "SMTP2CF_USERS_FILE"),
+        (
+            settings.check_header_from and no_users and not settings.allowed_sender_domains,
+            "CHECK_HEADER_FROM",
+            "SMTP2CF_USERS_FILE or SMTP2CF_ALLOWED_SENDER_DOMAINS",
+        ),
+        (
+            settings.tls_ca_file is not None and settings.tls_cert_file is None,
+            "TLS_CA_FILE",
+            "SMTP2CF_TLS_CERT_FILE",
+        ),
+        (bool(settings.socket_group) and not unix, "SOCKET_GROUP", "a unix: socket in an SMTP2CF_…_LISTEN"),
+    ):
+        if given:
+            yield f"SMTP2CF_{name} has no effect without {missing}"
+
+
+def _clear_text_host(url: str) -> str:
+    """The host to which a token would go unencrypted, "" for this host or an encrypted way."""
+    try:
+        parsed = httpx.URL(url)
+        host = parsed.host
+        is_here = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except httpx.InvalidURL:
+        return ""  # the start says so
+    except ValueError:
+        is_here = host.endswith(".localhost")
+    return "" if is_here or parsed.scheme != "http" else host
 
 
 def require_account(settings: Settings) -> None:

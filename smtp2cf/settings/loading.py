@@ -19,8 +19,11 @@ from smtp2cf.settings import secret_files
 from smtp2cf.settings.fields import PREFIX, Settings, SettingsError
 from smtp2cf.settings.wrong import line_of
 
-SENDMAIL_PREFIX = "SMTP2CF_SENDMAIL_"
-"""Variables of the sendmail command, which reads them itself."""
+SENDMAIL_NAMES = (
+    *("ALIASES", "CONF", "DIRECT", "DOMAIN", "DROP_DIR", "HOST", "PASSWORD", "PASSWORD_FILE", "TLS"),
+    *("TLS_CA_FILE", "USER"),
+)
+"""Variables of the sendmail command, which reads them itself: SMTP2CF_SENDMAIL_ and one of these."""
 
 
 def load(env_file: Path | None = None) -> Settings:
@@ -48,14 +51,25 @@ def unknown_variables(env_file: Path | None = None) -> list[str]:
     """A line for each SMTP2CF_ variable that is not a setting, with the nearest name that is."""
     known = [name.upper() for name in Settings.model_fields]
     known += [f"{name.upper()}_FILE" for name in secret_files.KINDS]
+    known += [f"SENDMAIL_{name}" for name in SENDMAIL_NAMES]
     lines = []
     for variable in sorted(_given(env_file)):
         name = variable.removeprefix(PREFIX)
-        if name in (variable, *known) or variable.startswith(SENDMAIL_PREFIX):
+        if name in (variable, *known):
             continue
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.65)
         lines.append(f"{variable} is not a setting{f': did you mean {PREFIX}{near[0]}?' if near else ''}")
     return lines
+
+
+def has_secrets(env_file: Path) -> bool:
+    """Whether the env file itself holds a secret. Raises SettingsError."""
+    given = _env_file_values(env_file)
+    return any(
+        given.get(f"{prefix}{name.upper()}")
+        for prefix in (PREFIX, "CLOUDFLARE_")
+        for name in secret_files.KINDS
+    )
 
 
 def _given(env_file: Path | None) -> dict[str, str]:

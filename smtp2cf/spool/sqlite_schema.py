@@ -66,23 +66,34 @@ table `schema` says how many migrations the file has seen.
 
 def migrate(connection: sqlite3.Connection, path: Path, *, serve: bool) -> None:
     """See that the file is ours; serve: bring its schema up to date. Raises SpoolError, sqlite3.Error."""
-    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if tables and application_id != APPLICATION_ID:
-        raise SpoolError(f"{path} is another program's database, not a spool of smtp2cf")
-    schema = _read(connection)
-    require_readable(schema, len(MIGRATIONS), str(path))
+    schema = readable(connection, path)
     if not serve:
         if schema.version < len(MIGRATIONS):
             raise SpoolError(f"the spool {path} has an older schema: start 'smtp2cf serve' to update it")
         return
-    if not tables:
+    if not _tables(connection):
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # has an effect only in an empty file
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         raise SpoolError(f"the file system of {path} does not support SQLite's write-ahead log")
     if schema.version < len(MIGRATIONS):
         _apply(connection, MIGRATIONS[schema.version :])
+
+
+def readable(connection: sqlite3.Connection, path: Path) -> Schema:
+    """The file's schema. Raises SpoolError if the file is not ours or the schema is too new."""
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+    if _tables(connection) and application_id != APPLICATION_ID:
+        raise SpoolError(f"{path} is another program's database, not a spool of smtp2cf")
+    schema = _read(connection)
+    require_readable(schema, len(MIGRATIONS), str(path))
+    return schema
+
+
+def _tables(connection: sqlite3.Connection) -> int:
+    tables: int
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    return tables
 
 
 def _read(connection: sqlite3.Connection) -> Schema:

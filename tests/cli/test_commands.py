@@ -1,4 +1,4 @@
-"""The commands beside serve: check, send, --version, --help, and what `make run` shows."""
+"""The commands beside serve: send, --version, --help, and what `make run` shows."""
 
 import os
 import re
@@ -14,8 +14,6 @@ import pytest
 from smtp2cf import __version__
 from tests.support.command import clean_environment, run, running, smtp2cf
 from tests.support.needs import needs
-from tests.support.sandbox import running_sandbox
-from tests.support.secret import TOKEN
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,67 +24,6 @@ def nowhere() -> Iterator[str]:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{bound.getsockname()[1]}"
-
-
-# ---- check
-
-
-def check(url: str, token: str = TOKEN) -> tuple[int, str, str]:
-    return smtp2cf("check", ACCOUNT_ID="a1", API_TOKEN=token, API_BASE_URL=url)
-
-
-def test_check_is_content_with_a_good_token() -> None:
-    with running_sandbox(token=TOKEN) as (_, url):
-        status, out, err = check(url)
-    assert status == 0
-    assert out == f"settings: ok\nCloudflare: {url} answers\ntoken: active\n"
-    assert err == ""
-
-
-@pytest.mark.parametrize("state", ["disabled", "expired"])
-def test_check_names_a_token_that_is_no_longer_good(state: str) -> None:
-    with running_sandbox(token=TOKEN) as (sandbox, url):
-        sandbox.token_status = state
-        status, _, err = check(url)
-    assert status == os.EX_CONFIG
-    assert err == f"smtp2cf: token: Cloudflare says the token is {state}\n"
-
-
-def test_check_names_a_token_that_is_refused() -> None:
-    with running_sandbox(token="another") as (_, url):
-        status, out, err = check(url)
-    assert status == os.EX_CONFIG
-    assert err.startswith("smtp2cf: token: ")
-    assert "SMTP2CF_API_TOKEN" in err
-    assert err.count("\n") == 1
-    assert TOKEN not in out + err
-
-
-def test_check_names_the_url_where_nobody_answers(nowhere: str) -> None:
-    status, _, err = check(f"http://{nowhere}/client/v4")
-    assert status == os.EX_CONFIG
-    assert err.startswith("smtp2cf: Cloudflare: ")
-    assert f"SMTP2CF_API_BASE_URL is http://{nowhere}/client/v4" in err
-    assert err.count("\n") == 1
-
-
-def test_check_wants_an_account() -> None:
-    done = smtp2cf("check")
-    assert done.status == os.EX_CONFIG
-    assert done.err.startswith("smtp2cf: SMTP2CF_ACCOUNT_ID is not set")
-
-
-def test_check_names_a_users_file_that_can_not_be_used(tmp_path: Path) -> None:
-    done = smtp2cf("check", ACCOUNT_ID="a1", API_TOKEN=TOKEN, USERS_FILE=str(tmp_path / "users"))
-    assert done.status == os.EX_CONFIG
-    assert done.err == (f"smtp2cf: SMTP2CF_USERS_FILE: {tmp_path / 'users'}: No such file or directory\n")
-
-
-def test_check_warns_of_a_variable_nobody_knows() -> None:
-    with running_sandbox(token=TOKEN) as (_, url):
-        done = smtp2cf("check", ACCOUNT_ID="a1", API_TOKEN=TOKEN, API_BASE_URL=url, MAX_SIZE="1MB")
-    assert done.status == 0
-    assert done.err == "warning: SMTP2CF_MAX_SIZE is not a setting: did you mean SMTP2CF_MAX_MESSAGE_SIZE?\n"
 
 
 # ---- each command as an operator starts it
@@ -112,7 +49,7 @@ def test_nothing_has_to_be_imported_beforehand(
     places = {"SMTP_LISTEN": nowhere, "ADMIN_LISTEN": "none", "STATE_DIR": str(tmp_path / "state")}
     env = clean_environment({f"SMTP2CF_{name}": value for name, value in places.items()})
     forked = run(arguments, env)
-    assert forked.err.startswith("smtp2cf: ")
+    assert forked.status != 0
     assert run(arguments, env, executed=True) == forked
 
 

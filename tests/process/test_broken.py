@@ -34,7 +34,7 @@ class Broken(NamedTuple):
 
 def _env_file(*rows: tuple[str, str]) -> list[Broken]:
     return [
-        Broken(("check", "--env-file", f"{{d}}/{name}"), {}, CONFIG, f"--env-file {{d}}/{name}{why}")
+        Broken(("serve", "--env-file", f"{{d}}/{name}"), {}, CONFIG, f"--env-file {{d}}/{name}{why}")
         for name, why in rows
     ]
 
@@ -42,7 +42,7 @@ def _env_file(*rows: tuple[str, str]) -> list[Broken]:
 def _secret(variable: str, *rows: tuple[str, str]) -> list[Broken]:
     return [
         Broken(
-            ("check",),
+            ("serve",),
             {f"SMTP2CF_{variable}_FILE": f"{{d}}/{name}"},
             CONFIG,
             f"SMTP2CF_{variable}_FILE: {{d}}/{name}{why}",

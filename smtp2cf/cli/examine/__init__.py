@@ -1,0 +1,60 @@
+"""Examine: everything that `smtp2cf check` looks at, one finding after the other.
+
+Each is found out by the code that serves, as far as that changes nothing. Knows no terminal.
+"""
+
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+
+from smtp2cf.access.senders import Senders
+from smtp2cf.cli.examine import account, configuration, files, listeners
+from smtp2cf.cli.examine.finding import Finding, Status, warning
+from smtp2cf.settings import loading
+from smtp2cf.settings.fields import Settings
+
+__all__ = ["Finding", "Status", "examine"]
+
+
+async def examine(env_file: Path | None) -> AsyncIterator[Finding]:
+    """Look at everything. Where the settings can't be read, that is all there is."""
+    settings, found = configuration.settings_read(env_file)
+    for finding in found:
+        yield finding
+    if settings is None:
+        return
+    for finding in configuration.secrets_kept(_secrets(settings, env_file)):
+        yield finding
+    for finding in files.users(settings):
+        yield finding
+    for finding in files.certificate(settings):
+        yield finding
+    yield await files.spool(settings)
+    for finding in files.drop_directory(settings):
+        yield finding
+    senders = files.senders_of_users(settings)
+    for finding in listeners.listeners(settings, has_users=bool(senders)):
+        yield finding
+    async for finding in _cloudflare(settings, senders):
+        yield finding
+
+
+async def _cloudflare(settings: Settings, senders: Iterable[Senders]) -> AsyncIterator[Finding]:
+    if not settings.account_id or not settings.api_token.get_secret_value():
+        yield warning("cloudflare", "not asked: that needs an account and a token")
+        return
+    async for finding in account.account(settings, account.domains_of(settings, senders)):
+        yield finding
+
+
+def _secrets(settings: Settings, env_file: Path | None) -> dict[str, Path]:
+    """The files that hold secrets, by what names them."""
+    found = {
+        f"SMTP2CF_{name.upper()}_FILE": path for name, path in loading.files_of_secrets(env_file).items()
+    }
+    if env_file is not None and loading.has_secrets(env_file):
+        found["--env-file"] = env_file
+    if settings.tls_key_file is not None:
+        found["SMTP2CF_TLS_KEY_FILE"] = settings.tls_key_file
+    if settings.users_file is not None:
+        found["SMTP2CF_USERS_FILE"] = settings.users_file
+    return found

@@ -1,0 +1,94 @@
+"""Files: those that the bridge opens: users, certificate, spool, drop directory."""
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from smtp2cf.access.senders import Senders
+from smtp2cf.cli.examine.finding import Finding, error, ok, warning
+from smtp2cf.reply import SendError
+from smtp2cf.settings import rooms
+from smtp2cf.settings.fields import Settings, SettingsError
+from smtp2cf.spool import SpoolError
+from smtp2cf.spool.inspection import inspect
+
+if TYPE_CHECKING:
+    from smtp2cf.access.users import User
+
+
+def users(settings: Settings) -> Iterator[Finding]:
+    """Who may log in."""
+    if settings.users_file is None:
+        return
+    try:
+        found = _users(settings)
+    except ValueError as wrong:
+        yield error("users", f"SMTP2CF_USERS_FILE: {wrong}")
+        return
+    if found:
+        yield ok("users", f"SMTP2CF_USERS_FILE: {settings.users_file} has {len(found)} of them")
+    else:
+        yield warning(
+            "users",
+            f"SMTP2CF_USERS_FILE: {settings.users_file} is empty, so nobody can log in: smtp2cf user add NAME"
+            f" --users-file {settings.users_file}",
+        )
+
+
+def senders_of_users(settings: Settings) -> list[Senders]:
+    """What each user may send as; none where there is no users file, or it is of no use."""
+    try:
+        return [user.senders for user in _users(settings)]
+    except ValueError:
+        return []
+
+
+def _users(settings: Settings) -> "list[User]":
+    if settings.users_file is None:
+        return []
+    from smtp2cf.access.users import read_users
+
+    return [*read_users(settings.users_file)[0].values()]
+
+
+def certificate(settings: Settings) -> Iterator[Finding]:
+    """What clients are shown, and what they make of it."""
+    try:
+        found = rooms.certificate(settings)
+        complaints = rooms.certificate_complaints(settings, found)
+    except SettingsError as wrong:
+        yield error("certificate", str(wrong))
+        return
+    if found is not None:
+        yield ok("certificate", str(found))
+    for line in complaints:
+        yield warning("certificate", line)
+
+
+async def spool(settings: Settings) -> Finding:
+    """Where mail waits."""
+    url = settings.spool_url.get_secret_value()
+    if url.lower() == "none":
+        return ok("spool", "SMTP2CF_SPOOL_URL is none: what can't be sent at once is left to the client")
+    try:
+        said = await inspect(url, state_dir=settings.state_dir, min_free=rooms.spool_min_free(settings))
+    except SpoolError as wrong:
+        return error("spool", str(wrong))
+    except SendError as refusal:
+        return error("spool", refusal.reply.text)
+    return ok("spool", said)
+
+
+def drop_directory(settings: Settings) -> Iterator[Finding]:
+    """Where sendmail leaves mail, if it is there at all."""
+    directory = settings.sendmail_drop_dir
+    if not directory.is_dir():
+        return
+    if os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+        yield ok("drop directory", f"{directory} can be emptied")
+    else:
+        yield error(
+            "drop directory",
+            f"SMTP2CF_SENDMAIL_DROP_DIR: uid {os.geteuid()} may not read and write {directory}, so what"
+            f" sendmail leaves there is never sent: chown it to the user the bridge runs as, mode 3733",
+        )
