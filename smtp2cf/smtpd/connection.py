@@ -15,13 +15,14 @@ from typing import Any
 
 import structlog
 
-from smtp2cf.envelope import Envelope, Verdict
+from smtp2cf.envelope import Verdict
 from smtp2cf.journal import tasks
 from smtp2cf.smtpd import greetings, replies, time_limits
 from smtp2cf.smtpd.handshake import handshake_timeout, tls_failed
 from smtp2cf.smtpd.listener import SMTP_LISTENER, Listener
 from smtp2cf.smtpd.other_protocols import PROXY_V2
 from smtp2cf.smtpd.outgoing import COMMANDS, GONE, HANDSHAKE, HUNG_UP, MESSAGE, WORKING, Outgoing
+from smtp2cf.smtpd.reply_arrival import Sign
 from smtp2cf.smtpd.session import Session
 from smtp2cf.smtpd.sessions import Sessions
 from smtp2cf.smtpd.steps import CheckPassword, Read, Relay, Say, StartTls, Step
@@ -56,7 +57,7 @@ class Connection(Outgoing):
         self._listener = listener
         self._peer = peer
         self._room_until = ROOM_STEP
-        self._relaying = 0
+        self._relaying: Relay | None = None
         self._reading_paused = False
         self._under_way: asyncio.Task[None] | None = None
 
@@ -96,14 +97,14 @@ class Connection(Outgoing):
         self.transport = self._message_reader = None
         self.state = GONE
         self.input.clear()
-        self._replies.closed()
+        self._notice(Sign.GONE)
         self._forget_if_gone()
         log.debug("session.ended", client=self.client, error=repr(error) if error else None)
 
     def eof_received(self) -> bool:
         """The client sends no more, but may still read: answer what it sent."""
         self.client_ended = True
-        self._replies.client_ended()
+        self._notice(Sign.ENDED)
         half_closed = not self.session.secure and self.state is not HANDSHAKE
         if not half_closed:
             self.input.clear()  # half of a TLS connection can't be closed: no answer would reach the client
@@ -113,7 +114,7 @@ class Connection(Outgoing):
     def data_received(self, data: bytes) -> None:
         """Octets of a message go to its reader; commands are answered as they come."""
         if self._replies.sent:
-            self._replies.client_sent()
+            self._notice(Sign.SENT)
         if self.state is MESSAGE:
             self._limits.heard_at = self.loop.time()
             if self._feed(data) and self.state is COMMANDS:
@@ -231,32 +232,35 @@ class Connection(Outgoing):
                 step = self._message_failed()
             if isinstance(step, Relay):
                 self.state = WORKING
-                self._under_way = tasks.start(self._relay(step.envelope, step.message), "smtpd.work")
+                self._under_way = tasks.start(self._relay(step), "smtpd.work")
             else:
                 self._send(*step)
         return done
 
-    async def _relay(self, envelope: Envelope, message: bytes) -> None:
+    async def _relay(self, step: Relay) -> None:
         """Relay a message and answer what became of it."""
-        self._replies.relaying = envelope
-        self._relaying = len(message)
+        self._relaying = step
         verdict: Verdict | None = None
         try:
             try:
-                verdict = await self._sessions.accept(envelope, message)
-                reply, wire = verdict.reply, self.session.answers(verdict)
+                verdict = await self._sessions.accept(step.envelope, step.message)
+                wire = self.session.answers(verdict)
             except Exception:  # noqa: BLE001 - logged, and answered for each recipient
-                self._replies.failed(has_reply=verdict is not None)
-                failed = self._message_failed()
-                reply, wire = replies.INTERNAL_ERROR, failed.wire
-            self._limits.heard_at = self.loop.time()
-            # Half of a TLS connection can't be closed: what is written after the client's end is dropped.
-            self._send_answer(reply, wire, unheard=self.client_ended and self.session.secure)
+                if verdict is not None:  # its client does not get it, by our mistake
+                    self._replies.replied(step.envelope, verdict.reply, None, 0)
+                self._send(*self._message_failed())
+            else:
+                # Half of a TLS connection can't be closed: what is written after the client's end is dropped.
+                unheard = self.client_ended and self.session.secure
+                self._send_answer(step.envelope, verdict.reply, wire, unheard=unheard)
         finally:
-            self._replies.relaying = None
-            self._relaying = 0
+            self._relaying = None
+            self._limits.heard_at = self.loop.time()
             self._work_done()
         self._serve()
+
+    def _notice(self, sign: Sign) -> None:
+        self._replies.noticed(sign, self._relaying.envelope if self._relaying is not None else None)
 
     def _message_failed(self) -> Say:
         """A mistake of ours around a message: the client has as many answers as it waits for."""
@@ -329,7 +333,9 @@ class Connection(Outgoing):
     def held(self) -> int:
         """Octets of messages that are in memory for this client."""
         reader = self._message_reader or self.session.transaction.chunks
-        return reader.held if reader is not None else self._relaying
+        if reader is not None:
+            return reader.held
+        return len(self._relaying.message) if self._relaying is not None else 0
 
     @property
     def idle(self) -> bool:

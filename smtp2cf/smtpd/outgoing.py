@@ -17,10 +17,12 @@ from typing import cast
 import structlog
 from aiosmtpd import smtp as aiosmtpd
 
+from smtp2cf.envelope import Envelope
 from smtp2cf.reply import Reply
 from smtp2cf.smtpd import replies, time_limits
 from smtp2cf.smtpd.aiosmtpd_base import aiosmtpd_attributes
 from smtp2cf.smtpd.input import Input
+from smtp2cf.smtpd.reply_arrival import SessionReplies
 from smtp2cf.smtpd.sessions import Sessions
 from smtp2cf.smtpd.steps import Event, Reader
 from smtp2cf.smtpd.time_limits import TimeLimits
@@ -72,7 +74,7 @@ class Outgoing(aiosmtpd.SMTP):
         self._timer: asyncio.TimerHandle | None = None
         self._message_reader: Reader | None = None
         """Takes the message that is coming in."""
-        self._replies = sessions.reply_arrival.of_session()
+        self._replies = SessionReplies(sessions.reply_arrival)
         self._errors_left = ERROR_BUDGET
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -105,7 +107,7 @@ class Outgoing(aiosmtpd.SMTP):
                 self._sessions.limited_log.warning("session.too_many_errors", client=self.client)
                 self.close(replies.TOO_MANY_ERRORS)
 
-    def _send_answer(self, reply: Reply, wire: bytes, *, unheard: bool) -> None:
+    def _send_answer(self, envelope: Envelope, reply: Reply, wire: bytes, *, unheard: bool) -> None:
         """Send what became of a message: the relay has to know whether it arrives.
 
         unheard: the client can't be told any more.
@@ -115,7 +117,7 @@ class Outgoing(aiosmtpd.SMTP):
         transport = self.transport
         if transport is not None and (unheard or self.state is HUNG_UP or transport.is_closing()):
             transport = None
-        self._replies.replied(reply, transport, len(wire))
+        self._replies.replied(envelope, reply, transport, len(wire))
         self._send(wire, reply.code)
 
     def _log(self, event: Event) -> None:

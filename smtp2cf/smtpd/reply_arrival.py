@@ -14,11 +14,13 @@ get it may send the same message again and mean it. So a reply counts as lost on
 On a unix socket, a reply that the kernel took has arrived. If TCP tells nothing, a reply is lost only if the
 client had hung up before and answers with a reset.
 
-Knows no session and no relay.
+A connection makes two calls: `replied`, when a message has its reply, and `noticed`, when its client shows
+something of itself. Knows no session and no relay.
 """
 
 import asyncio
 import contextlib
+import enum
 import fcntl
 import os
 import select
@@ -82,6 +84,14 @@ _HUNG_UP = frozenset({8, 9, 11})  # TCP_CLOSE_WAIT, TCP_LAST_ACK, TCP_CLOSING
 _CLOSED = 7  # TCP_CLOSE
 
 
+class Sign(enum.Enum):
+    """What a client shows of itself."""
+
+    SENT = "it has sent something"
+    ENDED = "it sends no more"
+    GONE = "the connection is closed, by whichever side"
+
+
 class _SentReply(NamedTuple):
     """A reply that may not have arrived yet.
 
@@ -113,34 +123,27 @@ class ReplyArrival:
 
     def __init__(self, answered: Answered | None) -> None:
         self._answered = answered
-        self._open: set[SessionReplies] = set()
+        self.open: set[SessionReplies] = set()
+        """Those of the sessions with a reply that may not have arrived yet."""
         self._timer: asyncio.TimerHandle | None = None
-
-    def of_session(self) -> "SessionReplies":
-        """Those of a new session."""
-        return SessionReplies(self)
 
     async def settle(self, timeout: float) -> None:  # noqa: ASYNC109 - what is open then counts as lost
         """Wait until every reply has arrived or is lost."""
         deadline = asyncio.get_running_loop().time() + timeout
-        while self._open and asyncio.get_running_loop().time() < deadline:
-            for session in tuple(self._open):
+        while self.open and asyncio.get_running_loop().time() < deadline:
+            for session in tuple(self.open):
                 session.look()
             await asyncio.sleep(min(LOOK_EVERY, timeout) / 10)
-        for session in tuple(self._open):
+        for session in tuple(self.open):
             session.settle(received=False)
         if self._timer is not None:
             self._timer.cancel()
 
     def watch(self, session: "SessionReplies") -> None:
         """Look at a session's replies now and then until they are settled."""
-        self._open.add(session)
+        self.open.add(session)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LOOK_EVERY, self._look_at_all)
-
-    def forget(self, session: "SessionReplies") -> None:
-        """A session's replies are settled."""
-        self._open.discard(session)
 
     def tell(self, envelope: Envelope, *, received: bool) -> None:
         """Say whether a client got its reply."""
@@ -149,47 +152,37 @@ class ReplyArrival:
 
     def _look_at_all(self) -> None:
         self._timer = None
-        for session in tuple(self._open):
+        for session in tuple(self.open):
             session.look()
-        if self._open and self._timer is None:
+        if self.open and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LOOK_EVERY, self._look_at_all)
 
 
 class SessionReplies:
-    """The replies of one session. It is told what the session does and what its client does.
+    """The replies of one session. sent: those that may not have arrived yet."""
 
-    relaying: the envelope of the message that is being relayed; set when that begins. sent: replies that may
-    not have arrived yet.
-    """
-
-    __slots__ = ("_all", "_closed", "_hung_up", "_sock", "relaying", "sent")
+    __slots__ = ("_all", "_hung_up", "_left", "_sock", "sent")
 
     def __init__(self, of_all: ReplyArrival) -> None:
         self._all = of_all
-        self.relaying: Envelope | None = None
         self.sent: list[_SentReply] = []
         self._sock: socket.socket | None = None
         self._hung_up = False
-        self._closed = False
+        self._left: Envelope | None = None
+        """The message that was still being relayed when its client left."""
 
-    def failed(self, *, has_reply: bool) -> None:
-        """Relaying failed. has_reply: there is a reply, but the client is not told, by our mistake."""
-        envelope, self.relaying = self.relaying, None
-        if envelope is not None and has_reply:
-            self._all.tell(envelope, received=False)
+    def replied(
+        self, envelope: Envelope, reply: Reply, transport: asyncio.Transport | None, size: int
+    ) -> None:
+        """A message has its reply, which is about to be written.
 
-    def replied(self, reply: Reply, transport: asyncio.Transport | None, size: int) -> None:
-        """The message has its reply, which is about to be written.
-
-        transport: None if nothing can be written any more. size: octets of what is written.
+        transport: None if it can't be written. size: octets of what is written.
         """
-        envelope, self.relaying = self.relaying, None
-        if envelope is None:
-            return None
         sock = self._keep_socket(transport)
         if transport is None or (sock is not None and _is_deaf(sock)):
             self._tell(envelope, reply, received=False)
-            return self._clean_up()
+            self._clean_up()
+            return
         tcp = tcp_info(sock) if sock is not None else None
         end = resent = 0
         if tcp is not None:
@@ -198,27 +191,19 @@ class SessionReplies:
             self._hung_up = self._hung_up or tcp.hung_up
         now = asyncio.get_running_loop().time()
         self.sent.append(_SentReply(envelope, reply, end, resent, now))
-        return self._all.watch(self)
+        self._all.watch(self)
 
-    def client_sent(self) -> None:
-        """The client has sent something."""
-        if self.sent:
+    def noticed(self, sign: Sign, relaying: Envelope | None = None) -> None:
+        """The client shows something of itself. relaying: the message that has no reply yet."""
+        if sign is Sign.SENT:
             self.settle(received=True)
-
-    def client_ended(self) -> None:
-        """The client sends no more. It may send the message that is being relayed on another connection."""
-        self._hung_up = True
-        if self.relaying is not None:
-            self._all.tell(self.relaying, received=False)
+            return
+        if relaying is not None and relaying is not self._left:
+            self._left = relaying
+            self._all.tell(relaying, received=False)  # it may come again on another connection
+        self._hung_up = self._hung_up or sign is Sign.ENDED
         self.look()
-
-    def closed(self) -> None:
-        """The connection is closed, by whichever side."""
-        if not self._closed and self.relaying is not None and not self._hung_up:
-            self._all.tell(self.relaying, received=False)
-        self._closed = True
-        self.look()
-        if self._sock is not None:
+        if sign is Sign.GONE and self._sock is not None:
             with contextlib.suppress(OSError):  # reset already
                 self._sock.shutdown(socket.SHUT_WR)  # our copy keeps the socket open: end it all the same
 
@@ -280,7 +265,7 @@ class SessionReplies:
     def _clean_up(self) -> None:
         if self.sent:
             return
-        self._all.forget(self)
+        self._all.open.discard(self)
         if self._sock is not None:
             self._sock.close()
             self._sock = None

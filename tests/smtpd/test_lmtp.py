@@ -237,11 +237,11 @@ async def test_the_answers_are_in_utf_8_where_the_client_takes_that(start: Start
         return Verdict(outcomes[envelope.forward_paths[0]], outcomes)
 
     service = await start(named, listener=LMTP_LISTENER)
-    who = "gr\u00fcn@example.net"
+    who = "anna@gr\u00fcn.example"
     (plain,) = (await answers(service, to_data(who) + dotted(b"x\r\n")))[-1:]
     (utf8,) = (await answers(service, to_data(who, parameters=" SMTPUTF8") + dotted(b"x\r\n")))[-1:]
-    assert plain == "550 5.1.1 <gr\\xfcn@example.net> is not there 250 injected"
-    assert utf8 == "550 5.1.1 <gr\u00fcn@example.net> is not there 250 injected"
+    assert plain == "550 5.1.1 <anna@gr\\xfcn.example> is not there 250 injected"
+    assert utf8 == "550 5.1.1 <anna@gr\u00fcn.example> is not there 250 injected"
 
 
 async def test_an_answer_of_many_words_has_several_lines_and_is_still_one(start: Start) -> None:

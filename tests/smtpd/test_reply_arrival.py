@@ -53,7 +53,7 @@ class Meeting:
     async def fate(self) -> bool:
         """Whether the answer has arrived, as the relay is told in the end."""
         await until(
-            lambda: bool(self.service.confirmed) and not self.service.server.sessions.reply_arrival._open
+            lambda: bool(self.service.confirmed) and not self.service.server.sessions.reply_arrival.open
         )
         assert len({queue_id for queue_id, _ in self.service.confirmed}) == 1
         return self.service.confirmed[-1][1]
@@ -316,7 +316,7 @@ async def test_on_a_unix_socket_a_reply_to_a_client_that_has_gone_is_lost(start:
     for _ in range(5):
         await client.reply()
     await client.send(MESSAGE)
-    await until(lambda: bool(service.confirmed) and not service.server.sessions.reply_arrival._open)
+    await until(lambda: bool(service.confirmed) and not service.server.sessions.reply_arrival.open)
     assert service.confirmed[-1][1] is False
 
 
