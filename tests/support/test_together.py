@@ -35,9 +35,10 @@ def test_what_is_listed_is_there(group: str) -> None:
     assert f"def {name or 'test_'}" in (ROOT / path).read_text(encoding="utf-8")
 
 
-def test_a_group_runs_in_one_worker(tmp_path: Path) -> None:
-    (tmp_path / "test_some.py").write_text(TESTS)
-    (tmp_path / "conftest.py").write_text(CONFTEST)
+def run(directory: Path, tests: str) -> subprocess.CompletedProcess[str]:
+    """Those tests with three workers, as `make test` has it."""
+    (directory / "test_some.py").write_text(tests)
+    (directory / "conftest.py").write_text(CONFTEST)
     command = [
         sys.executable,
         "-m",
@@ -47,10 +48,22 @@ def test_a_group_runs_in_one_worker(tmp_path: Path) -> None:
         "3",
         "--dist",
         "loadgroup",
-        f"--rootdir={tmp_path}",
+        f"--rootdir={directory}",
     ]
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run(command, cwd=tmp_path, env=environ, check=True, capture_output=True, timeout=120)
+    return subprocess.run(command, cwd=directory, env=environ, capture_output=True, text=True, timeout=120)
+
+
+def test_a_group_runs_in_one_worker(tmp_path: Path) -> None:
+    done = run(tmp_path, TESTS)
+    assert done.returncode == 0, done.stdout
     workers = (tmp_path / "workers").read_text().split()
     assert len(workers) == 6
     assert len(set(workers)) == 1
+
+
+def test_a_test_that_ends_its_worker_fails_and_is_not_run_again(tmp_path: Path) -> None:
+    """Nor is any other left out: those that its worker was to run go to the others."""
+    done = run(tmp_path, TESTS.replace("    pass\n", "    assert number != 7 or os._exit(1)\n"))
+    assert "1 failed, 25 passed" in done.stdout
+    assert "crashed while running 'test_some.py::test_by_itself[7]'" in done.stdout
