@@ -137,7 +137,7 @@ def most():
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
 
 async def all_at_once(name):
-    async with serving(flood(name)) as server, client_to(server.base_url, seconds=0.4) as client:
+    async with serving(flood(name)) as server, client_to(server.base_url, seconds=0.2) as client:
         async def call():
             try:
                 await client.send("a@x", ["b@x"], b"m", time.monotonic() + 5)
@@ -400,8 +400,7 @@ MEGABYTES = {
 def test_as_much_as_an_answer_may_have_does_not_take_long(answering: Answering, body: bytes) -> None:
     """While an answer is read, nobody else is served."""
     assert len(body) < ANSWER_LIMIT
-    fastest = min(_seconds(answering, body) for _ in range(3))
-    assert fastest < 1
+    assert any(_seconds(answering, body) < 1 for _ in range(3))
 
 
 def _seconds(answering: Answering, body: bytes) -> float:

@@ -9,7 +9,7 @@ import pytest
 from fuzz.targets import CORPUS, TARGETS
 
 INPUTS = [(name, file) for name in TARGETS for file in sorted((CORPUS / name).glob("*"))]
-MUTANTS = 200
+MUTANTS = 50
 """Inputs a target gets beside its corpus: its seeds with a few octets changed."""
 
 

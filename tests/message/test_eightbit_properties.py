@@ -75,7 +75,7 @@ PIECES = [
 messages = st.lists(st.sampled_from(PIECES), max_size=40).map(b"".join) | st.binary(max_size=200)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(messages)
 def test_any_bytes_come_out_as_utf8(message: bytes) -> None:
     converted = to_utf8(message)
@@ -161,7 +161,7 @@ def bodies(tree: Leaf | Multipart | Message) -> list[bytes]:
             return [body for part in parts for body in bodies(part)]
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(trees)
 def test_the_leaves_of_any_tree_of_parts_come_out(tree: Leaf | Multipart | Message) -> None:
     message = b"Subject: x\r\nMIME-Version: 1.0\r\n" + build(tree, itertools.count())

@@ -20,13 +20,13 @@ from tests.spool.postgres_server import PostgresServer
 from tests.support.sandbox import running_sandbox
 from tests.support.waiting import free_port, wait_until
 
-COUNT = 400
+COUNT = 200
 MODES = {
     "direct": {"MODE": "direct"},
     "late": {"MODE": "direct", "REPLY_TIMEOUT": "0.02"},  # most are kept while their call goes on
     "queue": {"MODE": "queue"},
 }
-TIMES = 4
+TIMES = 2
 """How often the database goes away while they are sent."""
 
 

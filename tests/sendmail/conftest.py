@@ -1,8 +1,10 @@
 """Ways to run sendmail, and what comes of it."""
 
+import functools
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +14,13 @@ import pytest
 from smtp2cf import sendmail as package
 from smtp2cf.cli.install_sendmail import write_single_file
 from tests.support.bridge import Bridge
+from tests.support.forked import Forked
 
 PACKAGE = Path(package.__file__).parent
 NAMES = ("sendmail", "mailq", "newaliases")
 CONSOLE_SCRIPT = "#!{python}\nimport sys\nfrom smtp2cf.sendmail import main\nsys.exit(main())\n"
 """What pip makes of the entry point smtp2cf-sendmail."""
+PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
 
 
 @dataclass(frozen=True)
@@ -35,10 +39,15 @@ class Result:
 
 @dataclass
 class Sendmail:
-    """A directory with sendmail, mailq and newaliases, and the environment to call them in."""
+    """A directory with sendmail, mailq and newaliases, and the environment to call them in.
+
+    installed: what is called there is the installed command, which costs less as a fork than as a start of
+    Python. test_callers.py starts the command itself, and the single file is started everywhere.
+    """
 
     directory: Path
     env: dict[str, str]
+    installed: bool = False
     extra: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -64,8 +73,15 @@ class Sendmail:
     ) -> Result:
         command = [str(self.directory / name), *arguments]
         environ = {**self.env, **(env or {})}
-        done = subprocess.run(command, input=input, capture_output=True, env=environ, timeout=60, **popen)
-        return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+        if not self.installed or popen:
+            done = subprocess.run(command, input=input, capture_output=True, env=environ, timeout=60, **popen)
+            return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+        with Forked("smtp2cf.sendmail:main", command, env=environ, **PIPES) as process:
+            try:
+                stdout, stderr = process.communicate(input, timeout=60)
+            finally:
+                process.kill()
+        return Result(process.returncode, stdout.decode(), stderr.decode())
 
 
 def links_to(command: Path, directory: Path) -> Path:
@@ -92,8 +108,17 @@ def path_with(python: Path, directory: Path) -> str:
 
 def single_file(directory: Path) -> Path:
     """The file of `make sendmail.pyz`."""
-    write_single_file(directory / "sendmail.pyz")
+    (directory / "sendmail.pyz").write_bytes(_single_file())
+    (directory / "sendmail.pyz").chmod(0o755)
     return directory / "sendmail.pyz"
+
+
+@functools.cache
+def _single_file() -> bytes:
+    """It is the same every time, as test_alone.py shows."""
+    with tempfile.TemporaryDirectory() as directory:
+        write_single_file(Path(directory, "sendmail.pyz"))
+        return Path(directory, "sendmail.pyz").read_bytes()
 
 
 @pytest.fixture
@@ -117,10 +142,10 @@ def environment(tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def away(tmp_path: Path, environment: dict[str, str]) -> Sendmail:
     """sendmail with the bridge away."""
-    return Sendmail(links_to(console_script(tmp_path), tmp_path / "bin"), environment)
+    return Sendmail(links_to(console_script(tmp_path), tmp_path / "bin"), environment, installed=True)
 
 
 @pytest.fixture
 def sendmail(bridge: Bridge, away: Sendmail) -> Sendmail:
     """sendmail with the bridge there."""
-    return Sendmail(away.directory, away.env | bridge.env)
+    return Sendmail(away.directory, away.env | bridge.env, installed=True)

@@ -184,8 +184,9 @@ def direct(bridge: Bridge, away: Sendmail) -> Sendmail:
         "SMTP2CF_API_BASE_URL": f"{bridge.sandbox_url}/client/v4",
         "SMTP2CF_ACCOUNT_ID": "sandbox",
         "SMTP2CF_API_TOKEN": TOKEN,
+        "SMTP2CF_REPLY_TIMEOUT": "3s",  # as long as a throttled call is made again
     }
-    return Sendmail(away.directory, away.env | account)
+    return Sendmail(away.directory, away.env | account, installed=True)
 
 
 def test_direct_sends_without_a_bridge(direct: Sendmail, bridge: Bridge) -> None:

@@ -91,7 +91,7 @@ def _files() -> int:
     [(_in_clear, False), (_in_tls, False), (_in_tls, True)],
     ids=["clear", "STARTTLS", "SMTPS"],
 )
-@pytest.mark.parametrize("count", [4, pytest.param(64, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [4, pytest.param(16, marks=pytest.mark.slow)])
 @pytest.mark.asyncio(loop_factories=["uvloop"])
 async def test_nothing_is_left_of_sessions(
     start: Start,

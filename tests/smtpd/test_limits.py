@@ -77,14 +77,14 @@ async def test_recipients_over_the_limit_are_for_another_transaction(start: Star
     assert service.envelope.forward_paths == ("b@example.net", "c@example.net")
 
 
-async def test_a_hundred_thousand_recipients_end_no_session(start: Start) -> None:
+async def test_twenty_thousand_recipients_end_no_session(start: Start) -> None:
     service = await start(max_recipients=1000)
     client = await service.greeted()
     await client.ask("MAIL FROM:<anna@example.com>")
-    sending = asyncio.ensure_future(client.send(b"RCPT TO:<bert@example.net>\r\n" * 100_000))
-    codes = [(await client.line())[:3] for _ in range(100_000)]
+    sending = asyncio.ensure_future(client.send(b"RCPT TO:<bert@example.net>\r\n" * 20_000))
+    codes = [(await client.line())[:3] for _ in range(20_000)]
     await sending
-    assert codes == ["250"] * 1000 + ["452"] * 99_000
+    assert codes == ["250"] * 1000 + ["452"] * 19_000
     assert (await client.ask("RSET")).startswith("250")
 
 

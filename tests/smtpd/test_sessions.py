@@ -122,7 +122,7 @@ async def _one_message(port: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.asyncio(loop_factories=["uvloop"])
-async def test_memory_comes_back_after_ten_thousand_sessions(start: Start, logged: list) -> None:
+async def test_memory_comes_back_after_thousands_of_sessions(start: Start, logged: list) -> None:
     service = await start()
 
     async def sessions(count: int) -> int:
@@ -137,10 +137,10 @@ async def test_memory_comes_back_after_ten_thousand_sessions(start: Start, logge
 
     tracemalloc.start()
     before = await sessions(500)
-    after = await sessions(10_000)
+    after = await sessions(2500)
     tracemalloc.stop()
     # Ten octets a session are what caches and counters may keep; a session itself is thousands.
-    assert after - before < 100_000
+    assert after - before < 25_000
     ours = [
         each
         for each in gc.get_objects()

@@ -13,6 +13,7 @@ import pytest
 
 from smtp2cf.spool import SpoolError, SpoolUnavailable
 from tests.spool.conftest import Backend, new_mail
+from tests.support.command import smtp2cf
 
 MAIL = 300
 STEPS = ("Stop the bridge", "smtp2cf queue list", "move the file away", "backup", "start the bridge")
@@ -86,19 +87,11 @@ async def test_a_command_reads_what_can_be_read(sqlite: Backend, damage: Damage,
 async def test_the_command_line_prints_it_and_says_what_to_do(sqlite: Backend) -> None:
     ids = await filled(sqlite)
     both(file_of(sqlite), ids[150])
-    command = [sys.executable, "-m", "smtp2cf", "queue", "list", "--json"]
-    done = subprocess.run(  # noqa: ASYNC221 - nothing else runs
-        command,
-        env={"SMTP2CF_STATE_DIR": str(sqlite.state_dir)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == os.EX_UNAVAILABLE
-    assert len(done.stdout.splitlines()) >= MAIL - 20
-    assert done.stderr.count("\n") == 1
-    assert all(step in done.stderr for step in STEPS)
+    done = smtp2cf("queue", "list", "--json", STATE_DIR=str(sqlite.state_dir))
+    assert done.status == os.EX_UNAVAILABLE
+    assert len(done.out.splitlines()) >= MAIL - 20
+    assert done.err.count("\n") == 1
+    assert all(step in done.err for step in STEPS)
 
 
 async def test_a_bridge_with_a_damaged_file_says_what_to_do(sqlite: Backend) -> None:

@@ -5,8 +5,6 @@ import contextlib
 import random
 import signal
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from smtp2cf.reply import Reply
 from smtp2cf.spool import Action, Filter, SpoolFull, Status
 from tests.spool.conftest import Backend, new_mail
 from tests.spool.test_survival import line, victim
+from tests.support.command import run
 from tests.support.small_disk import SmallDisk, small_disk
 
 LATER = Reply(451, "4.3.0", "later, and why takes " + "many words " * 30)
@@ -166,11 +165,10 @@ async def test_the_first_start_on_a_full_disk_says_what_is_needed(sqlite: Backen
 
 
 def queue(disk: SmallDisk, *arguments: str) -> str:
-    command = [sys.executable, "-m", "smtp2cf", "queue", *arguments]
     env = {"SMTP2CF_STATE_DIR": str(disk.path), "SQLITE_TMPDIR": str(disk.path)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=env, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+    done = run(["queue", *arguments], env)
+    assert (done.status, done.err) == (0, "")
+    return done.out
 
 
 @pytest.mark.parametrize("running", [True, False])
