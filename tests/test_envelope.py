@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from smtp2cf import envelope
 from smtp2cf.envelope import SENT_AS_IS, Envelope, address_key, domain_of, new_queue_id, sent_form
 from smtp2cf.reply import RefusedError
+from tests.support.each import each
 
 
 def test_queue_ids_are_13_letters_and_digits_and_rise() -> None:
@@ -92,14 +93,14 @@ SENT_FORMS = [
 ]
 
 
-@pytest.mark.parametrize(("address", "form"), SENT_FORMS)
+@each(("address", "form"), SENT_FORMS)
 def test_an_address_is_sent_in_one_form(address: str, form: str) -> None:
     assert sent_form(address) == form
     assert sent_form(form) == form
     assert address_key(address) == address_key(form)
 
 
-@pytest.mark.parametrize(
+@each(
     ("address", "status"),
     [
         ("jörg@example.com", "5.6.7"),
@@ -167,7 +168,7 @@ def test_what_is_seen_to_be_sent_as_it_is_is_its_own_form(address: str) -> None:
     assert sent_form(address) == address
 
 
-@pytest.mark.parametrize(("address", "form"), SENT_FORMS)
+@each(("address", "form"), SENT_FORMS)
 def test_no_other_spelling_is_seen_to_be_sent_as_it_is(address: str, form: str) -> None:
     assert address == form or not SENT_AS_IS.fullmatch(address)
     assert not SENT_AS_IS.fullmatch(f"{address}.")

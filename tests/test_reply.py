@@ -20,9 +20,10 @@ from smtp2cf.reply import (
     one_line,
     printable,
 )
+from tests.support.each import each
 
 
-@pytest.mark.parametrize(
+@each(
     ("code", "success", "transient", "permanent"),
     [
         (200, True, False, False),
@@ -80,8 +81,8 @@ def test_a_line_is_not_cut_inside_a_character() -> None:
     assert "".join(line[10:].decode() for line in lines) == "☕" * 1000
 
 
-@pytest.mark.parametrize("utf8", [False, True])
-@pytest.mark.parametrize(
+@each("utf8", [False, True])
+@each(
     "text",
     [
         "x\r\n250 OK",
@@ -94,7 +95,6 @@ def test_a_line_is_not_cut_inside_a_character() -> None:
         "\ud800",
         "\ufeff",
     ],
-    ids=ascii,
 )
 def test_no_text_can_start_a_line_or_write_on_a_terminal(text: str, utf8: bool) -> None:
     wire = Reply(550, "5.1.1", f"a{text}b").wire(utf8=utf8)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from smtp2cf.cloudflare.errors import MAYBE_SENT, TABLE, TEXT_LIMIT, TokenRefusedError, error_of
 from smtp2cf.reply import UNPRINTABLE, Scope
+from tests.support.each import each
 
 ACCOUNT, SENDER, MESSAGE, RECIPIENT = Scope
 PREFIX = "email.sending.error."
@@ -64,7 +65,7 @@ def body_of(*errors: object, **changes: object) -> bytes:
     return orjson.dumps({"success": False, "errors": list(errors), "messages": [], "result": None} | changes)
 
 
-@pytest.mark.parametrize(("http", "code", "text", "reply_code", "status", "scope"), list(spelled()))
+@each(("http", "code", "text", "reply_code", "status", "scope"), list(spelled()))
 def test_every_published_error_has_its_row(
     http: int, code: object, text: str, reply_code: int, status: str, scope: Scope
 ) -> None:
@@ -75,7 +76,7 @@ def test_every_published_error_has_its_row(
     assert not error.unanswered, "the API itself says that nothing was sent"
 
 
-@pytest.mark.parametrize(("http", "codes", "words", "reply_code", "status", "scope"), PUBLISHED)
+@each(("http", "codes", "words", "reply_code", "status", "scope"), PUBLISHED)
 def test_the_text_alone_is_enough(
     http: int, codes: object, words: str, reply_code: int, status: str, scope: Scope
 ) -> None:
@@ -87,7 +88,7 @@ def test_the_text_alone_is_enough(
 BY_CODE = [row for row in spelled() if row[1] is not None and int(str(row[1])) not in AMBIGUOUS_CODES]
 
 
-@pytest.mark.parametrize(("http", "code", "text", "reply_code", "status", "scope"), BY_CODE)
+@each(("http", "code", "text", "reply_code", "status", "scope"), BY_CODE)
 def test_the_code_alone_is_enough_with_the_status_it_is_known_for(
     http: int, code: object, text: str, reply_code: int, status: str, scope: Scope
 ) -> None:
@@ -96,8 +97,8 @@ def test_the_code_alone_is_enough_with_the_status_it_is_known_for(
     assert str(code) in error.reply.text
 
 
-@pytest.mark.parametrize("code", sorted({int(str(row[1])) for row in BY_CODE}))
-@pytest.mark.parametrize("http", [400, 401, 403, 404, 409, 418, 422, 429, 500, 502, 503])
+@each("code", sorted({int(str(row[1])) for row in BY_CODE}))
+@each("http", [400, 401, 403, 404, 409, 418, 422, 429, 500, 502, 503])
 def test_with_any_other_status_a_code_says_nothing(http: int, code: int) -> None:
     """The gateway in front has numbers of its own, and some are the same."""
     known = {row[0] for row in BY_CODE if row[1] in (code, str(code))} | ALSO_KNOWN.get(code, set())
@@ -111,11 +112,9 @@ ALSO_KNOWN = {7003: {400}}
 """An account id of the wrong form, see below."""
 
 
-@pytest.mark.parametrize("http", [400, 401, 403, 404])
-@pytest.mark.parametrize(
-    "code", [None, 1000, 7003, "10000", 10000, "10001", 10001, 10101, 10103, 2036, 99999]
-)
-@pytest.mark.parametrize(
+@each("http", [400, 401, 403, 404])
+@each("code", [None, 1000, 7003, "10000", 10000, "10001", 10001, 10101, 10103, 2036, 99999])
+@each(
     "text",
     [
         "Unable to authenticate request",
@@ -163,7 +162,7 @@ def test_a_malformed_token_or_account_bounces_nothing(http: int, code: int, text
     assert setting in error.reply.text
 
 
-@pytest.mark.parametrize(
+@each(
     ("http", "reply_code", "status", "scope"),
     [
         (400, 554, "5.5.0", RECIPIENT),
@@ -211,22 +210,22 @@ NOT_THE_API = {
 }
 
 
-@pytest.mark.parametrize("http", [400, 401, 402, 403, 404, 405, 407, 414, 418, 421, 431, 451, 494])
-@pytest.mark.parametrize("body", NOT_THE_API.values(), ids=NOT_THE_API)
+@each("http", [400, 401, 402, 403, 404, 405, 407, 414, 418, 421, 431, 451, 494])
+@each("body", NOT_THE_API.values())
 def test_a_refusal_that_is_not_the_apis_bounces_nothing(http: int, body: bytes) -> None:
     error = error_of(http, body, None)
     assert (error.reply.code, error.scope) == (451, ACCOUNT)
     assert not error.unanswered
 
 
-@pytest.mark.parametrize("body", NOT_THE_API.values(), ids=NOT_THE_API)
+@each("body", NOT_THE_API.values())
 def test_413_means_too_big_whoever_says_so(body: bytes) -> None:
     error = error_of(413, body, None)
     assert (error.reply.code, error.reply.status, error.scope) == (552, "5.3.4", MESSAGE)
 
 
-@pytest.mark.parametrize("http", [*range(500, 512), *range(520, 528), 530, 599])
-@pytest.mark.parametrize("body", NOT_THE_API.values(), ids=NOT_THE_API)
+@each("http", [*range(500, 512), *range(520, 528), 530, 599])
+@each("body", NOT_THE_API.values())
 def test_an_error_of_the_edge_is_transient(http: int, body: bytes) -> None:
     error = error_of(http, body, None)
     assert error.reply.code == 451
@@ -244,7 +243,7 @@ def test_an_edge_that_did_not_reach_the_api_sent_nothing(http: int) -> None:
     assert not error_of(http, NOT_THE_API["html"], None).unanswered
 
 
-@pytest.mark.parametrize("body", NOT_THE_API.values(), ids=NOT_THE_API)
+@each("body", NOT_THE_API.values())
 def test_a_success_that_is_none_is_transient_and_may_have_sent_the_mail(body: bytes) -> None:
     error = error_of(200, body, None)
     assert (error.reply.code, error.reply.status, error.scope) == (451, "4.3.0", ACCOUNT)
@@ -279,7 +278,7 @@ def test_the_first_row_that_any_of_several_errors_fits_decides() -> None:
         assert "too_big" in error.reply.text
 
 
-@pytest.mark.parametrize(
+@each(
     ("code", "message"),
     [
         ("x10001", 10001),
@@ -305,7 +304,7 @@ def test_a_hundred_thousand_errors_cost_no_more_than_a_few() -> None:
 
 
 # The cause, and the setting to look at where there is one.
-@pytest.mark.parametrize(
+@each(
     ("http", "text", "words"),
     [
         (401, "authentication.unauthorized", ["token", "SMTP2CF_API_TOKEN"]),
@@ -381,7 +380,7 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text[:20]))
+@each("text", HOSTILE)
 def test_hostile_words_stay_on_one_short_line(text: str) -> None:
     reply = error_of(400, body_of({"message": text}), None).reply
     assert reply.text.isprintable()

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from smtp2cf.cloudflare.outcomes import LISTS, Sent, read_sent
 from smtp2cf.envelope import sent_form
 from smtp2cf.reply import ACCEPTED, BOUNCED, DELIVERED, SUPPRESSED
+from tests.support.each import each
 
 BOB, CAROL, DAVE = "bob@xn--bcher-kva.example", "carol@example.com", "dave@example.com"
 
@@ -35,8 +36,8 @@ SPELLINGS_OF_BOB: list[object] = [
 ]
 
 
-@pytest.mark.parametrize("entry", SPELLINGS_OF_BOB, ids=str)
-@pytest.mark.parametrize(("name", "reply"), LISTS)
+@each("entry", SPELLINGS_OF_BOB)
+@each(("name", "reply"), LISTS)
 def test_every_spelling_of_a_recipient_is_that_recipient(name: str, reply: object, entry: object) -> None:
     assert read_sent({name: [entry]}, [BOB, CAROL]) == ({BOB: reply, CAROL: ACCEPTED}, "", ())
     assert read_sent({name: entry}, [BOB, CAROL]).outcomes[BOB] is reply, "without a list around it"
@@ -51,9 +52,7 @@ def test_the_letter_case_of_a_local_part_is_the_last_resort() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    "entry", ["bob@elsewhere.example", "bob", "", None, 7, [BOB], {}, {"email": 3}, "x" * 9999]
-)
+@each("entry", ["bob@elsewhere.example", "bob", "", None, 7, [BOB], {}, {"email": 3}, "x" * 9999])
 def test_a_failure_with_one_recipient_left_over_belongs_to_that_one(entry: object) -> None:
     sent = read_sent({"permanent_bounces": [entry], "delivered": [CAROL]}, [BOB, CAROL])
     assert sent == ({BOB: BOUNCED, CAROL: DELIVERED}, "", ())

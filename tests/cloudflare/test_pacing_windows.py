@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from smtp2cf.cloudflare.pacing import RETRY_AFTER_LIMITS, retry_after_of
 from tests.cloudflare.callers import Callers, in_virtual_time, now, pacer_of
+from tests.support.each import each
 
 # ---- Ratelimit
 
@@ -285,7 +286,7 @@ async def test_no_window_is_believed_to_last_longer_than_an_hour(seconds: str) -
 # ---- Retry-After
 
 
-@pytest.mark.parametrize(
+@each(
     ("value", "seconds"),
     [
         ("0", 1.0),

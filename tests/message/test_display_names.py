@@ -5,13 +5,13 @@ from email._parseaddr import AddressList
 from email.header import decode_header, make_header
 from email.policy import compat32
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtp2cf.message.display_names import LINE_LIMIT, quote_display_names
 from smtp2cf.message.encoded_words_encode import encoded_words
 from smtp2cf.message.originators import originators
+from tests.support.each import each
 
 QUOTED = [
     ("Smith, John <j@x.org>", ' "Smith, John" <j@x.org>'),
@@ -40,13 +40,13 @@ QUOTED = [
 ]
 
 
-@pytest.mark.parametrize(("value", "quoted"), QUOTED)
+@each(("value", "quoted"), QUOTED)
 def test_a_name_gets_quotes_where_it_needs_them(value: str, quoted: str) -> None:
     assert quote_display_names(value) == quoted
 
 
-@pytest.mark.parametrize(("_", "quoted"), QUOTED)
-def test_a_name_that_has_its_quotes_stays_as_it_is(_: str, quoted: str) -> None:
+@each(("unquoted", "quoted"), QUOTED)
+def test_a_name_that_has_its_quotes_stays_as_it_is(unquoted: str, quoted: str) -> None:
     assert quote_display_names(quoted) == quoted
 
 
@@ -91,7 +91,7 @@ LEFT = [
 ]
 
 
-@pytest.mark.parametrize("value", LEFT)
+@each("value", LEFT)
 def test_any_other_field_stays_as_it_is(value: str) -> None:
     assert quote_display_names(value) == value
 

@@ -28,6 +28,7 @@ from tests.message.dsn_reading import (
     text,
 )
 from tests.message.reading import POLICIES
+from tests.support.each import each
 
 # Who wants one
 
@@ -44,8 +45,8 @@ NOTIFY = [
 ]
 
 
-@pytest.mark.parametrize("event", Event)
-@pytest.mark.parametrize(("notify", "events"), NOTIFY)
+@each("event", Event)
+@each(("notify", "events"), NOTIFY)
 def test_notify_decides_who_is_told(notify: str | None, events: set[Event], event: Event) -> None:
     about = envelope(notify={"bert@example.net": notify} if notify else {})
     assert wanted(about, "bert@example.net", event) == (event in events)
@@ -57,7 +58,7 @@ def test_notify_is_each_recipients_own() -> None:
     assert wanted(about, "cleo@example.net", Event.FAILED)
 
 
-@pytest.mark.parametrize("event", Event)
+@each("event", Event)
 def test_the_null_sender_is_never_told(event: Event) -> None:
     about = envelope("", notify={"bert@example.net": "SUCCESS,FAILURE,DELAY"})
     assert not wanted(about, "bert@example.net", event)
@@ -103,7 +104,7 @@ SUBJECTS = [
 ]
 
 
-@pytest.mark.parametrize(("events", "subject"), SUBJECTS)
+@each(("events", "subject"), SUBJECTS)
 def test_the_subject_tells_the_worst(events: list[Event], subject: str) -> None:
     reports = [Report(f"{event.value}@example.net", event, UNREACHABLE) for event in events]
     assert read(dsn(*reports))["Subject"] == subject
@@ -126,7 +127,7 @@ UNUSABLE_IDS = [
 ]
 
 
-@pytest.mark.parametrize("field", UNUSABLE_IDS)
+@each("field", UNUSABLE_IDS)
 def test_a_message_id_that_is_none_is_not_referred_to(field: bytes) -> None:
     parsed = read(dsn(message=b"Subject: x\r\n" + field + b"\r\nMessage-ID: <in@the.body>\r\n"))
     assert parsed["In-Reply-To"] is None
@@ -150,7 +151,7 @@ ADDRESSES = [
 ]
 
 
-@pytest.mark.parametrize(("reverse_path", "local", "domain"), ADDRESSES)
+@each(("reverse_path", "local", "domain"), ADDRESSES)
 def test_the_dsn_goes_to_the_reverse_path(reverse_path: str, local: str, domain: str) -> None:
     # Parsed as text: raw UTF-8 in a header of bytes is something that `email` does not decode.
     parsed = message_from_string(dsn(about=envelope(reverse_path)).decode(), policy=default)
@@ -209,7 +210,7 @@ CAUSES = {
 }
 
 
-@pytest.mark.parametrize(("reply", "words"), CAUSES.values(), ids=CAUSES)
+@each(("reply", "words"), CAUSES.values())
 def test_people_read_the_cause_and_what_they_can_do(reply: Reply, words: str) -> None:
     assert words in text(dsn(failed(reply=reply))).partition("For the postmaster")[0]
 
@@ -236,7 +237,7 @@ WORDS = [
 ]
 
 
-@pytest.mark.parametrize(("status", "words"), WORDS)
+@each(("status", "words"), WORDS)
 def test_the_status_is_put_into_words(status: str, words: str) -> None:
     assert words in text(dsn(failed(reply=Reply(550, status, "x"))))
 
@@ -250,7 +251,7 @@ AGES = [
 ]
 
 
-@pytest.mark.parametrize(("seconds", "words"), AGES)
+@each(("seconds", "words"), AGES)
 def test_expired_mail_says_how_long_it_was_tried(seconds: float, words: str) -> None:
     about = envelope()
     report = Report("bert@example.net", Event.EXPIRED, UNREACHABLE)
@@ -313,7 +314,7 @@ EVENTS = [
 ]
 
 
-@pytest.mark.parametrize(("event", "reply", "action", "status", "diagnostic"), EVENTS)
+@each(("event", "reply", "action", "status", "diagnostic"), EVENTS)
 def test_the_fields_of_a_recipient(
     event: Event, reply: Reply, action: str, status: str, diagnostic: str
 ) -> None:
@@ -342,7 +343,7 @@ def test_every_recipient_has_its_own_block_with_its_own_orcpt() -> None:
     assert second["Original-Recipient"] == "rfc822; info+b@example.net"
 
 
-@pytest.mark.parametrize("policy", POLICIES, ids=["compat32", "default"])
+@each("policy", POLICIES)
 def test_email_finds_the_blocks_by_itself(policy: object) -> None:
     parsed = message_from_bytes(dsn(failed("a@example.net"), failed("b@example.net")), policy=policy)
     assert [block["Action"] for block in parsed.get_payload(1).get_payload()] == [None, "failed", "failed"]
@@ -408,7 +409,7 @@ DECODED = [
 ]
 
 
-@pytest.mark.parametrize(("orcpt", "decoded"), DECODED)
+@each(("orcpt", "decoded"), DECODED)
 def test_orcpt_is_decoded_but_for_what_cannot_be_shown(orcpt: str, decoded: str | None) -> None:
     report = dsn(about=envelope(orcpt={"bert@example.net": orcpt}))
     assert_sound(report)
@@ -427,7 +428,7 @@ ENVIDS = [
 ]
 
 
-@pytest.mark.parametrize(("envid", "decoded"), ENVIDS)
+@each(("envid", "decoded"), ENVIDS)
 def test_envid_is_decoded_but_for_what_cannot_be_shown(envid: str | None, decoded: str | None) -> None:
     report = dsn(about=envelope(envid=envid))
     assert_sound(report)

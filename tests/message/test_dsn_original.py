@@ -30,6 +30,7 @@ from tests.message.dsn_reading import (
     text,
 )
 from tests.message.reading import POLICIES
+from tests.support.each import each
 
 # The original
 
@@ -60,7 +61,7 @@ RETURNED = [
 ]
 
 
-@pytest.mark.parametrize(("ret", "event", "message", "content_type", "content"), RETURNED)
+@each(("ret", "event", "message", "content_type", "content"), RETURNED)
 def test_ret_decides_what_comes_back(
     ret: str | None, event: Event, message: bytes, content_type: str, content: bytes
 ) -> None:
@@ -95,12 +96,12 @@ NOTES = [
 ]
 
 
-@pytest.mark.parametrize(("message", "note"), NOTES, ids=["small", "large", "raw"])
+@each(("message", "note"), NOTES)
 def test_the_text_says_what_is_attached(message: bytes, note: str) -> None:
     assert note in text(dsn(about=envelope(ret="FULL"), message=message))
 
 
-@pytest.mark.parametrize("policy", POLICIES, ids=["compat32", "default"])
+@each("policy", POLICIES)
 def test_email_reads_the_original_within(policy: object) -> None:
     parsed = message_from_bytes(dsn(about=envelope(ret="FULL")), policy=policy)
     original = parsed.get_payload(2).get_payload(0)
@@ -167,7 +168,7 @@ SHOWN_SUBJECTS = [
 ]
 
 
-@pytest.mark.parametrize(("field", "shown"), SHOWN_SUBJECTS)
+@each(("field", "shown"), SHOWN_SUBJECTS)
 def test_the_text_shows_the_subject(field: bytes, shown: str) -> None:
     report = dsn(message=b"To: b@example.net\r\n" + field + b"\r\nSubject: in the body\r\n")
     assert_sound(report)
@@ -184,8 +185,8 @@ ESCAPES = [
 ]
 
 
-@pytest.mark.parametrize("said", ESCAPES)
-@pytest.mark.parametrize("beside", ["", " é", " =?utf-8?q?x?="])
+@each("said", ESCAPES)
+@each("beside", ["", " é", " =?utf-8?q?x?="])
 def test_a_backslash_in_what_is_told_is_a_backslash(said: str, beside: str) -> None:
     report = dsn(
         failed(reply=Reply(550, "5.1.1", f"no such user {said}")),
@@ -301,7 +302,7 @@ HOSTILE_HEADERS = [
 ]
 
 
-@pytest.mark.parametrize("header", HOSTILE_HEADERS, ids=range(len(HOSTILE_HEADERS)))
+@each("header", HOSTILE_HEADERS)
 def test_no_header_takes_long(header: bytes) -> None:
     fastest = min(timeit.repeat(lambda: dsn(message=header + b"\r\n"), number=1, repeat=3))
     assert fastest < 0.1

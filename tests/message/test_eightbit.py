@@ -2,10 +2,9 @@
 
 from email.policy import default
 
-import pytest
-
 from smtp2cf.message.eightbit import MAX_DEPTH, MAX_FIELD_BYTES, MAX_FIELDS, MAX_PARTS, is_utf8, to_utf8
 from tests.message.reading import leaves, read
+from tests.support.each import each
 
 LATIN1 = "Content-Type: text/plain; charset=iso-8859-1"
 
@@ -121,7 +120,7 @@ LEAVES = {
 }
 
 
-@pytest.mark.parametrize(("before", "after"), LEAVES.values(), ids=LEAVES)
+@each(("before", "after"), LEAVES.values())
 def test_conversion(before: bytes, after: bytes) -> None:
     assert to_utf8(before).decode() == after.decode()
 
@@ -159,7 +158,7 @@ FIELD_CHARSETS = [
 ]
 
 
-@pytest.mark.parametrize(("field", "body", "subject"), FIELD_CHARSETS)
+@each(("field", "body", "subject"), FIELD_CHARSETS)
 def test_a_field_is_in_the_charset_of_its_part_or_else_of_the_message(
     field: str, body: str, subject: str
 ) -> None:
@@ -178,7 +177,7 @@ WORDS = {
 }
 
 
-@pytest.mark.parametrize(("name", "value", "read_as"), [(name, *row) for name, row in WORDS.items()])
+@each(("name", "value", "read_as"), [(name, *row) for name, row in WORDS.items()])
 def test_encoded_words_with_raw_octets_are_read(name: str, value: bytes, read_as: str) -> None:
     field = name.encode() + b": " + value
     charset = b"" if name != "To" else b"Content-Type: text/plain; charset=iso-8859-2\r\n"
@@ -255,6 +254,6 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE)
+@each("hostile", HOSTILE.values())
 def test_hostile_messages_come_out_as_utf8(hostile: bytes) -> None:
     assert is_utf8(to_utf8(hostile))

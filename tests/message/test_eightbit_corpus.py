@@ -2,8 +2,6 @@
 
 from email.policy import Policy, default
 
-import pytest
-
 from smtp2cf.message.eightbit import is_utf8, to_utf8
 from smtp2cf.message.newlines import has_bare_newlines
 from tests.corpus import Sample, more_messages, samples
@@ -17,18 +15,19 @@ from tests.message.reading import (
     structure,
     untouched_lines,
 )
+from tests.support.each import each
 
 EVERYTHING = [*samples(), *(Sample(name, message) for name, message in more_messages())]
 UTF8 = [sample for sample in EVERYTHING if is_utf8(sample.message)]
 RAW = [sample for sample in EVERYTHING if not is_utf8(sample.message)]
 READABLE = [sample for sample in RAW if not sample.salvaged]
 
-over_raw = pytest.mark.parametrize("sample", RAW, ids=str)
-over_readable = pytest.mark.parametrize("sample", READABLE, ids=str)
-with_both_policies = pytest.mark.parametrize("policy", POLICIES, ids=["compat32", "default"])
+over_raw = each("sample", RAW)
+over_readable = each("sample", READABLE)
+with_both_policies = each("policy", POLICIES)
 
 
-@pytest.mark.parametrize("sample", UTF8, ids=str)
+@each("sample", UTF8)
 def test_a_message_in_utf8_is_the_same_object(sample: Sample) -> None:
     assert to_utf8(sample.message) is sample.message
 
@@ -67,26 +66,26 @@ def test_all_lines_that_need_no_change_are_there_in_their_order(sample: Sample) 
     assert is_subsequence(untouched_lines(sample.message), to_utf8(sample.message).split(b"\n"))
 
 
-@pytest.mark.parametrize("sample", [sample for sample in RAW if sample.headers], ids=str)
+@each("sample", [sample for sample in RAW if sample.headers])
 def test_header_fields_say_what_their_bytes_said(sample: Sample) -> None:
     message = read(to_utf8(sample.message))
     assert {name: str(message[name]) for name in sample.headers} == sample.headers
 
 
-@pytest.mark.parametrize("sample", [sample for sample in RAW if sample.names], ids=str)
+@each("sample", [sample for sample in RAW if sample.names])
 def test_display_names_say_what_their_bytes_said(sample: Sample) -> None:
     names = display_names(to_utf8(sample.message))
     assert tuple(names[: len(sample.names)]) == sample.names
 
 
 @with_both_policies
-@pytest.mark.parametrize("sample", [sample for sample in RAW if sample.filenames], ids=str)
+@each("sample", [sample for sample in RAW if sample.filenames])
 def test_filenames_say_what_their_bytes_said(sample: Sample, policy: Policy) -> None:
     parts = read(to_utf8(sample.message), policy).walk()
     assert tuple(name for part in parts if (name := part.get_filename())) == sample.filenames
 
 
-@pytest.mark.parametrize("sample", [sample for sample in RAW if sample.text], ids=str)
+@each("sample", [sample for sample in RAW if sample.text])
 def test_text_says_what_its_bytes_said(sample: Sample) -> None:
     part = next(part for part in read(to_utf8(sample.message), default).walk() if not part.is_multipart())
     assert sample.text in part.get_content()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from smtp2cf.message.charset import decode
 from smtp2cf.message.encoded_words_encode import text_units, write
 from smtp2cf.message.fields import convert_field
+from tests.support.each import each
 
 
 def convert(name: str, value: str, charset: str = "iso-8859-1") -> str:
@@ -42,8 +43,8 @@ UNSTRUCTURED = [
 ]
 
 
-@pytest.mark.parametrize(("value", "converted"), UNSTRUCTURED)
-@pytest.mark.parametrize("name", ["subject", "comments", "x-anything", "content-description"])
+@each(("value", "converted"), UNSTRUCTURED)
+@each("name", ["subject", "comments", "x-anything", "content-description"])
 def test_text_has_encoded_words_from_the_first_to_the_last_raw_word(
     name: str, value: str, converted: str
 ) -> None:
@@ -81,8 +82,8 @@ ADDRESSES = [
 ]
 
 
-@pytest.mark.parametrize(("value", "converted"), ADDRESSES)
-@pytest.mark.parametrize("name", ["from", "to", "reply-to", "resent-cc"])
+@each(("value", "converted"), ADDRESSES)
+@each("name", ["from", "to", "reply-to", "resent-cc"])
 def test_addresses_have_encoded_words_in_names_and_comments_only(
     name: str, value: str, converted: str
 ) -> None:
@@ -106,8 +107,8 @@ PARAMETERS = [
 ]
 
 
-@pytest.mark.parametrize(("value", "converted"), PARAMETERS)
-@pytest.mark.parametrize("name", ["content-type", "content-disposition"])
+@each(("value", "converted"), PARAMETERS)
+@each("name", ["content-type", "content-disposition"])
 def test_raw_parameters_become_extended_ones(name: str, value: str, converted: str) -> None:
     assert convert(name, value) == converted
 
@@ -161,7 +162,7 @@ CHARSETS = [
 ]
 
 
-@pytest.mark.parametrize(("text", "codec", "label"), CHARSETS)
+@each(("text", "codec", "label"), CHARSETS)
 def test_text_is_what_readers_take_the_label_for(text: str, codec: str, label: str) -> None:
     assert decode(text.encode(codec), label) == text
 
@@ -189,7 +190,7 @@ SAMPLES = (
 )
 
 
-@pytest.mark.parametrize(("label", "codec"), LABELS.items())
+@each(("label", "codec"), LABELS.items())
 def test_every_label_of_the_standard_is_known(label: str, codec: str) -> None:
     if codec == "cp1252" and "ascii" in label:
         assert decode("“€”".encode("cp1252"), label) == "“€”"
@@ -235,7 +236,7 @@ def test_encoded_words_are_short_and_each_is_whole_characters(said: str, column:
         assert decode_word(word)
 
 
-@pytest.mark.parametrize("shift", range(12))
+@each("shift", range(12))
 def test_quoted_words_are_cut_between_characters(shift: int) -> None:
     said = "你" + "x" * shift + " many letters and one 你" * 20
     words = list(re.finditer(OUR_WORD, write(text_units(said), 0)))

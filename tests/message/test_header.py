@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from smtp2cf.message.header import drop_headers, parse_header, received_count, split_header
 from tests.corpus import CORPUS, more_messages
+from tests.support.each import each
 
 SPLITS = [
     (b"", b""),
@@ -27,7 +28,7 @@ SPLITS = [
 ]
 
 
-@pytest.mark.parametrize(("header", "rest"), SPLITS)
+@each(("header", "rest"), SPLITS)
 def test_the_header_ends_at_the_first_empty_line(header: bytes, rest: bytes) -> None:
     assert split_header(header + rest) == (header, rest)
 
@@ -52,7 +53,7 @@ PARSED = [
 ]
 
 
-@pytest.mark.parametrize(("message", "fields", "body"), PARSED)
+@each(("message", "fields", "body"), PARSED)
 def test_fields_end_where_readers_see_the_body_begin(
     message: bytes, fields: list[tuple[str, bytes]], body: bytes
 ) -> None:
@@ -80,7 +81,7 @@ RECEIVED = [
 ]
 
 
-@pytest.mark.parametrize(("message", "count"), RECEIVED)
+@each(("message", "count"), RECEIVED)
 def test_received_fields_are_counted_in_the_header_only(message: bytes, count: int) -> None:
     assert received_count(message) == count
 
@@ -101,7 +102,7 @@ DROPPED = [
 ]
 
 
-@pytest.mark.parametrize(("message", "left"), DROPPED)
+@each(("message", "left"), DROPPED)
 def test_named_fields_are_dropped_with_their_folds_and_nothing_else(message: bytes, left: bytes) -> None:
     assert drop_headers(message, frozenset({"bcc", "return-path"})) == left
 
@@ -114,6 +115,6 @@ def test_a_message_without_a_header_has_nothing_to_drop(message: bytes) -> None:
 EVERYTHING = dict((*CORPUS, *more_messages()))
 
 
-@pytest.mark.parametrize("message", EVERYTHING.values(), ids=EVERYTHING)
+@each("message", EVERYTHING.values())
 def test_dropping_what_is_not_there_gives_the_same_object(message: bytes) -> None:
     assert drop_headers(message, frozenset({"x-not-there"})) is message

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from smtp2cf.message.newlines import MAX_HEADERS, has_bare_newlines, normalize_newlines
 from tests.corpus import CORPUS, is_verbatim
+from tests.support.each import each
 
 NEWLINES = [
     (b"", b""),
@@ -31,8 +32,8 @@ NEWLINES = [
 any_newlines = st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"a", b"\xe9", b"\0"])).map(b"".join)
 
 
-@pytest.mark.parametrize(("text", "normalized"), NEWLINES)
-@pytest.mark.parametrize("header", [b"", b"\r\n", b"Subject: x\r\nTo: y\r\n\r\n"])
+@each(("text", "normalized"), NEWLINES)
+@each("header", [b"", b"\r\n", b"Subject: x\r\nTo: y\r\n\r\n"])
 def test_in_a_body_each_newline_becomes_one_crlf(header: bytes, text: bytes, normalized: bytes) -> None:
     assert has_bare_newlines(header + text) == (text != normalized)
     assert normalize_newlines(header + text) == header + normalized
@@ -77,7 +78,7 @@ FIELDS = {
 }
 
 
-@pytest.mark.parametrize(("sent", "clean"), FIELDS.values(), ids=FIELDS)
+@each(("sent", "clean"), FIELDS.values())
 def test_in_a_header(sent: bytes, clean: bytes) -> None:
     assert normalize_newlines(sent) == clean
 
@@ -127,7 +128,7 @@ LF_CLIENTS = {
 }
 
 
-@pytest.mark.parametrize(("sent", "clean"), LF_CLIENTS.values(), ids=LF_CLIENTS)
+@each(("sent", "clean"), LF_CLIENTS.values())
 def test_clients_that_end_lines_with_lf_keep_their_fields(sent: bytes, clean: bytes) -> None:
     assert normalize_newlines(sent) == clean
 
@@ -189,7 +190,7 @@ PARTS = {
 }
 
 
-@pytest.mark.parametrize(("sent", "clean"), PARTS.values(), ids=PARTS)
+@each(("sent", "clean"), PARTS.values())
 def test_no_part_and_no_field_of_one_appears(sent: bytes, clean: bytes) -> None:
     assert normalize_newlines(MULTIPART + sent) == MULTIPART + clean
 
@@ -208,6 +209,6 @@ def test_behind_so_many_headers_all_is_taken_for_one(line_end: bytes) -> None:
 VERBATIM = {name: message for name, message in CORPUS if is_verbatim(message)}
 
 
-@pytest.mark.parametrize("message", VERBATIM.values(), ids=VERBATIM)
+@each("message", VERBATIM.values())
 def test_a_message_with_crlf_is_the_same_object(message: bytes) -> None:
     assert normalize_newlines(message) is message

@@ -7,12 +7,12 @@ import time
 from email._parseaddr import AddressList
 from email.header import decode_header, make_header
 
-import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from smtp2cf.message.originators import MAX_OCTETS, originators
 from tests.corpus import CORPUS
+from tests.support.each import each
 
 PLAIN = b"Subject: x\r\nFrom: %b\r\nTo: c@example.net\r\n\r\nFrom: body@example.com\r\n"
 
@@ -126,19 +126,19 @@ UNCLEAR = [
 """What readers may not agree on."""
 
 
-@pytest.mark.parametrize(("value", "found"), CLEAR)
+@each(("value", "found"), CLEAR)
 def test_the_addresses_of_plain_mailboxes_are_found(value: bytes, found: list[str]) -> None:
     assert originators(PLAIN % value) == found
 
 
-@pytest.mark.parametrize(("value", "shown"), SHOWN)
+@each(("value", "shown"), SHOWN)
 def test_what_looks_like_an_address_is_found_too(value: bytes, shown: str) -> None:
     found = originators(PLAIN % value)
     assert found is not None
     assert set(found) == {"a@b", shown}
 
 
-@pytest.mark.parametrize("value", UNCLEAR, ids=[repr(value[:40]) for value in UNCLEAR])
+@each("value", UNCLEAR)
 def test_what_readers_may_not_agree_on_is_unclear(value: bytes) -> None:
     assert originators(PLAIN % value) is None
     assert originators(PLAIN % (b"a@b, " + value)) is None
@@ -179,19 +179,17 @@ FIELDS = [
 ]
 
 
-@pytest.mark.parametrize(("header", "found"), FIELDS, ids=[repr(row[0][:60]) for row in FIELDS])
+@each(("header", "found"), FIELDS)
 def test_every_from_and_sender_counts_and_no_line_hides_one(header: bytes, found: list[str] | None) -> None:
     assert originators(header + b"\r\nFrom: body@example.com\r\n") == found
 
 
-@pytest.mark.parametrize("message", [value for _, value in CORPUS], ids=[name for name, _ in CORPUS])
+@each("message", [value for _, value in CORPUS])
 def test_any_message_can_be_read(message: bytes) -> None:
     originators(message)
 
 
-@pytest.mark.parametrize(
-    "piece", [b"(", b'"', b"a@", b"=?utf-8?q?", b"=?a?q?", b"\\", b"<a@", b"a@b,", b"a."]
-)
+@each("piece", [b"(", b'"', b"a@", b"=?utf-8?q?", b"=?a?q?", b"\\", b"<a@", b"a@b,", b"a."])
 def test_a_long_field_takes_no_time(piece: bytes) -> None:
     value = piece * (MAX_OCTETS // len(piece) - 10)
     started = time.process_time()

@@ -10,6 +10,7 @@ from smtp2cf.message.repair import KINDS, repair
 from smtp2cf.sandbox.invalid import cause_of
 from tests.corpus import CORPUS
 from tests.message.reading import leaves, read
+from tests.support.each import each
 
 GONE = {
     "Received": "Received",
@@ -52,14 +53,14 @@ KEPT = [
 ]
 
 
-@pytest.mark.parametrize(("name", "kind"), GONE.items())
+@each(("name", "kind"), GONE.items())
 def test_a_field_that_cloudflare_claims_goes_with_its_folds(name: str, kind: str) -> None:
     for written in (name, name.lower(), name.upper(), name + " "):
         message = f"Subject: x\r\n{written}: a;\r\n b\r\n\tc\r\nTo: y\r\n{written}:\r\n\r\n{name}: body\r\n"
         assert repair(message.encode()) == (f"Subject: x\r\nTo: y\r\n\r\n{name}: body\r\n".encode(), (kind,))
 
 
-@pytest.mark.parametrize("name", KEPT)
+@each("name", KEPT)
 def test_any_other_field_stays(name: str) -> None:
     message = f"{name}: (a, b) <c@d>\r\n{name}:\r\n\r\nbody\r\n".encode()
     assert repair(message)[0] is message
@@ -96,7 +97,7 @@ def test_the_body_begins_where_any_reader_sees_it_begin(message: bytes) -> None:
     assert repair(message)[0] is message
 
 
-@pytest.mark.parametrize("message", dict(CORPUS).values(), ids=dict(CORPUS).keys())
+@each("message", dict(CORPUS).values())
 def test_every_message_keeps_its_parts_and_its_other_fields(message: bytes) -> None:
     if not message.isascii():
         message = message.decode("latin-1").encode()
@@ -142,7 +143,7 @@ def test_twice_is_once(message: bytes) -> None:
     assert message.endswith(repaired[repaired.find(b"\r\n\r\n") :]) or b"\r\n\r\n" not in message
 
 
-@pytest.mark.parametrize(
+@each(
     "field",
     [
         *(f"{name}: x" for name in GONE),

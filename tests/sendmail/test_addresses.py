@@ -10,6 +10,7 @@ from smtp2cf.sendmail.addresses import is_domain, is_local, is_text, parse_addre
 from smtp2cf.sendmail.header import phrase, qualify, rfc5322_date
 from smtp2cf.sendmail.settings import Settings
 from smtp2cf.smtpd.path import PathError, parse_path
+from tests.support.each import each
 
 SETTINGS = {"SMTP2CF_SENDMAIL_DOMAIN": "example.com", "SMTP2CF_SENDMAIL_CONF": "/nonexistent"}
 
@@ -65,12 +66,12 @@ NO_ADDRESSES = ["John Doe", "a@", "@x", "a@b@c", "<a@x", '"open@x', "<a b@x>", "
                 "a@x\x1b[2J", ".", "a@.", "<a:b@x>", "a@x" + "y" * 400, "a)b@x", "\udcff@x", "a@[x"]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "addresses"), LISTS)
+@each(("text", "addresses"), LISTS)
 def test_addresses_of_a_list(text: str, addresses: list[str]) -> None:
     assert [mailbox.address for mailbox in parse_addresses(text)] == addresses
 
 
-@pytest.mark.parametrize("text", NO_ADDRESSES)
+@each("text", NO_ADDRESSES)
 def test_what_is_no_address_does_not_hide_its_neighbours(text: str) -> None:
     assert [mailbox.address for mailbox in parse_addresses(f"{text}")] == [None]
     assert parse_argument(text)[0].address is None
@@ -78,9 +79,7 @@ def test_what_is_no_address_does_not_hide_its_neighbours(text: str) -> None:
         assert [mailbox.address for mailbox in parse_addresses(f"x@y,{text},z@y")] == ["x@y", None, "z@y"]
 
 
-@pytest.mark.parametrize(
-    ("field", "qualified"),
-    [
+@each(("field", "qualified"), [
         ("From: root (Cron Daemon)\n", "From: root@example.com (Cron Daemon)\n"),
         ("To: root, Bob <bob>,\n\tteam: a, b@x;\n", "To: root@example.com, Bob <bob@example.com>,\n\tteam: a@example.com, b@x;\n"),
         ('Cc: "J. Doe" <"j doe">\n', 'Cc: "J. Doe" <"j doe"@example.com>\n'),
@@ -93,8 +92,7 @@ def test_what_is_no_address_does_not_hide_its_neighbours(text: str) -> None:
         ("Resent-To: root\n", "Resent-To: root\n"),
         ("To: root b@x\tbob\n", "To: root@example.com b@x\tbob@example.com\n"),
         ("From: a@x Cron Daemon\n", "From: a@x Cron Daemon\n"),
-    ],
-)  # fmt: skip
+    ])  # fmt: skip
 def test_domain_is_added_where_it_is_missing(field: str, qualified: str) -> None:
     name = field.partition(":")[0].lower()
     assert qualify(name, field, Settings(SETTINGS)) == qualified
@@ -128,7 +126,7 @@ def test_a_hundred_thousand_recipients_take_no_more_than_seconds() -> None:
     assert found[-1].address == "user99999@example.net"
 
 
-@pytest.mark.parametrize("text", ["a " * 100_000, "<" * 100_000, '"' * 100_001, "(" * 100_000, "=?" * 50_000, "@" * 100_000,
+@each("text", ["a " * 100_000, "<" * 100_000, '"' * 100_001, "(" * 100_000, "=?" * 50_000, "@" * 100_000,
                                   "\\" * 100_000, ":" * 100_000, "<@," * 50_000])  # fmt: skip
 def test_nonsense_takes_no_time(text: str) -> None:
     assert all(mailbox.address is None for mailbox in parse_addresses(text))

@@ -4,6 +4,7 @@ import pytest
 
 from smtp2cf.sendmail.exit_codes import Failure
 from smtp2cf.sendmail.options import Options, parse_arguments
+from tests.support.each import each
 
 WITH_ARGUMENT = {
     "A": "c", "B": "8BITMIME", "C": "/etc/mail/x.cf", "F": "Anna", "L": "tag", "N": "never",
@@ -20,7 +21,7 @@ def read(*arguments: str) -> Options:
     return parse_arguments(["sendmail", *arguments])
 
 
-@pytest.mark.parametrize("letter", WITH_ARGUMENT)
+@each("letter", WITH_ARGUMENT)
 def test_argument_may_be_attached_or_separate(letter: str) -> None:
     argument = WITH_ARGUMENT[letter]
     attached = read(f"-{letter}{argument}", "b@example.net")
@@ -32,14 +33,14 @@ def test_argument_may_be_attached_or_separate(letter: str) -> None:
     assert vars(behind_others) == {**vars(attached), "dot_is_text": True, "verbose": True}
 
 
-@pytest.mark.parametrize("letter", WITH_ARGUMENT)
+@each("letter", WITH_ARGUMENT)
 def test_missing_argument_is_a_usage_error(letter: str) -> None:
     with pytest.raises(Failure, match=f"option -{letter} needs an argument") as failure:
         read("b@example.net", f"-{letter}")
     assert failure.value.code == 64
 
 
-@pytest.mark.parametrize("letter", [*ATTACHED_ONLY, *WITHOUT_ARGUMENT])
+@each("letter", [*ATTACHED_ONLY, *WITHOUT_ARGUMENT])
 def test_other_options_leave_the_next_word_alone(letter: str) -> None:
     assert read(f"-{letter}", "b@example.net").recipients == ["b@example.net"]
     assert read(f"-{letter}{ATTACHED_ONLY.get(letter, '')}", "b@example.net").recipients == ["b@example.net"]

@@ -10,6 +10,7 @@ from smtp2cf.reply import Reply
 from smtp2cf.smtpd import LMTP_LISTENER, SMTP_LISTENER, Listener, Policy, judge
 from smtp2cf.smtpd.path import PathError, parse_forward_path, parse_path
 from tests.smtpd.conftest import Start
+from tests.support.each import each
 
 ADDRESSES = [
     ("<anna@example.com>", "anna@example.com"),
@@ -137,13 +138,13 @@ NOT_ASCII = [
 ]
 
 
-@pytest.mark.parametrize(("text", "address"), ADDRESSES)
+@each(("text", "address"), ADDRESSES)
 def test_addresses(text: str, address: str) -> None:
     assert parse_path(text) == (address, "")
     assert parse_path(text + "  SIZE=10 BODY=7BIT ") == (address, "SIZE=10 BODY=7BIT")
 
 
-@pytest.mark.parametrize(("text", "wrong"), NO_ADDRESSES)
+@each(("text", "wrong"), NO_ADDRESSES)
 def test_what_is_no_address(text: str, wrong: tuple[int, str]) -> None:
     with pytest.raises(PathError) as refused:
         parse_path(text)
@@ -152,7 +153,7 @@ def test_what_is_no_address(text: str, wrong: tuple[int, str]) -> None:
     assert wrong[1] in reply.text
 
 
-@pytest.mark.parametrize("text", NOT_ASCII)
+@each("text", NOT_ASCII)
 def test_a_local_part_that_cloudflare_does_not_take_is_refused(text: str) -> None:
     with pytest.raises(PathError) as refused:
         parse_path(text)
@@ -165,7 +166,7 @@ def test_the_null_path(text: str) -> None:
     assert parse_path(text) == ("", "")
 
 
-@pytest.mark.parametrize(
+@each(
     "text",
     [
         "<a@" + "b." * 1000 + "!>",
@@ -283,7 +284,7 @@ NOT_POSTMASTERS = [
 ]
 
 
-@pytest.mark.parametrize("text", POSTMASTERS)
+@each("text", POSTMASTERS)
 def test_the_postmaster_needs_no_domain(text: str) -> None:
     assert parse_forward_path(text, "ops@example.com") == ("ops@example.com", "")
     assert parse_forward_path(f"{text} NOTIFY=NEVER", "ops@example.com") == (
@@ -295,7 +296,7 @@ def test_the_postmaster_needs_no_domain(text: str) -> None:
     assert (refused.value.reply.code, refused.value.reply.status) == (550, "5.1.1")
 
 
-@pytest.mark.parametrize("text", NOT_POSTMASTERS)
+@each("text", NOT_POSTMASTERS)
 def test_nobody_else_does_without_one(text: str) -> None:
     with pytest.raises(PathError) as refused:
         parse_forward_path(text, "ops@example.com")

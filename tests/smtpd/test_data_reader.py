@@ -3,12 +3,12 @@
 import tracemalloc
 from collections.abc import Iterator
 
-import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from smtp2cf.smtpd.data import DataReader
 from tests.smtpd.dialog import dotted
+from tests.support.each import each
 
 LIMIT = 1 << 20
 
@@ -59,8 +59,8 @@ def every(size: int) -> Iterator[int]:
         yield size
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 1000])
-@pytest.mark.parametrize(
+@each("size", [1, 2, 3, 4, 5, 7, 1000])
+@each(
     ("wire", "message"),
     [
         (b".\r\n", b""),
@@ -82,8 +82,8 @@ def test_what_the_message_is(wire: bytes, message: bytes, size: int) -> None:
     assert read(wire + b"QUIT\r\n", every(size)) == (message, b"QUIT\r\n", False)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 6, 1000])
-@pytest.mark.parametrize("sequence", ENDINGS_THAT_ARE_NONE)
+@each("size", [1, 2, 3, 4, 5, 6, 1000])
+@each("sequence", ENDINGS_THAT_ARE_NONE)
 def test_only_crlf_dot_crlf_ends_a_message(sequence: bytes, size: int) -> None:
     smuggled = b"first" + sequence + b"MAIL FROM:<x@example.com>\r\nRCPT TO:<y@example.net>\r\nDATA\r\n"
     message, rest, too_big = read(smuggled + b".\r\n", every(size))
@@ -92,7 +92,7 @@ def test_only_crlf_dot_crlf_ends_a_message(sequence: bytes, size: int) -> None:
     assert (rest, too_big) == (b"", False)
 
 
-@pytest.mark.parametrize("cut", range(1, 12))
+@each("cut", range(1, 12))
 def test_an_ending_cut_anywhere_is_found(cut: int) -> None:
     wire = b"a.b\r\n.\r\nNOOP\r\n"
     reader = DataReader(LIMIT)
@@ -132,8 +132,8 @@ def test_any_stream_ends_at_its_first_ending(wire: bytes, sizes: list[int]) -> N
         assert read(wire, packets) == (content.removeprefix(b"\r\n"), after, False)
 
 
-@pytest.mark.parametrize("size", [1, 3, 64, 10_000])
-@pytest.mark.parametrize(
+@each("size", [1, 3, 64, 10_000])
+@each(
     ("message", "too_big"),
     [
         (b"x" * 998 + b"\r\n", False),
