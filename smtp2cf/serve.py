@@ -67,9 +67,12 @@ class Bridge:
             spool=store,
             retry=rooms.retry_policy(settings),
             bounce=rooms.bounce_policy(settings),
-            pace=self.account.pacer,
+            pace=self.account,
             sender_refusal=self.access.sender_refusal,
         )
+        if self.relay.queue is not None:
+            self.account.health.recovered = self.relay.queue.retry_all
+            self.account.health.changed = self.relay.queue.wake
         spool_refusal = functools.partial(_spool_refusal, store) if store is not None else None
         rules = Rules(
             rooms.smtp_policy(settings),
@@ -82,6 +85,7 @@ class Bridge:
         self.server = Server(self.relay.accept, rules, self.relay.answered if store is not None else None)
         self.admin = Admin(
             self.readiness,
+            self.can_send,
             self.status,
             functools.partial(_queue_items, store) if store is not None else None,
             hosts=rooms.own_names(settings),
@@ -94,7 +98,10 @@ class Bridge:
             self.relay.answered,
             closed=spool_refusal,
         )
-        uses = {"api_token": self._use_token, "spool_url": store.use_url if store is not None else _restart}
+        uses = {
+            "api_token": self.account.use_token,
+            "spool_url": store.use_url if store is not None else _restart,
+        }
         self._read_from_files: list[Rereadable] = [
             *(SecretFile(settings, name, path, uses[name]) for name, path in (secrets or {}).items()),
             *(thing for thing in (certificate, self.access.users) if thing is not None),
@@ -105,17 +112,18 @@ class Bridge:
         self._reading: asyncio.Task[None] | None = None
 
     def readiness(self) -> Readiness:
-        """Not ready while Cloudflare refuses the token, or while the spool can't be written."""
-        token = self.account.token_state
-        if token.accepted is False:
-            return Readiness(False, token.reason)
-        if self.waiting is not None:
-            return self.waiting.readiness()
-        return Readiness(True, "")
+        """Whether mail can be taken: the spool can be written, or without one, mail can be sent."""
+        return self.waiting.readiness() if self.waiting is not None else self.can_send()
+
+    def can_send(self) -> Readiness:
+        """Whether mail can be taken and sent: nor has any waited for too long."""
+        if self.account.health.down:
+            return Readiness(False, self.account.health.reply.text)
+        return self.waiting.all_well() if self.waiting is not None else Readiness(True, "")
 
     def status(self) -> Mapping[str, object]:
         """What the status page shows."""
-        pacer, settings = self.account.pacer, self._settings
+        settings = self._settings
         return {
             "version": __version__,
             "running since": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._started)),
@@ -125,13 +133,9 @@ class Bridge:
                 for name, endpoints in (("SMTPS", settings.smtps_listen), ("LMTP", settings.lmtp_listen))
                 if endpoints
             },
-            "sends to": f"{self.account.base_url}, account {self.account.name}",
+            **self.account.summary(),
             "relays for": ", ".join(map(str, settings.allow_networks)),
             "sessions": f"{len(self.server.sessions)} of {settings.max_sessions}",
-            "calls in flight": f"{pacer.in_flight} of {settings.api_concurrency}, {pacer.waiting} waiting",
-            "rate limit": f"next call in {pacer.blocked_for:.0f} s"
-            if pacer.blocked_for
-            else "not in the way",
             **({"waiting mail": self.waiting.summary()} if self.waiting is not None else {}),
             "recent": maillog.recent(),
         }
@@ -143,7 +147,7 @@ class Bridge:
             if place.sockets:
                 await self.server.start(place.sockets, listener, shared=place.shared)
         self._export_gauges()
-        self._watch(self.account.watch_token, "serve.watch_token")
+        self._watch(self.account.watch, "serve.watch_account")
         self._watch(memory.give_back, "serve.give_back_memory")
         for thing in self._read_from_files:
             self._watch(thing.watch, "serve.watch_file")
@@ -164,16 +168,12 @@ class Bridge:
                 await waiting.looked.wait()
 
     def _export_gauges(self) -> None:
-        pacer, certificate = self.account.pacer, self.certificate
+        certificate = self.certificate
         gauges: dict[str, tuple[str, Callable[[], float]]] = {
             "smtp2cf_sessions": ("SMTP sessions", lambda: len(self.server.sessions)),
-            "smtp2cf_api_calls_in_flight": ("Calls to the API in flight", lambda: pacer.in_flight),
-            "smtp2cf_api_calls_waiting": ("Calls that wait for their turn", lambda: pacer.waiting),
-            "smtp2cf_api_blocked_seconds": (
-                "Seconds until the next call may go out",
-                lambda: pacer.blocked_for,
-            ),
-            "smtp2cf_ready": ("1 when mail can be taken and sent", lambda: self.readiness().ready),
+            **self.account.gauges(),
+            "smtp2cf_ready": ("1 when mail can be taken", lambda: self.readiness().ready),
+            "smtp2cf_ready_to_send": ("1 when mail can be taken and sent", lambda: self.can_send().ready),
         }
         if certificate is not None:
             gauges["smtp2cf_tls_certificate_expires_timestamp"] = (
@@ -233,13 +233,6 @@ class Bridge:
     async def _reread(self) -> None:
         for thing in self._read_from_files:
             await thing.reread()
-
-    def _use_token(self, token: str) -> None:
-        """Call the API with another token, and send what waits only because the last one was refused."""
-        was_refused = self.account.token_state.accepted is False
-        self.account.use_token(token)
-        if was_refused and self.relay.queue is not None:
-            self.relay.queue.retry_all()
 
 
 def _restart(_url: str) -> None:

@@ -1,5 +1,7 @@
 """Healthcheck: does the bridge in this container answer /livez? For the image's HEALTHCHECK.
 
+Not /readyz: a restart would bring neither the API nor a disk back, and interrupt what works.
+
 `python -m smtp2cf.cli.healthcheck` exits 0 or, with one line that says why, 1. It starts often and has to
 be quick: the standard library only, and no setting but SMTP2CF_ADMIN_LISTEN, from the environment.
 """

@@ -1,22 +1,28 @@
 """Account: one Cloudflare account that sends, with everything that belongs to it.
 
-Its client, its pacing, and what is known of its token. There is one today; several would be a list of these.
-Knows no settings, no session and no spool.
+Its client, its pacing, whether calls get through, and the probes that find that out. There is one today;
+several would be a list of these. Knows no settings, no session and no spool.
 """
 
 import asyncio
 import contextlib
+import math
+from collections.abc import Callable, Mapping
 
-import structlog
-
-from smtp2cf.cloudflare.client import Client, TokenState
+from smtp2cf.cloudflare.client import Client
+from smtp2cf.cloudflare.health import NOT_CONNECTED, ApiHealth, State
 from smtp2cf.cloudflare.pacing import Pacer
-from smtp2cf.reply import SendError
+from smtp2cf.reply import Reply, SendError
 
-TOKEN_CHECK_INTERVAL = 60.0
-"""Seconds between checks of a token that is not known to be good."""
-
-log = structlog.stdlib.get_logger("smtp2cf.serve")
+PROBE_PAUSE = 1.0
+"""Seconds between the first two probes; it doubles after each, up to the longest."""
+LONGEST_PROBE_PAUSE = 5.0
+LONGEST_TOKEN_PAUSE = 60.0
+"""The same while the token is refused: such calls count, and another token is tried at once."""
+PROBE_TIMEOUT = 10.0
+"""Seconds."""
+ONE_CALL = 0.01
+"""What `blocked_for` is while one call may go out to see whether it gets through."""
 
 
 class Account:
@@ -30,11 +36,18 @@ class Account:
         self, *, base_url: str, account_id: str, token: str, timeout: float, concurrency: int
     ) -> None:
         self.name = account_id
-        self._token_is_new = asyncio.Event()
         self.base_url = base_url
+        self.health = ApiHealth()
         self.client = Client(
-            base_url=base_url, account_id=account_id, token=token, timeout=timeout, concurrency=concurrency
+            base_url=base_url,
+            account_id=account_id,
+            token=token,
+            timeout=timeout,
+            concurrency=concurrency,
+            health=self.health,
         )
+        self._concurrency = concurrency
+        self._token_is_new = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<Account {self.name}>"
@@ -45,33 +58,88 @@ class Account:
         return self.client.pacer
 
     @property
-    def token_state(self) -> TokenState:
-        """What Cloudflare last said of its token."""
-        return self.client.token_state
+    def waiting(self) -> int:
+        """Calls that wait for their turn."""
+        return self.pacer.waiting
+
+    @property
+    def blocked_for(self) -> float:
+        """Seconds until waiting mail may go out, infinity if nobody knows; 0 if it may now."""
+        if self.health.on_trial:
+            return max(self.pacer.blocked_for, ONE_CALL)
+        if self.health.down or self.health.suspect:
+            return math.inf
+        return self.pacer.blocked_for
 
     def use_token(self, token: str) -> None:
         """Call with this token from now on, and check it at once."""
         self.client.use_token(token)
         self._token_is_new.set()
 
-    async def watch_token(self) -> None:
-        """Check the token at the start, and again for as long as it is not known to be good."""
+    async def watch(self) -> None:
+        """Probe the API for as long as a probe would tell something; from the start, until cancelled."""
+        pause = PROBE_PAUSE
         while True:
+            await self.health.doubt.wait()
             self._token_is_new.clear()
-            if self.token_state.accepted is not True:
-                await self._check_token()
+            if self.pacer.blocked_for < PROBE_PAUSE:
+                await self._probe()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TOKEN_CHECK_INTERVAL):
+                async with asyncio.timeout(pause):
                     await self._token_is_new.wait()
+            if self.health.doubt.is_set() and not self._token_is_new.is_set():
+                pause = min(2 * pause, self._longest_pause)
+            else:
+                pause = PROBE_PAUSE
 
-    async def _check_token(self) -> None:
+    @property
+    def _longest_pause(self) -> float:
+        return LONGEST_TOKEN_PAUSE if self.health.state is State.TOKEN_REFUSED else LONGEST_PROBE_PAUSE
+
+    async def _probe(self) -> None:
+        """Ask whether the token is valid, which also shows whether the API can be reached."""
+        began = self.health.now()
         try:
-            state = await self.client.verify_token()
+            async with asyncio.timeout(PROBE_TIMEOUT):
+                token = await self.client.verify_token(probe=True)
+            state = State.UP if token.accepted else State.TOKEN_REFUSED
+            reply = None if token.accepted else Reply(451, "4.3.5", token.reason)
+        except TimeoutError:
+            state, reply = State.UNREACHABLE, Reply(451, "4.3.0", f"no answer from {self.base_url}")
         except SendError as error:
-            log.warning("token.unknown", reason=error.reply.text)
-        else:
-            if not state.accepted:
-                log.error("token.refused", reason=state.reason)
+            reached = error.reply.status not in (NOT_CONNECTED, "4.3.0")
+            state = State.UP if reached else State.UNREACHABLE
+            reply = None if reached else error.reply
+        self.health.probed(began, state, reply)
+
+    def summary(self) -> Mapping[str, str]:
+        """For the status page."""
+        pacer, health = self.pacer, self.health
+        state = f"{health.state.replace('_', ' ')} for {health.seconds:.0f} s"
+        return {
+            "sends to": f"{self.base_url}, account {self.name}",
+            "API": f"{state}: {health.reply.text}" if health.state is not State.UP else "up",
+            "calls in flight": f"{pacer.in_flight} of {self._concurrency}, {pacer.waiting} waiting",
+            "rate limit": f"next call in {pacer.blocked_for:.0f} s"
+            if pacer.blocked_for
+            else "not in the way",
+        }
+
+    def gauges(self) -> dict[str, tuple[str, Callable[[], float]]]:
+        """For /metrics."""
+        pacer, health = self.pacer, self.health
+        return {
+            "smtp2cf_api_up": (
+                "0 while the API is unreachable or refuses the token",
+                lambda: not health.down,
+            ),
+            "smtp2cf_api_calls_in_flight": ("Calls to the API in flight", lambda: pacer.in_flight),
+            "smtp2cf_api_calls_waiting": ("Calls that wait for their turn", lambda: pacer.waiting),
+            "smtp2cf_api_blocked_seconds": (
+                "Seconds until the next call may go out",
+                lambda: pacer.blocked_for,
+            ),
+        }
 
     async def aclose(self) -> None:
         """Close its connections."""

@@ -20,6 +20,7 @@ import orjson
 from smtp2cf import __version__
 from smtp2cf.cloudflare.api import Api
 from smtp2cf.cloudflare.errors import TokenRefusedError, error_of, no_answer
+from smtp2cf.cloudflare.health import ApiHealth, Unwatched
 from smtp2cf.cloudflare.outcomes import Sent, read_sent
 from smtp2cf.cloudflare.pacing import Pacer, Turn, retry_after_of
 from smtp2cf.cloudflare.transport import Answer, NotBegun, Transport
@@ -30,9 +31,9 @@ MAX_RECIPIENTS_PER_CALL = 50
 
 
 class TokenState(NamedTuple):
-    """What is known about the API token. accepted: None before any answer. reason: why it is refused."""
+    """What Cloudflare says of the API token. reason: why it is refused."""
 
-    accepted: bool | None
+    accepted: bool
     reason: str
 
 
@@ -46,14 +47,12 @@ class Lease(Protocol):
         """Make sure that it may be sent; raises SendError if not."""
 
 
-_ACCEPTED_TOKEN = TokenState(True, "")
-
-
 class Client:
     """Calls Cloudflare's API for one account.
 
     base_url: up to and without `/accounts`. timeout: seconds of one call. concurrency: calls in
-    flight at most. transport: another way to the API, for tests. Raises ValueError where the base URL is
+    flight at most. health: whether calls get through, watched by somebody; without it every call is made.
+    transport: another way to the API, for tests. Raises ValueError where the base URL is
     none, or the environment names a proxy that can't be used.
     """
 
@@ -65,9 +64,11 @@ class Client:
         token: str,
         timeout: float,
         concurrency: int,
+        health: ApiHealth | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.pacer = Pacer(concurrency)
+        self.health = health or Unwatched()
         try:
             base = httpx.URL(base_url.rstrip("/"))
         except httpx.InvalidURL as error:
@@ -103,7 +104,7 @@ class Client:
             b"Accept: application/json\r\nContent-Type: application/json\r\n"
         ) % (self._netloc, __version__.encode(), token.encode())
         self.api.use_token(token)
-        self.token_state = TokenState(None, "")
+        self.health.token_replaced()
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -124,9 +125,11 @@ class Client:
         each call. Raises SendError.
         """
         while True:
+            self.health.require()
             turn = await self.pacer.admit(deadline)
             fields = self._fields
             try:
+                began = self.health.begin()
                 # Made only now, so that a message that waits for its turn is in memory once and not twice.
                 body = orjson.dumps(
                     {"from": reverse_path, "recipients": list(recipients), "mime_message": message.decode()}
@@ -137,40 +140,19 @@ class Client:
                     answer = await self._exchange_under(lease, fields, body)
                 result = self._read(answer, recipients, turn)
             except httpx.HTTPError as failure:
-                raise no_answer(failure, self._host, self._timeout) from failure
+                error = no_answer(failure, self._host, self._timeout)
+                self.health.ended(began, error)
+                raise error from failure
             finally:
                 self.pacer.done(turn)
             if isinstance(result, Sent):
-                self.token_state = _ACCEPTED_TOKEN
+                self.health.ended(began, None)
                 return result
-            if isinstance(result, TokenRefusedError):
-                if fields is self._fields:
-                    self.token_state = TokenState(False, result.reply.text)
-                    raise result
-                # There is another token now: try it.
-            elif not _is_throttled(answer, result) or time.monotonic() + self.pacer.blocked_for > deadline:
+            if isinstance(result, TokenRefusedError) and fields is not self._fields:
+                continue  # there is another token now
+            self.health.ended(began, result)
+            if not _is_throttled(answer, result) or time.monotonic() + self.pacer.blocked_for > deadline:
                 raise result
-
-    async def verify_token(self) -> TokenState:
-        """Ask whether the token is valid, as an account's and then as a user's.
-
-        Raises SendError if no answer says so either way.
-        """
-        fields = self._fields
-        for path in (f"{self.api.account}/tokens/verify", "/user/tokens/verify"):
-            answer = await self.api.ask("GET", path)
-            if fields is not self._fields:  # there is another token now
-                return await self.verify_token()
-            status = answer.result.get("status") if isinstance(answer.result, dict) else None
-            if isinstance(status, str):
-                reason = "" if status == "active" else f"Cloudflare says the token is {one_line(status, 40)}"
-                self.token_state = TokenState(status == "active", reason)
-                return self.token_state
-        error = answer.error or error_of(answer.status, b"", None)
-        if not isinstance(error, TokenRefusedError):
-            raise error
-        self.token_state = TokenState(False, error.reply.text)
-        return self.token_state
 
     def _read(self, answer: Answer, recipients: Sequence[str], turn: Turn) -> Sent | SendError:
         """What an answer means, and for the pacer, too."""
@@ -188,6 +170,25 @@ class Client:
             await lease.confirm()
             with contextlib.suppress(NotBegun):  # it took too long to connect, or the process was stopped
                 return await self._exchange("POST", self._send_raw, fields, body, lease.holds)
+
+    async def verify_token(self, *, probe: bool = False) -> TokenState:
+        """Ask whether the token is valid, as an account's and then as a user's.
+
+        probe: without regard to the account's limits. Raises SendError if no answer says so either way.
+        """
+        fields = self._fields
+        for path in (f"{self.api.account}/tokens/verify", "/user/tokens/verify"):
+            answer = await self.api.ask("GET", path, probe=probe)
+            if fields is not self._fields:  # there is another token now
+                return await self.verify_token(probe=probe)
+            status = answer.result.get("status") if isinstance(answer.result, dict) else None
+            if isinstance(status, str):
+                reason = "" if status == "active" else f"Cloudflare says the token is {one_line(status, 40)}"
+                return TokenState(status == "active", reason)
+        error = answer.error or error_of(answer.status, b"", None)
+        if not isinstance(error, TokenRefusedError):
+            raise error
+        return TokenState(False, error.reply.text)
 
 
 async def _exchange_through(

@@ -7,6 +7,7 @@ made for many threads and processes and take locks: four of them cost as much as
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
 
 from prometheus_client import REGISTRY, Gauge, Info
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
@@ -36,26 +37,58 @@ class Histogram(Collector):
     """How many of the values observed were at most each of `buckets` (rising), and their sum."""
 
     def __init__(self, name: str, text: str, buckets: Sequence[float]) -> None:
-        self._name, self._text, self._buckets = name, text, buckets
-        self._counts = [0] * (len(buckets) + 1)
-        self._sum = 0.0
+        self._family, self._observed = (name, text), _Observed(buckets)
         REGISTRY.register(self)
 
     def observe(self, value: float) -> None:
         """Count one value."""
-        self._counts[bisect_left(self._buckets, value)] += 1
-        self._sum += value
+        self._observed.add(value)
 
     def collect(self) -> Iterable[Metric]:
         """For a scrape."""
-        so_far = 0
-        buckets = []
-        for bound, count in zip([*self._buckets, float("inf")], self._counts, strict=True):
-            so_far += count
-            buckets.append((floatToGoString(bound), so_far))  # type: ignore[no-untyped-call]
-        family = HistogramMetricFamily(self._name, self._text)
-        family.add_metric([], buckets, self._sum)
+        family = HistogramMetricFamily(*self._family)
+        family.add_metric([], *self._observed.for_scrape())
         return [family]
+
+
+class Histograms(Collector):
+    """A histogram for each of the values that a label may have."""
+
+    def __init__(
+        self, name: str, text: str, label: str, values: Sequence[str], buckets: Sequence[float]
+    ) -> None:
+        self._family, self._label = (name, text), label
+        self._observed = {value: _Observed(buckets) for value in values}
+        REGISTRY.register(self)
+
+    def observe(self, label: str, value: float) -> None:
+        """Count one value for one of the label's."""
+        self._observed[label].add(value)
+
+    def collect(self) -> Iterable[Metric]:
+        """For a scrape."""
+        family = HistogramMetricFamily(*self._family, labels=[self._label])
+        for label, observed in self._observed.items():
+            family.add_metric([label], *observed.for_scrape())
+        return [family]
+
+
+class _Observed:
+    """What was observed, by bucket."""
+
+    def __init__(self, buckets: Sequence[float]) -> None:
+        self._bounds = buckets
+        self._counts = [0] * (len(buckets) + 1)
+        self._sum = 0.0
+
+    def add(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def for_scrape(self) -> tuple[list[tuple[str, float]], float]:
+        """Each bucket's bound with how many were at most that, and the sum."""
+        bounds = [floatToGoString(bound) for bound in (*self._bounds, float("inf"))]  # type: ignore[no-untyped-call]
+        return list(zip(bounds, accumulate(map(float, self._counts)), strict=True)), self._sum
 
 
 def export(gauges: Mapping[str, tuple[str, Callable[[], float]]]) -> None:

@@ -43,7 +43,7 @@ log = structlog.stdlib.get_logger("smtp2cf.queue")
 
 
 class Pace(Protocol):
-    """How much of the account may be used: cloudflare's Pacer."""
+    """How much of the account may be used: cloudflare's Account."""
 
     @property
     def waiting(self) -> int:
@@ -51,7 +51,7 @@ class Pace(Protocol):
 
     @property
     def blocked_for(self) -> float:
-        """Seconds until the next call may go out."""
+        """Seconds until the next call may go out; infinity if nobody knows."""
 
 
 class Unlimited:
@@ -73,14 +73,19 @@ class Queue:
         self._unloaded = asyncio.Condition()
         self._runner: asyncio.Task[None] | None = None
         self._retrying: asyncio.Task[None] | None = None
+        self._woken = asyncio.Event()
 
     def start(self) -> None:
         """Begin to send what is due."""
         self._runner = tasks.keep_running(self._run, "queue.run")
 
+    def wake(self) -> None:
+        """More may go out than before."""
+        self._woken.set()
+
     def retry_all(self) -> None:
         """Make all mail due that waits for another attempt."""
-        self._retrying = tasks.start(self._mail.surely(self._retry_deferred), "queue.retry_all")
+        self._retrying = tasks.start(self._mail.surely(self._make_due), "queue.retry_all")
 
     async def stop_claiming(self) -> None:
         """Send nothing more than what is under way."""
@@ -110,10 +115,13 @@ class Queue:
 
     async def _claim(self) -> None:
         """Take what is due and there is room for; if there is neither, wait."""
+        self._woken.clear()
         if (blocked_for := self._pace.blocked_for) > BLOCKED:
             # Nothing can be sent, so don't waste an attempt on finding that out.
             if not await self._claim_expired():
-                await asyncio.sleep(min(blocked_for, POLL))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(blocked_for, POLL)):
+                        await self._woken.wait()
             return
         room = self._room()
         if self._mail.arriving >= RUSH:
@@ -134,8 +142,9 @@ class Queue:
         await asyncio.gather(*(self._send(item) for item in items))
         return bool(items)
 
-    async def _retry_deferred(self) -> None:
-        async for _ in self._spool.apply(Action.RETRY, Filter(statuses=(Status.DEFERRED,))):
+    async def _make_due(self) -> None:
+        # Mail whose attempt ended before its call was made is queued, not deferred, and waits as well.
+        async for _ in self._spool.apply(Action.RETRY, Filter(statuses=(Status.QUEUED, Status.DEFERRED))):
             pass
 
     def _room(self) -> int:

@@ -305,7 +305,8 @@ class Settings(BaseSettings):
     warn_after: Duration = Field(
         14400,
         gt=0,
-        description="How long the oldest mail may wait before /readyz and the status page warn about it.",
+        description="How long the oldest mail may wait before /readyz and the status page warn about it, and"
+        " /readyz?sending is 503.",
     )
     sendmail_drop_dir: Path = Field(
         Path("/var/spool/smtp2cf/drop"),

@@ -84,6 +84,11 @@ class SpoolHealth:
             )
         return Readiness(True, "")
 
+    def all_well(self) -> Readiness:
+        """Not ready either if mail has waited too long."""
+        found = self.readiness()
+        return Readiness(found.ready and not found.reason, found.reason.removeprefix("warning: "))
+
     def summary(self) -> str:
         """For the status page."""
         if not self._totals:

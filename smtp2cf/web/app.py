@@ -28,7 +28,8 @@ Queue = Callable[[], AsyncIterator[Mapping[str, object]]]
 class Admin:
     """Serves probes, metrics and the status page on the sockets it is given.
 
-    readiness, status: called for every request; status is what the page shows, in this order. queue:
+    readiness: whether mail can be taken. can_send: whether it can be taken and sent. status: what the page
+    shows, in this order. All three are called for every request. queue:
     gives the waiting mail; None where there is no spool. hosts: host names that requests may use, besides
     localhost and IP addresses.
     """
@@ -36,12 +37,14 @@ class Admin:
     def __init__(
         self,
         readiness: Callable[[], Readiness],
+        can_send: Callable[[], Readiness],
         status: Callable[[], Mapping[str, object]],
         queue: Queue | None = None,
         *,
         hosts: Iterable[str] = (),
     ) -> None:
         self._readiness = readiness
+        self._can_send = can_send
         self._status = status
         app = web.Application(middlewares=[self._begin, guard(Hosts(hosts), open_to_all=PROBES.__contains__)])
         app.on_response_prepare.append(add_headers)
@@ -93,8 +96,9 @@ class Admin:
     async def _livez(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
-    async def _readyz(self, _: web.Request) -> web.Response:
-        readiness = self._readiness()
+    async def _readyz(self, request: web.Request) -> web.Response:
+        """Whether mail can be taken; with ?sending, whether it can be sent as well."""
+        readiness = self._can_send() if "sending" in request.query else self._readiness()
         if readiness.ready:
             return web.Response(text=f"ok\n{readiness.reason}\n" if readiness.reason else "ok\n")
         return web.Response(status=503, text=f"{readiness.reason}\n")
@@ -107,7 +111,7 @@ class Admin:
         if request.headers.get("Accept") == "application/json":
             body = orjson.dumps(dict(self._status()), default=_as_json)
             return web.Response(body=body, content_type="application/json")
-        html = render(self._readiness(), self._status())
+        html = render(self._can_send(), self._status())
         policy = {"Content-Security-Policy": _PAGE_POLICY}
         return web.Response(text=html, content_type="text/html", headers=policy)
 

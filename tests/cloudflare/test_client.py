@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from smtp2cf.cloudflare import Client
 from smtp2cf.cloudflare.client import _read_sent
+from smtp2cf.cloudflare.health import ApiHealth, State
 from smtp2cf.cloudflare.transport import Answer
 from smtp2cf.reply import ACCEPTED, BOUNCED, DELIVERED, QUEUED, SUPPRESSED, Reply, Scope, SendError
 from tests.cloudflare.conftest import ACCOUNT, RECIPIENT, TOKEN, failed_send, send
@@ -323,18 +324,14 @@ async def test_ratelimit_of_a_success_is_heeded() -> None:
 # ---- the token
 
 
-async def test_nothing_is_known_of_the_token_before_an_answer() -> None:
-    assert answering(success()).token_state == (None, "")
-
-
 async def test_a_refused_token_is_known_until_a_call_succeeds() -> None:
     client = answering(refusal(401, "authentication.unauthorized"), success(delivered=[RECIPIENT]))
     error = await failed_send(client)
     assert (error.reply.code, error.reply.status, error.scope) == (451, "4.3.5", Scope.ACCOUNT)
-    assert client.token_state.accepted is False
-    assert "SMTP2CF_API_TOKEN" in client.token_state.reason
+    assert client.health.state is State.TOKEN_REFUSED
+    assert "SMTP2CF_API_TOKEN" in client.health.reply.text
     await send(client)
-    assert client.token_state == (True, "")
+    assert client.health.state is State.UP
 
 
 async def test_a_call_that_is_refused_for_a_token_replaced_meanwhile_is_repeated_with_the_new_one() -> None:
@@ -345,14 +342,21 @@ async def test_a_call_that_is_refused_for_a_token_replaced_meanwhile_is_repeated
 
     client = client_of(answer)
     assert (await send(client)).outcomes == {RECIPIENT: DELIVERED}
-    assert client.token_state.accepted is True
+    assert client.health.state is State.UP
 
 
-async def test_nothing_is_known_of_a_token_that_has_replaced_a_refused_one() -> None:
-    client = answering(refusal(401, "authentication.unauthorized"))
+async def test_a_token_that_has_replaced_a_refused_one_is_tried_at_once() -> None:
+    health = ApiHealth()
+    refused = refusal(401, "authentication.unauthorized")
+    client = client_of(
+        lambda request: success() if request.headers["Authorization"] == "Bearer new" else refused,
+        health=health,
+    )
     await failed_send(client)
+    assert not health.on_trial
     client.use_token("new")
-    assert client.token_state == (None, "")
+    await send(client)
+    assert health.state is State.UP
 
 
 @pytest.mark.parametrize(
@@ -372,7 +376,7 @@ async def test_errors_about_something_else_say_nothing_about_the_token(answer: h
     client = answering(success(), answer)
     await send(client)
     await failed_send(client)
-    assert client.token_state == (True, "")
+    assert client.health.state is State.UP
 
 
 def token_is(status: object) -> httpx.Response:
@@ -412,9 +416,9 @@ async def test_the_token_is_asked_for_as_an_accounts_and_then_as_a_users(
     asked = []
     left = list(answers)
     client = client_of(lambda request: asked.append(str(request.url)) or left.pop(0))
-    assert await client.verify_token() == client.token_state
-    assert client.token_state.accepted is accepted
-    assert reason in client.token_state.reason
+    found = await client.verify_token()
+    assert found.accepted is accepted
+    assert reason in found.reason
     base = "http://api.test/client/v4"
     urls = [f"{base}/accounts/{ACCOUNT}/tokens/verify", f"{base}/user/tokens/verify"]
     assert asked == urls[: len(answers)]
@@ -431,11 +435,10 @@ async def test_the_token_is_asked_for_as_an_accounts_and_then_as_a_users(
         NO_ROUTE,
     ],
 )
-async def test_what_tells_nothing_of_the_token_leaves_its_state(answer: httpx.Response) -> None:
+async def test_what_tells_nothing_of_the_token_is_an_error(answer: httpx.Response) -> None:
     client = answering(answer)
     with pytest.raises(SendError):
         await client.verify_token()
-    assert client.token_state == (None, "")
 
 
 # ---- secrets

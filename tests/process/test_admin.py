@@ -16,6 +16,7 @@ from tests.process.metrics import metric
 from tests.support.bridge import Bridge, running_bridge
 from tests.support.sandbox import running_sandbox
 from tests.support.secret import TOKEN
+from tests.support.waiting import wait_until
 
 MESSAGE = b"From: app@example.com\r\nSubject: seen\r\n\r\nHello\r\n"
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -67,12 +68,15 @@ def test_probes_leave_no_log_lines(bridge: Bridge) -> None:
 
 def test_a_refused_token_makes_it_not_ready_and_says_why(tmp_path: Path) -> None:
     with running_sandbox(token="another") as (_, url), bridge_to(url, tmp_path) as bridge:
-        logged = bridge.wait_for_log("token.refused")
-        status, text = get(f"{bridge.admin_url}/readyz")
+        logged = bridge.wait_for_log("api.token_refused")
+        assert get(f"{bridge.admin_url}/readyz") == (200, "ok\n"), "with a spool it takes mail"
+        status, text = get(f"{bridge.admin_url}/readyz?sending")
         assert status == 503
         assert "SMTP2CF_API_TOKEN" in text
         assert text.strip() == logged["reason"]
-        assert metric(bridge, "smtp2cf_ready") == 0
+        assert metric(bridge, "smtp2cf_ready") == 1
+        assert metric(bridge, "smtp2cf_ready_to_send") == 0
+        assert metric(bridge, "smtp2cf_api_up") == 0
         assert get(f"{bridge.admin_url}/livez")[0] == 200, "a restart would not mend the token"
         assert "not ready: " in get(f"{bridge.admin_url}/")[1]
 
@@ -84,7 +88,7 @@ def test_a_token_that_expires_while_it_runs_is_noticed(tmp_path: Path) -> None:
         assert deliver(bridge, "bert@example.net") == 451
         assert get(f"{bridge.admin_url}/readyz")[0] == 503
         sandbox.token_status = "active"
-        assert deliver(bridge, "bert@example.net") == 250
+        wait_until(lambda: deliver(bridge, "bert@example.net") == 250, "a probe lets one message try")
         assert get(f"{bridge.admin_url}/readyz")[0] == 200
 
 

@@ -18,6 +18,10 @@ from tests.web.raw_http import parsed, read_to_end, request
 Queue = Callable[[], AsyncIterator[Mapping[str, object]]]
 
 
+def ready() -> Readiness:
+    return Readiness(True, "")
+
+
 @contextlib.asynccontextmanager
 async def admin(
     monkeypatch: pytest.MonkeyPatch, queue: Queue | None = None, **limits: Any
@@ -25,7 +29,7 @@ async def admin(
     """An admin's port; its connections have these limits."""
     monkeypatch.setattr(admin_app, "Connections", lambda make: Connections(make, **limits))
     sockets = listen(Endpoint("127.0.0.1", 0))
-    running = Admin(lambda: Readiness(True, ""), dict, queue)
+    running = Admin(ready, ready, dict, queue)
     await running.start(sockets)
     try:
         yield sockets[0].getsockname()[1]
