@@ -133,14 +133,22 @@ class SendError(Exception):
 
     reply: what it means in SMTP's words. scope: what it says something about. retry_after: seconds
     until it makes sense to try again, where the API said so. unanswered: the request went out and
-    no answer came back, so the mail may have been sent: trying again may send it twice.
+    no answer came back, so the mail may have been sent: trying again may send it twice. invalid:
+    Cloudflare calls the message invalid, and may take it repaired.
     """
 
     def __init__(
-        self, reply: Reply, scope: Scope, retry_after: float | None = None, *, unanswered: bool = False
+        self,
+        reply: Reply,
+        scope: Scope,
+        retry_after: float | None = None,
+        *,
+        unanswered: bool = False,
+        invalid: bool = False,
     ) -> None:
         super().__init__(str(reply))
         self.reply = reply
         self.scope = scope
         self.retry_after = retry_after
         self.unanswered = unanswered
+        self.invalid = invalid

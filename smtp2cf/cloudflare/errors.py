@@ -42,7 +42,8 @@ class Row(NamedTuple):
     """One line of the table: what to look for, and what it means.
 
     text: in lower case. http: HTTP statuses; None for any. from_api: only if the API itself answers, in its
-    JSON, not the edge or a proxy in front. token: the token is the cause, so every call fails.
+    JSON, not the edge or a proxy in front. token: the token is the cause, so every call fails. invalid: the
+    message may be taken repaired.
     """
 
     text: str | None
@@ -52,6 +53,7 @@ class Row(NamedTuple):
     reply: Reply
     from_api: bool
     token: bool
+    invalid: bool
 
 
 def _row(
@@ -63,9 +65,10 @@ def _row(
     *,
     from_api: bool = False,
     token: bool = False,
+    invalid: bool = False,
 ) -> Row:
     http = (http,) if isinstance(http, int) else http
-    return Row(text, code, http, scope, Reply(*reply), from_api, token)
+    return Row(text, code, http, scope, Reply(*reply), from_api, token, invalid)
 
 
 _TOKEN = (
@@ -117,7 +120,7 @@ TABLE: tuple[Row, ...] = (
     _row(_TOO_BIG, Scope.MESSAGE, text="too_big"),
     _row(_LENGTH, Scope.ACCOUNT, text="no_content_length"),
     # These two may be about the message as well as about a recipient: whoever calls has to find out.
-    _row(_INVALID, Scope.RECIPIENT, text="email.invalid"),
+    _row(_INVALID, Scope.RECIPIENT, text="email.invalid", invalid=True),
     _row(_SCHEMA, Scope.RECIPIENT, text="invalid_request_schema"),
     _row(_PLAN, Scope.ACCOUNT, text="not_entitled", token=True),
     _row(_PERMISSION, Scope.ACCOUNT, text="authentication.forbidden", token=True),
@@ -158,6 +161,7 @@ TABLE: tuple[Row, ...] = (
     _row(_FORBIDDEN, Scope.ACCOUNT, text="token", http=400),
     _row(_ACCOUNT_ID, Scope.ACCOUNT, text="account", http=400),
     _row(_SCHEMA, Scope.RECIPIENT, code=10001, http=400),
+    _row(_INVALID, Scope.RECIPIENT, code=10202, http=400, invalid=True),
     # By the HTTP status.
     _row(_TOKEN, Scope.ACCOUNT, http=401, token=True),
     _row(_FORBIDDEN, Scope.ACCOUNT, http=403, from_api=True),
@@ -199,6 +203,7 @@ def error_of(http: int, body: bytes, retry_after: float | None) -> SendError:
                     row.scope,
                     retry_after,
                     unanswered=not errors and http in MAYBE_SENT,
+                    invalid=row.invalid,
                 )
     raise AssertionError(f"no row for HTTP {http}")  # pragma: no cover - the last row takes all
 

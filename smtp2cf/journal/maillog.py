@@ -41,6 +41,7 @@ POSSIBLE_DUPLICATES = Counter(
 UNMATCHED = Counter(
     "smtp2cf_unmatched_outcomes_total", "Addresses in Cloudflare's answers that are none of the recipients"
 )
+REPAIRED = Counter("smtp2cf_repaired_total", "Messages sent repaired, which Cloudflare had called invalid")
 DSNS = Counter("smtp2cf_dsns_total", "Delivery reports sent")
 REPEATED = Counter(
     "smtp2cf_answers_repeated_total", "Messages that came again after their answer was lost, not sent again"
@@ -204,6 +205,16 @@ def answer_repeated(envelope: Envelope, reply: Reply) -> None:
     """A client repeated a message that had been sent, because our answer did not reach it."""
     REPEATED.inc()
     log.warning("mail.answer_repeated", queue_id=envelope.queue_id, client=envelope.client, reply=str(reply))
+
+
+def repaired(envelope: Envelope, changed: Sequence[str]) -> None:
+    """A message was taken only after it was repaired, or one of its sender's before it."""
+    REPAIRED.inc()
+    log.info(
+        "mail.repaired",
+        **{"queue_id": envelope.queue_id, "from": envelope.reverse_path},
+        changed=list(changed),
+    )
 
 
 def possible_duplicate(envelope: Envelope, recipients: Sequence[str]) -> None:

@@ -45,7 +45,9 @@ class Relay:
     ) -> None:
         bounce = bounce or BouncePolicy(hostname="localhost")
         checks = Checks(policy, sender_refusal)
-        attempts = Attempts(send_raw, policy.null_sender_address, bounce)
+        attempts = Attempts(
+            send_raw, policy.null_sender_address, bounce, repair=policy.on_invalid == "repair"
+        )
         self.queue: Queue | None = None
         if spool is None:
             self._way: WithSpool | WithoutSpool = WithoutSpool(checks, attempts, policy, bounce)

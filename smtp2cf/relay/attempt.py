@@ -7,7 +7,8 @@ the attempt for all who are left; so does a MESSAGE error.
 Nobody is refused for good by guesswork. A group that was refused is cut in halves until it is known which
 recipients the refusal is about. The message is to blame only if every part of it was refused, and some
 recipients on their own as well; a single call that succeeds shows that it is not. The number of these calls
-is limited: a recipient that is still unclear after them waits for the next attempt. Knows no spool.
+is limited: a recipient that is still unclear after them waits for the next attempt. A message that
+Cloudflare calls invalid is tried repaired as well (`repairs`). Knows no spool.
 """
 
 import asyncio
@@ -23,8 +24,10 @@ import structlog
 from smtp2cf.cloudflare import MAX_RECIPIENTS_PER_CALL, Sent
 from smtp2cf.envelope import SENT_AS_IS, Envelope, Outcomes, sent_form
 from smtp2cf.journal import maillog
+from smtp2cf.message.repair import Repaired, repair
 from smtp2cf.relay.bounces import BouncePolicy
 from smtp2cf.relay.lease import Lease
+from smtp2cf.relay.repairs import Repairs, Version, Versions
 from smtp2cf.relay.spellings import Spellings
 from smtp2cf.reply import RefusedError, Reply, Scope, SendError
 
@@ -34,6 +37,8 @@ SEARCH_LIMIT = 100
 """Calls per attempt that only find out whom a refusal is about: enough for 50 recipients, all refused."""
 PROBES = 4
 """Recipients that must be refused on their own before the message is to blame."""
+PROBE_ROUNDS = 3
+"""Times that others take the places of those who were refused for themselves."""
 
 NOT_FOUND_OUT = Reply(
     452,
@@ -48,8 +53,6 @@ log = structlog.stdlib.get_logger("smtp2cf.relay")
 SendRaw = Callable[..., Awaitable[Sent]]
 """(reverse path, at most 50 recipients, message=, deadline= in time.monotonic() seconds) → Sent; with a
 spool, lease= is passed too. Raises SendError: cloudflare's `Client.send`."""
-Send = Callable[[Sequence[str]], Awaitable[Sent]]
-"""At most 50 recipients → Sent; raises SendError."""
 T = TypeVar("T")
 
 _UNCLEAR = frozenset({"5.5.0", "5.6.0"})
@@ -64,14 +67,16 @@ class Attempt:
 
     outcomes: every recipient's. message_ids: Cloudflare's, by recipient, of calls that were accepted for
     somebody. unanswered: recipients of calls without an answer; their mail may have been sent.
-    unmatched: entries in Cloudflare's answers that are none of the recipients. retry_after: seconds, if
-    Cloudflare named them. error: raised by our own code during a call, whose recipients count as unanswered.
+    unmatched: entries in Cloudflare's answers that are none of the recipients. repaired: what was repaired in
+    the message that was taken. retry_after: seconds, if Cloudflare named them. error: raised by our own code
+    during a call, whose recipients count as unanswered.
     """
 
     outcomes: Outcomes = field(default_factory=dict)
     message_ids: dict[str, str] = field(default_factory=dict)
     unanswered: list[str] = field(default_factory=list)
     unmatched: list[str] = field(default_factory=list)
+    repaired: tuple[str, ...] = ()
     retry_after: float | None = None
     error: Exception | None = None
 
@@ -80,13 +85,17 @@ class Attempts:
     """One account's way out: makes attempts, for new mail and for what waits.
 
     null_sender_address: who stands in for `<>`, which Cloudflare does not take; "" for nobody. bounce: says
-    who a DSN comes from.
+    who a DSN comes from. repair: whether a message that Cloudflare calls invalid is tried repaired.
     """
 
-    def __init__(self, send_raw: SendRaw, null_sender_address: str, bounce: BouncePolicy) -> None:
+    def __init__(
+        self, send_raw: SendRaw, null_sender_address: str, bounce: BouncePolicy, *, repair: bool = False
+    ) -> None:
         self._send_raw = send_raw
         self._null_sender_address = null_sender_address
         self._bounce = bounce
+        self._repair = repair
+        self._repairs = Repairs()
 
     async def make(
         self,
@@ -119,15 +128,22 @@ class Attempts:
                 return Attempt(outcomes=spelled.refused)
         deadline = time.monotonic() + patience
         leased = {} if lease is None else {"lease": lease}
-        send = functools.partial(self._send_raw, sender, message=message, deadline=deadline, **leased)
+        send = functools.partial(self._send_raw, sender, deadline=deadline, **leased)
+        version = Version(functools.partial(send, message=message))
+        if sender in self._repairs.by_sender:
+            version = _version(send, self._repairs.at_once(sender, message))
         # The first call goes alone: it finds out once what is wrong with the account or the message.
         first = forms[:MAX_RECIPIENTS_PER_CALL]
         try:
-            result: Sent | Exception = await send(first)
-        except Exception as error:  # noqa: BLE001 - see `_Calls.note`
+            result: Sent | Exception = await version.send(first)
+        except Exception as error:  # noqa: BLE001 - see `_Calls.go_on`
             result = error
         whole = len(recipients) >= len(envelope.forward_paths)
-        attempt = await _Calls(send, forms, vouched=not whole).go_on(first, result)
+        repair_it = functools.partial(_repaired, send, message, version.changed) if self._repair else None
+        calls = _Calls(Versions(version, repair_it), forms, vouched=not whole)
+        attempt = await calls.go_on(first, result)
+        if attempt.repaired and attempt.repaired != version.changed:
+            self._repairs.remember(sender, attempt.repaired)
         if spelled is not None and not spelled.as_sent:
             attempt.outcomes = spelled.refused | spelled.as_given(attempt.outcomes)
             attempt.message_ids = spelled.as_given(attempt.message_ids)
@@ -139,10 +155,22 @@ def log_attempt(envelope: Envelope, attempt: Attempt, *, size: int, attempts: in
     """Log what an attempt came to. size: octets of the message. attempts: made so far."""
     if attempt.outcomes:
         maillog.attempted(envelope, attempt.outcomes, attempt.message_ids, size=size, attempts=attempts)
+    if attempt.repaired:
+        maillog.repaired(envelope, attempt.repaired)
     if attempt.unmatched:
         maillog.unmatched(envelope, attempt.unmatched)
     if attempt.unanswered:
         maillog.possible_duplicate(envelope, attempt.unanswered)
+
+
+def _version(send: SendRaw, repaired: Repaired) -> Version:
+    return Version(functools.partial(send, message=repaired.message), repaired.changed)
+
+
+def _repaired(send: SendRaw, message: bytes, already: tuple[str, ...]) -> Version | None:
+    """The message with all that can be repaired, None if there is nothing more than what is already."""
+    repaired = repair(message)
+    return _version(send, repaired) if repaired.changed != already else None
 
 
 @dataclass(slots=True)
@@ -155,7 +183,7 @@ class _Calls:
     made only to find out whom a refusal is about.
     """
 
-    _send: Send
+    versions: Versions
     recipients: Sequence[str]
     vouched: bool
     to_blame: bool = False
@@ -167,27 +195,39 @@ class _Calls:
 
     async def go_on(self, first: Sequence[str], result: Sent | Exception) -> Attempt:
         """Do what the first call leaves to do. result: its own, or what it raised."""
-        attempt = self.attempt
+        attempt, versions = self.attempt, self.versions
         try:
-            refusal = self.note(first, result)
+            refusal = await self._note(first, versions.now, result)
             if refusal is not None:
                 self.refused.append((first, refusal))
             if self.refused or self.alone or len(first) < len(self.recipients):
                 await self._send_to_the_rest()
         except Exception as error:  # noqa: BLE001 - logged; what is known of some must not be lost
             self._crashed([who for who in self.recipients if who not in attempt.outcomes], error)
-        if len(self.recipients) > 1:
-            attempt.outcomes = {who: attempt.outcomes[who] for who in self.recipients}
+        if len(self.recipients) > 1 or versions.refused:
+            attempt.outcomes = {who: versions.explained(attempt.outcomes[who]) for who in self.recipients}
         return attempt
 
-    def note(self, part: Sequence[str], result: Sent | Exception) -> Reply | None:
-        """What a call shows. Returns its reply if it refuses several recipients without saying which."""
-        if isinstance(result, SendError):
-            return self._failed(part, result)
+    async def _note(self, part: Sequence[str], version: Version, result: Sent | Exception) -> Reply | None:
+        """What a call shows; and another call, if the message may be taken in another version.
+
+        Returns the reply that refuses several recipients without saying which.
+        """
+        while isinstance(result, SendError):
+            other = self.versions.after(result, version, part)
+            if other is None:
+                return self._failed(part, result)
+            if self.halt is not None or self.searched >= SEARCH_LIMIT:
+                self._answer(part, self.halt or NOT_FOUND_OUT)
+                return None
+            self.searched += 1
+            version, result = other, await _result(other, part)
         if isinstance(result, Exception):
             self._crashed(part, result)  # the other calls must not be lost with this one
             return None
         self.vouched = True
+        self.versions.settle(version)
+        self.attempt.repaired = self.attempt.repaired or version.changed
         self.attempt.outcomes.update(result.outcomes)
         self.attempt.unmatched += result.unmatched
         if result.message_id and any(reply.success for reply in result.outcomes.values()):
@@ -240,12 +280,17 @@ class _Calls:
                     await self._try(half)
                 break  # only one part can be more than half
         unclear = [who for part, reply in self.refused if _is_unclear(reply) for who in part]
-        for who in _probes(unclear):
-            if self.vouched or self.halt is not None:
-                return
-            self.searched += 1
-            await self._call([who])
-        self.to_blame = not self.vouched and self.halt is None
+        known = len(self.alone)
+        for _ in range(PROBE_ROUNDS):
+            # One that is refused for itself, such as a suppressed one, says nothing of the message.
+            unclear = [who for who in unclear if who not in self.attempt.outcomes]
+            for who in _probes(unclear, PROBES - len(self.alone) + known):
+                if self.vouched or self.halt is not None:
+                    return
+                self.searched += 1
+                await self._call([who])
+        enough = len(self.alone) - known >= PROBES or all(who in self.attempt.outcomes for who in unclear)
+        self.to_blame = enough and not self.vouched and self.halt is None
 
     async def _search(self, refused: tuple[Sequence[str], Reply]) -> None:
         """Find out whom the refusal of a part is about."""
@@ -271,14 +316,12 @@ class _Calls:
         return None
 
     async def _call(self, part: Sequence[str]) -> Reply | None:
-        """One call after the first, see `note`."""
+        """One call after the first, see `_note`."""
         if self.halt is not None:
             self._answer(part, self.halt)
             return None
-        try:
-            return self.note(part, await self._send(part))
-        except Exception as error:  # noqa: BLE001 - see `note`
-            return self.note(part, error)
+        version = self.versions.now
+        return await self._note(part, version, await _result(version, part))
 
     def _failed(self, part: Sequence[str], error: SendError) -> Reply | None:
         """A call failed for all of its recipients."""
@@ -306,6 +349,13 @@ class _Calls:
         self.attempt.outcomes.update(dict.fromkeys(recipients, reply))
 
 
+async def _result(version: Version, part: Sequence[str]) -> Sent | Exception:
+    try:
+        return await version.send(part)
+    except Exception as error:  # noqa: BLE001 - see `_Calls._note`
+        return error
+
+
 def _is_unclear(reply: Reply) -> bool:
     return reply.status in _UNCLEAR
 
@@ -316,12 +366,12 @@ def _halves(part: Sequence[str]) -> list[Sequence[str]]:
     return [half for half in (part[:middle], part[middle:]) if half]
 
 
-def _probes(recipients: Sequence[str]) -> list[str]:
+def _probes(recipients: Sequence[str], count: int) -> list[str]:
     """Whom to try on their own: plain addresses first, taken from all over the list."""
     plain = [who for who in recipients if _PLAIN.fullmatch(who)]
     odd = [who for who in recipients if not _PLAIN.fullmatch(who)]
-    chosen = _evenly(plain, PROBES)
-    return chosen + _evenly(odd, PROBES - len(chosen))
+    chosen = _evenly(plain, count)
+    return chosen + _evenly(odd, count - len(chosen))
 
 
 def _evenly(recipients: Sequence[str], count: int) -> list[str]:

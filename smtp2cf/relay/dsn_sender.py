@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 
-from smtp2cf.journal import maillog, tasks
+from smtp2cf.journal import tasks
 from smtp2cf.relay import time_limit
-from smtp2cf.relay.attempt import Attempts
+from smtp2cf.relay.attempt import Attempts, log_attempt
 from smtp2cf.reply import Scope, SendError
 from smtp2cf.spool import NewMail
 
@@ -24,7 +24,7 @@ class DsnSender:
         attempt = await self._attempts.make(
             envelope, envelope.forward_paths, mail.message, patience=self._patience, is_dsn=True
         )
-        maillog.attempted(envelope, attempt.outcomes, attempt.message_ids, size=len(mail.message))
+        log_attempt(envelope, attempt, size=len(mail.message))
         if deferred := [reply for reply in attempt.outcomes.values() if reply.transient]:
             raise SendError(deferred[0], Scope.MESSAGE)
 

@@ -8,7 +8,8 @@ from typing import Literal
 class MessagePolicy:
     """What is done with a message before it goes out, and when its client is answered.
 
-    null_sender_address: stands in for `<>`; "" if nothing does. drop_headers: field names in lower case.
+    null_sender_address: stands in for `<>`; "" if nothing does. on_invalid: whether a message that Cloudflare
+    calls invalid is tried repaired. drop_headers: field names in lower case.
     check_header_from: whether From and Sender, too, must be addresses the client may send as. mode: answer
     after Cloudflare has, or as soon as the message is in the spool. reply_timeout: seconds a client waits for
     Cloudflare's answer, or for its turn under the account's limits.
@@ -18,6 +19,7 @@ class MessagePolicy:
     partial_bounce: Literal["accept", "reject"] = "accept"
     non_utf8: Literal["convert", "reject"] = "convert"
     bare_newline: Literal["normalize", "reject"] = "normalize"
+    on_invalid: Literal["repair", "reject"] = "repair"
     drop_headers: frozenset[str] = frozenset()
     check_header_from: bool = False
     mode: Literal["direct", "queue"] = "direct"

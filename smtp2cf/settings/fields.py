@@ -266,6 +266,12 @@ class Settings(BaseSettings):
         " (unless all lines end with LF alone). reject answers 550, and 500 to a command that ends"
         " with LF alone.",
     )
+    on_invalid: Annotated[Literal["repair", "reject"], LOWER_CASE] = Field(
+        "repair",
+        description="A message that Cloudflare calls invalid: repair tries it once more without the header"
+        " fields that Cloudflare claims as its own and with quotes where From needs them (docs/invalid.md)."
+        " reject answers 554.",
+    )
     drop_headers: FieldNames = Field(
         (),
         description="Header fields to remove from every message, separated by commas. Default: none.",

@@ -31,6 +31,7 @@ def message_policy(settings: Settings) -> MessagePolicy:
         partial_bounce=settings.partial_bounce,
         non_utf8=settings.non_utf8,
         bare_newline=settings.bare_newline,
+        on_invalid=settings.on_invalid,
         drop_headers=frozenset(settings.drop_headers),
         check_header_from=settings.check_header_from,
         mode=settings.mode,

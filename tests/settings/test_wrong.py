@@ -75,6 +75,7 @@ BROKEN = [
     ("SMTP2CF_PARTIAL_BOUNCE", "maybe", "it must be 'accept' or 'reject'"),
     ("SMTP2CF_NON_UTF8", "keep", "it must be 'convert' or 'reject'"),
     ("SMTP2CF_BARE_NEWLINE", "keep", "it must be 'normalize' or 'reject'"),
+    ("SMTP2CF_ON_INVALID", "fix", "it must be 'repair' or 'reject'"),
     ("SMTP2CF_DROP_HEADERS", "bcc:", "'bcc:' is not the name of a header field"),
     ("SMTP2CF_RETRY_MIN", "0", "it must be more than 0"),
     ("SMTP2CF_RETRY_MAX", "an hour", DURATION),
