@@ -12,7 +12,7 @@ import structlog
 
 from fuzz.octets import SEPARATOR
 from fuzz.reckoning import Reckoning
-from fuzz.wire import ABANDONED, LISTENERS, Call, House
+from fuzz.wire import ABANDONED, PROTOCOLS, Call, House
 from smtp2cf.reply import Reply
 
 EVENT = b"\x1f"
@@ -58,8 +58,8 @@ def session(octets: bytes) -> None:
 def _run(octets: bytes) -> None:
     home = house()
     choice = octets[0] if octets else 0
-    home.fates += FATES[choice // len(LISTENERS) % len(FATES)]
-    call = home.call(LISTENERS[choice % len(LISTENERS)])
+    home.fates += FATES[choice // len(PROTOCOLS) % len(FATES)]
+    call = home.call(PROTOCOLS[choice % len(PROTOCOLS)])
     for packet in octets[1:].split(SEPARATOR):
         if packet[:1] == EVENT:
             EVENTS.get(packet[1:2], Call.end)(call)

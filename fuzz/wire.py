@@ -16,18 +16,10 @@ from typing import Any, NamedTuple
 
 from smtp2cf.envelope import Accept, Envelope, Verdict
 from smtp2cf.reply import Reply
-from smtp2cf.smtpd import (
-    LMTP_LISTENER,
-    SMTP_LISTENER,
-    SMTPS_LISTENER,
-    Listener,
-    Policy,
-    Rules,
-    Server,
-)
+from smtp2cf.smtpd import Capacity, Listener, MailProtocol, Policy, Rules, Server
 from smtp2cf.smtpd.connection import Connection
 
-LISTENERS = (SMTP_LISTENER, LMTP_LISTENER, SMTPS_LISTENER)
+PROTOCOLS: tuple[MailProtocol, ...] = ("smtp", "lmtp", "smtps")
 HANDSHAKE = b"\x16"
 USER, PASSWORD = "anna", "secret"
 MESSAGE_LIMIT = 2000
@@ -154,13 +146,16 @@ class House:
             "allow_networks": (ipaddress.ip_network("127.0.0.0/8"),),
             "max_message_size": MESSAGE_LIMIT,
             "max_recipients": RECIPIENT_LIMIT,
-            "max_sessions": 10,
             "session_timeout": TIMEOUT,
         }
         policy = Policy(**{**defaults, **self._options})
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        rules = Rules(policy, authenticate=self._check, tls=lambda: context)
-        return Server(self._accept, rules)
+        rules = Rules(policy, authenticate=self._check)
+        self.listeners = {
+            protocol: Listener(rules=rules, protocol=protocol, certificate=lambda: context)
+            for protocol in PROTOCOLS
+        }
+        return Server(self._accept, Capacity(10))
 
     async def _accept(self, envelope: Envelope, message: bytes) -> Verdict:
         number = len(self.accepted)
@@ -178,9 +173,9 @@ class House:
         await asyncio.sleep(1)
         return None if (name, password) == (USER, PASSWORD) else Reply(535, "5.7.8", "wrong")
 
-    def call(self, listener: Listener = SMTP_LISTENER, client: str = "127.0.0.1") -> "Call":
+    def call(self, protocol: MailProtocol = "smtp", client: str = "127.0.0.1") -> "Call":
         """A client calls."""
-        return Call(self, listener, client)
+        return Call(self, self.listeners[protocol], client)
 
     def close(self) -> None:
         """Nobody calls any more."""

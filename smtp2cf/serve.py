@@ -6,7 +6,6 @@ import functools
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -26,7 +25,7 @@ from smtp2cf.settings import check, loading, rooms, trial
 from smtp2cf.settings.fields import Settings
 from smtp2cf.settings.secret_files import SecretFile
 from smtp2cf.settings.trial import Trial
-from smtp2cf.smtpd import LMTP_LISTENER, SMTP_LISTENER, SMTPS_LISTENER, Listener, Rules, Server, judge, memory
+from smtp2cf.smtpd import Listener, MailProtocol, Rules, Server, judge, memory
 from smtp2cf.spool import Spool
 from smtp2cf.spool.health import SpoolHealth
 from smtp2cf.spool.item_json import item_as_json
@@ -74,15 +73,16 @@ class Bridge:
             self.account.health.recovered = self.relay.queue.retry_all
             self.account.health.changed = self.relay.queue.wake
         spool_refusal = functools.partial(_spool_refusal, store) if store is not None else None
-        rules = Rules(
+        self._rules = Rules(
             rooms.smtp_policy(settings),
             authenticate=self.access.authenticate,
             sender_refusal=self.access.sender_refusal,
             quotas=rooms.quotas(settings),
             closed=spool_refusal,
-            tls=(lambda: certificate.context) if certificate is not None else None,
         )
-        self.server = Server(self.relay.accept, rules, self.relay.answered if store is not None else None)
+        self.server = Server(
+            self.relay.accept, rooms.capacity(settings), self.relay.answered if store is not None else None
+        )
         self.admin = Admin(
             self.readiness,
             self.can_send,
@@ -106,6 +106,7 @@ class Bridge:
             *(SecretFile(settings, name, path, uses[name]) for name, path in (secrets or {}).items()),
             *(thing for thing in (certificate, self.access.users) if thing is not None),
         ]
+        self._listeners: Sequence[Listener] = ()
         self._drop_run: asyncio.Task[None] | None = None
         self._watches: list[asyncio.Task[None]] = []
         self._watch_spool: asyncio.Task[None] | None = None
@@ -127,12 +128,7 @@ class Bridge:
         return {
             "version": __version__,
             "running since": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._started)),
-            "takes mail on": ", ".join(map(str, settings.smtp_listen)),
-            **{
-                f"takes mail on, over {name}": ", ".join(map(str, endpoints))
-                for name, endpoints in (("SMTPS", settings.smtps_listen), ("LMTP", settings.lmtp_listen))
-                if endpoints
-            },
+            **_where_mail_is_taken(self._listeners),
             **self.account.summary(),
             "relays for": ", ".join(map(str, settings.allow_networks)),
             "sessions": f"{len(self.server.sessions)} of {settings.max_sessions}",
@@ -140,12 +136,36 @@ class Bridge:
             "recent": maillog.recent(),
         }
 
-    async def start(self, mail: Sequence[tuple[Listener, Place]], admin: Place) -> None:
+    def listeners(self, places: Places) -> list[Listener]:
+        """The ways in for mail. Today's share their rules and their certificate."""
+        certificate = self.certificate
+        starttls = places.ca_file is None  # else a trial offers it at a place of its own
+        ways: tuple[tuple[MailProtocol, Place, bool], ...] = (
+            ("smtp", places.smtp, starttls),
+            ("lmtp", places.lmtp, starttls),
+            ("smtps", places.smtps, False),
+            ("smtp", places.starttls, True),
+        )
+        return [
+            Listener(
+                rules=self._rules,
+                protocol=protocol,
+                certificate=(lambda: certificate.context) if certificate is not None else None,
+                starttls=offered,
+                sockets=place.sockets,
+                endpoints=tuple(map(str, place.endpoints)),
+                shared=place.shared,
+            )
+            for protocol, place, offered in ways
+            if place.sockets
+        ]
+
+    async def start(self, listeners: Sequence[Listener], admin: Place) -> None:
         """Take mail and answer probes on listening sockets."""
         await self.admin.start(admin.sockets)
-        for listener, place in mail:
-            if place.sockets:
-                await self.server.start(place.sockets, listener, shared=place.shared)
+        self._listeners = listeners
+        for listener in listeners:
+            await self.server.start(listener)
         self._export_gauges()
         self._watch(self.account.watch, "serve.watch_account")
         self._watch(memory.give_back, "serve.give_back_memory")
@@ -240,6 +260,16 @@ def _restart(_url: str) -> None:
     raise ValueError(spool.ANOTHER_SPOOL)
 
 
+def _where_mail_is_taken(listeners: Sequence[Listener]) -> dict[str, object]:
+    """The endpoints of each protocol, for the status page."""
+    places: dict[str, str] = {}
+    for listener in listeners:
+        spoken = "" if listener.protocol == "smtp" else f", over {listener.protocol.upper()}"
+        known = [places[spoken]] if spoken in places else []
+        places[spoken] = ", ".join((*known, *listener.endpoints))
+    return {f"takes mail on{spoken}": where for spoken, where in places.items()}
+
+
 def _spool_refusal(store: Spool) -> Reply | None:
     """The reply to new mail while the spool takes none."""
     refusal = store.refusal()
@@ -321,9 +351,10 @@ async def run(
             }
         )
         bridge = Bridge(settings, await rooms.open_spool(settings), certificate, secrets)
-        _warn(settings, bridge, places)
+        listeners = bridge.listeners(places)
+        _warn(settings, bridge, listeners)
         signals = Signals(bridge.reload)
-        await bridge.start(_mail(places), places.admin)
+        await bridge.start(listeners, places.admin)
         announce(places)
         log.info("serve.ready", version=__version__, **places.described())
         try:
@@ -345,18 +376,7 @@ def _listen(sockets: ListeningSockets, settings: Settings, on_trial: Trial | Non
     )
 
 
-def _mail(places: Places) -> list[tuple[Listener, Place]]:
-    """The places that take mail, and what is spoken there."""
-    plain_only = places.ca_file is not None
-    return [
-        (replace(SMTP_LISTENER, starttls=not plain_only), places.smtp),
-        (replace(LMTP_LISTENER, starttls=not plain_only), places.lmtp),
-        (SMTPS_LISTENER, places.smtps),
-        (SMTP_LISTENER, places.starttls),
-    ]
-
-
-def _warn(settings: Settings, bridge: Bridge, places: Places) -> None:
+def _warn(settings: Settings, bridge: Bridge, listeners: Sequence[Listener]) -> None:
     """Log what may be wrong and does not stop the start."""
     limits.warn_of_few_files(
         bridge.server.sessions.files.limit,
@@ -365,7 +385,7 @@ def _warn(settings: Settings, bridge: Bridge, places: Places) -> None:
         calls=settings.api_concurrency,
     )
     open_relay.warn_of_exposure(
-        [sock for _, place in _mail(places) for sock in place.sockets],
+        [sock for listener in listeners for sock in listener.sockets],
         settings.allow_networks,
         has_users=settings.users_file is not None,
     )

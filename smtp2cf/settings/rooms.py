@@ -20,7 +20,7 @@ from smtp2cf.listen.endpoint import group_id
 from smtp2cf.listen.sockets import ListeningSockets
 from smtp2cf.relay import BouncePolicy, DropPolicy, MessagePolicy, RetryPolicy
 from smtp2cf.settings.fields import Settings, SettingsError
-from smtp2cf.smtpd import Policy, Quota, Quotas
+from smtp2cf.smtpd import Capacity, Policy, Quota, Quotas
 from smtp2cf.spool import Spool
 
 
@@ -80,15 +80,18 @@ def smtp_policy(settings: Settings) -> Policy:
         hostname=settings.hostname,
         allow_networks=settings.allow_networks,
         max_message_size=settings.max_message_size,
-        max_message_memory=settings.max_message_memory,
         max_recipients=settings.max_recipients,
-        max_sessions=settings.max_sessions,
         session_timeout=settings.session_timeout,
         auth_without_tls=settings.auth_without_tls,
         proxy_networks=settings.proxy_networks,
         crlf_only=settings.bare_newline == "reject",
         postmaster=settings.postmaster,
     )
+
+
+def capacity(settings: Settings) -> Capacity:
+    """How many sessions there may be at once, and how much of messages in memory."""
+    return Capacity(settings.max_sessions, settings.max_message_memory)
 
 
 def quotas(settings: Settings) -> Quotas:

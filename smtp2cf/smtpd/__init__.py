@@ -1,22 +1,22 @@
 """The SMTP side: takes sessions from clients and hands their messages on (RFC 5321).
 
-Knows no relay and no Cloudflare: `Server(accept, rules)` is its whole surface, and `judge(policy, …)` for
-mail that comes without a session.
+Knows no relay and no Cloudflare: `Server(accept, capacity)`, started with each `Listener`, is its whole
+surface, and `judge(policy, …)` for mail that comes without a session.
 """
 
 from smtp2cf.smtpd.descriptors import Files
 from smtp2cf.smtpd.dropped import judge
-from smtp2cf.smtpd.listener import LMTP_LISTENER, SMTP_LISTENER, SMTPS_LISTENER, Listener
+from smtp2cf.smtpd.listener import Listener, MailProtocol
 from smtp2cf.smtpd.quotas import Quota, Quotas
 from smtp2cf.smtpd.rules import Policy, Rules
 from smtp2cf.smtpd.server import Server
+from smtp2cf.smtpd.sessions import Capacity
 
 __all__ = [
-    "LMTP_LISTENER",
-    "SMTPS_LISTENER",
-    "SMTP_LISTENER",
+    "Capacity",
     "Files",
     "Listener",
+    "MailProtocol",
     "Policy",
     "Quota",
     "Quotas",

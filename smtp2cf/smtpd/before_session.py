@@ -66,7 +66,7 @@ class Acceptor:
         self, sessions: Sessions, sock: socket.socket, listener: Listener, connection: type[Connection]
     ) -> None:
         self._sessions = sessions
-        self._rules = sessions.rules
+        self._rules = listener.rules
         self._limited_log = sessions.limited_log
         self._connection = connection
         self._socket = sock
@@ -93,11 +93,11 @@ class Acceptor:
                 continue
             client = peer[0] if isinstance(peer, tuple) else ""
             if self._sessions.files.are_short(sock.fileno()):
-                if not self._listener.tls:
+                if not self._listener.tls_first:
                     _say(sock, replies.NO_FILES)
                 sock.close()
                 continue
-            if len(self._preparing) >= self._rules.policy.max_sessions or self._has_enough(client):
+            if len(self._preparing) >= self._sessions.capacity.sessions or self._has_enough(client):
                 self._limited_log.warning("session.refused", client=client, arriving=len(self._preparing))
                 sock.close()
                 continue
@@ -126,11 +126,12 @@ class Acceptor:
             await self._turn_away(sock, client)
             return
         except BaseException:
-            if not self._listener.tls:
+            if not self._listener.tls_first:
                 _say(sock, replies.SHUTTING_DOWN)
             sock.close()
             raise
-        tls = self._rules.tls() if self._listener.tls and self._rules.tls is not None else None
+        certificate = self._listener.certificate if self._listener.tls_first else None
+        tls = certificate() if certificate is not None else None
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: self._connection(self._sessions, self._listener, spoken_for),
@@ -144,7 +145,7 @@ class Acceptor:
     async def _turn_away(self, sock: socket.socket, client: str) -> None:
         """Say why, where that can be understood, and hang up."""
         with sock, contextlib.suppress(OSError, TimeoutError):
-            if not self._listener.tls:
+            if not self._listener.tls_first:
                 async with asyncio.timeout(GOODBYE_WAIT):
                     loop = asyncio.get_running_loop()
                     await loop.sock_sendall(sock, replies.proxy_expected(client).wire())

@@ -19,7 +19,7 @@ from smtp2cf.envelope import Verdict
 from smtp2cf.journal import tasks
 from smtp2cf.smtpd import greetings, replies, time_limits
 from smtp2cf.smtpd.handshake import handshake_timeout, tls_failed
-from smtp2cf.smtpd.listener import SMTP_LISTENER, Listener
+from smtp2cf.smtpd.listener import Listener
 from smtp2cf.smtpd.other_protocols import PROXY_V2
 from smtp2cf.smtpd.outgoing import COMMANDS, GONE, HANDSHAKE, HUNG_UP, MESSAGE, WORKING, Outgoing
 from smtp2cf.smtpd.reply_arrival import Sign
@@ -40,16 +40,14 @@ log = structlog.stdlib.get_logger("smtp2cf.smtpd")
 class Connection(Outgoing):
     """One client's connection.
 
-    sessions: all that are open, and what they share. listener: what is spoken here. peer: whom a proxy
-    connects for, None without one.
+    sessions: all that are open, and what they share. listener: where it came in. peer: whom a proxy connects
+    for, None without one.
     """
 
     session: Session
 
-    def __init__(
-        self, sessions: Sessions, listener: Listener = SMTP_LISTENER, peer: tuple[str, int] | None = None
-    ) -> None:
-        super().__init__(sessions)
+    def __init__(self, sessions: Sessions, listener: Listener, peer: tuple[str, int] | None = None) -> None:
+        super().__init__(sessions, listener.rules)
         self.client_ended = False
         """The client sends no more, but may still read."""
         self.finishing = False
@@ -70,7 +68,7 @@ class Connection(Outgoing):
         peer: Any = self._peer or transport.get_extra_info("peername")
         if isinstance(peer, tuple):
             self.client = peer[0]
-        self.session = Session(self._sessions.rules, self._listener, self.client, secure=self._listener.tls)
+        self.session = Session(self._listener, self.client)
         self.session.peer = peer
         if not self.client and sock.family != socket.AF_UNIX:
             # Gone again already. Nobody relays without an address, except on a unix socket.
@@ -82,8 +80,7 @@ class Connection(Outgoing):
             self.close(refusal)
             return
         self._look_at_time_in(self._limits.timeout)
-        hostname = self._sessions.rules.policy.hostname
-        self._send(greetings.banner(hostname, lmtp=self._listener.lmtp), 220)
+        self._send(greetings.banner(self.rules.policy.hostname, lmtp=self._listener.lmtp), 220)
 
     def connection_lost(self, error: Exception | None) -> None:
         """The client is gone. What is being done with its message is finished all the same."""
@@ -296,7 +293,7 @@ class Connection(Outgoing):
 
     async def _check_password(self, step: CheckPassword) -> None:
         name, password = step.credentials.name, step.credentials.password
-        refusal = await self._sessions.rules.login_refusal(self.client, name, password)
+        refusal = await self.rules.login_refusal(self.client, name, password)
         self._limits.heard_at = self.loop.time()
         self._do(self.session.password_checked(step.credentials, refusal))
 

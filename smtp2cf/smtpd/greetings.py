@@ -3,7 +3,6 @@
 import functools
 
 from smtp2cf.smtpd.listener import Listener
-from smtp2cf.smtpd.rules import Rules
 
 
 @functools.lru_cache(maxsize=64)
@@ -18,15 +17,15 @@ def helo(hostname: str) -> bytes:
     return f"250 {hostname}\r\n".encode()
 
 
-def ehlo(rules: Rules, listener: Listener, *, secure: bool) -> bytes:
+def ehlo(listener: Listener, *, secure: bool) -> bytes:
     """The answer to EHLO and LHLO."""
-    policy = rules.policy
+    rules, policy = listener.rules, listener.rules.policy
     return _offer(
         policy.hostname,
         policy.max_message_size,
         policy.max_recipients,
         lmtp=listener.lmtp,
-        starttls=rules.offers_starttls(listener) and not secure,
+        starttls=listener.offers_starttls and not secure,
         auth=rules.may_authenticate(secure=secure),
     )
 

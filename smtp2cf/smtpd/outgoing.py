@@ -23,6 +23,7 @@ from smtp2cf.smtpd import replies, time_limits
 from smtp2cf.smtpd.aiosmtpd_base import aiosmtpd_attributes
 from smtp2cf.smtpd.input import Input
 from smtp2cf.smtpd.reply_arrival import SessionReplies
+from smtp2cf.smtpd.rules import Rules
 from smtp2cf.smtpd.sessions import Sessions
 from smtp2cf.smtpd.steps import Event, Reader
 from smtp2cf.smtpd.time_limits import TimeLimits
@@ -53,16 +54,20 @@ COMMANDS, MESSAGE, WORKING, HANDSHAKE, HUNG_UP, GONE = State
 
 
 class Outgoing(aiosmtpd.SMTP):
-    """What goes out to one client. sessions: all that are open, and what they share."""
+    """What goes out to one client.
+
+    sessions: all that are open, and what they share. rules: who may do what, for how long.
+    """
 
     transport: asyncio.Transport | None
 
-    def __init__(self, sessions: Sessions) -> None:
-        policy = sessions.rules.policy
+    def __init__(self, sessions: Sessions, rules: Rules) -> None:
+        policy = rules.policy
         # What aiosmtpd finds out about itself is the same for every session.
         shared = aiosmtpd_attributes(policy.hostname, policy.max_message_size, policy.session_timeout)
         vars(self).update(shared)
         self.loop = asyncio.get_running_loop()
+        self.rules = rules
         self.client = ""
         self.state = COMMANDS
         self.stalled = False

@@ -4,14 +4,12 @@ Knows no session and no socket: it is given a client's address, a user's name an
 """
 
 import functools
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from smtp2cf.envelope import Authenticate, Network, SenderRefusal
 from smtp2cf.reply import Reply
 from smtp2cf.smtpd import replies
-from smtp2cf.smtpd.listener import Listener
 from smtp2cf.smtpd.networks import is_in
 from smtp2cf.smtpd.quotas import Quota, Quotas
 
@@ -21,25 +19,21 @@ class Policy:
     """Who may send, and how much.
 
     hostname: what the greeting says. allow_networks: clients that may relay without AUTH.
-    max_message_size: octets. max_recipients: in one transaction. max_sessions: at once.
-    session_timeout: seconds of silence, and seconds in which a command must be complete.
-    auth_without_tls: passwords may come unencrypted. proxy_networks: proxies that must say whom they
-    connect for. crlf_only: refuse a command that ends with LF alone. postmaster: who gets mail to
-    `<Postmaster>`, "" for nobody. max_message_memory: octets of messages that may be in memory at once,
-    coming in or being relayed.
+    max_message_size: octets. max_recipients: in one transaction. session_timeout: seconds of silence, and
+    seconds in which a command must be complete. auth_without_tls: passwords may come unencrypted.
+    proxy_networks: proxies that must say whom they connect for. crlf_only: refuse a command that ends with LF
+    alone. postmaster: who gets mail to `<Postmaster>`, "" for nobody.
     """
 
     hostname: str
     allow_networks: tuple[Network, ...]
     max_message_size: int
     max_recipients: int
-    max_sessions: int
     session_timeout: float
     auth_without_tls: bool = False
     proxy_networks: tuple[Network, ...] = ()
     crlf_only: bool = False
     postmaster: str = ""
-    max_message_memory: int = 512 << 20
 
     def may_relay(self, client: str) -> bool:
         """A client at this address may relay. A client on a unix socket has no address, and may."""
@@ -50,8 +44,7 @@ class Rules:
     """Who may do what.
 
     authenticate: None if nobody may. sender_refusal: checks a reverse path against what its user may send
-    as. quotas: for each address and each user. closed: the reply to MAIL while no mail can be taken. tls:
-    the context for the next handshake, None without TLS.
+    as. quotas: for each address and each user. closed: the reply to MAIL while no mail can be taken.
     """
 
     def __init__(
@@ -62,10 +55,8 @@ class Rules:
         sender_refusal: SenderRefusal | None = None,
         quotas: Quotas | None = None,
         closed: Callable[[], Reply | None] | None = None,
-        tls: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         self.policy = policy
-        self.tls = tls
         self.quotas = quotas if quotas is not None else Quotas(Quota(), Quota())
         self._authenticate = authenticate
         self._sender_refusal = sender_refusal
@@ -82,14 +73,6 @@ class Rules:
     def may_authenticate(self, *, secure: bool) -> bool:
         """A password may come over this connection."""
         return self.offers_auth and (secure or self.policy.auth_without_tls)
-
-    def offers_starttls(self, listener: Listener) -> bool:
-        """There is a certificate, and this listener offers STARTTLS."""
-        return self.tls is not None and listener.starttls
-
-    def starttls_context(self, listener: Listener) -> ssl.SSLContext | None:
-        """The context for the handshake after STARTTLS; None if STARTTLS is not offered."""
-        return self.tls() if self.tls is not None and listener.starttls else None
 
     def is_proxy(self, client: str) -> bool:
         """This client must say whom it connects for."""

@@ -1,7 +1,7 @@
 """Server: the listening side of SMTP and LMTP. Takes sessions, and ends them when the bridge stops.
 
 Knows no relay and no users: it is given `accept`, which takes an envelope and a message and answers with a
-verdict, and the rules.
+verdict, and listeners, each with its own rules.
 """
 
 import asyncio
@@ -18,9 +18,8 @@ from smtp2cf.envelope import Accept, Answered
 from smtp2cf.smtpd import replies
 from smtp2cf.smtpd.before_session import Acceptor, turn_away_waiting
 from smtp2cf.smtpd.connection import Connection
-from smtp2cf.smtpd.listener import SMTP_LISTENER, Listener
-from smtp2cf.smtpd.rules import Rules
-from smtp2cf.smtpd.sessions import Sessions
+from smtp2cf.smtpd.listener import Listener
+from smtp2cf.smtpd.sessions import Capacity, Sessions
 
 KEEP_FILE: Mapping[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 """A unix socket's file is removed by whoever made it, which may be systemd."""
@@ -33,36 +32,28 @@ log = structlog.stdlib.get_logger("smtp2cf.smtpd")
 
 
 class Server:
-    """Takes sessions on the sockets it is given and hands their messages to `accept`.
+    """Takes sessions at its listeners and hands their messages to `accept`.
 
-    rules: who may do what. answered: who is told whether clients got their replies.
+    capacity: for the sessions of all listeners. answered: who is told whether clients got their replies.
     """
 
     connection = Connection
 
-    def __init__(self, accept: Accept, rules: Rules, answered: Answered | None = None) -> None:
-        self.sessions = Sessions(accept, rules, answered)
-        self._rules = rules
+    def __init__(self, accept: Accept, capacity: Capacity, answered: Answered | None = None) -> None:
+        self.sessions = Sessions(accept, capacity, answered)
         self._acceptors: list[Acceptor] = []
         self._served: list[asyncio.Server] = []
         self._own_sockets: list[socket.socket] = []
 
-    async def start(
-        self, sockets: list[socket.socket], listener: Listener = SMTP_LISTENER, *, shared: bool = False
-    ) -> None:
-        """Take sessions on listening sockets. Raises ValueError for TLS without a certificate.
-
-        shared: another process has them too (systemd), so clients that wait there wait for the next bridge.
-        """
-        if listener.tls and self._rules.tls is None:
-            raise ValueError("a listener with TLS needs a certificate")
+    async def start(self, listener: Listener) -> None:
+        """Take sessions at one more listener."""
         loop = asyncio.get_running_loop()
         backlog = self.sessions.files.backlog
-        if not shared and not listener.tls:
-            self._own_sockets += sockets
-        for sock in sockets:
+        if not listener.shared and not listener.tls_first:
+            self._own_sockets += listener.sockets
+        for sock in listener.sockets:
             is_unix = sock.family == socket.AF_UNIX
-            if listener.tls or (self._rules.policy.proxy_networks and not is_unix):
+            if listener.tls_first or (listener.rules.policy.proxy_networks and not is_unix):
                 self._acceptors.append(Acceptor(self.sessions, sock, listener, self.connection))
                 continue
             connection = functools.partial(self.connection, self.sessions, listener)

@@ -25,7 +25,6 @@ from smtp2cf.smtpd.input import LONGEST_LINE
 from smtp2cf.smtpd.listener import Listener
 from smtp2cf.smtpd.other_protocols import other_protocol
 from smtp2cf.smtpd.path import NO_POSTMASTER, PathError, parse_forward_path
-from smtp2cf.smtpd.rules import Rules
 from smtp2cf.smtpd.sasl import AUTH_USAGE, Credentials, Exchange, Progress, parse_auth
 from smtp2cf.smtpd.steps import CheckPassword, Close, Event, Read, Reader, Relay, Say, StartTls, Step
 from smtp2cf.smtpd.transaction import MAIL_USAGE, RCPT_USAGE, Transaction
@@ -40,21 +39,23 @@ BDAT_USAGE = "BDAT size [LAST]"
 class Session(aiosmtpd.Session):
     """What is known of one client, and what it is answered.
 
-    client: its address, "" on a unix socket. secure: this is TLS.
+    client: its address, "" on a unix socket.
     """
 
-    def __init__(self, rules: Rules, listener: Listener, client: str, *, secure: bool) -> None:
+    def __init__(self, listener: Listener, client: str) -> None:
         super().__init__(None)  # type: ignore[arg-type] # aiosmtpd's sessions have a loop; there is no I/O here
         self.client = client
         self.user = ""
         """Who has authenticated, "" for nobody."""
-        self.secure = secure
+        self.secure = listener.tls_first
+        """This is TLS."""
         self.transaction = Transaction()
         self.verb = ""
         """The command under way."""
         self.commands = self.LMTP if listener.lmtp else self.SMTP
-        self._rules = rules
         self._listener = listener
+        self._lmtp = listener.lmtp
+        self._rules = listener.rules
         self._exchange: Exchange | None = None
         """The AUTH under way: lines are responses to it."""
 
@@ -105,13 +106,13 @@ class Session(aiosmtpd.Session):
             client=self.client,
             helo=self.host_name or "",
             user=self.user,
-            lmtp=self._listener.lmtp,
+            lmtp=self._lmtp,
         )
         return Relay(envelope, message)
 
     def answers(self, verdict: Verdict) -> bytes:
         """The answer to a message, which ends its transaction: one reply, or one for each recipient."""
-        transaction, lmtp = self.transaction, self._listener.lmtp
+        transaction, lmtp = self.transaction, self._lmtp
         utf8 = transaction.smtp_utf8
         wire = verdict.reply.wire(utf8=utf8)
         if lmtp or transaction.wants_prdr:
@@ -192,7 +193,7 @@ class Session(aiosmtpd.Session):
         self.host_name = hostname if is_text else ascii(hostname)[1:-1]
         if verb == "HELO":
             return Say(greetings.helo(self._rules.policy.hostname), 250)
-        return Say(greetings.ehlo(self._rules, self._listener, secure=self.secure), 250)
+        return Say(greetings.ehlo(self._listener, secure=self.secure), 250)
 
     def _rset(self, argument: str) -> Step:
         if argument:
@@ -218,7 +219,7 @@ class Session(aiosmtpd.Session):
         return self._say(replies.CANNOT_VERIFY)
 
     def _help(self, topic: str) -> Step:
-        absent = set() if self._rules.offers_starttls(self._listener) else {"STARTTLS"}
+        absent = set() if self._listener.offers_starttls else {"STARTTLS"}
         if not self._rules.offers_auth:
             absent.add("AUTH")
         known = [verb for verb in self.commands if verb not in absent]
@@ -233,16 +234,16 @@ class Session(aiosmtpd.Session):
 
     def _starttls(self, argument: str) -> Step:
         """Everything from here on is in TLS, and nothing said before counts (RFC 3207 §4.2)."""
-        context = self._rules.starttls_context(self._listener)
+        certificate = self._listener.certificate if self._listener.offers_starttls else None
         if argument:
             return self._say(replies.syntax("STARTTLS"))
-        if self.secure or context is None:
+        if self.secure or certificate is None:
             return self._say(replies.TLS_ALREADY if self.secure else replies.NO_TLS)
         self.transaction = Transaction()
         self.host_name = None
         self.extended_smtp = False
         self.log_out()
-        return StartTls(context, replies.READY_FOR_TLS.wire())
+        return StartTls(certificate(), replies.READY_FOR_TLS.wire())
 
     def _auth(self, argument: str) -> Step:
         """Begin an exchange: the next lines are the client's responses."""

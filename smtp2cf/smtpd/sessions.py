@@ -5,7 +5,7 @@ Every connection is given this one object. Knows no protocol.
 
 import asyncio
 from collections.abc import Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from smtp2cf.envelope import Accept, Answered
 from smtp2cf.reply import Reply
@@ -20,6 +20,7 @@ class OpenSession(Protocol):
     """What has to be known about an open session."""
 
     client: str
+    rules: Rules
 
     @property
     def held(self) -> int:
@@ -32,15 +33,22 @@ class OpenSession(Protocol):
         """Hang up now."""
 
 
+class Capacity(NamedTuple):
+    """What a server has room for at once: sessions, and octets of messages coming in or being relayed."""
+
+    sessions: int
+    message_memory: int = 512 << 20
+
+
 class Sessions:
     """The open sessions of one server, and what they share.
 
-    accept: takes an envelope and a message, and answers with a verdict. rules: who may do what.
+    accept: takes an envelope and a message, and answers with a verdict.
     """
 
-    def __init__(self, accept: Accept, rules: Rules, answered: Answered | None) -> None:
+    def __init__(self, accept: Accept, capacity: Capacity, answered: Answered | None) -> None:
         self.accept = accept
-        self.rules = rules
+        self.capacity = capacity
         self.reply_arrival = ReplyArrival(answered)
         self.limited_log = LimitedLog()
         self.files = Files()
@@ -60,10 +68,10 @@ class Sessions:
             return replies.SHUTTING_DOWN
         if self.files.are_short(descriptor):
             return replies.NO_FILES
-        if len(self._open) >= self.rules.policy.max_sessions:
+        if len(self._open) >= self.capacity.sessions:
             self.limited_log.warning("session.refused", client=session.client, sessions=len(self._open))
             return replies.TOO_MANY_SESSIONS
-        if (refusal := self.rules.session_refusal(session.client)) is not None:
+        if (refusal := session.rules.session_refusal(session.client)) is not None:
             self.limited_log.warning("session.refused", client=session.client, reply=str(refusal))
             return refusal
         self._open.add(session)
@@ -74,7 +82,7 @@ class Sessions:
         known = session in self._open
         if known:
             self._open.remove(session)
-            self.rules.session_ended(session.client)
+            session.rules.session_ended(session.client)
         if not self._open:
             self._emptied.set()
         return known
@@ -82,7 +90,7 @@ class Sessions:
     def has_room(self, for_session: OpenSession) -> bool:
         """There is memory for more of a message that is coming in; for the only one there always is."""
         held = sum(session.held for session in self._open)
-        return held <= self.rules.policy.max_message_memory or held == for_session.held
+        return held <= self.capacity.message_memory or held == for_session.held
 
     def close(self) -> None:
         """Admit no more sessions, and let each finish its transaction."""

@@ -25,7 +25,7 @@ from aiosmtpd.proxy_protocol import ProxyData, get_proxy
 
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.reply import Reply
-from smtp2cf.smtpd import Listener, Policy, Rules, Server, before_session, handshake
+from smtp2cf.smtpd import Capacity, Listener, Policy, Rules, Server, before_session, handshake
 from smtp2cf.smtpd.connection import Connection
 from smtp2cf.smtpd.handshake import HANDSHAKE_TIMEOUT
 from smtp2cf.smtpd.session import Session
@@ -148,7 +148,6 @@ class SMTP:
             allow_networks=() if auth_required or require_starttls else EVERYWHERE,
             max_message_size=data_size_limit or aiosmtpd.DATA_SIZE_DEFAULT,
             max_recipients=1000,
-            max_sessions=100,
             session_timeout=timeout,
             auth_without_tls=not auth_require_tls,
             proxy_networks=EVERYWHERE if proxy_protocol_timeout else (),
@@ -157,18 +156,18 @@ class SMTP:
     async def listen(self, sock: socket.socket, ssl_context: ssl.SSLContext | None = None) -> Server:
         """A server of ours at a socket. ssl_context: TLS from the first octet on."""
         context = ssl_context or self.tls_context
-        rules = Rules(
-            self._policy,
-            authenticate=self._authenticate,
-            tls=(lambda: context) if context is not None else None,
-        )
-        served = Server(self._accept, rules)
+        served = Server(self._accept, Capacity(100))
         served.connection = type("Watched", (WatchedConnection,), {"stand_in": self})
         handshake.HANDSHAKE_TIMEOUT = self._proxy_timeout or HANDSHAKE_TIMEOUT
         before_session.get_proxy = self._get_proxy
-        listener = Listener(lmtp=self.lmtp, tls=ssl_context is not None)
         sock.setblocking(False)
-        await served.start([sock], listener)
+        listener = Listener(
+            rules=Rules(self._policy, authenticate=self._authenticate),
+            protocol="lmtp" if self.lmtp else "smtps" if ssl_context is not None else "smtp",
+            certificate=(lambda: context) if context is not None else None,
+            sockets=[sock],
+        )
+        await served.start(listener)
         return served
 
     def _commands(self, session: Session) -> dict[str, Callable[[Session, str], Any]]:

@@ -20,7 +20,7 @@ from smtp2cf.listen.endpoint import Endpoint, bound, listen
 from smtp2cf.relay import MessagePolicy, Relay
 from smtp2cf.reply import SUPPRESSED
 from smtp2cf.sandbox import RateLimit, Sandbox
-from smtp2cf.smtpd import Policy, Rules, Server
+from smtp2cf.smtpd import Capacity, Listener, Policy, Rules, Server
 from tests.cloudflare.raw_server import Request, http, ok, serving
 from tests.support.secret import TOKEN
 
@@ -77,12 +77,11 @@ async def bridge_to(base_url: str, *, wait: float = 100.0) -> AsyncIterator[Brid
         allow_networks=(ipaddress.ip_network("127.0.0.0/8"),),
         max_message_size=2**20,
         max_recipients=1000,
-        max_sessions=100,
         session_timeout=120.0,
     )
-    server = Server(relay.accept, Rules(policy))
+    server = Server(relay.accept, Capacity(100))
     sockets = listen(LOOPBACK)
-    await server.start(sockets)
+    await server.start(Listener(rules=Rules(policy), sockets=sockets))
     try:
         yield Bridge(relay, client, sockets[0].getsockname()[1])
     finally:

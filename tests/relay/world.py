@@ -17,7 +17,7 @@ from aiohttp import web
 from smtp2cf.cloudflare import Client
 from smtp2cf.envelope import Envelope
 from smtp2cf.relay import BouncePolicy, MessagePolicy, Relay, RetryPolicy
-from smtp2cf.smtpd import LMTP_LISTENER, SMTP_LISTENER, Policy, Rules, Server
+from smtp2cf.smtpd import Capacity, Listener, MailProtocol, Policy, Rules, Server
 from smtp2cf.spool import Spool, SpoolItem
 from tests.support.secret import TOKEN
 
@@ -154,10 +154,10 @@ class World:
             allow_networks=networks,
             max_message_size=6 * 2**20,
             max_recipients=100,
-            max_sessions=100,
             session_timeout=30,
         )
-        self.server = Server(self.relay.accept, Rules(smtp), self.relay.answered)
+        self._rules = Rules(smtp)
+        self.server = Server(self.relay.accept, Capacity(100), self.relay.answered)
         self.port = 0
 
     async def accept(self, *recipients: str, message: bytes = MESSAGE, **fields: Any) -> str:
@@ -196,10 +196,11 @@ class World:
         return client
 
     async def start(self) -> None:
-        listener = socket.create_server(("127.0.0.1", 0))
-        listener.setblocking(False)
-        self.port = listener.getsockname()[1]
-        await self.server.start([listener], LMTP_LISTENER if self.lmtp else SMTP_LISTENER)
+        sock = socket.create_server(("127.0.0.1", 0))
+        sock.setblocking(False)
+        self.port = sock.getsockname()[1]
+        protocol: MailProtocol = "lmtp" if self.lmtp else "smtp"
+        await self.server.start(Listener(rules=self._rules, protocol=protocol, sockets=[sock]))
         if self.relay.queue is not None:
             self.relay.queue.start()
 

@@ -16,7 +16,6 @@ def front_door(max_message_size: int = 10_000, max_recipients: int = 1000) -> Ju
         allow_networks=(),
         max_message_size=max_message_size,
         max_recipients=max_recipients,
-        max_sessions=10,
         session_timeout=10,
     )
     return functools.partial(judge, policy)

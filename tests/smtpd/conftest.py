@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import ipaddress
 import logging
 import socket
@@ -16,7 +17,7 @@ import uvloop
 
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.reply import Reply
-from smtp2cf.smtpd import SMTP_LISTENER, Listener, Policy, Quotas, Rules, Server
+from smtp2cf.smtpd import Capacity, Listener, MailProtocol, Policy, Quotas, Rules, Server
 from tests.smtpd.dialog import Client
 from tests.support.certificates import Certificates, make_certificates
 
@@ -30,15 +31,13 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 
 
 class Service:
-    """A running server, what it took, and ways to talk to it. options: Rules'."""
+    """A running server, what it took, and ways to talk to it. listener: without its socket."""
 
-    def __init__(
-        self, accept: Any, policy: Policy, listener: Listener = SMTP_LISTENER, **options: Any
-    ) -> None:
+    def __init__(self, accept: Any, listener: Listener, capacity: Capacity) -> None:
         self.taken: list[tuple[Envelope, bytes]] = []
         self.confirmed: list[tuple[str, bool]] = []
         self.listener = listener
-        self.server = Server(accept or self.take, Rules(policy, **options), self._confirm)
+        self.server = Server(accept or self.take, capacity, self._confirm)
         self.clients: list[Client] = []
         self._address: Any = None
 
@@ -60,7 +59,11 @@ class Service:
         sock.listen(2048)
         sock.setblocking(False)
         self._address = sock.getsockname()
-        await self.server.start([sock], self.listener)
+        await self.listen([sock])
+
+    async def listen(self, sockets: list[socket.socket], *, shared: bool = False) -> None:
+        """Take sessions at more sockets."""
+        await self.server.start(dataclasses.replace(self.listener, sockets=sockets, shared=shared))
 
     @property
     def port(self) -> int:
@@ -143,7 +146,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     """Start a server: `await start(accept, max_sessions=2, …)`; stopped after the test.
 
     unix: listen on a unix socket. ipv6: listen on [::], IPv4 included. send_buffer: octets of replies
-    that the kernel holds. listener: what is spoken. tls: its context. authenticate, sender_refusal: Rules'.
+    that the kernel holds. protocol: what is spoken. tls: its context. authenticate, sender_refusal: Rules'.
     """
     async with contextlib.AsyncExitStack() as stack:
 
@@ -153,7 +156,9 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             unix: bool = False,
             ipv6: bool = False,
             send_buffer: int = 0,
-            listener: Listener = SMTP_LISTENER,
+            protocol: MailProtocol = "smtp",
+            max_sessions: int = 1000,
+            max_message_memory: int = 512 << 20,
             tls: ssl.SSLContext | None = None,
             authenticate: Any = None,
             sender_refusal: Any = None,
@@ -165,18 +170,17 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
                 "allow_networks": LOOPBACK,
                 "max_message_size": 1 << 20,
                 "max_recipients": 1000,
-                "max_sessions": 1000,
                 "session_timeout": 60.0,
             }
-            service = Service(
-                accept,
+            rules = Rules(
                 Policy(**{**defaults, **policy}),
-                listener,
                 authenticate=authenticate,
                 sender_refusal=sender_refusal,
                 quotas=quotas,
-                tls=(lambda: tls) if tls is not None else None,
             )
+            certificate = (lambda: tls) if tls is not None else None
+            listener = Listener(rules=rules, protocol=protocol, certificate=certificate)
+            service = Service(accept, listener, Capacity(max_sessions, max_message_memory))
             if unix:
                 await service.start(socket.AF_UNIX, str(tmp_path / "smtp"))
             elif ipv6:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from smtp2cf.smtpd import SMTP_LISTENER, Policy
+from smtp2cf.smtpd import Policy
 from smtp2cf.smtpd.connection import Connection
 from tests.smtpd.conftest import LOOPBACK, Start
 
@@ -83,7 +83,6 @@ def test_networks(client: str, networks: tuple[Any, ...], may: bool) -> None:
         allow_networks=networks,
         max_message_size=1000,
         max_recipients=10,
-        max_sessions=10,
         session_timeout=10.0,
     )
     assert policy.may_relay(client) is may
@@ -102,7 +101,7 @@ async def test_a_client_whose_address_is_not_known_is_no_unix_client(start: Star
             self.aborted = True
 
     service = await start(allow_networks=())
-    session, transport = Connection(service.server.sessions, SMTP_LISTENER), Reset()
+    session, transport = Connection(service.server.sessions, service.listener), Reset()
     with socket.socket(socket.AF_INET) as nameless:
         session.connection_made(transport)  # type: ignore[arg-type]
     assert transport.aborted

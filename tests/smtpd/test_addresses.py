@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtp2cf.reply import Reply
-from smtp2cf.smtpd import LMTP_LISTENER, SMTP_LISTENER, Listener, Policy, judge
+from smtp2cf.smtpd import MailProtocol, Policy, judge
 from smtp2cf.smtpd.path import PathError, parse_forward_path, parse_path
 from tests.smtpd.conftest import Start
 from tests.support.each import each
@@ -321,11 +321,11 @@ def test_both_kinds_of_path_agree_on_what_is_an_address(text: str) -> None:
         assert found == expected or found[0] == "ops@example.com"
 
 
-@pytest.mark.parametrize("listener", [SMTP_LISTENER, LMTP_LISTENER])
+@pytest.mark.parametrize("protocol", ["smtp", "lmtp"])
 async def test_mail_to_the_postmaster_goes_to_the_address_of_the_setting(
-    start: Start, listener: Listener
+    start: Start, protocol: MailProtocol
 ) -> None:
-    service = await start(listener=listener, postmaster="ops@example.com")
+    service = await start(protocol=protocol, postmaster="ops@example.com")
     client = await service.greeted()
     await client.play("""
         C: VRFY Postmaster
@@ -378,7 +378,6 @@ def test_the_postmaster_of_dropped_mail_is_the_same(setting: str, given: dict[st
         allow_networks=(),
         max_message_size=1000,
         max_recipients=10,
-        max_sessions=1,
         session_timeout=1.0,
         postmaster=setting,
     )

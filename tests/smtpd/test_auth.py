@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtp2cf.reply import Reply
-from smtp2cf.smtpd import LMTP_LISTENER
 from smtp2cf.smtpd.sasl import Credentials, parse_auth
 from tests.smtpd.conftest import LOOPBACK, Service, Start
 from tests.smtpd.dialog import Client, dotted, until
@@ -447,7 +446,7 @@ async def test_a_refused_sender_is_one_that_was_understood(start: Start) -> None
 
 
 async def test_lmtp_has_users_too(start: Start) -> None:
-    service = await begin(start, listener=LMTP_LISTENER, allow_networks=())
+    service = await begin(start, protocol="lmtp", allow_networks=())
     client = await service.connect()
     await client.reply()
     assert "AUTH PLAIN LOGIN" in await client.ask("LHLO a")

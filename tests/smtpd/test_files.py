@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from smtp2cf.smtpd import SMTPS_LISTENER
 from smtp2cf.smtpd.descriptors import Files
 from smtp2cf.smtpd.outgoing import SEND_BUFFER
 from tests.smtpd.conftest import Start
@@ -51,7 +50,7 @@ async def test_who_comes_when_files_are_short_is_told_so(start: Start, unix: boo
 async def test_with_tls_they_are_hung_up_on_at_once(
     start: Start, certificates: Certificates, logged: Lines
 ) -> None:
-    service = await start(listener=SMTPS_LISTENER, tls=certificates.server)
+    service = await start(protocol="smtps", tls=certificates.server)
     service.server.sessions.files.usable = 1
     client = await service.connect()
     assert await client.everything() == ""
@@ -85,7 +84,7 @@ async def test_who_waits_at_a_shared_socket_waits_for_the_next_server(start: Sta
     kept = socket.create_server(("127.0.0.1", 0))
     kept.setblocking(False)
     with contextlib.closing(kept):
-        await service.server.start([kept.dup()], shared=True)
+        await service.listen([kept.dup()], shared=True)
         waiting = socket.create_connection(kept.getsockname())
         await service.server.drain(1)
         await asyncio.sleep(0)
@@ -105,7 +104,7 @@ async def test_every_connection_has_the_small_buffer(start: Start, kind: str) ->
         listener = socket.create_server(("127.0.0.1", 0))
         listener.setblocking(False)
         early = socket.create_connection(listener.getsockname())
-        await service.server.start([listener])
+        await service.listen([listener])
     else:
         early = await service.connect()
     await until(lambda: bool(service.server.sessions))

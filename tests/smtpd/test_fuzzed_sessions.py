@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fuzz.session import EVENT, EVENTS, FATES, SEPARATOR, session
-from fuzz.wire import HANDSHAKE, LISTENERS, PASSWORD, USER
+from fuzz.wire import HANDSHAKE, PASSWORD, PROTOCOLS, USER
 
 MAIL, RCPT, OTHER = (
     b"MAIL FROM:<anna@sender.example>",
@@ -76,7 +76,7 @@ def _cut(octets: bytes, seed: int) -> bytes:
 
 
 @settings(max_examples=400, deadline=None)
-@given(choice=st.integers(0, len(LISTENERS) * len(FATES) - 1), steps=_sessions, seed=st.integers(0, 1 << 16))
+@given(choice=st.integers(0, len(PROTOCOLS) * len(FATES) - 1), steps=_sessions, seed=st.integers(0, 1 << 16))
 def test_whatever_is_sent_the_session_holds(choice: int, steps: bytes, seed: int) -> None:
     session(bytes([choice]) + _cut(steps, seed))
 
@@ -87,9 +87,9 @@ def test_noise_of_any_kind_does_not_break_a_session(octets: bytes) -> None:
     session(octets)
 
 
-@pytest.mark.parametrize("listener", range(len(LISTENERS)))
+@pytest.mark.parametrize("listener", range(len(PROTOCOLS)))
 def test_a_session_octet_by_octet(listener: int) -> None:
-    hello = b"LHLO a\r\n" if LISTENERS[listener].lmtp else b"EHLO a\r\n"
+    hello = b"LHLO a\r\n" if PROTOCOLS[listener] == "lmtp" else b"EHLO a\r\n"
     whole = hello + MAIL + b" PRDR\r\n" + RCPT + b"\r\n" + OTHER + b"\r\nDATA\r\n.\r\n.x\r\n.\r\nNOOP\r\n"
     whole += MAIL + b"\r\n" + RCPT + b"\r\nBDAT 5\r\n\r\n.\r\nBDAT 2 LAST\r\n\r\nQUIT\r\n"
     session(bytes([listener]) + SEPARATOR.join(bytes([octet]) for octet in whole))

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from smtp2cf.reply import Reply
-from smtp2cf.smtpd import SMTP_LISTENER, SMTPS_LISTENER, log_limit
+from smtp2cf.smtpd import log_limit
 from smtp2cf.smtpd.connection import Connection
 from tests.smtpd.conftest import Service, Start
 from tests.smtpd.dialog import Client, until
@@ -52,7 +52,7 @@ async def _in_clear(service: Service, _: Certificates) -> Client:
 
 
 async def _in_tls(service: Service, certificates: Certificates) -> Client:
-    if service.listener.tls:
+    if service.listener.tls_first:
         return await service.connect(tls=certificates.client)
     return await service.secured(certificates.client)
 
@@ -105,7 +105,7 @@ async def test_nothing_is_left_of_sessions(
     monkeypatch.setattr(log_limit, "INTERVAL", 0.0)
     monkeypatch.setattr("smtp2cf.smtpd.time_limits.LINGER", 0.05)
     service = await start(
-        listener=SMTPS_LISTENER if smtps else SMTP_LISTENER, tls=certificates.server, authenticate=_check,
+        protocol="smtps" if smtps else "smtp", tls=certificates.server, authenticate=_check,
         auth_without_tls=True, max_message_size=50_000,
     )  # fmt: skip
     blocks, tasks, files = [], [], []

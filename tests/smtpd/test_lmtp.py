@@ -6,7 +6,7 @@ import pytest
 
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.reply import Reply
-from smtp2cf.smtpd import LMTP_LISTENER
+from smtp2cf.smtpd import MailProtocol
 from tests.smtpd.conftest import TAKEN, Service, Start
 from tests.smtpd.dialog import dotted
 
@@ -44,7 +44,7 @@ async def answers(service: Service, octets: bytes) -> list[str]:
 
 @pytest.mark.parametrize("unix", [False, True])
 async def test_the_greeting_and_what_is_offered(start: Start, unix: bool) -> None:
-    service = await start(listener=LMTP_LISTENER, unix=unix)
+    service = await start(protocol="lmtp", unix=unix)
     await service.play("""
         S: 220 bridge.example LMTP
         C: LHLO client.example
@@ -74,7 +74,7 @@ async def test_the_greeting_and_what_is_offered(start: Start, unix: bool) -> Non
 
 
 async def test_each_listener_has_its_own_hello(start: Start) -> None:
-    lmtp, smtp = await start(listener=LMTP_LISTENER), await start()
+    lmtp, smtp = await start(protocol="lmtp"), await start()
     await lmtp.play("""
         S: 220
         C: EHLO a
@@ -94,7 +94,7 @@ async def test_each_listener_has_its_own_hello(start: Start) -> None:
 
 
 async def test_every_recipient_has_its_answer_in_the_order_of_rcpt(start: Start) -> None:
-    service = await start(by_name, listener=LMTP_LISTENER)
+    service = await start(by_name, protocol="lmtp")
     await service.play("""
         S: 220
         C: LHLO a
@@ -139,7 +139,7 @@ async def test_every_recipient_has_its_answer_in_the_order_of_rcpt(start: Start)
 
 
 async def test_a_whole_session_in_one_packet(start: Start) -> None:
-    service = await start(by_name, listener=LMTP_LISTENER)
+    service = await start(by_name, protocol="lmtp")
     session = to_data(*TWO) + dotted(b"one\r\n") + to_data("later@example.net") + dotted(b"two\r\n")
     assert [line[:9] for line in await answers(service, session)] == [
         "250 2.1.0", "250 2.1.5", "250 2.1.5", "354 end w", "250 2.1.5", "550 5.1.1",
@@ -148,7 +148,7 @@ async def test_a_whole_session_in_one_packet(start: Start) -> None:
 
 
 async def test_bdat_has_as_many_answers(start: Start) -> None:
-    service = await start(by_name, listener=LMTP_LISTENER)
+    service = await start(by_name, protocol="lmtp")
     session = to_data(*TWO).removesuffix(b"DATA\r\n") + b"BDAT 3\r\none" + b"BDAT 3 LAST\r\ntwo"
     # The first chunk has one answer, and so has a chunk that nobody asked for.
     session += b"BDAT 4 LAST\r\nxxxx"
@@ -159,7 +159,7 @@ async def test_bdat_has_as_many_answers(start: Start) -> None:
 
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_a_message_that_is_too_big_is_refused_for_each(start: Start, chunked: bool) -> None:
-    service = await start(by_name, listener=LMTP_LISTENER, max_message_size=100)
+    service = await start(by_name, protocol="lmtp", max_message_size=100)
     message = b"x" * 200 + b"\r\n"
     session = to_data(*TWO)
     if chunked:
@@ -174,7 +174,7 @@ async def test_a_mistake_of_ours_is_answered_for_each(start: Start, logged: list
     async def fail(*_: object) -> Verdict:
         raise RuntimeError("broken")
 
-    service = await start(fail, listener=LMTP_LISTENER)
+    service = await start(fail, protocol="lmtp")
     heard = await answers(service, to_data(*TWO) + dotted(b"x\r\n") + b"NOOP\r\n")
     assert [line[:9] for line in heard[-3:]] == ["451 4.3.0", "451 4.3.0", "250 2.0.0"]
     assert [line["event"] for line in logged if line["log_level"] == "error"] == ["session.error"]
@@ -199,7 +199,7 @@ async def test_a_mistake_anywhere_around_a_message_is_answered_for_each(
         raise RuntimeError("broken")
 
     monkeypatch.setattr(f"smtp2cf.smtpd.{broken}", fail)
-    service = await start(listener=LMTP_LISTENER)
+    service = await start(protocol="lmtp")
     session = to_data(*TWO)
     if chunked:
         session = session.removesuffix(b"DATA\r\n") + b"BDAT 3 LAST\r\nx\r\n"
@@ -216,14 +216,14 @@ async def test_a_recipient_without_an_outcome_has_the_answer_to_the_message(star
     async def forgetful(envelope: Envelope, _: bytes) -> Verdict:
         return Verdict(LATER, {envelope.forward_paths[0]: SENT})
 
-    service = await start(forgetful, listener=LMTP_LISTENER)
+    service = await start(forgetful, protocol="lmtp")
     heard = await answers(service, to_data(*TWO) + dotted(b"x\r\n"))
     assert heard[-2:] == ["250 2.1.5 delivered", "451 4.7.1 later"]
 
 
 async def test_without_recipients_there_is_one_answer(start: Start) -> None:
     """RFC 2033 §4.2: DATA is refused where no RCPT was taken."""
-    service = await start(by_name, listener=LMTP_LISTENER)
+    service = await start(by_name, protocol="lmtp")
     heard = await answers(service, to_data("nonsense") + b"NOOP\r\n")
     assert [line[:9] for line in heard] == ["250 2.1.0", "553 5.1.3", "503 5.5.1", "250 2.0.0"]
 
@@ -236,7 +236,7 @@ async def test_the_answers_are_in_utf_8_where_the_client_takes_that(start: Start
         }
         return Verdict(outcomes[envelope.forward_paths[0]], outcomes)
 
-    service = await start(named, listener=LMTP_LISTENER)
+    service = await start(named, protocol="lmtp")
     who = "anna@gr\u00fcn.example"
     (plain,) = (await answers(service, to_data(who) + dotted(b"x\r\n")))[-1:]
     (utf8,) = (await answers(service, to_data(who, parameters=" SMTPUTF8") + dotted(b"x\r\n")))[-1:]
@@ -249,7 +249,7 @@ async def test_an_answer_of_many_words_has_several_lines_and_is_still_one(start:
         outcomes = {who: Reply(451, "4.3.0", f"{who} " + "word " * 200) for who in envelope.forward_paths}
         return Verdict(LATER, outcomes)
 
-    client = await (await start(wordy, listener=LMTP_LISTENER)).greeted()
+    client = await (await start(wordy, protocol="lmtp")).greeted()
     await client.send(to_data(*TWO) + dotted(b"x\r\n"))
     for _ in range(5):
         await client.reply()
@@ -260,7 +260,7 @@ async def test_an_answer_of_many_words_has_several_lines_and_is_still_one(start:
 
 
 async def test_the_limit_of_recipients_holds(start: Start) -> None:
-    service = await start(by_name, listener=LMTP_LISTENER, max_recipients=2)
+    service = await start(by_name, protocol="lmtp", max_recipients=2)
     heard = await answers(service, to_data(*TWO, "carla@example.net") + dotted(b"x\r\n"))
     assert [line[:9] for line in heard[1:]] == [
         "250 2.1.5", "250 2.1.5", "452 4.5.3", "354 end w", "250 2.1.5", "550 5.1.1",
@@ -337,12 +337,11 @@ async def test_where_nobody_got_it_the_message_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("listener", "wire"), [("lmtp", ["552", "552"]), ("smtp", ["353", "552", "552", "552"])]
+    ("protocol", "wire"), [("lmtp", ["552", "552"]), ("smtp", ["353", "552", "552", "552"])]
 )
-async def test_what_is_too_big_too(start: Start, listener: str, wire: list[str]) -> None:
-    options = {"listener": LMTP_LISTENER} if listener == "lmtp" else {}
-    service = await start(by_name, max_message_size=10, **options)
-    verb, parameters = ("LHLO", "") if listener == "lmtp" else ("EHLO", PRDR)
+async def test_what_is_too_big_too(start: Start, protocol: MailProtocol, wire: list[str]) -> None:
+    service = await start(by_name, max_message_size=10, protocol=protocol)
+    verb, parameters = ("LHLO", "") if protocol == "lmtp" else ("EHLO", PRDR)
     heard = await answers(
         service, to_data(*TWO, parameters=parameters, verb=verb) + dotted(b"x" * 20 + b"\r\n")
     )
@@ -354,7 +353,7 @@ async def test_an_answer_counts_as_received_as_it_does_in_smtp(
 ) -> None:
     # Nor does anybody look at what TCP has acknowledged meanwhile.
     monkeypatch.setattr("smtp2cf.smtpd.reply_arrival.LOOK_EVERY", 60.0)
-    service = await start(listener=LMTP_LISTENER)
+    service = await start(protocol="lmtp")
     client = await service.greeted()
     await client.send(to_data(*TWO) + dotted(b"x\r\n"))
     for _ in range(7):
@@ -371,7 +370,7 @@ async def test_answers_wait_for_the_message_before_the_next_begins(start: Start)
         await opened.wait()
         return Verdict(TAKEN, dict.fromkeys(envelope.forward_paths, TAKEN))
 
-    client = await (await start(accept, listener=LMTP_LISTENER)).greeted()
+    client = await (await start(accept, protocol="lmtp")).greeted()
     await client.send(to_data(*TWO) + dotted(b"x\r\n") + to_data(*TWO) + dotted(b"y\r\n"))
     for _ in range(5):
         await client.reply()

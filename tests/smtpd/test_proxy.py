@@ -11,7 +11,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from smtp2cf.smtpd import LMTP_LISTENER, SMTPS_LISTENER
 from tests.smtpd.conftest import Service, Start
 from tests.smtpd.dialog import Client, dotted, until
 from tests.smtpd.rude_tls import RudeTls
@@ -125,7 +124,7 @@ async def test_the_greeting_comes_behind_the_header(start: Start) -> None:
 
 
 async def test_lmtp_too(start: Start) -> None:
-    service = await proxied(start, listener=LMTP_LISTENER)
+    service = await proxied(start, protocol="lmtp")
     client = await service.greeted(ahead=NAMED["v2 TCP6"][0])
     for command in ("MAIL FROM:<anna@example.com>", "RCPT TO:<bert@example.net>", "DATA", "."):
         await client.ask(command)
@@ -137,7 +136,7 @@ async def test_lmtp_too(start: Start) -> None:
 async def test_the_handshake_begins_right_behind_the_header(
     start: Start, certificates: Certificates, header: bytes, size: int
 ) -> None:
-    service = await proxied(start, listener=SMTPS_LISTENER, tls=certificates.server)
+    service = await proxied(start, protocol="smtps", tls=certificates.server)
     client = await service.connect()
     rude = RudeTls(client, certificates.client)
     await in_pieces(client, header + rude.hello(), size)
@@ -284,7 +283,7 @@ async def test_what_is_no_header_is_refused_with_one_line(start: Start, logged: 
 async def test_on_a_tls_port_nothing_is_said_that_the_client_could_not_read(
     start: Start, certificates: Certificates, logged: Lines
 ) -> None:
-    service = await proxied(start, listener=SMTPS_LISTENER, tls=certificates.server)
+    service = await proxied(start, protocol="smtps", tls=certificates.server)
     client = await service.connect(ahead=WRONG["SMTP"])
     assert await client.line() == "<closed>"
     assert _events(logged) == ["session.proxy_refused"]

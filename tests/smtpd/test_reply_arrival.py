@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from smtp2cf.envelope import Envelope, Verdict
-from smtp2cf.smtpd import SMTP_LISTENER, SMTPS_LISTENER
 from smtp2cf.smtpd.reply_arrival import Tcp, has_arrived, tcp_info
 from tests.smtpd.conftest import TAKEN, Service, Start
 from tests.smtpd.dialog import dotted, until
@@ -69,7 +68,7 @@ async def meet(start: Start, certificates: Certificates) -> AsyncIterator[Meet]:
     async def meet(way: str, last: bytes = MESSAGE) -> Meeting:
         tls_first = way.startswith("SMTPS")
         service = await start(
-            listener=SMTPS_LISTENER if tls_first else SMTP_LISTENER,
+            protocol="smtps" if tls_first else "smtp",
             tls=None if way == "plain" else certificates.server,
         )
         client = await RawClient.connect(("127.0.0.1", service.port))

@@ -7,7 +7,7 @@ import pytest
 
 from smtp2cf.envelope import Verdict
 from smtp2cf.reply import Reply
-from smtp2cf.smtpd import LMTP_LISTENER, SMTP_LISTENER, Listener, Policy, Quota, Quotas, Rules
+from smtp2cf.smtpd import Listener, MailProtocol, Policy, Quota, Quotas, Rules
 from smtp2cf.smtpd.chunks import Chunks
 from smtp2cf.smtpd.data import DataReader
 from smtp2cf.smtpd.sasl import Credentials
@@ -22,17 +22,16 @@ async def _nobody(*_: str) -> Reply | None:
     return Reply(535, "5.7.8", "wrong")
 
 
-def make(listener: Listener = SMTP_LISTENER, client: str = "127.0.0.1", **rules: Any) -> Session:
+def make(protocol: MailProtocol = "smtp", client: str = "127.0.0.1", **rules: Any) -> Session:
     policy = Policy(
         hostname="bridge.example",
         allow_networks=(ipaddress.ip_network("127.0.0.0/8"),),
         max_message_size=100,
         max_recipients=2,
-        max_sessions=10,
         session_timeout=60.0,
         auth_without_tls=True,
     )
-    return Session(Rules(policy, **rules), listener, client, secure=False)
+    return Session(Listener(rules=Rules(policy, **rules), protocol=protocol), client)
 
 
 def ask(session: Session, *lines: str) -> Any:
@@ -106,7 +105,7 @@ def test_a_message_has_its_queue_id_from_mail_on() -> None:
 
 
 def test_a_verdict_in_lmtp_is_a_reply_for_each_recipient() -> None:
-    session = make(LMTP_LISTENER)
+    session = make("lmtp")
     ask(session, "LHLO a", *ENVELOPE[1:])
     assert isinstance(read(session, b"x\r\n"), Relay)
     gone = Reply(550, "5.1.1", "gone")

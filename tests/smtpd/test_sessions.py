@@ -35,7 +35,7 @@ async def test_sessions_share_nothing_that_can_change(start: Start) -> None:
         for name, value in vars(one).items()
         if vars(other)[name] is value and not isinstance(value, UNCHANGING)
     }
-    assert shared == {"loop", "_sessions", "_listener"}
+    assert shared == {"loop", "rules", "_sessions", "_listener"}
 
 
 def test_what_is_shared_holds_no_session() -> None:

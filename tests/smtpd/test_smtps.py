@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import ssl
 import time
 from collections.abc import MutableMapping
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from smtp2cf.smtpd import SMTPS_LISTENER, Quota, Quotas
+from smtp2cf.smtpd import Listener, Quota, Quotas
 from tests.smtpd.conftest import Start
 from tests.smtpd.dialog import until
 from tests.smtpd.rude_tls import RudeTls
@@ -29,7 +30,7 @@ async def anybody(*_: str) -> None:
 @pytest.mark.parametrize("unix", [False, True])
 async def test_a_session_in_tls(start: Start, certificates: Certificates, unix: bool) -> None:
     service = await start(
-        listener=SMTPS_LISTENER, unix=unix, tls=certificates.server, authenticate=anybody, allow_networks=()
+        protocol="smtps", unix=unix, tls=certificates.server, authenticate=anybody, allow_networks=()
     )
     client = await service.connect(tls=certificates.client)
     await client.play("""
@@ -73,20 +74,21 @@ async def test_a_session_in_tls(start: Start, certificates: Certificates, unix: 
 async def test_it_needs_a_certificate(start: Start) -> None:
     service = await start()
     with pytest.raises(ValueError, match="needs a certificate"):
-        await service.server.start([], SMTPS_LISTENER)
+        Listener(rules=service.listener.rules, protocol="smtps")
 
 
 async def test_each_handshake_has_the_certificate_of_its_time(
     start: Start, certificates: Certificates
 ) -> None:
-    service = await start(listener=SMTPS_LISTENER, tls=certificates.server)
+    service = await start()
     seen: list[bool] = []
 
     def current() -> ssl.SSLContext:
         seen.append(True)
         return certificates.server
 
-    service.server.sessions.rules.tls = current
+    service.listener = Listener(rules=service.listener.rules, protocol="smtps", certificate=current)
+    await service.start(socket.AF_INET, ("127.0.0.1", 0))
     for _ in range(3):
         await service.greeted(tls=certificates.client)
     assert len(seen) == 3
@@ -108,7 +110,7 @@ async def test_each_handshake_has_the_certificate_of_its_time(
 async def test_a_client_without_tls_is_hung_up_on(
     start: Start, certificates: Certificates, logged: Lines, said: bytes
 ) -> None:
-    service = await start(listener=SMTPS_LISTENER, tls=certificates.server)
+    service = await start(protocol="smtps", tls=certificates.server)
     client = await service.connect()
     await client.send(said)
     assert b"220" not in await client.reader.read()
@@ -123,7 +125,7 @@ async def test_a_handshake_has_its_time(
     start: Start, certificates: Certificates, logged: Lines, monkeypatch: pytest.MonkeyPatch, sent: int
 ) -> None:
     monkeypatch.setattr("smtp2cf.smtpd.handshake.HANDSHAKE_TIMEOUT", 0.2)
-    service = await start(listener=SMTPS_LISTENER, tls=certificates.server)
+    service = await start(protocol="smtps", tls=certificates.server)
     client = await service.connect()
     await client.send(RudeTls(client, certificates.client).hello()[:sent])
     begin = time.monotonic()
@@ -138,7 +140,7 @@ async def test_a_handshake_has_its_time(
 async def test_a_client_that_leaves_in_its_handshake(
     start: Start, certificates: Certificates, logged: Lines, how: str, sent: int
 ) -> None:
-    service = await start(listener=SMTPS_LISTENER, tls=certificates.server)
+    service = await start(protocol="smtps", tls=certificates.server)
     client = await service.connect()
     await client.send(RudeTls(client, certificates.client).hello()[:sent])
     getattr(client, how)()
@@ -153,7 +155,7 @@ async def test_a_client_that_leaves_in_its_handshake(
 async def test_a_client_that_leaves_with_the_last_of_its_handshake_is_forgotten(
     start: Start, certificates: Certificates, leaving: str
 ) -> None:
-    service = await start(listener=SMTPS_LISTENER, tls=certificates.server)
+    service = await start(protocol="smtps", tls=certificates.server)
     client = await service.connect()
     rude = RudeTls(client, certificates.client)
     await client.send(rude.hello())
@@ -170,7 +172,7 @@ async def test_a_client_that_leaves_with_the_last_of_its_handshake_is_forgotten(
 async def test_commands_that_come_with_the_last_of_the_handshake_are_answered(
     start: Start, certificates: Certificates
 ) -> None:
-    service = await start(listener=SMTPS_LISTENER, tls=certificates.server)
+    service = await start(protocol="smtps", tls=certificates.server)
     client = await service.connect()
     rude = RudeTls(client, certificates.client)
     await client.send(rude.hello())
@@ -184,7 +186,7 @@ async def test_commands_that_come_with_the_last_of_the_handshake_are_answered(
 async def test_sessions_over_the_limit_are_told_to_come_back(
     start: Start, certificates: Certificates
 ) -> None:
-    service = await start(listener=SMTPS_LISTENER, tls=certificates.server, max_sessions=2)
+    service = await start(protocol="smtps", tls=certificates.server, max_sessions=2)
     first = await service.greeted(tls=certificates.client)
     await service.greeted(tls=certificates.client)
     third = await service.connect(tls=certificates.client)
@@ -198,7 +200,7 @@ async def test_sessions_over_the_limit_are_told_to_come_back(
 async def test_those_who_only_connect_are_bounded_too(
     start: Start, certificates: Certificates, logged: Lines
 ) -> None:
-    service = await start(listener=SMTPS_LISTENER, tls=certificates.server, max_sessions=3)
+    service = await start(protocol="smtps", tls=certificates.server, max_sessions=3)
     (acceptor,) = service.server._acceptors
     idle = [await service.connect() for _ in range(3)]
     await until(lambda: len(acceptor._preparing) == 3)
@@ -212,13 +214,13 @@ async def test_those_who_only_connect_are_bounded_too(
 
 
 async def test_a_hundred_at_once(start: Start, certificates: Certificates) -> None:
-    service = await start(listener=SMTPS_LISTENER, tls=certificates.server)
+    service = await start(protocol="smtps", tls=certificates.server)
     clients = await asyncio.gather(*(service.greeted(tls=certificates.client) for _ in range(100)))
     assert len(service.server.sessions) == len(clients) == 100
 
 
 async def test_the_end_of_the_server(start: Start, certificates: Certificates) -> None:
-    service = await start(listener=SMTPS_LISTENER, tls=certificates.server)
+    service = await start(protocol="smtps", tls=certificates.server)
     client = await service.greeted(tls=certificates.client)
     arriving = await service.connect()
     await arriving.send(RudeTls(arriving, certificates.client).hello()[:60])
@@ -235,7 +237,7 @@ async def test_the_end_of_the_server(start: Start, certificates: Certificates) -
 
 @pytest.mark.asyncio(loop_factories=["uvloop"])
 async def test_no_client_makes_it_negotiate_anew(start: Start, certificates: Certificates) -> None:
-    service = await start(listener=SMTPS_LISTENER, tls=certificates.server)
+    service = await start(protocol="smtps", tls=certificates.server)
     client = await asyncio.create_subprocess_exec(
         *("openssl", "s_client", "-connect", f"127.0.0.1:{service.port}", "-tls1_2", "-crlf"),
         stdin=asyncio.subprocess.PIPE,
@@ -260,7 +262,7 @@ async def test_no_client_makes_it_negotiate_anew(start: Start, certificates: Cer
 async def test_what_a_refused_client_sent_along_is_nobodys(
     start: Start, certificates: Certificates, logged: list[Any]
 ) -> None:
-    service = await start(listener=SMTPS_LISTENER, tls=certificates.server, max_sessions=1)
+    service = await start(protocol="smtps", tls=certificates.server, max_sessions=1)
     await service.greeted(tls=certificates.client)
     late = await service.connect(tls=certificates.client)
     await late.send(b"MAIL FROM:<anna@example.com>\r\n")
@@ -272,7 +274,7 @@ async def test_handshakes_count_against_what_one_client_may_have(
     start: Start, certificates: Certificates
 ) -> None:
     quotas = Quotas(Quota(sessions=2), Quota())
-    service = await start(listener=SMTPS_LISTENER, tls=certificates.server, quotas=quotas)
+    service = await start(protocol="smtps", tls=certificates.server, quotas=quotas)
     for _ in range(2):
         await service.connect()
     with pytest.raises(OSError):
@@ -286,7 +288,7 @@ async def test_a_refused_client_that_does_not_say_goodbye_is_not_waited_for(
 ) -> None:
     """No limit counts it, so it must not hold a file of the process."""
     monkeypatch.setattr("smtp2cf.smtpd.time_limits.REFUSED_LINGER", 0.3)
-    service = await start(listener=SMTPS_LISTENER, tls=certificates.server, max_sessions=1)
+    service = await start(protocol="smtps", tls=certificates.server, max_sessions=1)
     await service.greeted(tls=certificates.client)
     late = await service.connect(tls=certificates.client)
     late.writer.transport.pause_reading()

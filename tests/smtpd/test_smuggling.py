@@ -17,11 +17,11 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from fuzz.wire import HANDSHAKE, Call, House
+from fuzz.wire import HANDSHAKE, PROTOCOLS, Call, House
 from smtp2cf.cloudflare import Sent
 from smtp2cf.relay import MessagePolicy, Relay
 from smtp2cf.reply import DELIVERED
-from smtp2cf.smtpd import LMTP_LISTENER, SMTP_LISTENER, SMTPS_LISTENER, Listener
+from smtp2cf.smtpd import MailProtocol
 from tests.smtpd.conftest import Start
 
 END = b"\r\n.\r\n"
@@ -65,7 +65,6 @@ PUBLISHED = (
 SMUGGLED = (
     b"MAIL FROM:<admin@victim.example>\r\nRCPT TO:<target@victim.example>\r\nDATA\r\nFrom: admin\r\n\r\nhi"
 )
-LISTENERS = {"SMTP": SMTP_LISTENER, "LMTP": LMTP_LISTENER, "SMTPS": SMTPS_LISTENER}
 _BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 
 
@@ -83,11 +82,11 @@ class Bridge:
         self.calls.append((sender, list(recipients), message))
         return Sent(dict.fromkeys(recipients, DELIVERED), "<1@cf>")
 
-    def transaction(self, listener: Listener) -> Call:
+    def transaction(self, protocol: MailProtocol = "smtp") -> Call:
         """A client that has said MAIL and RCPT."""
         self.calls.clear()
-        call = self.house.call(listener)
-        call.send(b"LHLO a\r\n" if listener.lmtp else b"EHLO a\r\n")
+        call = self.house.call(protocol)
+        call.send(b"LHLO a\r\n" if protocol == "lmtp" else b"EHLO a\r\n")
         call.send(b"MAIL FROM:<anna@example.com>\r\nRCPT TO:<bert@example.net>\r\n")
         return call
 
@@ -108,7 +107,7 @@ def bridge(request: pytest.FixtureRequest) -> Iterator[Bridge]:
 
 
 def _is_normal(bridge: Bridge) -> bool:
-    return not bridge.house.server.sessions.rules.policy.crlf_only
+    return not bridge.house.listeners["smtp"].rules.policy.crlf_only
 
 
 def _check(bridge: Bridge, call: Call, message: bytes) -> None:
@@ -128,12 +127,12 @@ def _check(bridge: Bridge, call: Call, message: bytes) -> None:
     assert END not in sent.replace(b"\r\n.", b"\r\n..")
 
 
-@pytest.mark.parametrize("listener", LISTENERS)
-def test_no_sequence_but_one_ends_a_message(bridge: Bridge, listener: str) -> None:
-    step = (1 if _is_normal(bridge) else 3) if listener == "SMTP" else 9
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_no_sequence_but_one_ends_a_message(bridge: Bridge, protocol: MailProtocol) -> None:
+    step = (1 if _is_normal(bridge) else 3) if protocol == "smtp" else 9
     for sequence in NO_ENDS[::step]:
         text = b"Subject: x\r\n\r\nfirst" + sequence + SMUGGLED
-        call = bridge.transaction(LISTENERS[listener])
+        call = bridge.transaction(protocol)
         call.send(b"DATA\r\n")
         call.send(text + END)
         _check(bridge, call, (text + b"\r\n").replace(b"\r\n.", b"\r\n"))
@@ -146,27 +145,27 @@ def test_what_the_scanners_try_is_among_them() -> None:
 
 
 @pytest.mark.parametrize("sequence", PUBLISHED)
-@pytest.mark.parametrize("listener", LISTENERS)
-def test_nor_when_it_comes_in_pieces(bridge: Bridge, sequence: bytes, listener: str) -> None:
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_nor_when_it_comes_in_pieces(bridge: Bridge, sequence: bytes, protocol: MailProtocol) -> None:
     wire = b"DATA\r\nfirst" + sequence + SMUGGLED + END
     message = wire[6:-3].replace(b"\r\n.", b"\r\n")
     begin = wire.index(b"first") + 3
     for at in range(begin, begin + len(sequence) + 6):
-        call = bridge.transaction(LISTENERS[listener])
+        call = bridge.transaction(protocol)
         call.send(wire[:at])
         call.send(wire[at:])
         _check(bridge, call, message)
-    call = bridge.transaction(LISTENERS[listener])
+    call = bridge.transaction(protocol)
     for octet in wire:
         call.send(bytes([octet]))
     _check(bridge, call, message)
 
 
-@pytest.mark.parametrize("listener", LISTENERS)
-def test_nothing_ends_a_chunk(bridge: Bridge, listener: str) -> None:
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_nothing_ends_a_chunk(bridge: Bridge, protocol: MailProtocol) -> None:
     for sequence in (*PUBLISHED, END, *ENDS, *NO_ENDS[::23]):
         message = b"Subject: x\r\n\r\nfirst" + sequence + SMUGGLED + b"\r\n.\r\nQUIT\r\n"
-        call = bridge.transaction(LISTENERS[listener])
+        call = bridge.transaction(protocol)
         cut = len(message) // 2
         call.send(b"BDAT %d\r\n" % cut + message[:cut])
         call.send(b"BDAT %d LAST\r\n" % (len(message) - cut) + message[cut:])
@@ -176,7 +175,7 @@ def test_nothing_ends_a_chunk(bridge: Bridge, listener: str) -> None:
 @pytest.mark.parametrize("sequence", ENDS, ids=repr)
 def test_an_end_with_something_around_it_is_an_end(bridge: Bridge, sequence: bytes) -> None:
     """What follows are commands, as RFC 5321 and every careful sender have it."""
-    call = bridge.transaction(SMTP_LISTENER)
+    call = bridge.transaction()
     text = b"first" + sequence
     call.send(b"DATA\r\n" + text)
     bridge.house.loop.pass_time(1)
@@ -193,7 +192,7 @@ def test_a_second_message_behind_has_an_answer_of_its_own(bridge: Bridge, sequen
     """Pipelined: what is in the first stays there, what is behind its end is the second."""
     text = b"first" + sequence + SMUGGLED
     second = b"MAIL FROM:<carla@example.com>\r\nRCPT TO:<dora@example.net>\r\nDATA\r\nsecond\r\n.\r\n"
-    call = bridge.transaction(SMTP_LISTENER)
+    call = bridge.transaction()
     call.send(b"DATA\r\n" + text + END + second)
     bridge.house.loop.pass_time(1)
     messages = [message for _, message in bridge.house.accepted]
@@ -253,7 +252,7 @@ def test_a_bare_cr_or_a_nul_ends_no_command_and_is_in_none(bridge: Bridge, comma
     ids=lambda command: repr(command[:16]),
 )
 def test_what_follows_a_bdat_that_is_none_is_no_command(bridge: Bridge, command: bytes) -> None:
-    call = bridge.transaction(SMTP_LISTENER)
+    call = bridge.transaction()
     call.send(command + b"\r\nRSET\r\nVRFY x\r\n")
     last = bytes(call.heard).splitlines()[-1]
     assert last.startswith((b"500 5.5.2", b"501 5.5.4"))
@@ -263,7 +262,7 @@ def test_what_follows_a_bdat_that_is_none_is_no_command(bridge: Bridge, command:
 
 
 def test_a_bdat_that_ends_with_lf_alone_is_none_where_that_is_refused(bridge: Bridge) -> None:
-    call = bridge.transaction(SMTP_LISTENER)
+    call = bridge.transaction()
     call.send(b"BDAT 6 LAST\nRSET\r\n")
     bridge.house.loop.pass_time(1)
     closed = call.transport.closing
@@ -305,7 +304,7 @@ async def test_over_sockets(start: Start, bare_newline: str, lmtp: bool) -> None
         return Sent(dict.fromkeys(recipients, DELIVERED), "<1@cf>")
 
     relay = Relay(send_raw, MessagePolicy(bare_newline=bare_newline))  # type: ignore[arg-type]
-    service = await start(relay.accept, listener=LMTP_LISTENER if lmtp else SMTP_LISTENER)
+    service = await start(relay.accept, protocol="lmtp" if lmtp else "smtp")
     for sequence in PUBLISHED:
         client = await service.greeted()
         for command in ("MAIL FROM:<anna@example.com>", "RCPT TO:<bert@example.net>", "DATA"):

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from smtp2cf.envelope import Envelope, Verdict
-from smtp2cf.smtpd import LMTP_LISTENER
 from smtp2cf.smtpd.connection import PIPELINE_LIMIT
 from tests.smtpd.conftest import TAKEN, Service, Start
 from tests.smtpd.dialog import Client, dotted, until
@@ -80,7 +79,7 @@ async def test_a_message_over_tls(start: Start, certificates: Certificates, tls:
 
 
 async def test_over_a_unix_socket_in_lmtp_too(start: Start, certificates: Certificates) -> None:
-    service = await start(unix=True, listener=LMTP_LISTENER, tls=certificates.server)
+    service = await start(unix=True, protocol="lmtp", tls=certificates.server)
     client = await service.secured(certificates.client)
     assert (await client.ask("MAIL FROM:<anna@example.com>")).startswith("250")
 
