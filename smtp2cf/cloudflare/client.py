@@ -20,7 +20,7 @@ import orjson
 from smtp2cf import __version__
 from smtp2cf.cloudflare.api import Api
 from smtp2cf.cloudflare.errors import TokenRefusedError, error_of, no_answer
-from smtp2cf.cloudflare.health import ApiHealth, Unwatched
+from smtp2cf.cloudflare.health import ApiHealth, State, Unwatched
 from smtp2cf.cloudflare.outcomes import Sent, read_sent
 from smtp2cf.cloudflare.pacing import Pacer, Turn, retry_after_of
 from smtp2cf.cloudflare.transport import Answer, NotBegun, Transport
@@ -125,7 +125,8 @@ class Client:
         each call. Raises SendError.
         """
         while True:
-            self.health.require()
+            if self.health.state is not State.UP:
+                self.health.require()
             turn = await self.pacer.admit(deadline)
             fields = self._fields
             try:

@@ -106,8 +106,9 @@ class ApiHealth:
 
     def begin(self) -> float:
         """A call with mail begins; returns when. Raises SendError if it may not be made."""
-        self.require()
-        self.on_trial = False
+        if self.state is not State.UP:
+            self.require()
+            self.on_trial = False
         return self._clock()
 
     def ended(self, began: float, error: SendError | None) -> None:
