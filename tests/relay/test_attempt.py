@@ -352,6 +352,23 @@ async def test_suppressed_recipients_never_blame_the_message() -> None:
     assert {attempt.outcomes[who] for who in recipients[:-1]} == {SUPPRESSED}
 
 
+async def test_recipients_refused_for_themselves_say_nothing_of_the_message() -> None:
+    """They are where the message is tried on single recipients first."""
+    recipients = people(50)
+    invalid = {recipients[place] for place in (0, 49)}
+    suppressed = {recipients[place] for place in (16, 32, 17, 33)}
+
+    def fate(part: Sequence[str]) -> SendError | None:
+        if invalid.intersection(part):
+            return recipient_error(INVALID)
+        return recipient_error() if suppressed.intersection(part) else None
+
+    api = Api(fate)
+    attempt = await attempt_to_send(api, recipients)
+    assert api.delivered == Counter(set(recipients) - invalid - suppressed)
+    assert {who for who, out in attempt.outcomes.items() if out == SUPPRESSED} == suppressed
+
+
 async def test_the_account_may_fail_while_the_message_is_judged() -> None:
     recipients = people(50)
 

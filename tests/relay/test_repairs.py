@@ -281,7 +281,8 @@ def test_everybody_good_gets_it_once_in_the_right_form(data: st.DataObject) -> N
     for who in set(people) - odd - suppressed:
         out = attempt.outcomes[who]
         assert out.success or out == NOT_FOUND_OUT or not taken, "refused though others got it"
-        assert not out.permanent or len(odd) > len(people) // 2, "refused by guesswork"
+        halves = [call for call, _ in calls if who in call and len(call) <= (len(people) + 1) // 2]
+        assert not out.permanent or halves, "refused by guesswork"
     assert bool(attempt.repaired) == (needs_repair and bool(taken))
 
 
