@@ -104,13 +104,15 @@ class Attempts:
         message: bytes,
         *,
         patience: float,
+        taken: bool = False,
         is_dsn: bool = False,
         lease: Lease | None = None,
     ) -> Attempt:
         """One attempt to send to `recipients`, with an outcome for each spelling they were given in.
 
-        patience: seconds it may wait for its turn under the account's limits. lease: the right to send mail
-        that is, or may come to be, in a spool.
+        patience: seconds it may wait for its turn under the account's limits. taken: Cloudflare has taken the
+        message for others, so that it is not to blame. lease: the right to send mail that is, or may come to
+        be, in a spool.
         """
         sender = envelope.reverse_path or self._null_sender_address
         if is_dsn:
@@ -138,9 +140,8 @@ class Attempts:
             result: Sent | Exception = await version.send(first)
         except Exception as error:  # noqa: BLE001 - see `_Calls.go_on`
             result = error
-        whole = len(recipients) >= len(envelope.forward_paths)
         repair_it = functools.partial(_repaired, send, message, version.changed) if self._repair else None
-        calls = _Calls(Versions(version, repair_it), forms, vouched=not whole)
+        calls = _Calls(Versions(version, repair_it), forms, vouched=taken)
         attempt = await calls.go_on(first, result)
         if attempt.repaired and attempt.repaired != version.changed:
             self._repairs.remember(sender, attempt.repaired)

@@ -208,6 +208,7 @@ class Queue:
                     item.unresolved,
                     message,
                     patience=PATIENCE,
+                    taken=any(reply.success for reply in item.outcomes.values()),
                     is_dsn=item.is_dsn,
                     lease=lease,
                 )

@@ -10,14 +10,13 @@ from smtp2cf.relay.bounces import BouncePolicy
 
 
 async def attempt_to_send(
-    send: Callable[[Sequence[str]], Awaitable[Sent]], recipients: Sequence[str], *, whole: bool = True
+    send: Callable[[Sequence[str]], Awaitable[Sent]], recipients: Sequence[str], *, taken: bool = False
 ) -> Attempt:
-    """Try to send to `recipients`. whole: they are all of the message's recipients."""
+    """Try to send to `recipients`. taken: for others, before."""
 
     async def send_raw(_: str, part: Sequence[str], **__: Any) -> Sent:
         return await send(part)
 
-    others = () if whole else ("other@example.net",)
-    envelope = Envelope(reverse_path="a@example.com", forward_paths=(*recipients, *others))
+    envelope = Envelope(reverse_path="a@example.com", forward_paths=tuple(recipients))
     attempts = Attempts(send_raw, "", BouncePolicy(hostname="localhost"))
-    return await attempts.make(envelope, recipients, b"", patience=60)
+    return await attempts.make(envelope, recipients, b"", patience=60, taken=taken)

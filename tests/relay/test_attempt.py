@@ -217,7 +217,7 @@ async def test_for_one_recipient_the_message_is_to_blame() -> None:
 
 
 async def test_the_last_one_left_of_several_is_refused_as_an_address() -> None:
-    attempt = await attempt_to_send(suppressing(people(1), MALFORMED), people(1), whole=False)
+    attempt = await attempt_to_send(suppressing(people(1), MALFORMED), people(1), taken=True)
     assert attempt.outcomes[people(1)[0]].status == "5.1.3"
 
 
@@ -283,7 +283,7 @@ async def test_the_calls_it_takes_to_find_those_who_are_refused(
     left, made = recipients, []
     while left:
         before = len(api.calls)
-        attempt = await attempt_to_send(api, left, whole=left is recipients)
+        attempt = await attempt_to_send(api, left, taken=left is not recipients)
         made.append(len(api.calls) - before)
         assert made[-1] <= -(-len(left) // 50) + SEARCH_LIMIT
         assert list(attempt.outcomes) == left

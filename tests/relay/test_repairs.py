@@ -1,5 +1,6 @@
 """What Cloudflare calls invalid is tried once more, repaired; what helped is remembered for a day."""
 
+import asyncio
 import itertools
 import time
 from collections import Counter
@@ -18,6 +19,8 @@ from smtp2cf.relay.attempt import NOT_FOUND_OUT, SEARCH_LIMIT, Attempt, Attempts
 from smtp2cf.relay.repairs import REMEMBERED_FOR, SENDERS_LIMIT, Repairs
 from smtp2cf.reply import DELIVERED, SUPPRESSED, Reply, Scope, SendError
 from tests.relay.test_attempt import at_once
+from tests.relay.world import AWAY, Api, Call, delivered, failure, world
+from tests.spool.conftest import Backend
 
 INVALID = Reply(554, "5.6.0", "Cloudflare rejects the message as invalid [HTTP 400: email.invalid]")
 MALFORMED = Reply(554, "5.6.0", "Cloudflare rejects an address or the message as malformed")
@@ -75,13 +78,13 @@ class Account:
         *recipients: str,
         message: bytes = MESSAGE,
         sender: str = "a@example.com",
-        of: Sequence[str] = (),
+        taken: bool = False,
     ) -> Attempt:
-        """One attempt; its calls are counted from 0. of: all recipients, if these are those left."""
+        """One attempt; its calls are counted from 0. taken: for others, before."""
         self.cloudflare.calls.clear()
         to = recipients or (ME,)
-        self.envelope = Envelope(reverse_path=sender, forward_paths=tuple(of or to))
-        return await self._attempts.make(self.envelope, to, message, patience=1.0)
+        self.envelope = Envelope(reverse_path=sender, forward_paths=to)
+        return await self._attempts.make(self.envelope, to, message, patience=1.0, taken=taken)
 
     def sent(self) -> list[bytes]:
         """The message of each call of the last attempt."""
@@ -241,7 +244,7 @@ async def test_a_bad_address_and_a_message_that_needs_repair() -> None:
 async def test_the_last_one_left_gets_the_message_repaired_after_a_restart() -> None:
     """The others have it already; nobody remembers in which form."""
     account = Account(Cloudflare(RECEIVED))
-    attempt = await account.send(ME, of=[ME, "c@example.net"])
+    attempt = await account.send(ME, taken=True)
     assert (account.sent(), attempt.outcomes) == ([MESSAGE, REPAIRED], {ME: DELIVERED})
 
 
@@ -271,8 +274,7 @@ def test_everybody_good_gets_it_once_in_the_right_form(data: st.DataObject) -> N
     odd, suppressed = data.draw(draw, "odd"), data.draw(draw, "suppressed")
     needs_repair = data.draw(st.booleans(), "needs repair")
     account = Account(Cloudflare(*([COMMA] if needs_repair else []), odd=odd, suppressed=suppressed))
-    whole = data.draw(st.booleans(), "whole")
-    attempt = at_once(account.send(*people, of=people if whole else [*people, "x@y"]))
+    attempt = at_once(account.send(*people, taken=data.draw(st.booleans(), "taken")))
     calls, taken = account.cloudflare.calls, account.cloudflare.taken
     assert len(calls) <= -(-len(people) // 50) + SEARCH_LIMIT
     assert {message for _, message in taken} <= {REPAIRED if needs_repair else MESSAGE}
@@ -322,3 +324,48 @@ async def test_the_log_names_what_changed() -> None:
         (line,) = (line for line in lines if line["event"] == "mail.repaired")
         assert line["changed"] == ["Received", "DKIM-Signature", "From"]
         assert (line["from"], line["queue_id"]) == ("a@example.com", account.envelope.queue_id)
+
+
+# ---- mail that waits
+
+
+INVALID_NOW = failure(400, 10202, "email.sending.error.email.invalid")
+
+
+async def test_mail_from_the_spool_is_repaired_too_and_waits_as_it_came(sqlite: Backend, api: Api) -> None:
+    gone = asyncio.Event()
+
+    async def answer(call: Call) -> Any:
+        if not gone.is_set():
+            return await AWAY(call)
+        return await (INVALID_NOW if b"Received: from" in call.message else delivered)(call)
+
+    api.answer = answer
+    async with world(await sqlite.open(), api) as here:
+        assert "kept" in await here.accept(message=MESSAGE)
+        (item,) = await here.items()
+        assert await here.spool.read(item.queue_id) == MESSAGE
+        gone.set()
+        await here.until_empty()
+    assert [call.message for call in api.calls[-2:]] == [MESSAGE, REPAIRED]
+
+
+async def test_a_message_that_nobody_got_is_to_blame_when_the_last_one_is_tried(
+    sqlite: Backend, api: Api
+) -> None:
+    """The others were refused for themselves, which says nothing for the message."""
+
+    async def answer(call: Call) -> Any:
+        if call.sender.startswith("mailer-daemon@"):
+            return await delivered(call)
+        if "bounced@example.org" in call.recipients:
+            return await failure(400, 10300, "a recipient is suppressed")(call)
+        return await (AWAY if len(api.calls) < 4 else INVALID_NOW)(call)
+
+    api.answer = answer
+    async with world(await sqlite.open(), api) as here:
+        await here.accept("bounced@example.org", "late@example.org", message=REPAIRED)
+        await here.until_empty()
+    reports = [call.message for call in api.calls if call.sender.startswith("mailer-daemon@")]
+    assert any(b"late@example.org" in report and b"Status: 5.6.0" in report for report in reports)
+    assert not any(b"the address is refused" in report for report in reports)
