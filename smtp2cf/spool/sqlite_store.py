@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from smtp2cf.reply import printable
 from smtp2cf.spool import codec, reserve
 from smtp2cf.spool.clock import Clock
-from smtp2cf.spool.protocol import MEMORY, PAGE, Action, Change, Filter, NewMail, SpoolItem
+from smtp2cf.spool.protocol import MEMORY, PAGE, Action, Change, Filter, NewMail, SpoolItem, SpoolUnavailable
 from smtp2cf.spool.turns import Turns
 from smtp2cf.spool.writer import Kind
 
@@ -99,20 +99,42 @@ class Store:
         self.set_aside = Kind(10, self._set_aside)
         self.amend = Kind(11, self._amend, durable=False)
 
-    def _put(self, connection: sqlite3.Connection, jobs: list[Sequence[NewMail]]) -> list[None]:
+    def _put(
+        self, connection: sqlite3.Connection, jobs: list[Sequence[NewMail]]
+    ) -> list[SpoolUnavailable | None]:
         letters = {mail.envelope.queue_id: mail for together in jobs for mail in together}
+        connection.execute("SAVEPOINT put")
         try:
             self._insert(connection, tuple(letters.values()))
         except sqlite3.IntegrityError:
-            # It was kept, but its caller was told of a failure or was cancelled, and asks again.
-            known = connection.execute(
-                "SELECT queue_id FROM mail WHERE queue_id IN (SELECT value FROM json_each(?))",
-                (json.dumps(tuple(letters)),),
-            ).fetchall()
-            for (queue_id,) in known:
-                del letters[queue_id]
-            self._insert(connection, tuple(letters.values()))
+            connection.execute("ROLLBACK TO put")  # part of it may have been written
+            return self._put_again(connection, jobs, letters)
         return [None] * len(jobs)
+
+    def _put_again(
+        self, connection: sqlite3.Connection, jobs: list[Sequence[NewMail]], letters: dict[str, NewMail]
+    ) -> list[SpoolUnavailable | None]:
+        """Put what is not there yet. What is there was kept, but its caller was told of a failure or was
+        cancelled, and asks again; or other mail has the queue id, which is no success."""
+        known = dict(
+            connection.execute(
+                "SELECT queue_id, envelope FROM mail WHERE queue_id IN (SELECT value FROM json_each(?))",
+                (json.dumps(tuple(letters)),),
+            )
+        )
+        refused = [
+            any(
+                known.get(mail.envelope.queue_id) not in (None, codec.encode_envelope(mail.envelope))
+                for mail in together
+            )
+            for together in jobs
+        ]
+        left = [mail for together, no in zip(jobs, refused, strict=True) if not no for mail in together]
+        self._insert(
+            connection,
+            tuple({key: mail for mail in left if (key := mail.envelope.queue_id) not in known}.values()),
+        )
+        return [SpoolUnavailable("its queue id belongs to other mail") if no else None for no in refused]
 
     def _insert(self, connection: sqlite3.Connection, letters: Sequence[NewMail]) -> None:
         now = self._clock.now()

@@ -360,3 +360,23 @@ asyncio.run(main())
         timeout=60,
     )
     assert int(done.stdout) < 20_000  # KiB, for 3,600 messages more, which have 59 MB
+
+
+async def test_a_queue_id_that_other_mail_has_is_no_250(sqlite: Backend) -> None:
+    spool = await sqlite.open()
+    first, innocent = new_mail(b"Subject: first\r\n\r\n"), new_mail()
+    same = new_mail(b"Subject: second\r\n\r\n", queue_id=first.envelope.queue_id)
+    await spool.put(first)
+    refused, with_it, kept, again = await asyncio.gather(
+        spool.put(same),
+        spool.put(new_mail(), same),
+        spool.put(innocent),
+        spool.put(first),
+        return_exceptions=True,
+    )
+    for error in (refused, with_it):
+        assert isinstance(error, SpoolUnavailable)
+        assert "belongs to other mail" in error.reply.text
+    assert (kept, again) == (None, None)
+    assert [item.envelope async for item in spool.items()] == [first.envelope, innocent.envelope]
+    assert await spool.read(first.envelope.queue_id) == first.message
