@@ -29,6 +29,9 @@ from smtp2cf.reply import SendError, one_line
 MAX_RECIPIENTS_PER_CALL = 50
 """Recipients that send_raw accepts (Cloudflare's limits page)."""
 
+KNOWN_WAIT = 1.0
+"""Seconds that a call may be blocked for while a client waits whose mail could be kept."""
+
 
 class TokenState(NamedTuple):
     """What Cloudflare says of the API token. reason: why it is refused."""
@@ -39,6 +42,10 @@ class TokenState(NamedTuple):
 
 class Lease(Protocol):
     """The right to send a message, which may be lost while the call waits: the relay's Lease."""
+
+    @property
+    def kept(self) -> bool:
+        """It is in the spool, so that it can wait; if not, a client waits for what becomes of it."""
 
     def holds(self) -> bool:
         """Whether it may be sent, as far as is known without asking."""
@@ -121,13 +128,16 @@ class Client:
         """Hand a message to send_raw for at most 50 recipients.
 
         reverse_path, recipients: ASCII. message: UTF-8. deadline: time.monotonic() seconds until which it
-        may wait for its turn; a call that was throttled is repeated until then. lease: confirmed right before
-        each call. Raises SendError.
+        may wait for its turn; a call that was throttled is repeated until then, unless the mail can be kept
+        instead. lease: confirmed right before each call. Raises SendError.
         """
         while True:
+            wait_until = deadline
             if self.health.state is not State.UP:
                 self.health.require()
-            turn = await self.pacer.admit(deadline)
+                if lease is not None and not lease.kept and self.pacer.blocked_for > KNOWN_WAIT:
+                    wait_until = time.monotonic()
+            turn = await self.pacer.admit(wait_until)
             fields = self._fields
             try:
                 began = self.health.begin()
@@ -154,6 +164,8 @@ class Client:
             self.health.ended(began, result)
             if not _is_throttled(answer, result) or time.monotonic() + self.pacer.blocked_for > deadline:
                 raise result
+            if lease is not None and not lease.kept:
+                raise result  # it is kept at once, rather than have its client wait
 
     def _read(self, answer: Answer, recipients: Sequence[str], turn: Turn) -> Sent | SendError:
         """What an answer means, and for the pacer, too."""

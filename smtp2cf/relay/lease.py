@@ -27,7 +27,7 @@ class Lease:
     def __init__(self, spool: Spool, queue_id: str, *, kept: bool) -> None:
         self._spool = spool
         self._queue_id = queue_id
-        self._kept = kept
+        self.kept = kept
         self._keeping: asyncio.Future[None] | None = None
         self.called = False
 
@@ -36,25 +36,25 @@ class Lease:
 
         From here on another bridge can take it over.
         """
-        self._kept = True  # before the write: a call that begins meanwhile must wait for it in `confirm`
+        self.kept = True  # before the write: a call that begins meanwhile must wait for it in `confirm`
         self._keeping = asyncio.ensure_future(self._spool.put(mail))
         try:
             await self._keeping
         except SendError as error:
-            self._kept = error.unanswered  # the write may have succeeded; otherwise the client still owns it
+            self.kept = error.unanswered  # the write may have succeeded; otherwise the client still owns it
             raise
         finally:
             self._keeping = None
 
     def holds(self) -> bool:
         """Whether it may be sent, as far as is known without asking. Ask again after every await."""
-        return not self._kept or self._spool.holds(self._queue_id)
+        return not self.kept or self._spool.holds(self._queue_id)
 
     async def confirm(self) -> None:
         """Make sure that it may be sent. Raises SendError if it may not, or if nobody can tell."""
         if (keeping := self._keeping) is not None:
             await asyncio.wait((keeping,))  # only then is it known whether there is a claim to ask about
-        if self._kept and not await self._spool.confirm(self._queue_id):
+        if self.kept and not await self._spool.confirm(self._queue_id):
             log.warning("queue.taken_over", queue_id=self._queue_id)
             raise SendError(TAKEN_OVER, Scope.ACCOUNT)
         self.called = True

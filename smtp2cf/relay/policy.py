@@ -23,4 +23,4 @@ class MessagePolicy:
     drop_headers: frozenset[str] = frozenset()
     check_header_from: bool = False
     mode: Literal["direct", "queue"] = "direct"
-    reply_timeout: float = 30.0
+    reply_timeout: float = 10.0

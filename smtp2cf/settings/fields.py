@@ -242,12 +242,13 @@ class Settings(BaseSettings):
         " message is safe in the spool.",
     )
     reply_timeout: Duration = Field(
-        30,
+        10,
         gt=0,
         le=3600,
         description="How long a client waits in direct mode. If Cloudflare has not answered by then, the"
-        " message is kept in the spool and the client gets 250. Without a spool: how long a"
-        " message may wait for the account's rate limit before its client gets 451.",
+        " message is kept in the spool and the client gets 250; at once if it is known that no call can be"
+        " made. Without a spool: how long a message may wait for the account's rate limit before its client"
+        " gets 451.",
     )
     partial_bounce: Annotated[Literal["accept", "reject"], LOWER_CASE] = Field(
         "accept",

@@ -21,6 +21,8 @@ class Lease:
         self._lapses = lapses
         self._confirms = confirms
 
+    kept = True
+
     def holds(self) -> bool:
         self.said.append("holds")
         self._lapses -= 1

@@ -245,7 +245,7 @@ CLIENTS = {
 def test_an_envelope_is_words_to_the_api_and_in_every_listing(
     api: Api, keeping: Bridge, commands: tuple[bytes, ...]
 ) -> None:
-    api.refuse(503, "later")
+    api.refuse(500, "internal_server, later")  # about the sender: the API is not away
     api.calls.clear()
     lines = deliver(keeping, *commands)
     assert_clean_lines(lines, utf8=b"SMTPUTF8" in commands[0])

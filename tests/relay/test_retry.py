@@ -60,6 +60,20 @@ async def test_retry_after_is_respected(sqlite: Backend, api: Api) -> None:
         assert len(api.calls) == 2
 
 
+async def test_no_client_waits_for_the_end_of_a_block_that_is_known(sqlite: Backend, api: Api) -> None:
+    """Neither the one whose call shows it nor the next, and the queue sends theirs when it ends."""
+    api.answer = first(failure(429, 10004, "email.sending.error.throttled", Retry_After="2"))
+    async with world(await sqlite.open(), api, reply_timeout=60) as here:
+        for name in ("first", "second"):
+            assert (await here.accept(f"{name}@example.org")).startswith("250 ")
+            assert len(api.calls) == 1
+        second = (await here.items())[1]
+        assert (second.attempts, second.due) == (0, True)
+        assert here.client.pacer.blocked_for > 0
+        await here.until_empty()
+    assert sorted(call.recipients[0][:5] for call in api.calls) == ["first", "first", "secon"]
+
+
 @pytest.mark.parametrize(
     ("attempts", "seconds"), [(1, 60), (2, 120), (3, 240), (6, 1920), (7, 3600), (8, 3600), (5000, 3600)]
 )
