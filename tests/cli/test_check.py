@@ -214,6 +214,10 @@ TABLE: list[tuple[dict[str, str], list[Finding]]] = [
         [error("domains", "a.example.com is not set up for sending")],
     ),
     ({"POSTMASTER": "m@bücher.example"}, [warning("domains", "xn--bcher-kva.example: this token sees no")]),
+    (
+        {"ALLOWED_SENDER_DOMAINS": "*.☃.example"},  # no name has this form (RFC 5892)
+        [warning("domains", "*.☃.example: this token sees no such zone")],
+    ),
     ({"ALLOWED_SENDER_DOMAINS": "*.example.com,*.news.example.com"}, []),
     (
         {"ALLOWED_SENDER_DOMAINS": "x@disabled.example.org"},

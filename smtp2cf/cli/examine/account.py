@@ -9,7 +9,7 @@ from smtp2cf.cloudflare.account import Account
 from smtp2cf.cloudflare.api import Api
 from smtp2cf.cloudflare.errors import TokenRefusedError
 from smtp2cf.cloudflare.setup import SendingDomain
-from smtp2cf.envelope import domain_of, sent_form
+from smtp2cf.envelope import domain_of
 from smtp2cf.reply import SendError, few_in_words
 from smtp2cf.settings import rooms
 from smtp2cf.settings.fields import Settings, SettingsError
@@ -150,7 +150,13 @@ def domains_of(settings: Settings, users: Iterable[Senders]) -> set[str]:
     for senders in (allowed, *users):
         found |= senders.domains | {domain for _, domain in senders.addresses}
         found |= {f"*.{parent}" for parent in senders.parents}
-    return {domain_of(sent_form(f"a@{domain}")) for domain in found if "." in domain}
+    return {_in_sent_form(domain) for domain in found if "." in domain}
+
+
+def _in_sent_form(domain: str) -> str:
+    """As text where a name has no such form: nothing is sent from it, and it is only looked up."""
+    wildcard = "*." if domain.startswith("*.") else ""
+    return wildcard + domain_of(f"@{domain.removeprefix(wildcard)}")
 
 
 _UNSEEN = "this token sees no such zone (it needs Zone: Read for this check):"
