@@ -2,8 +2,9 @@
 
 from fuzz.octets import number, split
 from smtp2cf.cloudflare import pacing
-from smtp2cf.cloudflare.client import MESSAGE_ID_LIMIT, _read_sent
+from smtp2cf.cloudflare.client import _read_sent
 from smtp2cf.cloudflare.errors import error_of
+from smtp2cf.cloudflare.outcomes import MESSAGE_ID_LIMIT
 from smtp2cf.cloudflare.transport import Answer
 from smtp2cf.reply import UNPRINTABLE
 

@@ -30,7 +30,7 @@ from tests.support.needs import needs
 async def test_a_call_is_what_cloudflare_documents(make_client: MakeClient) -> None:
     async with serving(always(ok(RECIPIENT, message_id="<1@x>"))) as server:
         sent = await send(make_client(server.base_url + "/"))
-        assert sent == ({RECIPIENT: DELIVERED}, "<1@x>")
+        assert (sent.outcomes, sent.message_id) == ({RECIPIENT: DELIVERED}, "<1@x>")
         (request,) = server.requests
         assert request.line == f"POST /client/v4/accounts/{ACCOUNT}/email/sending/send_raw HTTP/1.1"
         assert request.header("Host") == f"127.0.0.1:{server.port}"

@@ -213,7 +213,7 @@ def test_direct_exits_with_what_cloudflare_said(
     result = direct(*recipients, input=MAIL)
 
     assert result.code == code
-    assert says in result.reason
+    assert says in result.stderr
 
 
 def test_direct_without_an_account_is_a_configuration_error(direct: Sendmail) -> None:
