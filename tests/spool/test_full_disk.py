@@ -15,7 +15,7 @@ from smtp2cf.reply import Reply
 from smtp2cf.spool import Action, Filter, SpoolFull, Status
 from tests.spool.conftest import Backend, new_mail
 from tests.spool.test_survival import line, victim
-from tests.support.command import run
+from tests.support.command import clean_environment, run
 from tests.support.small_disk import SmallDisk, small_disk
 
 LATER = Reply(451, "4.3.0", "later, and why takes " + "many words " * 30)
@@ -165,8 +165,8 @@ async def test_the_first_start_on_a_full_disk_says_what_is_needed(sqlite: Backen
 
 
 def queue(disk: SmallDisk, *arguments: str) -> str:
-    env = {"SMTP2CF_STATE_DIR": str(disk.path), "SQLITE_TMPDIR": str(disk.path)}
-    done = run(["queue", *arguments], env)
+    settings = {"SMTP2CF_STATE_DIR": str(disk.path), "SQLITE_TMPDIR": str(disk.path)}
+    done = run(["queue", *arguments], clean_environment(settings))
     assert (done.status, done.err) == (0, "")
     return done.out
 
