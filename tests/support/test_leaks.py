@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.leaks import ZEROS, leaks_below
 from tests.support.secret import PASSWORD, TOKEN, redacted, shown_in
 
 ROOT = Path(__file__).parents[2]
@@ -123,3 +124,12 @@ def test_a_secret_is_found_in_other_forms(form: str) -> None:
 @pytest.mark.parametrize("text", ["", "token", TOKEN[:-1], TOKEN.upper()], ids=range(4))
 def test_what_is_no_secret_is_not_found(text: str) -> None:
     assert shown_in(text) == []
+
+
+@pytest.mark.parametrize("before", [0, 1, len(ZEROS) - 10, len(ZEROS), 2 * len(ZEROS) - len(TOKEN)])
+@pytest.mark.parametrize("behind", [0, 1, len(ZEROS), 3 * len(ZEROS) + 1])
+def test_a_secret_is_found_wherever_it_is_among_zeros(tmp_path: Path, before: int, behind: int) -> None:
+    (tmp_path / "x.reserve").write_bytes(bytes(before) + TOKEN.encode() + bytes(behind))
+    assert list(leaks_below(tmp_path)) == ["x.reserve shows TOKEN"]
+    (tmp_path / "x.reserve").write_bytes(bytes(before + behind + 1))
+    assert list(leaks_below(tmp_path)) == []
