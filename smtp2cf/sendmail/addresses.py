@@ -208,8 +208,8 @@ def _are_dotted(tokens: list[str]) -> bool:
 
 
 def is_local(text: str) -> bool:
-    """Is it a local part: characters that need no quotes, or one quoted string?"""
-    if not is_text(text):
+    """Is it a local part that Cloudflare takes: ASCII characters that need no quotes, or one quoted string?"""
+    if not text.isascii():
         return False
     if len(text) < 2 or text[0] != '"' or text[-1] != '"':
         return bool(text.strip(".")) and not NO_ATOM.intersection(text)

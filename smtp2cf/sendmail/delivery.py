@@ -12,7 +12,7 @@ from .exit_codes import OK, TEMPFAIL, Away
 from .message import Message
 from .options import Options
 from .output import NAMED_ON_STDERR, complain, printable
-from .reply import NO_ADDRESS, Outcome, Reply
+from .reply import Outcome, Reply, refusal_of
 from .settings import Settings
 from .submission import Submission
 
@@ -23,13 +23,13 @@ NOT_SENT_TO = "not sent to <"
 def deliver(options: Options, settings: Settings) -> int:
     """Read a message from standard input and deliver it; returns the exit code."""
     submission = Submission(options, settings)
-    unusable = {printable(source)[:LONGEST_ADDRESS]: NO_ADDRESS for source in submission.unusable}
+    unusable = {printable(source)[:LONGEST_ADDRESS]: refusal_of(source) for source in submission.unusable}
     try:
         code = hand_over(settings, submission.envelope, submission.message, unusable, options.verbose)
     finally:
         submission.message.close()
     for source in submission.unusable[:NAMED_ON_STDERR]:
-        complain(f"not an address: {source}")
+        complain(f"{refusal_of(source).lines[0].partition(' ')[2]}: {source}")
     return code
 
 

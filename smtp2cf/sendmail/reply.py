@@ -80,3 +80,10 @@ def exit_code(stage: str, reply: Reply) -> int:
 
 
 NO_ADDRESS = Reply(553, ["5.1.3 not an address"])
+NOT_ASCII = Reply(553, ["5.6.7 Cloudflare takes only ASCII characters before the @"])
+
+
+def refusal_of(source: str) -> Reply:
+    """Why what somebody wrote as an address can't be used."""
+    local, at, _ = source.rpartition("@")
+    return NOT_ASCII if at and not local.rpartition("<")[2].isascii() else NO_ADDRESS

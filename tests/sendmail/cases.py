@@ -239,7 +239,7 @@ OPTIONS = [
         "recipients as lists and with names",
         ("a@example.net, Bob <b@example.net>", '"C, D" <c@example.net>,d', "B@EXAMPLE.NET"),
         MAIL,
-        recipients=("a@example.net", "b@example.net", "c@example.net", "d@example.com", "B@EXAMPLE.NET"),
+        recipients=("a@example.net", "b@example.net", "c@example.net", "d@example.com", "B@example.net"),
         message=MAIL_OUT,
     ),
     Case("recipients with blanks between them", ("a@example.net b@example.net", "c@example.net\td"), MAIL,

@@ -32,7 +32,8 @@ LISTS = [
     ("a . b @ x . y", ["a.b@x.y"]),
     ("a@[IPv6:::1], b@[127.0.0.1]", ["a@[IPv6:::1]", "b@[127.0.0.1]"]),
     ("Anna\n <a@x>,\n\tb@y", ["a@x", "b@y"]),
-    ("jörg@bücher.example", ["jörg@bücher.example"]),
+    ("jorg@bücher.example", ["jorg@bücher.example"]),
+    ("jörg@bücher.example", [None]),
     ("a..b@x", ["a..b@x"]),
     ("-dash@x", ["-dash@x"]),
     (",, a@x ,,", ["a@x"]),
@@ -151,7 +152,9 @@ def test_an_address_is_what_the_bridge_takes_for_one(local: str, domain: str) ->
         theirs = not rest and read == address
     except PathError:
         theirs = False
-    if local.strip(".") and not domain.endswith("."):  # stricter about "." as a local part, which is a typo
+    if not domain.isascii():
+        assert ours or not theirs  # some have no A-label, which only the bridge finds out
+    elif local.strip(".") and not domain.endswith("."):  # stricter about "." as a local part, which is a typo
         assert ours == theirs
 
 
@@ -160,4 +163,5 @@ def test_whatever_the_text_its_addresses_are_the_bridges(text: str) -> None:
     for mailbox in [*parse_addresses(text), *parse_argument(text)]:
         if mailbox.address:
             address = mailbox.address if mailbox.insert_at is None else f"{mailbox.address}@example.com"
-            assert parse_path(f"<{address}>") == (address, "")
+            if address.isascii():
+                assert parse_path(f"<{address}>") == (address, "")
