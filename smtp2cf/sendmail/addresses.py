@@ -208,7 +208,7 @@ def _are_dotted(tokens: list[str]) -> bool:
 
 
 def is_local(text: str) -> bool:
-    """Is it a local part that Cloudflare takes: ASCII characters that need no quotes, or one quoted string?"""
+    """Is it a local part that Cloudflare takes: ASCII that needs no quotes, or one quoted string?"""
     if not text.isascii():
         return False
     if len(text) < 2 or text[0] != '"' or text[-1] != '"':
