@@ -3,7 +3,9 @@
 Knows nothing of what the processes do.
 """
 
+import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -42,10 +44,19 @@ def program(name: str) -> str:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listened on a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """A port of 127.0.0.1 on which nobody listens, and that the system gives to nobody who asks for any.
+
+    Of the ports that it gives away, one may go to somebody else before the caller's server listens on it.
+    """
+    ours = range(10_000, _first_ephemeral_port())
+    while True:
+        port = random.SystemRandom().choice(ours)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+
+
+def _first_ephemeral_port() -> int:
+    return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
 
 
 def environment(extra: Mapping[str, str]) -> dict[str, str]:

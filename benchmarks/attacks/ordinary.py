@@ -1,4 +1,4 @@
-"""An ordinary client: `python -m benchmarks.attacks.ordinary PORT` sends small messages until SIGTERM.
+"""An ordinary client: `python -m benchmarks.attacks.ordinary PORT RECIPIENT` sends small mail until SIGTERM.
 
 Each goes over a connection of its own, command by command, from connecting to the answer to QUIT. Prints the
 seconds that each took; exits 1 where one was not taken within a minute.
@@ -12,14 +12,18 @@ import time
 PAUSE = 0.02
 """Seconds between two messages."""
 PATIENCE = 60.0
-COMMANDS = (
-    (b"EHLO ordinary.example\r\n", b"250"),
-    (b"MAIL FROM:<ordinary@example.com>\r\n", b"250"),
-    (b"RCPT TO:<bert@example.net>\r\n", b"250"),
-    (b"DATA\r\n", b"354"),
-    (b"Subject: an ordinary message\r\n\r\n" + b"text\r\n" * 100 + b".\r\n", b"250"),
-    (b"QUIT\r\n", b"221"),
-)
+
+
+def commands(recipient: str) -> tuple[tuple[bytes, bytes], ...]:
+    """What it says, and how the answer to each begins."""
+    return (
+        (b"EHLO ordinary.example\r\n", b"250"),
+        (b"MAIL FROM:<ordinary@example.com>\r\n", b"250"),
+        (f"RCPT TO:<{recipient}>\r\n".encode(), b"250"),
+        (b"DATA\r\n", b"354"),
+        (b"Subject: an ordinary message\r\n\r\n" + b"text\r\n" * 100 + b".\r\n", b"250"),
+        (b"QUIT\r\n", b"221"),
+    )
 
 
 def _reply(sock: socket.socket) -> bytes:
@@ -32,12 +36,12 @@ def _reply(sock: socket.socket) -> bytes:
     return reply
 
 
-def send(port: int) -> float:
+def send(port: int, recipient: str) -> float:
     """Send one message; the seconds it took. Exits where it is not taken."""
     begin = time.monotonic()
     with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as sock:
         replies = [(_reply(sock), b"220")]
-        for command, expected in COMMANDS:
+        for command, expected in commands(recipient):
             sock.sendall(command)
             replies.append((_reply(sock), expected))
     for reply, expected in replies:
@@ -56,11 +60,11 @@ def main() -> None:
         stopped = True
 
     signal.signal(signal.SIGTERM, stop)
-    port = int(sys.argv[1])
-    send(port)
+    port, recipient = int(sys.argv[1]), sys.argv[2]
+    send(port, recipient)
     print("ready", flush=True)
     while not stopped:
-        print(send(port))
+        print(send(port, recipient))
         time.sleep(PAUSE)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.api import get, wait_for_http
+from benchmarks.api import RECIPIENT, get, wait_for_http
 from benchmarks.contenders import BRIDGE
 from benchmarks.processes import BrokenError, Process, environment, free_port
 from smtp2cf.access.edit import put_user
@@ -110,7 +110,7 @@ class OrdinaryClient:
     """A client in a process of its own that sends small messages, each over a new connection."""
 
     def __init__(self, port: int) -> None:
-        command = [sys.executable, "-m", "benchmarks.attacks.ordinary", str(port)]
+        command = [sys.executable, "-m", "benchmarks.attacks.ordinary", str(port), RECIPIENT]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment({}))
         assert self._process.stdout is not None
         self._process.stdout.readline()  # its first message is through

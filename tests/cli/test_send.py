@@ -2,8 +2,6 @@
 
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from smtp2cf import __version__
 from tests.access.hashes import line
 from tests.support.bridge import Bridge, running_bridge
 from tests.support.certificates import make_pair, write_pair
-from tests.support.command import Done, clean_environment, smtp2cf
+from tests.support.command import Done, clean_environment, run, smtp2cf
 
 ADDRESSES = ("--to", "anna@example.net", "--from", "me@example.com")
 
@@ -207,9 +205,8 @@ def test_takes_the_only_door_there_is(guarded: tuple[Bridge, dict[str, str]]) ->
 def test_reads_the_password_from_standard_input(guarded: tuple[Bridge, dict[str, str]]) -> None:
     bridge, settings = guarded
     env = {f"SMTP2CF_{name}": value for name, value in settings.items()} | bridge.env
-    command = [sys.executable, "-m", "smtp2cf", "send", *ADDRESSES, "--starttls", "--user", "bert"]
-    done = subprocess.run(command, input="söcret\n".encode(), env=clean_environment(env), timeout=60)
-    assert done.returncode == 0
+    arguments = ["send", *ADDRESSES, "--starttls", "--user", "bert"]
+    assert run(arguments, clean_environment(env), "söcret\n").status == 0
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import json
 import os
 import pty
 import select
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ from smtp2cf.access.logins import verify
 from smtp2cf.access.users import read_users
 from smtp2cf.cli.user import app
 from tests.access.hashes import line
-from tests.support.command import clean_environment
+from tests.support.command import clean_environment, run
 
 
 def user(*arguments: str, stdin: str | bytes = "", **env: str) -> Result:
@@ -134,22 +133,10 @@ def test_the_file_is_named_by_option_by_environment_or_by_env_file(path: Path, t
 # ---- as its own process
 
 
-def run(*arguments: str, stdin: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "smtp2cf", "user", *arguments],
-        env=clean_environment({f"SMTP2CF_{name}": value for name, value in settings.items()}),
-        input=stdin,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-
-
 def test_without_a_file_it_says_how_to_name_one() -> None:
-    done = run("add", "anna", stdin="x\n")
-    assert done.returncode == os.EX_CONFIG
-    assert done.stderr == "smtp2cf: no users file: set SMTP2CF_USERS_FILE or use --users-file\n"
+    done = run(["user", "add", "anna"], clean_environment({}), "x\n")
+    assert done.status == os.EX_CONFIG
+    assert done.err == "smtp2cf: no users file: set SMTP2CF_USERS_FILE or use --users-file\n"
 
 
 class Terminal:

@@ -8,7 +8,6 @@ import os
 import pty
 import smtplib
 import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.bridge import running_bridge
+from tests.support.forked import run_script
 from tests.support.sandbox import running_sandbox
 from tests.support.secret import TOKEN, shown_in
 
@@ -32,13 +32,8 @@ def run(code: str, *, log_format: str = "json", level: str = "info", **env: str)
         log = structlog.stdlib.get_logger("smtp2cf.test")
     """
     script = textwrap.dedent(head) + textwrap.dedent(code)
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        timeout=30,
-        env={**os.environ, **env},
-        check=False,
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    done = run_script(script, env={**os.environ, **env}, **pipes)
     assert done.returncode == 0, done.stderr.decode(errors="replace")
     assert not done.stdout
     return done.stderr.decode("utf-8", "strict")
@@ -149,7 +144,7 @@ def test_auto_means_console_on_a_terminal_and_json_elsewhere() -> None:
     script += "structlog.stdlib.get_logger().info('event')"
     ours, theirs = pty.openpty()
     try:
-        subprocess.run([sys.executable, "-c", script], stderr=theirs, check=True, timeout=30)
+        assert run_script(script, stderr=theirs).returncode == 0
         shown = os.read(ours, 4096).decode()
     finally:
         os.close(ours)
@@ -396,7 +391,5 @@ async def main():
 asyncio.run(main())
 """
     with Path("/dev/full").open("wb") as full:
-        done = subprocess.run(
-            [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=full, timeout=60, check=False
-        )
+        done = run_script(script, stdout=subprocess.PIPE, stderr=full)
     assert done.stdout == b"went on\n"

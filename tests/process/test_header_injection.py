@@ -8,7 +8,6 @@ import os
 import random
 import smtplib
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 
 from tests.message.clients import CR_CR_LF, CRLF, LF, Client, Part, as_read
 from tests.support.bridge import Bridge, running_bridge
+from tests.support.forked import Forked
 
 MESSAGES = 40
 """For each way and line end."""
@@ -80,9 +80,10 @@ class Ways:
         return commands.encode() + _stuffed(message) + b"QUIT\r\n"
 
     def _run(self, arguments: list[str], given: bytes, env: dict[str, str]) -> None:
-        command = [sys.executable, "-m", "smtp2cf.sendmail", *arguments]
-        done = subprocess.run(command, input=given, env=env, capture_output=True, timeout=60)
-        assert done.returncode == 0, done
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with Forked("smtp2cf.sendmail:main", ["sendmail", *arguments], env=env, **pipes) as process:
+            said = process.communicate(given, timeout=60)
+        assert process.returncode == 0, said
 
 
 def _stuffed(message: bytes) -> bytes:

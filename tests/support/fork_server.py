@@ -194,6 +194,12 @@ def _status_of(main: Callable[[], object]) -> int:
     return 1
 
 
+def script() -> None:
+    """Run sys.argv[1] as `python -c` does."""
+    code = sys.argv.pop(1)
+    exec(code, {"__name__": "__main__"})
+
+
 def prepare() -> None:
     """Import everything, and keep the collector's hands off it, so that it stays shared."""
     for module in IMPORTED:

@@ -38,6 +38,24 @@ def start_smtp2cf(arguments: Sequence[str], *, executed: bool = False, **popen: 
     return Forked("smtp2cf.cli.app:main", ["smtp2cf", *arguments], **popen)
 
 
+def run_script(script: str, **popen: Any) -> subprocess.CompletedProcess[Any]:
+    """Run Python code as `python -c` does, with no standard input. popen: Popen's other options."""
+    command = [sys.executable, "-c", script]
+    started: subprocess.Popen[Any]
+    if _starts_otherwise(popen.get("env")):
+        started = subprocess.Popen(command, stdin=subprocess.DEVNULL, **popen)
+    else:
+        started = Forked(
+            "tests.support.fork_server:script", ["-c", script], stdin=subprocess.DEVNULL, **popen
+        )
+    with started as process:
+        try:
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
 def _starts_otherwise(env: Mapping[str, str] | None) -> bool:
     """Whether Python would not start as it did in the server: with that environment, these limits."""
     environment = dict(os.environb) if env is None else _as_octets(env)
