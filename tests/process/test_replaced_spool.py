@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.test_full_disk import mail, ready, send, waiting
+from tests.process.test_full_disk import LOOKING_OFTEN, mail, ready, send, waiting
 from tests.support.bridge import running_bridge
 from tests.support.waiting import free_port, wait_until
 
@@ -17,7 +17,8 @@ def state(tmp_path: Path) -> Path:
 
 def test_no_mail_is_taken_until_the_old_file_is_back(tmp_path: Path, state: Path) -> None:
     file, away = state / "spool.sqlite3", state / "away"
-    with running_bridge(tmp_path, STATE_DIR=str(state), MODE="queue") as bridge:
+    settings = {"STATE_DIR": str(state), "MODE": "queue"}
+    with running_bridge(tmp_path, constants=LOOKING_OFTEN, **settings) as bridge:
         for other in (False, True):
             wait_until(lambda: ready(bridge)[0] == 200, "ready")
             file.rename(away)
@@ -51,7 +52,7 @@ def test_a_restart_takes_what_was_put_there(tmp_path: Path, state: Path, how: st
         send(bridge, 5)
         assert bridge.stop() == 0
     (tmp_path / "third").mkdir()
-    with running_bridge(tmp_path / "third", sandbox=False, **settings) as bridge:
+    with running_bridge(tmp_path / "third", sandbox=False, constants=LOOKING_OFTEN, **settings) as bridge:
         send(bridge, 40)
         if how == "copied over":
             shutil.copyfile(state / "backup", state / "spool.sqlite3")

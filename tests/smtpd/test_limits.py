@@ -143,7 +143,7 @@ async def test_silence_ends_a_session(start: Start, logged: Lines, said: bytes) 
     await client.send(said)
     last = (await client.everything()).splitlines()[-1]
     assert last.startswith("421 4.4.2 nothing heard for too long (SMTP2CF_SESSION_TIMEOUT)")
-    assert 0.2 < time.monotonic() - begin < 3
+    assert 0.2 < time.monotonic() - begin < 20
     assert [line["event"] for line in logged].count("session.timeout") == 1
     await until(lambda: not service.server.sessions)
 

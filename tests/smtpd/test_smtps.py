@@ -130,7 +130,7 @@ async def test_a_handshake_has_its_time(
     await client.send(RudeTls(client, certificates.client).hello()[:sent])
     begin = time.monotonic()
     assert await client.reader.read() == b""
-    assert 0.1 < time.monotonic() - begin < 3
+    assert 0.1 < time.monotonic() - begin < 20
     await until(lambda: bool(_events(logged)))
     assert _events(logged) == ["session.tls_failed"]
 

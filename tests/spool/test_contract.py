@@ -253,7 +253,7 @@ async def test_a_retry_comes_when_it_is_due(spool: Any) -> None:
     assert await spool.claim(1) == []
     started = time.monotonic()
     await spool.wait_due(10)
-    assert 0.05 < time.monotonic() - started < 5
+    assert 0.05 < time.monotonic() - started < 9
     assert [item.outcomes for item in await spool.claim(1)] == [{"ben@example.org": LATER}]
 
 

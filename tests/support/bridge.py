@@ -10,11 +10,12 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from tests.support.activation import Handing, start_with
-from tests.support.forked import start_smtp2cf
+from tests.support.forked import NONE, start_smtp2cf
 from tests.support.secret import TOKEN
 
 START_TIMEOUT = 60.0
@@ -111,12 +112,13 @@ def running_bridge(
     sandbox: bool = True,
     handing: Handing = (),
     executed: bool = False,
+    constants: Mapping[str, Any] = NONE,
     **env: str,
 ) -> Iterator[Bridge]:
     """Start a bridge with settings given as SMTP2CF_ variables without their prefix; stop it after.
 
     handing: sockets to hand over to it as systemd does, by name. executed: not forked (tests.support.forked),
-    but as an operator starts it.
+    but as an operator starts it. constants: as for start_smtp2cf.
     """
     settings = {
         "SMTP_LISTEN": "127.0.0.1:0",
@@ -138,7 +140,7 @@ def running_bridge(
         if handing:
             process = start_with(handing, [sys.executable, "-m", "smtp2cf", *command], **streams)
         else:
-            process = start_smtp2cf(command, executed=executed, **streams)
+            process = start_smtp2cf(command, executed=executed, constants=constants, **streams)
     try:
         yield Bridge(process, log)
     finally:

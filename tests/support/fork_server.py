@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 from importlib import import_module
+from types import ModuleType
 from typing import Any, NamedTuple, NoReturn
 
 IMPORTED = (
@@ -42,7 +43,7 @@ class Start(NamedTuple):
     """What a child is to be.
 
     main: "module:function", called without arguments. fds: the numbers at which it is to find the file
-    descriptors that come with the request, in their order.
+    descriptors that come with the request, in their order. constants: "module:NAME" with another value.
     """
 
     main: str
@@ -51,6 +52,7 @@ class Start(NamedTuple):
     cwd: bytes
     umask: int
     fds: list[int]
+    constants: dict[str, Any]
 
 
 class Request(NamedTuple):
@@ -128,8 +130,18 @@ def _become(request: Request) -> Callable[[], object]:
     sys.argv[:] = start.argv
     _open_streams()
     _draw_again()
-    module, _, function = start.main.partition(":")
-    return getattr(import_module(module), function)  # type: ignore[no-any-return]
+    for name, value in start.constants.items():
+        module, constant = _named(name)
+        assert hasattr(module, constant), name
+        setattr(module, constant, value)
+    module, function = _named(start.main)
+    return getattr(module, function)  # type: ignore[no-any-return]
+
+
+def _named(name: str) -> tuple[ModuleType, str]:
+    """The module and what is in it, of "module:what"."""
+    module, _, what = name.partition(":")
+    return import_module(module), what
 
 
 def _place(fds: list[int], targets: list[int]) -> None:

@@ -28,14 +28,22 @@ _READ_AT_START = (b"PYTHON", b"LC_", b"LANG", b"LD_", b"MALLOC_", b"GLIBC_", b"O
 ROOT = Path(__file__).parents[2]
 _OUR_ENVIRONMENT = dict(os.environb)
 _LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
+NONE: Mapping[str, Any] = {}
 _starting = threading.Lock()
 
 
-def start_smtp2cf(arguments: Sequence[str], *, executed: bool = False, **popen: Any) -> subprocess.Popen[Any]:
-    """Start `smtp2cf …`. executed: as an operator does, `python -m smtp2cf`. popen: Popen's other options."""
+def start_smtp2cf(
+    arguments: Sequence[str], *, executed: bool = False, constants: Mapping[str, Any] = NONE, **popen: Any
+) -> subprocess.Popen[Any]:
+    """Start `smtp2cf …`.
+
+    executed: as an operator does, `python -m smtp2cf`. constants: "module:NAME" with another value in that
+    process, such as an interval that a test need not wait for; never executed. popen: Popen's other options.
+    """
     if executed or _starts_otherwise(popen.get("env")):
+        assert not constants, "this process has to be executed, and has the constants it has"
         return subprocess.Popen([sys.executable, "-m", "smtp2cf", *arguments], **popen)
-    return Forked("smtp2cf.cli.app:main", ["smtp2cf", *arguments], **popen)
+    return Forked("smtp2cf.cli.app:main", ["smtp2cf", *arguments], constants=constants, **popen)
 
 
 def run_script(script: str, **popen: Any) -> subprocess.CompletedProcess[Any]:
@@ -80,11 +88,14 @@ _OUR_LIMITS = _limits()
 class Forked(subprocess.Popen[Any]):
     """A process that calls a function, "module:function", with these as sys.argv.
 
-    Of Popen's options it has those for streams, pass_fds, cwd and env.
+    Of Popen's options it has those for streams, pass_fds, cwd and env; constants are as for start_smtp2cf.
     """
 
-    def __init__(self, main: str, argv: Sequence[str], **popen: Any) -> None:
+    def __init__(
+        self, main: str, argv: Sequence[str], *, constants: Mapping[str, Any] = NONE, **popen: Any
+    ) -> None:
         self._main = main
+        self._constants = dict(constants)
         super().__init__(list(argv), **popen)
 
     def _execute_child(  # type: ignore[no-untyped-def, override]
@@ -101,6 +112,7 @@ class Forked(subprocess.Popen[Any]):
             cwd=os.fsencode(cwd or os.getcwd()),
             umask=_umask(),
             fds=[0, 1, 2, *pass_fds],
+            constants=self._constants,
         )
         self._told, teller = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with teller:

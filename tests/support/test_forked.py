@@ -126,6 +126,19 @@ def print_queue_id() -> None:
     print(new_queue_id())
 
 
+def print_constant() -> None:
+    from smtp2cf.spool import health
+
+    print(health.INTERVAL)
+
+
+def test_a_constant_may_have_another_value_in_that_process_alone() -> None:
+    for constants, shown in (({"smtp2cf.spool.health:INTERVAL": 0.25}, "0.25"), ({}, "5.0")):
+        assert ended(forked(print_constant, constants=constants, stdout=subprocess.PIPE))[0].strip() == shown
+    with pytest.raises(AssertionError, match="has to be executed"):
+        start_smtp2cf(["--version"], executed=True, constants={"smtp2cf.spool.health:INTERVAL": 0.25})
+
+
 def test_where_python_would_start_otherwise_there_is_an_exec(monkeypatch: pytest.MonkeyPatch) -> None:
     usual, otherwise = clean_environment({}), clean_environment({"PYTHONIOENCODING": "ascii"})
     for env, kind in ((usual, Forked), (otherwise, subprocess.Popen)):
