@@ -42,8 +42,6 @@ def smtp_on_stdio(options: Options, settings: Settings) -> int:
 
 def pump(sock: Any, to_caller: bytes) -> None:
     """Copy standard input to the socket, and the socket to standard output, until the bridge closes."""
-    import select
-
     to_bridge, caller_open, bridge_open = b"", True, True
     encrypted = hasattr(sock, "pending")
     sock.settimeout(0)
@@ -56,11 +54,11 @@ def pump(sock: Any, to_caller: bytes) -> None:
         at_once = encrypted and bridge_open and not to_caller and sock.pending()
         # TLS connections can't be half closed: wait this long after a caller that left without QUIT.
         patience = REPLY_TIMEOUT if encrypted and not caller_open else None
-        readable, writable, _ = select.select(readers, writers, [], 0 if at_once else patience)
+        readable, writable = _ready(readers, writers, 0 if at_once else patience)
         if not (readable or writable or at_once):
             return
         if 1 in writable:
-            # A pipe that is writable by select() takes PIPE_BUF octets without blocking.
+            # A pipe that is writable by poll() takes PIPE_BUF octets without blocking.
             to_caller = to_caller[os.write(1, to_caller[:4096]) :]
         if 0 in readable:
             to_bridge = os.read(0, BLOCK)
@@ -78,3 +76,18 @@ def pump(sock: Any, to_caller: bytes) -> None:
         except OSError as error:
             if type(error).__name__ not in ("SSLWantReadError", "SSLWantWriteError"):
                 bridge_open = False
+
+
+def _ready(readers: list[int], writers: list[int], seconds: float | None) -> tuple[list[int], list[int]]:
+    """As select.select(), which takes no descriptor above 1023: a caller may hand its own down to us."""
+    import select
+
+    poll = select.poll()
+    for fd in {*readers, *writers}:
+        wanted = (select.POLLIN if fd in readers else 0) | (select.POLLOUT if fd in writers else 0)
+        poll.register(fd, wanted)
+    found = dict(poll.poll(None if seconds is None else seconds * 1000))
+    return (
+        [fd for fd in readers if found.get(fd, 0) & ~select.POLLOUT],
+        [fd for fd in writers if found.get(fd, 0) & ~select.POLLIN],
+    )

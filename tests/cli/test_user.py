@@ -163,7 +163,9 @@ class Terminal:
     def _read_until(self, done: Any) -> None:
         deadline = time.monotonic() + 60
         while not done():
-            assert select.select([self.fd], [], [], deadline - time.monotonic())[0], self.shown
+            poll = select.poll()  # select() takes no descriptor above 1023
+            poll.register(self.fd, select.POLLIN)
+            assert poll.poll(max(0.0, deadline - time.monotonic()) * 1000), self.shown
             try:
                 read = os.read(self.fd, 4096)
             except OSError:  # how a terminal says that nobody is at its other end

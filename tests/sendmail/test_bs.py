@@ -5,6 +5,7 @@
 import smtplib
 import socket
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -101,6 +102,29 @@ def test_caller_that_pipelines_more_than_any_buffer(sendmail: Sendmail) -> None:
 
     assert result.stdout.endswith("\r\n") or result.stdout.endswith("\n")
     assert replies(result).count("250 2.0.0") == 200
+
+
+HANDS_DOWN = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (2048, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+for _ in range(1100):
+    os.set_inheritable(os.open(os.devnull, os.O_RDONLY), True)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_caller_that_hands_down_more_descriptors_than_select_takes(away: Sendmail) -> None:
+    with scripted() as server:
+        done = subprocess.run(
+            [sys.executable, "-c", HANDS_DOWN, away.path, "-bs"],
+            input=SESSION,
+            capture_output=True,
+            env={**away.env, "SMTP2CF_SENDMAIL_HOST": server.endpoint},
+            timeout=60,
+            check=False,
+        )
+
+    assert (done.returncode, server.messages) == (0, [MESSAGE]), done.stderr
 
 
 def test_through_tls_and_auth(tmp_path: Path, away: Sendmail) -> None:

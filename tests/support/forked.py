@@ -140,7 +140,9 @@ class Forked(subprocess.Popen[Any]):
         return self.pid, status
 
     def _ended(self) -> bool:
-        return bool(select.select([self._told], [], [], 0)[0])
+        poll = select.poll()  # select() takes no descriptor above 1023
+        poll.register(self._told, select.POLLIN)
+        return bool(poll.poll(0))
 
 
 def _umask() -> int:
