@@ -79,6 +79,7 @@ def _match(outcomes: Outcomes, entries: Sequence[_Entry]) -> tuple[str, ...]:
         found = {case(entry.key): entry.reply for entry in entries if entry.key}
         for who in _in_no_list(outcomes):
             outcomes[who] = found.get(case(address_key(who)), ACCEPTED)
+    _let_failures_count(outcomes, [entry for entry in entries if entry.name in FAILURES])
     known = {address_key(who).casefold() for who in outcomes}
     in_no_list = _in_no_list(outcomes)
     left = [
@@ -98,6 +99,16 @@ def _match(outcomes: Outcomes, entries: Sequence[_Entry]) -> tuple[str, ...]:
     return unmatched
 
 
+def _let_failures_count(outcomes: Outcomes, failures: Sequence[_Entry]) -> None:
+    """Change `outcomes` of those who failed in one spelling, and succeeded in another."""
+    for entry in failures:
+        same = [who for who in outcomes if address_key(who) == entry.key] or [
+            who for who in outcomes if address_key(who).casefold() == entry.key.casefold()
+        ]
+        if not any(outcomes[who].permanent for who in same):
+            outcomes.update(dict.fromkeys(same, entry.reply))
+
+
 def _in_no_list(outcomes: Outcomes) -> list[str]:
     return [who for who, reply in outcomes.items() if reply is ACCEPTED]
 
@@ -106,11 +117,14 @@ def _items(result: dict[str, Any], limit: int | None = None) -> Iterator[tuple[s
     """What is in the lists, the worst last, so that it counts. limit: items of one list."""
     for name, reply in reversed(LISTS):
         listed = result.get(name)
-        if isinstance(listed, str) or (isinstance(listed, dict) and listed.keys() & ADDRESS_FIELDS):
+        if not listed:
+            continue
+        if not isinstance(listed, list | dict) or (
+            isinstance(listed, dict) and listed.keys() & ADDRESS_FIELDS
+        ):
             listed = [listed]
-        if isinstance(listed, list | dict):
-            for item in itertools.islice(listed, limit):
-                yield name, reply, item
+        for item in itertools.islice(listed, limit):
+            yield name, reply, item
 
 
 def _address_in(item: object) -> str:

@@ -52,6 +52,28 @@ def test_the_letter_case_of_a_local_part_is_the_last_resort() -> None:
     }
 
 
+@each("listed_as_delivered", [BOB, "bob@bücher.example"])
+@each("entry", [*SPELLINGS_OF_BOB[1:], "BOB@xn--bcher-kva.example"])
+@each(("name", "reply"), LISTS[:2])
+def test_a_failure_counts_whatever_other_spelling_is_in_a_list_of_successes(
+    name: str, reply: object, entry: object, listed_as_delivered: str
+) -> None:
+    lists = {"delivered": [listed_as_delivered, CAROL], name: [entry]}
+    assert read_sent(lists, [BOB, CAROL]) == ({BOB: reply, CAROL: DELIVERED}, "", ())
+
+
+def test_a_failure_of_one_letter_case_leaves_the_success_of_another_alone() -> None:
+    lists = {"delivered": ["bob@x"], "permanent_bounces": ["BOB@x"]}
+    assert read_sent(lists, ["bob@x", "Bob@x"]).outcomes == {"bob@x": DELIVERED, "Bob@x": BOUNCED}
+
+
+@each("listed", [True, 3, 0.5])
+def test_failures_of_whatever_type_are_no_silent_success(listed: object) -> None:
+    assert read_sent({"permanent_bounces": listed}, [BOB]).outcomes == {BOB: BOUNCED}
+    sent = read_sent({"permanent_bounces": listed}, [BOB, CAROL])
+    assert sent.unmatched == (f"permanent_bounces: {listed}",)
+
+
 @each("entry", ["bob@elsewhere.example", "bob", "", None, 7, [BOB], {}, {"email": 3}, "x" * 9999])
 def test_a_failure_with_one_recipient_left_over_belongs_to_that_one(entry: object) -> None:
     sent = read_sent({"permanent_bounces": [entry], "delivered": [CAROL]}, [BOB, CAROL])
