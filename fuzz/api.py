@@ -2,7 +2,7 @@
 
 from fuzz.octets import number, split
 from smtp2cf.cloudflare import pacing
-from smtp2cf.cloudflare.client import _read_sent
+from smtp2cf.cloudflare.client import sent_in
 from smtp2cf.cloudflare.errors import error_of
 from smtp2cf.cloudflare.outcomes import MESSAGE_ID_LIMIT
 from smtp2cf.cloudflare.transport import Answer
@@ -15,7 +15,7 @@ def answer(octets: bytes) -> None:
     """A body is outcomes of the recipients that were asked about, or an error in words."""
     http, body = split(octets, 2)
     status = 100 + number(http) % 900
-    sent = _read_sent(Answer(status, {}, body), RECIPIENTS)
+    sent = sent_in(Answer(status, {}, body), RECIPIENTS)
     if sent is None:
         error = error_of(status, body, None)
         assert not error.reply.success

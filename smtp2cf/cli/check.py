@@ -35,7 +35,7 @@ def check(
     async def show_all() -> bool:
         right = True
         async for finding in examine(env_file):
-            sys.stdout.write(_as_json(finding) if as_json else _as_line(finding))
+            sys.stdout.write(_as_json(finding) if as_json else as_line(finding))
             sys.stdout.flush()
             right = right and finding.status is not Status.ERROR
         return right
@@ -48,7 +48,8 @@ def _as_json(finding: Finding) -> str:
     return orjson.dumps(finding._asdict()).decode() + "\n"
 
 
-def _as_line(finding: Finding) -> str:
+def as_line(finding: Finding) -> str:
+    """What a person reads: with a mark on a terminal, with a word elsewhere."""
     text = f"{finding.check}: {one_line(finding.text)}\n"
     if not sys.stdout.isatty():
         return f"{finding.status}: {text}"

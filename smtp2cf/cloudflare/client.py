@@ -169,7 +169,7 @@ class Client:
 
     def _read(self, answer: Answer, recipients: Sequence[str], turn: Turn) -> Sent | SendError:
         """What an answer means, and for the pacer, too."""
-        result = _read_sent(answer, recipients) or _error_in(answer)
+        result = sent_in(answer, recipients) or _error_in(answer)
         if isinstance(result, SendError) and _is_throttled(answer, result):
             self.pacer.block(turn, result.retry_after)
         elif answer.status < 500:
@@ -239,7 +239,7 @@ def _is_throttled(answer: Answer, error: SendError) -> bool:
     return answer.status >= 300 and error.reply.status == "4.7.1"
 
 
-def _read_sent(answer: Answer, recipients: Sequence[str]) -> Sent | None:
+def sent_in(answer: Answer, recipients: Sequence[str]) -> Sent | None:
     """The outcomes of a success; None where the answer is anything else. A success need not have lists."""
     if not 200 <= answer.status < 300:
         return None

@@ -34,14 +34,14 @@ def configure(
         structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False) if console else _Timestamp(),
     ]
     if console:
-        shared.append(_escape_control_characters)
+        shared.append(escape_control_characters)
         render = structlog.dev.ConsoleRenderer(
             colors=stream.isatty(), sort_keys=False, exception_formatter=_escaped_traceback
         )
         renderers: list[Processor] = [render]
         sink: Any = structlog.WriteLogger(stream)
     else:
-        renderers = [structlog.processors.format_exc_info, _render_json]
+        renderers = [structlog.processors.format_exc_info, render_json]
         sink = _Lines(stream.buffer)
         atexit.register(sink.flush)
     structlog.configure(
@@ -115,7 +115,7 @@ class _Timestamp:
         return event
 
 
-def _render_json(_: Any, __: str, event: EventDict) -> bytes:
+def render_json(_: Any, __: str, event: EventDict) -> bytes:
     """One line of JSON, whatever the event holds; orjson escapes the C0 control characters itself."""
     try:
         line = orjson.dumps(event, default=str)
@@ -145,7 +145,7 @@ def _as_text(_: Any, __: str, line: Any) -> str:
     return line.decode() if isinstance(line, bytes) else str(line)
 
 
-def _escape_control_characters(_: Any, __: str, event: EventDict) -> EventDict:
+def escape_control_characters(_: Any, __: str, event: EventDict) -> EventDict:
     """Keep addresses and replies from controlling a terminal or adding a second line to the log."""
     for name, value in event.items():
         if isinstance(value, str) and not value.isprintable():

@@ -14,7 +14,7 @@ from smtp2cf.listen.endpoint import SEND_BUFFER
 PROTOCOLS = ("smtp", "smtps", "lmtp", "admin")
 """What FileDescriptorName= may be; a socket without such a name speaks the first."""
 
-_FIRST = 3
+FIRST = 3
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
@@ -37,7 +37,7 @@ def handed_over(environ: MutableMapping[str, str] = os.environ) -> dict[str, lis
         return {}
     if not re.fullmatch("[0-9]{1,4}", count):
         raise HandedOverError(f"LISTEN_FDS is {count!r}, not a number of sockets")
-    numbers = range(_FIRST, _FIRST + int(count))
+    numbers = range(FIRST, FIRST + int(count))
     given = names.split(":") if names else ["unknown"] * len(numbers)
     if len(given) != len(numbers):
         raise HandedOverError(f"LISTEN_FDNAMES has {len(given)} names for {len(numbers)} sockets")

@@ -75,13 +75,13 @@ def parse_header(message: bytes, start: int, end: int, *, most: int) -> Header:
     As readers take it (Postfix, Python's `email`), it also ends before the first line that is
     neither a field nor the continuation of one.
     """
-    fields = list(islice(_fields(message, start, end), most))
+    fields = list(islice(fields_from(message, start, end), most))
     header_end = fields[-1].end if fields else start
     empty_line = _EMPTY_LINE.match(message, header_end, end)
     return Header(fields, header_end, empty_line.end() if empty_line else header_end)
 
 
-def _fields(message: bytes, start: int, end: int) -> Iterator[Field]:
+def fields_from(message: bytes, start: int, end: int) -> Iterator[Field]:
     while (field := _FIELD.match(message, start, end)) is not None:
         name = _name(field)
         yield Field(name, start, message.index(b":", start) + 1 if name else start, field.end())

@@ -94,7 +94,7 @@ class Delimiters:
         for line in _LINE_OF_DASHES.finditer(
             message, max(start - 1, 0), len(message) if end is None else end
         ):
-            found = self._level(line["text"].rstrip(b" \t"))
+            found = self.level(line["text"].rstrip(b" \t"))
             if found is None:
                 continue
             at = line.start() + 1
@@ -111,7 +111,8 @@ class Delimiters:
         text = text.rstrip(b" \t")
         return text in self._declared or text.removesuffix(b"--") in self._declared
 
-    def _level(self, text: bytes) -> tuple[int, bool] | None:
+    def level(self, text: bytes) -> tuple[int, bool] | None:
+        """Which open multipart a line of dashes with this text is of, and whether it closes it."""
         opens = self._levels.get(text)
         closes = self._levels.get(text[:-2]) if text.endswith(b"--") else None
         if closes is not None and (opens is None or closes < opens):

@@ -20,16 +20,16 @@ _STATM = Path("/proc/self/statm")
 async def give_back() -> None:
     """Look at the process's size now and then, and give back what is free if it has grown. Returns only if
     nothing can be given back."""
-    trim, settled = _malloc_trim(), _resident()
+    trim, settled = malloc_trim(), resident()
     while trim is not None and settled:
         await asyncio.sleep(INTERVAL)
-        if _resident() > settled + WORTH:
+        if resident() > settled + WORTH:
             trim(0)
-            settled = _resident()  # what is in use now is no reason to try again
-        settled = min(settled, _resident())
+            settled = resident()  # what is in use now is no reason to try again
+        settled = min(settled, resident())
 
 
-def _malloc_trim() -> Callable[[int], int] | None:
+def malloc_trim() -> Callable[[int], int] | None:
     """glibc's function of that name (malloc_trim(3)), where it is glibc."""
     try:
         return ctypes.CDLL(None).malloc_trim
@@ -37,7 +37,7 @@ def _malloc_trim() -> Callable[[int], int] | None:
         return None
 
 
-def _resident() -> int:
+def resident() -> int:
     """Octets of the process in memory, now (proc(5), statm); 0 where there is no /proc."""
     try:
         return int(_STATM.read_text().split()[1]) * resource.getpagesize()

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,14 @@ from smtp2cf.access.logins import (
 )
 from smtp2cf.access.users import UsersFile
 from tests.access.hashes import line
+from tests.support.reach import kept_by
+from tests.support.waiting import PATIENCE
 
 CLIENT = "192.0.2.1"
 
 
 class Door:
-    """Logins with a users file of its own, and all that they did."""
+    """Logins with a users file of its own, and all that they did. check: what verifies a password."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -42,21 +44,24 @@ class Door:
         self.slept: list[float] = []
         self.threads: set[int] = set()
         self.users = UsersFile(path)
+        self.failures = Failures(lambda: self.now)
+        self.check = verify
         self.logins = Logins(
             self.users,
             lambda *happened: self.told.append(happened),
+            failures=self.failures,
             clock=lambda: self.now,
-            sleep=self._sleep,
+            sleep=self.sleep,
             verify=self._verify,
         )
 
-    async def _sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
 
     def _verify(self, written: str, secret: bytes) -> bool:
         self.verified.append(written)
         self.threads.add(threading.get_ident())
-        return verify(written, secret)
+        return self.check(written, secret)
 
     def login(self, name: str, password: str, client: str = CLIENT) -> Awaitable[Any]:
         return self.logins.authenticate(client, name, password)
@@ -155,8 +160,7 @@ def test_what_can_be_nobodys_password_is_not_hashed(password: str) -> None:
 
 async def test_it_is_verified_in_a_thread_while_the_loop_goes_on(door: Door) -> None:
     release = threading.Event()
-    door._verify = lambda *_: release.wait(10)  # type: ignore[method-assign]
-    door.logins._verify = door._verify
+    door.check = lambda *_: release.wait(PATIENCE)
     login = asyncio.ensure_future(door.login("anna", "secret"))
     await asyncio.sleep(0)
     asyncio.get_running_loop().call_soon(release.set)
@@ -197,7 +201,7 @@ async def test_a_user_deleted_while_verified_is_not_let_in(door: Door) -> None:
         door.write("")
         return True
 
-    door.logins._verify = verify_slowly
+    door.check = verify_slowly
     assert await door.login("anna", "secret") == WRONG
 
 
@@ -208,8 +212,13 @@ async def test_no_more_is_remembered_than_fits_and_no_password_at_all(
     door.write("".join(line(f"u{number}", "secret") for number in range(4)))
     for number in range(4):
         assert await door.login(f"u{number}", "secret") is None
-    assert len(door.logins._remembered) == 2
-    assert all(len(key) == 32 for key in door.logins._remembered)
+    door.verified.clear()
+    for name, verified in (("u3", 0), ("u2", 0), ("u1", 1), ("u0", 2)):
+        assert await door.login(name, "secret") is None
+        assert len(door.verified) == verified, name
+    words = [word for word in kept_by(door.logins) if isinstance(word, str | bytes)]
+    assert words
+    assert not [word for word in words if "secret" in str(word)]
 
 
 async def test_who_logs_in_many_times_at_once_is_verified_once(door: Door) -> None:
@@ -220,14 +229,14 @@ async def test_who_logs_in_many_times_at_once_is_verified_once(door: Door) -> No
 
 async def test_a_client_that_hangs_up_takes_nothing_from_another(door: Door) -> None:
     release = threading.Event()
-    door.logins._verify = lambda *_: release.wait(10)
+    door.check = lambda *_: release.wait(PATIENCE)
     first, second = (asyncio.ensure_future(door.login("anna", "secret")) for _ in range(2))
     await asyncio.sleep(0.01)
     first.cancel()
     await asyncio.sleep(0)
     release.set()
     assert await second is None
-    assert len(door.logins._failures) == 0
+    assert len(door.failures) == 0
 
 
 # ---- strangers
@@ -271,12 +280,12 @@ async def test_the_line_has_an_end_and_the_threads_are_few(door: Door) -> None:
         with lock:
             running += 1
             most = max(most, running)
-        release.wait(10)
+        release.wait(PATIENCE)
         with lock:
             running -= 1
         return False
 
-    door.logins._verify = verify_slowly
+    door.check = verify_slowly
     waiting = [
         asyncio.ensure_future(door.login("anna", f"guess {number}", f"192.0.2.{number}"))
         for number in range(LINE)
@@ -289,7 +298,9 @@ async def test_the_line_has_an_end_and_the_threads_are_few(door: Door) -> None:
     release.set()
     assert await asyncio.gather(*waiting) == [WRONG] * LINE
     assert most <= THREADS
-    assert not door.logins._under_way
+    # There is room for as many again.
+    again = [door.login("anna", f"guess {n}", f"198.51.100.{n}") for n in range(LINE)]
+    assert await asyncio.gather(*again) == [WRONG] * LINE
 
 
 @pytest.mark.parametrize("error", [VerificationError("Memory allocation error"), MemoryError()])
@@ -297,20 +308,20 @@ async def test_what_can_not_be_verified_is_no_failure_of_the_client(door: Door, 
     def fail(*_: object) -> bool:
         raise error
 
-    door.logins._verify = fail
+    door.check = fail
     with capture_logs() as lines:
         answer = await door.login("anna", "secret")
     assert (answer.code, answer.status) == (454, "4.7.0")
     assert [entry["event"] for entry in lines] == ["auth.not_verified"]
     assert door.told[0][2] == "unavailable"
     assert not door.slept
-    door.logins._verify = verify
+    door.check = verify
     assert await door.login("anna", "secret") is None
 
 
 async def test_failures_can_be_shared(door: Door) -> None:
     failures = Failures(lambda: 0.0)
-    logins = Logins(door.users, lambda *_: None, failures=failures, sleep=door._sleep)
+    logins = Logins(door.users, lambda *_: None, failures=failures, sleep=door.sleep)
     for number in range(REFUSED_AFTER):
         await logins.authenticate(CLIENT, "anna", f"guess {number}")
     logins.close()
@@ -323,6 +334,3 @@ async def test_no_password_is_told(door: Door) -> None:
         await door.login("anna", "secret")
     assert "secret" not in str(door.told)
     assert "secret" not in str(lines)
-
-
-_unused: Callable[[], None] = lambda: None  # noqa: E731

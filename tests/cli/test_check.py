@@ -409,7 +409,7 @@ def test_the_command_ends_with_78_for_an_error_and_0_for_a_warning() -> None:
 
 def test_a_terminal_gets_marks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    lines = [command._as_line(kind("spool", "x\x1b[2J")) for kind in (ok, warning, error)]
+    lines = [command.as_line(kind("spool", "x\x1b[2J")) for kind in (ok, warning, error)]
     for line, mark in zip(lines, "✓!✗", strict=True):
         assert mark in line
         assert line.endswith(r" spool: x\x1b[2J" + "\n")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtp2cf.cloudflare import Client
-from smtp2cf.cloudflare.client import _read_sent
+from smtp2cf.cloudflare.client import sent_in
 from smtp2cf.cloudflare.health import ApiHealth, State
 from smtp2cf.cloudflare.transport import Answer
 from smtp2cf.reply import ACCEPTED, BOUNCED, DELIVERED, QUEUED, SUPPRESSED, Reply, Scope, SendError
@@ -160,7 +160,7 @@ def test_every_recipient_has_one_outcome_and_an_exact_match_decides(
     recipients: list[str], result: dict
 ) -> None:
     body = json.dumps({"success": True, "result": result}).encode()
-    sent = _read_sent(Answer(200, {}, body), recipients)
+    sent = sent_in(Answer(200, {}, body), recipients)
     assert sent is not None
     assert list(sent.outcomes) == recipients
     worst_first = [

@@ -51,6 +51,7 @@ class PacedCalls(RuleBasedStateMachine):
         self.in_flight: dict[int, Caller] = {}
         self.blocked_until = 0.0
         self.one_at_a_time = False
+        self.era = 0
         self.violations: list[str] = []
 
     def teardown(self) -> None:
@@ -131,9 +132,10 @@ class PacedCalls(RuleBasedStateMachine):
     @rule(data=st.data(), retry_after=st.none() | st.sampled_from([1.0, 5.0, 30.0]))
     def throttle(self, data: st.DataObject, retry_after: float | None) -> None:
         caller = data.draw(st.sampled_from(list(self.in_flight.values())), "caller")
-        is_new = caller.turn.era == self.pacer._era
+        is_new = caller.turn.era == self.era
         self.pacer.block(caller.turn, retry_after)
         if is_new:
+            self.era += 1
             self.one_at_a_time = True
         if retry_after is not None:
             self.blocked_until = max(self.blocked_until, self.loop.now + retry_after)
@@ -148,7 +150,7 @@ class PacedCalls(RuleBasedStateMachine):
 
     def answer(self, caller: Caller, ratelimit: str, policy: str) -> None:
         self.pacer.observe(caller.turn, ratelimit, policy)
-        if caller.turn.era == self.pacer._era:
+        if caller.turn.era == self.era:
             self.one_at_a_time = False
         self.end_now(caller)
 

@@ -17,7 +17,7 @@ FIRST = 600
 
 @pytest.fixture(autouse=True)
 def _first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(systemd, "_FIRST", FIRST)
+    monkeypatch.setattr(systemd, "FIRST", FIRST)
 
 
 @pytest.fixture

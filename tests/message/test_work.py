@@ -21,7 +21,7 @@ LOOKS = 3
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How often a line was looked up, and a field read."""
     count = [0, 0]
-    level, fields = Delimiters._level, headers._fields
+    level, fields = Delimiters.level, headers.fields_from
 
     def counted(self: Delimiters, text: bytes) -> tuple[int, bool] | None:
         count[0] += 1
@@ -32,8 +32,8 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             count[1] += 1
             yield field
 
-    monkeypatch.setattr(Delimiters, "_level", counted)
-    monkeypatch.setattr(headers, "_fields", counted_fields)
+    monkeypatch.setattr(Delimiters, "level", counted)
+    monkeypatch.setattr(headers, "fields_from", counted_fields)
     return count
 
 

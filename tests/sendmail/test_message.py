@@ -1,5 +1,6 @@
 """The bytes: line ends, the lone dot, what a header is, and how much memory it all takes."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtp2cf.sendmail.header import Input, read_header
-from smtp2cf.sendmail.message import BLOCK, Message, dot_stuffed, unix_lines, until_lone_dot
+from smtp2cf.sendmail.message import BLOCK, IN_MEMORY, Message, dot_stuffed, unix_lines, until_lone_dot
 from tests.sendmail.conftest import Sendmail
 from tests.sendmail.scripted import scripted
 from tests.support.bridge import Bridge
+from tests.support.reach import kept_by
 
 FIXED = b"From: a@x.example\nDate: Mon, 1 Jan 2024 00:00:00 +0000\nMessage-ID: <1@x>\n"
 
@@ -142,10 +144,12 @@ def test_lone_dot_ends_the_message_wherever_blocks_end(parts: list[bytes], size:
 
 def test_long_message_is_kept_in_a_file() -> None:
     message = Message()
+    before = len(os.listdir("/proc/self/fd"))
     for _ in range(20):
         message.write(b"x" * 100_000)
 
-    assert message._blocks == []
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    assert sum(len(kept) for kept in kept_by(message) if isinstance(kept, bytes)) < IN_MEMORY
     assert sum(map(len, message.blocks())) == message.size == 2_000_000
     assert max(map(len, message.blocks())) == BLOCK  # as they are read, not as they were written
     message.close()

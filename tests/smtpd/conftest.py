@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import ipaddress
 import logging
 import socket
@@ -18,6 +19,7 @@ import uvloop
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.reply import Reply
 from smtp2cf.smtpd import Capacity, Listener, MailProtocol, Policy, Quotas, Rules, Server
+from smtp2cf.smtpd.connection import Connection
 from tests.smtpd.dialog import Client
 from tests.support.certificates import Certificates, make_certificates
 
@@ -30,6 +32,17 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
     return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
 
 
+def arriving() -> list[asyncio.Task[Any]]:
+    """Connections that are no sessions yet: a header or a handshake comes before."""
+    return [task for task in asyncio.all_tasks() if task.get_name() == "smtpd.arrive"]
+
+
+def connections() -> list[Connection]:
+    """All that this process has."""
+    gc.collect()
+    return [found for found in gc.get_objects() if isinstance(found, Connection)]
+
+
 class Service:
     """A running server, what it took, and ways to talk to it. listener: without its socket."""
 
@@ -39,7 +52,7 @@ class Service:
         self.listener = listener
         self.server = Server(accept or self.take, capacity, self._confirm)
         self.clients: list[Client] = []
-        self._address: Any = None
+        self.address: Any = None
 
     async def take(self, envelope: Envelope, message: bytes) -> Verdict:
         """Take every message."""
@@ -58,7 +71,7 @@ class Service:
         sock.bind(address)
         sock.listen(2048)
         sock.setblocking(False)
-        self._address = sock.getsockname()
+        self.address = sock.getsockname()
         await self.listen([sock])
 
     async def listen(self, sockets: list[socket.socket], *, shared: bool = False) -> None:
@@ -67,7 +80,7 @@ class Service:
 
     @property
     def port(self) -> int:
-        return self._address[1]
+        return self.address[1]
 
     async def connect(
         self,
@@ -77,14 +90,14 @@ class Service:
         ahead: bytes = b"",
     ) -> Client:
         """A client. source: the address it comes from. tls: begins with a handshake. ahead: sent before."""
-        family = socket.AF_UNIX if isinstance(self._address, str) else socket.AF_INET
+        family = socket.AF_UNIX if isinstance(self.address, str) else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setblocking(False)
         if source:
             sock.bind((source, 0))
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        address = self._address if family == socket.AF_UNIX else ("127.0.0.1", self.port)
+        address = self.address if family == socket.AF_UNIX else ("127.0.0.1", self.port)
         try:
             await asyncio.get_running_loop().sock_connect(sock, address)
             if ahead:

@@ -26,7 +26,7 @@ class RawClient:
         sock = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
         sock.setblocking(False)
         client = cls(sock)
-        await client._loop.sock_connect(sock, address)
+        await asyncio.get_running_loop().sock_connect(sock, address)
         return client
 
     async def start_tls(self, context: ssl.SSLContext) -> None:

@@ -17,15 +17,15 @@ memory.INTERVAL = 0.05
 async def main():
     watch = asyncio.create_task(memory.give_back())
     await asyncio.sleep(0)
-    idle = memory._resident()
+    idle = memory.resident()
     # Freed in between others that stay, as blocks of messages are.
     blocks = [b"x" * (100_000 if number % 2 else 1_000 + number) for number in range(4_000)]
-    rush = memory._resident()
+    rush = memory.resident()
     for number in range(1, 4_000, 2):
         blocks[number] = b""
-    freed = memory._resident()
+    freed = memory.resident()
     async with asyncio.timeout(20):
-        while memory._resident() > idle + (40 << 20):
+        while memory.resident() > idle + (40 << 20):
             await asyncio.sleep(0.02)
     print(rush - idle, freed - idle)
     watch.cancel()
@@ -34,7 +34,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.skipif(memory._malloc_trim() is None or not memory._resident(), reason="not glibc on Linux")
+@pytest.mark.skipif(memory.malloc_trim() is None or not memory.resident(), reason="not glibc on Linux")
 def test_a_process_is_small_again_after_a_rush() -> None:
     done = subprocess.run([sys.executable, "-c", RUSH], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -44,6 +44,6 @@ def test_a_process_is_small_again_after_a_rush() -> None:
 
 
 async def test_where_nothing_can_be_given_back_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_malloc_trim", lambda: None)
+    monkeypatch.setattr(memory, "malloc_trim", lambda: None)
     async with asyncio.timeout(5):
         await memory.give_back()

@@ -62,10 +62,10 @@ def _rendered(logged: Lines) -> str:
     for line in logged:
         event = {"level": line["log_level"], **line}
         event.pop("log_level")
-        rendered = logs._render_json(None, "", dict(event))
+        rendered = logs.render_json(None, "", dict(event))
         json.loads(rendered)
         out.write(rendered.decode())
-        out.write(console(None, "", logs._escape_control_characters(None, "", dict(event))))  # type: ignore[arg-type]
+        out.write(console(None, "", logs.escape_control_characters(None, "", dict(event))))  # type: ignore[arg-type]
     return out.getvalue()
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.smtpd.conftest import Service, Start
+from tests.smtpd.conftest import Service, Start, arriving
 from tests.smtpd.dialog import Client, dotted, until
 from tests.smtpd.rude_tls import RudeTls
 from tests.support.certificates import Certificates
@@ -312,8 +312,7 @@ async def test_a_proxy_that_leaves_before_its_header_is_whole(
     service = await proxied(start)
     client = await service.connect(ahead=sent)
     getattr(client, how)()
-    (acceptor,) = service.server._acceptors
-    await until(lambda: bool(logged) and not acceptor._preparing)
+    await until(lambda: bool(logged) and not arriving())
     assert _events(logged) == ["session.proxy_refused"]
 
 
@@ -323,8 +322,7 @@ async def test_a_proxy_that_does_not_hang_up_is_hung_up_on(
     monkeypatch.setattr("smtp2cf.smtpd.before_session.GOODBYE_WAIT", 0.1)
     service = await proxied(start)
     client = await service.connect(ahead=WRONG["SMTP"])
-    (acceptor,) = service.server._acceptors
-    await until(lambda: not acceptor._preparing)
+    await until(lambda: not arriving())
     assert (await client.everything()).startswith("554")
 
 
@@ -346,10 +344,9 @@ async def test_many_at_once_each_with_its_own(start: Start) -> None:
 
 async def test_those_without_a_header_are_bounded(start: Start, logged: Lines) -> None:
     service = await proxied(start, max_sessions=3)
-    (acceptor,) = service.server._acceptors
     for _ in range(3):
         await service.connect()
-    await until(lambda: len(acceptor._preparing) == 3)
+    await until(lambda: len(arriving()) == 3)
     assert await (await service.connect()).reader.read() == b""
     assert _events(logged) == ["session.refused"]
 
@@ -357,8 +354,7 @@ async def test_those_without_a_header_are_bounded(start: Start, logged: Lines) -
 async def test_the_end_of_the_server(start: Start, logged: Lines) -> None:
     service = await proxied(start)
     named, unnamed = await service.greeted(ahead=NAMED["v1 TCP4"][0]), await service.connect(ahead=b"PROX")
-    (acceptor,) = service.server._acceptors
-    await until(lambda: len(acceptor._preparing) == 1)
+    await until(lambda: len(arriving()) == 1)
     await service.server.drain(5)
     assert (await named.everything()).startswith("421 4.3.2")
     assert (await unnamed.everything()).startswith("421 4.3.2")

@@ -294,7 +294,7 @@ async def test_on_a_unix_socket_what_the_kernel_took_has_arrived(
     start: Start, end: Callable[[RawClient], Awaitable[None]]
 ) -> None:
     service = await start(unix=True)
-    client = await RawClient.connect(service._address)
+    client = await RawClient.connect(service.address)
     await client.send(b"HELO a\r\n" + SESSION + MESSAGE)
     while await client.reply() != "250 2.0.0 taken":
         pass
@@ -310,7 +310,7 @@ async def test_on_a_unix_socket_a_reply_to_a_client_that_has_gone_is_lost(start:
         return Verdict(TAKEN, dict.fromkeys(envelope.forward_paths, TAKEN))
 
     service = await start(accept, unix=True)
-    client = await RawClient.connect(service._address)
+    client = await RawClient.connect(service.address)
     await client.send(b"HELO a\r\n" + SESSION)
     for _ in range(5):
         await client.reply()

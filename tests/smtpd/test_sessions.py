@@ -15,9 +15,8 @@ from aiosmtpd.smtp import SMTP
 
 from smtp2cf.smtpd import connection
 from smtp2cf.smtpd.aiosmtpd_base import AIOSMTPD_TABLES, aiosmtpd_attributes
-from smtp2cf.smtpd.connection import Connection
 from smtp2cf.smtpd.outgoing import State
-from tests.smtpd.conftest import Start
+from tests.smtpd.conftest import Start, connections
 from tests.smtpd.dialog import dotted, until
 
 UNCHANGING = (str, bytes, int, float, type(None), MappingProxyType, State)
@@ -123,6 +122,7 @@ async def _one_message(port: int) -> None:
 @pytest.mark.slow
 @pytest.mark.asyncio(loop_factories=["uvloop"])
 async def test_memory_comes_back_after_thousands_of_sessions(start: Start, logged: list) -> None:
+    others = connections()
     service = await start()
 
     async def sessions(count: int) -> int:
@@ -141,9 +141,5 @@ async def test_memory_comes_back_after_thousands_of_sessions(start: Start, logge
     tracemalloc.stop()
     # Ten octets a session are what caches and counters may keep; a session itself is thousands.
     assert after - before < 25_000
-    ours = [
-        each
-        for each in gc.get_objects()
-        if isinstance(each, Connection) and each._sessions is service.server.sessions
-    ]
-    assert not ours, [gc.get_referrers(each) for each in ours[:1]]
+    left = [found for found in connections() if found not in others]
+    assert not left, [gc.get_referrers(found) for found in left[:1]]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from smtp2cf.smtpd import Listener, Quota, Quotas
-from tests.smtpd.conftest import Start
+from tests.smtpd.conftest import Start, arriving
 from tests.smtpd.dialog import until
 from tests.smtpd.rude_tls import RudeTls
 from tests.support.certificates import Certificates
@@ -146,8 +146,7 @@ async def test_a_client_that_leaves_in_its_handshake(
     getattr(client, how)()
     await until(lambda: bool(_events(logged)))
     assert _events(logged) == ["session.tls_failed"]
-    (acceptor,) = service.server._acceptors
-    await until(lambda: not acceptor._preparing)
+    await until(lambda: not arriving())
     await service.greeted(tls=certificates.client)
 
 
@@ -165,8 +164,7 @@ async def test_a_client_that_leaves_with_the_last_of_its_handshake_is_forgotten(
         client.reset()
     else:
         client.end()
-    (acceptor,) = service.server._acceptors
-    await until(lambda: not acceptor._preparing and not service.server.sessions)
+    await until(lambda: not arriving() and not service.server.sessions)
 
 
 async def test_commands_that_come_with_the_last_of_the_handshake_are_answered(
@@ -201,15 +199,14 @@ async def test_those_who_only_connect_are_bounded_too(
     start: Start, certificates: Certificates, logged: Lines
 ) -> None:
     service = await start(protocol="smtps", tls=certificates.server, max_sessions=3)
-    (acceptor,) = service.server._acceptors
     idle = [await service.connect() for _ in range(3)]
-    await until(lambda: len(acceptor._preparing) == 3)
+    await until(lambda: len(arriving()) == 3)
     for _ in range(5):
         assert await (await service.connect()).reader.read() == b""
     assert _events(logged) == ["session.refused"] * 5
     for client in idle:
         client.reset()
-    await until(lambda: not acceptor._preparing)
+    await until(lambda: not arriving())
     await service.greeted(tls=certificates.client)
 
 
@@ -222,15 +219,14 @@ async def test_a_hundred_at_once(start: Start, certificates: Certificates) -> No
 async def test_the_end_of_the_server(start: Start, certificates: Certificates) -> None:
     service = await start(protocol="smtps", tls=certificates.server)
     client = await service.greeted(tls=certificates.client)
-    arriving = await service.connect()
-    await arriving.send(RudeTls(arriving, certificates.client).hello()[:60])
-    (acceptor,) = service.server._acceptors
-    await until(lambda: len(acceptor._preparing) == 1)
+    late = await service.connect()
+    await late.send(RudeTls(late, certificates.client).hello()[:60])
+    await until(lambda: len(arriving()) == 1)
     draining = asyncio.ensure_future(service.server.drain(5))
     assert (await client.reply()).startswith("421 4.3.2 shutting down")
     await client.close()
     await draining
-    assert await arriving.reader.read() == b""
+    assert await late.reader.read() == b""
     with pytest.raises(OSError):
         await service.connect()
 
