@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.bridge import Bridge, running_bridge
 from tests.support.leaks import Leaks
@@ -14,6 +15,14 @@ from tests.support.skips import (  # noqa: F401 - hooks of every run
     pytest_terminal_summary,
 )
 from tests.support.together import pytest_xdist_make_scheduler  # noqa: F401 - as above
+
+settings.register_profile(
+    "same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+"""The same examples on every run, however long they take. `make fuzz` draws new ones, and so does
+`pytest --hypothesis-profile=random`."""
+settings.register_profile("random", settings.get_profile("same"), derandomize=False)
+settings.load_profile("same")
 
 
 def pytest_configure(config: pytest.Config) -> None:

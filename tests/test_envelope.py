@@ -8,7 +8,7 @@ import time
 import unicodedata
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from smtp2cf import envelope
@@ -123,7 +123,6 @@ _words = st.text("abcXYZ019", min_size=1, max_size=6)
 _labels = st.text("abcXYZ019äöüßéñ例子नम", min_size=1, max_size=8)
 
 
-@settings(deadline=None)
 @given(
     st.data(),
     st.lists(_words, min_size=1, max_size=3).map(".".join),

@@ -1,7 +1,7 @@
 """Replies: their class, and what they can be on the wire whatever their text holds."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from smtp2cf.reply import (
@@ -103,7 +103,6 @@ def test_no_text_can_start_a_line_or_write_on_a_terminal(text: str, utf8: bool) 
     assert not UNPRINTABLE.search(wire[:-2].decode())
 
 
-@settings(deadline=None)
 @given(code=st.integers(200, 599), text=st.text(st.characters(exclude_categories=())), utf8=st.booleans())
 def test_whatever_the_text_the_wire_is_lines_of_one_reply(code: int, text: str, utf8: bool) -> None:
     status = f"{code // 100}.7.1"
@@ -117,7 +116,6 @@ def test_whatever_the_text_the_wire_is_lines_of_one_reply(code: int, text: str, 
         assert not UNPRINTABLE.search(line.decode("utf-8" if utf8 else "ascii"))
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=())), st.integers(1, 50))
 def test_one_line_is_one_line_and_short(text: str, limit: int) -> None:
     line = one_line(text, limit)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from smtp2cf.cloudflare import Client
@@ -148,7 +148,6 @@ addresses = st.sampled_from(["a@x", "A@x", "a@X", "b@x", "B@X", "c@y", "C@y", "c
 lists = st.lists(addresses | st.none() | st.integers(), max_size=5) | st.none() | st.text(max_size=3)
 
 
-@settings(deadline=None)
 @given(
     recipients=st.lists(addresses, min_size=1, max_size=8, unique=True),
     result=st.fixed_dictionaries(

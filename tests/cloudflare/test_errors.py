@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from smtp2cf.cloudflare.errors import MAYBE_SENT, TABLE, TEXT_LIMIT, TokenRefusedError, error_of
@@ -403,7 +403,6 @@ errors_like = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(
     http=st.integers(100, 599),
     body=st.binary(max_size=200)

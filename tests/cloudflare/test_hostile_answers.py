@@ -321,7 +321,7 @@ def answering() -> Iterator[Answering]:
         runner.run(api.stop())
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(status=st.sampled_from([200, 201, 400, 401, 403, 404, 413, 429, 500, 503]), body=answers)
 def test_whatever_json_an_answer_is_it_becomes_replies(answering: Answering, status: int, body: str) -> None:
     outcome = answering.sent(status, body.encode())

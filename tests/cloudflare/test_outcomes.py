@@ -3,7 +3,7 @@
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from smtp2cf.cloudflare.outcomes import LISTS, Sent, read_sent
@@ -142,7 +142,6 @@ def _spelled(address: str, how: int) -> object:
     return forms[how % len(forms)]
 
 
-@settings(deadline=None)
 @given(st.data(), _people)
 def test_each_recipient_gets_its_own_outcome_in_whatever_spelling(
     data: st.DataObject, people: list[str]

@@ -190,5 +190,5 @@ class PacedCalls(RuleBasedStateMachine):
             assert rounds < 1000, "somebody waits for ever"
 
 
-PacedCalls.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+PacedCalls.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 TestPacedCalls = PacedCalls.TestCase

@@ -67,7 +67,7 @@ class Simulation:
         self.took = loop.time() - started
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     calls=st.integers(20, 100),
     window=st.sampled_from([2.0, 10.0, 60.0]),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from smtp2cf.cloudflare.pacing import RETRY_AFTER_LIMITS, retry_after_of
@@ -360,7 +360,6 @@ def test_without_retry_after_a_window_that_is_used_up_tells() -> None:
     assert retry_after_of("", '"default";r=0;t=999999') == 3600.0
 
 
-@settings(deadline=None)
 @given(st.text() | st.from_regex(r"[A-Z][a-z]{2}, \d{1,6} [A-Z][a-z]{2} \d{1,6} [\d:]{0,9} [-+A-Z\d]{0,6}"))
 def test_any_retry_after_is_none_or_within_the_limits(value: str) -> None:
     least, most = RETRY_AFTER_LIMITS

@@ -129,7 +129,6 @@ GOOD_LIST = st.lists(GOOD_MAILBOX, min_size=1, max_size=4).map(",\r\n ".join)
 GROUP = st.builds("{}: {};".format, WORDS.map(" ".join), GOOD_LIST | st.just(""))
 
 
-@settings(deadline=None)
 @given(st.lists(GOOD_LIST | GROUP, min_size=1, max_size=3).map(", ".join))
 def test_a_list_without_fault_stays_byte_for_byte(value: str) -> None:
     assert quote_display_names(value) == value
@@ -142,7 +141,6 @@ BAD_NAME = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(BAD_NAME, ADDRESS), min_size=1, max_size=3), SPACE)
 def test_a_name_with_anything_in_it_is_shown_as_it_was_written(
     mailboxes: list[tuple[list[str], str]], space: str
@@ -164,7 +162,7 @@ ANYTHING = st.lists(
 ).map("".join)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(ANYTHING)
 def test_no_mailbox_appears_or_disappears(value: str) -> None:
     """But for an address that stands where a name should: it is in the name afterwards."""

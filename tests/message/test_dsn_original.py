@@ -232,7 +232,7 @@ NASTY_MESSAGE = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     reverse_path=NASTY.filter(bool),
     envid=NASTY,
@@ -259,7 +259,7 @@ def test_nothing_from_outside_becomes_a_field_or_a_part(
     assert len(blocks(report)) == 1 + len(reports)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(message=NASTY_MESSAGE)
 def test_any_message_in_utf8_comes_back_in_full(message: bytes) -> None:
     message = re.sub(rb"\r\n|\r|\n", b"\r\n", message.decode(errors="ignore").encode())

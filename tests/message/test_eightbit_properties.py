@@ -75,7 +75,7 @@ PIECES = [
 messages = st.lists(st.sampled_from(PIECES), max_size=40).map(b"".join) | st.binary(max_size=200)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(messages)
 def test_any_bytes_come_out_as_utf8(message: bytes) -> None:
     converted = to_utf8(message)
@@ -86,13 +86,11 @@ def test_any_bytes_come_out_as_utf8(message: bytes) -> None:
     assert to_utf8(converted) is converted
 
 
-@settings(deadline=None)
 @given(st.text().map(str.encode) | messages.filter(is_utf8))
 def test_any_utf8_comes_out_as_the_same_object(message: bytes) -> None:
     assert to_utf8(message) is message
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=50))
 def test_utf8_is_what_python_decodes(message: bytes) -> None:
     assert is_utf8(message) == (message.decode("utf-8", "ignore").encode() == message)
@@ -161,7 +159,7 @@ def bodies(tree: Leaf | Multipart | Message) -> list[bytes]:
             return [body for part in parts for body in bodies(part)]
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(trees)
 def test_the_leaves_of_any_tree_of_parts_come_out(tree: Leaf | Multipart | Message) -> None:
     message = b"Subject: x\r\nMIME-Version: 1.0\r\n" + build(tree, itertools.count())

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import webencodings
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from smtp2cf.message.charset import decode
@@ -213,7 +213,6 @@ def decode_word(word: re.Match[str]) -> str:
     return (quopri.decodestring(encoded) if word[1] == "q" else base64.b64decode(encoded)).decode()
 
 
-@settings(deadline=None)
 @given(st.lists(text).map(" ".join), st.integers(0, 100))
 @example("ä" * 500, 9)
 @example("👩\u200d👩\u200d👧" * 50, 70)
@@ -226,7 +225,6 @@ def test_encoded_words_say_the_text(said: str, column: int) -> None:
     assert re.sub(OUR_WORD, decode_word, joined) == said
 
 
-@settings(deadline=None)
 @given(text, st.integers(0, 100))
 @example("ä" * 500, 0)
 @example("👩\u200d👩\u200d👧" * 50, 70)
@@ -250,7 +248,6 @@ def test_lines_with_encoded_words_are_short() -> None:
     assert max(len(line) for line in lines if "=?" in line) <= 76
 
 
-@settings(deadline=None)
 @given(st.text(alphabet='aé@"\\()<>,;: \t=?', max_size=40))
 def test_an_address_field_changes_in_names_and_comments_only(value: str) -> None:
     """Whatever it looks like, ASCII in it stays, and all angle brackets with what is in them."""

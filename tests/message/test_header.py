@@ -1,7 +1,7 @@
 """The header is found where readers see it, its fields are counted and dropped without touching the rest."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from smtp2cf.message.header import drop_headers, parse_header, received_count, split_header
@@ -33,7 +33,6 @@ def test_the_header_ends_at_the_first_empty_line(header: bytes, rest: bytes) -> 
     assert split_header(header + rest) == (header, rest)
 
 
-@settings(deadline=None)
 @given(st.binary() | st.text(alphabet="a: \t\r\nF").map(str.encode))
 def test_header_and_rest_are_the_message(message: bytes) -> None:
     assert b"".join(split_header(message)) == message

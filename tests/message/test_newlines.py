@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from smtp2cf.message.newlines import MAX_HEADERS, has_bare_newlines, normalize_newlines
@@ -39,7 +39,6 @@ def test_in_a_body_each_newline_becomes_one_crlf(header: bytes, text: bytes, nor
     assert normalize_newlines(header + text) == header + normalized
 
 
-@settings(deadline=None)
 @given(any_newlines | st.binary())
 def test_bare_is_what_has_no_other_half(message: bytes) -> None:
     assert has_bare_newlines(message) == bool(re.search(rb"\r(?!\n)|(?<!\r)\n", message))

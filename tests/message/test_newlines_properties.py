@@ -13,7 +13,7 @@ LINE_ENDS = {"CRLF": CRLF, "CR CR LF": CR_CR_LF, "LF": LF, "CRLF and CR CR LF": 
 
 
 @pytest.mark.parametrize("line_end", LINE_ENDS.values(), ids=LINE_ENDS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(chance=st.randoms(use_true_random=False))
 def test_readers_find_what_the_client_meant(line_end: bytes, chance: random.Random) -> None:
     sent, meant = Client(chance, line_end).message()

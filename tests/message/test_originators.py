@@ -206,7 +206,7 @@ PIECES = st.lists(
 ).map("".join)  # fmt: skip
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(PIECES)
 @example('"a@b.c" <x@y.z>')
 @example("a@b.c, =?utf-8?q?m=40n?= <x@y.z>")

@@ -3,7 +3,7 @@
 from email.policy import compat32
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from smtp2cf.message.repair import KINDS, repair
@@ -134,7 +134,6 @@ LINES = st.lists(
 ).map(lambda lines: b"".join(line + b"\r\n" for line in lines))
 
 
-@settings(deadline=None)
 @given(LINES)
 def test_twice_is_once(message: bytes) -> None:
     repaired, changed = repair(message)

@@ -23,7 +23,7 @@ def played(scenario: Scenario) -> list[str]:
         return play(scenario, Path(directory))
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(scenarios)
 def test_nothing_is_lost_and_nothing_goes_out_twice_unsaid(scenario: Scenario) -> None:
     assert played(scenario) == []

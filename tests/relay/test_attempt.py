@@ -163,7 +163,6 @@ def test_any_three_suppressed_of_50() -> None:
     assert most <= 32
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_however_many_are_suppressed_each_of_the_others_gets_it_once(data: st.DataObject) -> None:
     recipients = people(data.draw(st.integers(1, 50), "count"))
@@ -304,7 +303,6 @@ async def test_malformed_recipients_ahead_cost_the_others_nothing() -> None:
     assert {who for who, out in attempt.outcomes.items() if out.permanent} == set(recipients[:10])
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_where_one_plain_address_is_good_the_message_is_not_to_blame(data: st.DataObject) -> None:
     """Whoever is refused for the form of the address: the others get the message, and it alone tells."""
@@ -318,7 +316,7 @@ def test_where_one_plain_address_is_good_the_message_is_not_to_blame(data: st.Da
     assert "good@example.net" not in permanent or ["good@example.net"] in api.calls
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.data())
 def test_nobody_is_refused_for_good_who_was_not_in_a_call_with_half_of_them_at_most(
     data: st.DataObject,
@@ -496,7 +494,6 @@ fates = st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(count=st.integers(1, 50), script=st.lists(fates, max_size=30), rest=fates)
 def test_whatever_each_call_comes_to_everybody_has_one_outcome_and_nobody_gets_it_twice(
     count: int, script: list[SendError | None], rest: SendError | None

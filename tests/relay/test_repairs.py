@@ -266,7 +266,7 @@ async def test_a_domain_that_is_not_set_up_costs_a_few_calls(count: int) -> None
     assert len(account.sent()) <= -(-count // 50) + 11
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.data())
 def test_everybody_good_gets_it_once_in_the_right_form(data: st.DataObject) -> None:
     people = [f"r{number}@example.net" for number in range(data.draw(st.integers(1, 50), "count"))]

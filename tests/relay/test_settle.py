@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from smtp2cf.envelope import Envelope
@@ -166,7 +166,6 @@ replies = st.sampled_from([DELIVERED, QUEUED, ACCEPTED, BOUNCED, SUPPRESSED, TOO
 addresses = st.text(min_size=1, max_size=80).map(lambda local: f"{local}@example.net")
 
 
-@settings(deadline=None)
 @given(
     outcomes=st.dictionaries(addresses, replies, min_size=1, max_size=30),
     kept=st.booleans(),
@@ -289,7 +288,6 @@ def test_of_who_got_it_nobody_is_told_who_did_not_ask() -> None:
     assert settle(mail_to(outcomes, notify=""), {}, Attempt(outcomes), WAITS).told == of("gone")
 
 
-@settings(deadline=None)
 @given(
     outcomes=st.dictionaries(addresses, replies, min_size=1, max_size=30),
     situation=st.builds(

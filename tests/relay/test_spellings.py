@@ -1,7 +1,7 @@
 """Recipients in several spellings: sent to once, and each spelling has its outcome."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from smtp2cf.envelope import address_key
@@ -38,7 +38,6 @@ def test_an_address_that_has_no_such_form_is_refused_and_the_others_are_sent_to(
     assert {who: reply.status for who, reply in spelled.refused.items()} == {"jörg@x": "5.6.7"}
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(["a@x", "a@X", "A@x", "b@y", "jörg@x", *ONE])))
 def test_nobody_is_lost_nobody_is_there_twice_and_each_spelling_is_answered(recipients: list[str]) -> None:
     spelled = Spellings.of(recipients)

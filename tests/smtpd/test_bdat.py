@@ -80,7 +80,7 @@ async def test_a_whole_session_in_one_packet(start: Start) -> None:
 SESSION = b"EHLO a\r\n" + ENVELOPE + chunks(NASTY, b"", BINARY) + ENVELOPE + chunks(b".\r\n") + b"QUIT\r\n"
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sizes=st.lists(st.integers(1, 90), min_size=1, max_size=20))
 @pytest.mark.asyncio(loop_factories=["uvloop"])
 async def test_any_split_gives_the_same(start: Start, sizes: list[int]) -> None:

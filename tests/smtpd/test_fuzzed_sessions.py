@@ -75,13 +75,13 @@ def _cut(octets: bytes, seed: int) -> bytes:
     return octets
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(choice=st.integers(0, len(PROTOCOLS) * len(FATES) - 1), steps=_sessions, seed=st.integers(0, 1 << 16))
 def test_whatever_is_sent_the_session_holds(choice: int, steps: bytes, seed: int) -> None:
     session(bytes([choice]) + _cut(steps, seed))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=300))
 def test_noise_of_any_kind_does_not_break_a_session(octets: bytes) -> None:
     session(octets)

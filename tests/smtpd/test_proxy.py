@@ -404,7 +404,7 @@ headers = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(octets=headers)
 @pytest.mark.asyncio(loop_factories=["uvloop"])
 async def test_whatever_comes_as_a_header_is_one_or_refused(

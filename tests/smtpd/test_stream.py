@@ -42,7 +42,7 @@ async def test_a_whole_session_sent_without_waiting(start: Start, size: int) -> 
     assert [message for _, message in service.taken] == [MESSAGE, b""]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sizes=st.lists(st.integers(1, 60), min_size=1, max_size=30))
 @pytest.mark.asyncio(loop_factories=["uvloop"])
 async def test_any_split_gives_the_same_messages_and_replies(start: Start, sizes: list[int]) -> None:

@@ -77,7 +77,7 @@ def test_a_pattern_does_not_reach_over_two_addresses() -> None:
     assert not re.search(codec.lookup_pattern("a*z@x"), "a@x\nz@x")
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(envelopes, st.binary(max_size=300), st.dictionaries(addresses, replies, max_size=3))
 async def test_both_databases_give_back_what_they_got(
     backend: Backend, envelope: Envelope, message: bytes, outcomes: dict[str, Reply]
