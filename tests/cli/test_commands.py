@@ -14,6 +14,7 @@ import pytest
 from smtp2cf import __version__
 from tests.support.command import clean_environment, run, running, smtp2cf
 from tests.support.needs import needs
+from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 
@@ -108,7 +109,7 @@ def test_a_sandbox_run_shows_where_to_send_and_where_to_look() -> None:
         assert b"anna@example.net" in _get(named["what went out"])
         assert b"anna@example.net" in _get(named["status"])
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(PATIENCE) == 0
         (line,) = [line for line in process.stderr if "anna@example.net" in line]
     assert "status=sent" in line
 

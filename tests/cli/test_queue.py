@@ -18,6 +18,7 @@ from tests.process.test_full_disk import LOOKING_OFTEN
 from tests.spool.conftest import Backend, new_mail
 from tests.support.bridge import Bridge, running_bridge
 from tests.support.command import Done, clean_environment, smtp2cf
+from tests.support.waiting import PATIENCE
 
 WAITING = 3
 NOT_FOUND, UNAVAILABLE, NO_QUEUE, USAGE = os.EX_NOINPUT, os.EX_UNAVAILABLE, os.EX_CONFIG, os.EX_USAGE
@@ -161,7 +162,7 @@ def test_the_admin_port_lists_and_counts_what_waits(desk: Desk) -> None:
         assert answer.headers["Content-Type"] == "application/jsonl"
         listed = [json.loads(line) for line in answer]
     assert [line["queue_id"] for line in listed] == list(desk.ids.values())
-    wait_for(lambda: _metric(desk.bridge, 'smtp2cf_spool_messages{status="deferred"}') == WAITING, timeout=15)
+    wait_for(lambda: _metric(desk.bridge, 'smtp2cf_spool_messages{status="deferred"}') == WAITING)
     assert _metric(desk.bridge, 'smtp2cf_spool_bytes{status="deferred"}') > 0
     assert _metric(desk.bridge, "smtp2cf_spool_oldest_seconds") > 0
     assert _metric(desk.bridge, 'smtp2cf_recipients_total{status="deferred"}') == WAITING
@@ -173,13 +174,13 @@ def test_readyz_warns_of_old_mail_and_fails_when_the_spool_cannot_be_written(tmp
     with running_bridge(tmp_path, constants=LOOKING_OFTEN, **settings) as bridge:
         with bridge.client() as client:
             client.sendmail("a@example.com", "b+error@example.org", "Subject: x\r\n\r\nx\r\n")
-        wait_for(lambda: "warning: the oldest mail has waited" in _readyz(bridge)[1], timeout=15)
+        wait_for(lambda: "warning: the oldest mail has waited" in _readyz(bridge)[1])
         assert _readyz(bridge)[0] == 200
         (tmp_path / "spool.sqlite3").rename(tmp_path / "elsewhere")
-        wait_for(lambda: _readyz(bridge)[0] == 503, timeout=15)
+        wait_for(lambda: _readyz(bridge)[0] == 503)
         assert "spool" in _readyz(bridge)[1]
         (tmp_path / "elsewhere").rename(tmp_path / "spool.sqlite3")
-        wait_for(lambda: _readyz(bridge)[0] == 200, timeout=15)
+        wait_for(lambda: _readyz(bridge)[0] == 200)
 
 
 @pytest.mark.slow
@@ -220,7 +221,7 @@ def _readyz(bridge: Bridge) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
-def wait_for(condition, timeout: float = 10.0) -> None:
+def wait_for(condition, timeout: float = PATIENCE) -> None:
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline

@@ -20,7 +20,7 @@ from tests.support.bridge import Bridge, running_bridge
 from tests.support.certificates import make_pair, write_pair
 from tests.support.needs import needs
 from tests.support.postfix import DAEMONS, running_postfix
-from tests.support.waiting import free_port
+from tests.support.waiting import PATIENCE, free_port
 
 pytestmark = pytest.mark.slow
 
@@ -149,7 +149,7 @@ def test_openssls_s_client(target: Target, ending: str) -> None:
                     assert _hear(client).startswith(b"221")
                 if ending != "kill":
                     client.stdin.close()
-                    client.wait(10)
+                    client.wait(PATIENCE)
             finally:
                 patience.cancel()
                 client.kill()
@@ -164,8 +164,8 @@ def _connect(target: Target) -> smtplib.SMTP:
     context = ssl.create_default_context(cafile=str(target.cert))
     context.maximum_version = VERSIONS[target.version]
     if target.way == "SMTPS":
-        return smtplib.SMTP_SSL("127.0.0.1", target.port, context=context, timeout=30)
-    client = smtplib.SMTP("127.0.0.1", target.port, timeout=30)
+        return smtplib.SMTP_SSL("127.0.0.1", target.port, context=context, timeout=PATIENCE)
+    client = smtplib.SMTP("127.0.0.1", target.port, timeout=PATIENCE)
     if target.way == "STARTTLS":
         client.starttls(context=context)
     return client

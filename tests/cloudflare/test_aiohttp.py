@@ -17,6 +17,7 @@ from aiohttp.http_parser import RawResponseMessage
 from yarl import URL
 
 from tests.cloudflare.raw_server import RawServer, Request, always, http, serving
+from tests.support.waiting import PATIENCE
 
 CONNECTING = aiohttp.ClientTimeout(connect=5)
 
@@ -158,7 +159,7 @@ async def test_who_waits_for_an_answer_is_woken_when_the_transport_is_aborted(
             connection = await connector.connect(target(half), [], CONNECTING)
             asyncio.get_running_loop().call_later(0.05, connection.transport.abort)
             with pytest.raises(aiohttp.ClientError):
-                await asyncio.wait_for(ask(connection), 5)
+                await asyncio.wait_for(ask(connection), PATIENCE)
             connection.close()
 
 

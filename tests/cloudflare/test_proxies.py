@@ -21,6 +21,7 @@ from tests.cloudflare.conftest import (
 )
 from tests.cloudflare.raw_server import Request, always, http, ok, read_request, serving
 from tests.support.needs import needs
+from tests.support.waiting import PATIENCE
 
 
 async def test_calls_go_through_the_proxy_that_the_environment_names(
@@ -123,7 +124,7 @@ async def test_half_an_answer_through_a_tunnel_ends_at_the_timeout(
     async with serving(respond, certificates.server) as server, tunnelling() as (proxy_port, _):
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy_port}")
         monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca_file))
-        error = await asyncio.wait_for(failed_send(make_client(server.base_url, timeout=0.5)), 5)
+        error = await asyncio.wait_for(failed_send(make_client(server.base_url, timeout=0.5)), PATIENCE)
         assert_maybe_sent(error)
         assert "0.5 s (SMTP2CF_API_TIMEOUT)" in error.reply.text
 

@@ -23,6 +23,7 @@ from tests.cloudflare.conftest import ACCOUNT, RECIPIENT, Certificates, send
 from tests.cloudflare.raw_server import ok
 from tests.support.needs import needs
 from tests.support.secret import TOKEN
+from tests.support.waiting import PATIENCE
 
 TIMEOUT = 0.5
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
@@ -66,7 +67,7 @@ def answering(answer: bytes, tls: ssl.SSLContext | None = None) -> Iterator[Busy
         yield busy
     finally:
         listener.close()
-        thread.join(10)
+        thread.join(PATIENCE)
 
 
 def run(loop: str, busy: Busy, during: Callable[[], Awaitable[None]]) -> Sent:
@@ -103,7 +104,7 @@ def test_an_answer_that_came_while_the_loop_stood_still_is_read(
         async def stand_still() -> None:
             while not busy.asked.is_set():  # noqa: ASYNC110 - it is another thread's event
                 await asyncio.sleep(0)
-            assert busy.answered.wait(10)
+            assert busy.answered.wait(PATIENCE)
             time.sleep(TIMEOUT + 0.1)  # noqa: ASYNC251 - this is what a stall is
 
         assert run(loop, busy, stand_still).outcomes == {RECIPIENT: DELIVERED}
@@ -117,7 +118,7 @@ def test_what_is_no_whole_answer_by_then_is_given_up_soon(loop: str, answer: byt
         async def stand_still() -> None:
             while not busy.asked.is_set():  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0)
-            assert busy.answered.wait(10)
+            assert busy.answered.wait(PATIENCE)
             time.sleep(TIMEOUT + 0.1)  # noqa: ASYNC251 - as above
 
         started = time.monotonic()

@@ -23,6 +23,7 @@ from tests.cloudflare.conftest import (
 )
 from tests.cloudflare.raw_server import Request, always, http, ok, read_request, serving
 from tests.support.needs import needs
+from tests.support.waiting import PATIENCE
 
 # ---- what goes out
 
@@ -174,7 +175,7 @@ async def test_a_connection_that_has_been_idle_for_too_long_is_closed_and_not_us
         for _ in range(2):
             closed.clear()
             await send(client)
-            await asyncio.wait_for(closed.wait(), 5)
+            await asyncio.wait_for(closed.wait(), PATIENCE)
 
 
 async def test_a_connection_whose_time_is_up_is_not_used_even_where_nobody_has_closed_it(

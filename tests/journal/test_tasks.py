@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 
 import smtp2cf
 from smtp2cf.journal import tasks
+from tests.support.waiting import PATIENCE
 
 ELSEWHERE = {
     ("access/logins.py", "_verified"): "awaited there; _done logs its error when all who waited have left",
@@ -43,7 +44,7 @@ async def test_work_that_fails_is_begun_again_and_logged() -> None:
             raise error
 
     with capture_logs() as lines:
-        await asyncio.wait_for(tasks.keep_running(work, "a test"), 5)
+        await asyncio.wait_for(tasks.keep_running(work, "a test"), PATIENCE)
     assert not ended
     assert [(line["event"], line["task"]) for line in lines] == [("task.failed", "a test")] * 2
     assert [line["again_in"] for line in lines] == [0.001, 0.002]
@@ -60,7 +61,7 @@ async def test_work_that_is_cancelled_is_not_begun_again() -> None:
     await began.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, PATIENCE)
 
 
 async def test_a_fatal_error_is_for_who_started_the_work() -> None:
@@ -68,7 +69,7 @@ async def test_a_fatal_error_is_for_who_started_the_work() -> None:
         raise FlakyError
 
     with pytest.raises(FlakyError):
-        await asyncio.wait_for(tasks.keep_running(work, "a test", fatal=FlakyError), 5)
+        await asyncio.wait_for(tasks.keep_running(work, "a test", fatal=FlakyError), PATIENCE)
 
 
 async def test_what_is_done_once_has_its_error_logged() -> None:

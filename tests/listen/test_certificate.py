@@ -196,12 +196,12 @@ class Listener:
     def __enter__(self) -> int:
         self._thread.start()
         serving = asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=self._context)
-        self._server = asyncio.run_coroutine_threadsafe(serving, self._loop).result(10)
+        self._server = asyncio.run_coroutine_threadsafe(serving, self._loop).result(PATIENCE)
         return self._server.sockets[0].getsockname()[1]
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._server.close)
-        asyncio.run_coroutine_threadsafe(asyncio.sleep(0.01), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0.01), self._loop).result(PATIENCE)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

@@ -6,6 +6,7 @@ import urllib.request
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.bridge import Bridge
+from tests.support.waiting import PATIENCE
 
 
 def metric(bridge: Bridge, name: str, **labels: str) -> float:
@@ -19,7 +20,7 @@ def metric(bridge: Bridge, name: str, **labels: str) -> float:
     return 0.0
 
 
-def wait_for_metric(bridge: Bridge, name: str, value: float, timeout: float = 10.0) -> None:
+def wait_for_metric(bridge: Bridge, name: str, value: float, timeout: float = PATIENCE) -> None:
     """Return as soon as the sample has that value."""
     deadline = time.monotonic() + timeout
     while (now := metric(bridge, name)) != value:

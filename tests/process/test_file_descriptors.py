@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.bridge import Bridge, running_bridge
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 LIMIT = 160
 CLIENTS = 320
@@ -19,7 +19,7 @@ CLIENTS = 320
 
 def _first_words(sock: socket.socket) -> str:
     with sock:
-        sock.settimeout(20)
+        sock.settimeout(PATIENCE)
         try:
             return sock.recv(1000)[:3].decode()
         except ConnectionError:
@@ -27,7 +27,7 @@ def _first_words(sock: socket.socket) -> str:
 
 
 def _connect(bridge: Bridge) -> socket.socket:
-    return socket.create_connection((bridge.smtp_host, bridge.smtp_port), timeout=20)
+    return socket.create_connection((bridge.smtp_host, bridge.smtp_port), timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_clients_beyond_the_limit_are_told_and_probes_are_answered(tmp_path: Pat
             assert clients[-1].recv(1, socket.MSG_PEEK) in (b"2", b"4")
         bridge.wait_for_log("session.no_files")
         for probe in ("livez", "readyz"):
-            with urllib.request.urlopen(f"{bridge.admin_url}/{probe}", timeout=10) as answer:
+            with urllib.request.urlopen(f"{bridge.admin_url}/{probe}", timeout=PATIENCE) as answer:
                 assert answer.status == 200
         words = Counter(map(_first_words, clients))
         assert set(words) == {"220", "421"}, words
@@ -78,9 +78,9 @@ def test_who_waits_to_be_accepted_when_the_bridge_stops_is_told(tmp_path: Path) 
         for sock in clients:
             with sock:
                 heard = b""
-                sock.settimeout(20)
+                sock.settimeout(PATIENCE)
                 while block := sock.recv(1000):
                     heard += block
                 words[heard.splitlines()[-1][:3]] += 1
         assert words == {b"421": CLIENTS}
-        assert bridge.process.wait(20) == 0
+        assert bridge.process.wait(PATIENCE) == 0

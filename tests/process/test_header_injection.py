@@ -16,6 +16,7 @@ import pytest
 from tests.message.clients import CR_CR_LF, CRLF, LF, Client, Part, as_read
 from tests.support.bridge import Bridge, running_bridge
 from tests.support.forked import Forked
+from tests.support.waiting import PATIENCE
 
 MESSAGES = 40
 """For each way and line end."""
@@ -43,7 +44,7 @@ class Ways:
 
     def lmtp(self, message: bytes, recipient: str) -> None:
         host, _, port = self._lmtp.rpartition(":")
-        with smtplib.LMTP(host, int(port), timeout=30) as client:
+        with smtplib.LMTP(host, int(port), timeout=PATIENCE) as client:
             self._data(client, message, recipient)
 
     def bdat(self, message: bytes, recipient: str) -> None:

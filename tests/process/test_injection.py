@@ -21,6 +21,7 @@ from tests.process.test_admin import Page
 from tests.support.bridge import Bridge, running_bridge
 from tests.support.command import smtp2cf
 from tests.support.secret import TOKEN
+from tests.support.waiting import PATIENCE
 
 EVIL = (
     "x\r\n250 2.0.0 all is well\r\nX-Evil: yes\n"
@@ -106,7 +107,7 @@ def deliver(bridge: Bridge, mail: bytes = b"MAIL FROM:<a@example.com>", *recipie
     """A transaction, octet for octet; every line that came back."""
     commands = [b"EHLO c.example", mail, *(recipients or (b"RCPT TO:<b@example.net>",)), b"DATA"]
     seen: list[bytes] = []
-    with socket.create_connection((bridge.smtp_host, bridge.smtp_port), timeout=20) as sock:
+    with socket.create_connection((bridge.smtp_host, bridge.smtp_port), timeout=PATIENCE) as sock:
         lines = sock.makefile("rb")
         for command in (b"", *commands, b"Subject: x\r\n\r\nhello\r\n.", b"QUIT"):
             if command:
@@ -284,7 +285,7 @@ CONTROLS = [
 def test_no_control_character_of_a_command_comes_back_or_into_the_log(
     direct: Bridge, command: bytes, control: bytes
 ) -> None:
-    with socket.create_connection((direct.smtp_host, direct.smtp_port), timeout=20) as sock:
+    with socket.create_connection((direct.smtp_host, direct.smtp_port), timeout=PATIENCE) as sock:
         sock.sendall(command % control + b"\r\nQUIT\r\n")
         lines = sock.makefile("rb").readlines()
     assert_clean_lines(lines)

@@ -77,19 +77,19 @@ def test_it_arrives_repaired_and_what_is_valid_as_it_was(
 ) -> None:
     strict.clear()
     door(strict, "b@example.net", INVALID)
-    (message,) = strict.wait_for(1, timeout=30)
+    (message,) = strict.wait_for(1)
     assert message["mime_message"] == REPAIRED
     line = strict.wait_for_log("mail.repaired", **{"from": message["from"]})
     assert line["changed"] == ["Received", "DKIM-Signature", "From"]
     door(strict, "b@example.net", REPAIRED)
-    assert strict.wait_for(2, timeout=30)[1]["mime_message"] == REPAIRED
+    assert strict.wait_for(2)[1]["mime_message"] == REPAIRED
 
 
 def test_who_is_to_blame_is_refused_and_the_others_get_it(strict: Bridge) -> None:
     strict.clear()
     with strict.client() as client:
         client.sendmail("blame@example.com", ["b@example.net", ODD, "c@example.net"], INVALID)
-    messages = strict.wait_for(2, timeout=30)
+    messages = strict.wait_for(2)
     to = {
         who
         for message in messages[:3]

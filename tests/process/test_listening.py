@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.bridge import running_bridge
 from tests.support.command import smtp2cf
+from tests.support.waiting import PATIENCE
 
 MESSAGE = b"From: app@example.com\r\nSubject: where\r\n\r\nHello\r\n"
 NOT_OURS = "192.0.2.1:25"
@@ -21,7 +22,7 @@ class UnixSMTP(smtplib.SMTP):
     """smtplib on a unix socket."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(str(path), 25, timeout=30)
+        super().__init__(str(path), 25, timeout=PATIENCE)
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX)
@@ -85,7 +86,7 @@ def test_sockets_handed_over_take_the_place_of_those_in_the_settings(tmp_path: P
         with running_bridge(tmp_path, handing=handing, SMTP_LISTEN=NOT_OURS) as bridge:
             ready = bridge.wait_for_log("serve.ready")
             assert ready["smtp"] == [f"127.0.0.1:{address[1]}", f"unix:{path}"]
-            deliver(smtplib.SMTP(*address, timeout=30))
+            deliver(smtplib.SMTP(*address, timeout=PATIENCE))
             deliver(UnixSMTP(path))
             assert len(bridge.messages()) == 2
             assert bridge.stop() == 0

@@ -50,7 +50,7 @@ def test_mail_that_waits_for_a_token_goes_out_at_once_when_there_is_another(tmp_
         assert not sandbox.messages
         mounted(tmp_path / "secret", 2, "fresh")
         # They would have been tried again after a minute.
-        wait_until(lambda: len(sandbox.messages) == 3, "the waiting mail goes out", timeout=30)
+        wait_until(lambda: len(sandbox.messages) == 3, "the waiting mail goes out")
         assert bridge.wait_for_log("token.reloaded")["file"] == str(token)
 
         url.write_text(f"sqlite://{tmp_path}/other.sqlite3")

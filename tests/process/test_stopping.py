@@ -14,6 +14,7 @@ import pytest
 from tests.process.metrics import wait_for_metric
 from tests.support.bridge import Bridge, running_bridge
 from tests.support.command import running, smtp2cf
+from tests.support.waiting import PATIENCE
 
 MESSAGE = b"From: app@example.com\r\nSubject: under way\r\n\r\nHello\r\n"
 GOODBYE = b"421 4.3.2 "
@@ -22,7 +23,7 @@ GOODBYE = b"421 4.3.2 "
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[Bridge]:
     """A bridge for one test, which may stop it."""
-    with running_bridge(tmp_path) as bridge:
+    with running_bridge(tmp_path, DRAIN_TIMEOUT="1h") as bridge:
         yield bridge
 
 
@@ -44,7 +45,7 @@ def test_a_message_under_way_is_answered_before_it_stops(own: Bridge) -> None:
         code, text = answer.result()
     assert code == 250
     assert text.startswith(b"2.0.0 ")
-    assert own.process.wait(10) == 0
+    assert own.process.wait(PATIENCE) == 0
     assert own.wait_for_log("mail.attempt", status="sent")["to"] == "slow-1s@example.com"
     assert own.log()[-1]["event"] == "serve.stopped"
 
@@ -55,12 +56,12 @@ def test_a_transaction_under_way_may_go_on_to_its_end(own: Bridge) -> None:
         own.wait_for_log("serve.stopping")
         assert client.data(MESSAGE)[0] == 250
         assert client.file.readline().startswith(GOODBYE)
-        assert own.process.wait(10) == 0
+        assert own.process.wait(PATIENCE) == 0
 
 
 def test_an_idle_session_is_told_and_a_new_one_is_not_taken(own: Bridge) -> None:
     with in_transaction(own, "anna@example.net") as busy:
-        with socket.create_connection((own.smtp_host, own.smtp_port), 10) as idle:
+        with socket.create_connection((own.smtp_host, own.smtp_port), PATIENCE) as idle:
             lines = idle.makefile("rb")
             assert lines.readline().startswith(b"220 ")
             own.process.send_signal(signal.SIGTERM)
@@ -70,7 +71,7 @@ def test_an_idle_session_is_told_and_a_new_one_is_not_taken(own: Bridge) -> None
             own.client()
         assert own.process.poll() is None, "the busy session holds it"
         assert busy.rset()[0] == 250
-        assert own.process.wait(10) == 0
+        assert own.process.wait(PATIENCE) == 0
 
 
 def test_what_does_not_end_in_time_is_ended(tmp_path: Path) -> None:
@@ -80,7 +81,7 @@ def test_what_does_not_end_in_time_is_ended(tmp_path: Path) -> None:
     ):
         bridge.process.send_signal(signal.SIGTERM)
         assert client.file.readline().startswith(GOODBYE)
-        assert bridge.process.wait(10) == 0
+        assert bridge.process.wait(25) == 0, "it would have waited 30 s by default"
         assert bridge.wait_for_log("drain.timeout")["sessions"] == 1
 
 
@@ -109,7 +110,7 @@ def test_a_second_interrupt_ends_it_at_once_and_says_what_it_leaves(
         bridge.wait_for_log("serve.stopping")
         assert bridge.process.poll() is None
         bridge.process.send_signal(signal.SIGINT)
-        assert bridge.process.wait(5) == 128 + signal.SIGINT
+        assert bridge.process.wait(PATIENCE) == 128 + signal.SIGINT
         left = bridge.wait_for_log("serve.left_at_once")
         kept.close()
         client.close()
@@ -128,7 +129,7 @@ def test_a_second_sigterm_changes_nothing(own: Bridge) -> None:
         own.wait_for_log("serve.stopping")
         own.process.send_signal(signal.SIGTERM)
         assert client.data(MESSAGE)[0] == 250
-    assert own.process.wait(10) == 0
+    assert own.process.wait(PATIENCE) == 0
 
 
 def test_a_sandbox_that_is_left_at_once_leaves_no_files(
@@ -139,7 +140,7 @@ def test_a_sandbox_that_is_left_at_once_leaves_no_files(
         bridge.process.send_signal(signal.SIGINT)
         bridge.wait_for_log("serve.stopping")
         bridge.process.send_signal(signal.SIGINT)
-        assert bridge.process.wait(5) == 128 + signal.SIGINT
+        assert bridge.process.wait(PATIENCE) == 128 + signal.SIGINT
         assert "gone with the sandbox" in bridge.wait_for_log("serve.left_at_once")["note"]
     assert not list(tmp_path.glob("smtp2cf-sandbox-*"))
 
@@ -167,5 +168,5 @@ def test_the_sandbox_alone_stops_at_sigterm() -> None:
     with running("sandbox", "--listen", "127.0.0.1:0") as process:
         assert process.stdout.readline().startswith("SMTP2CF_API_BASE_URL=http://127.0.0.1:")
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(PATIENCE) == 0
         assert process.stderr.read() == ""

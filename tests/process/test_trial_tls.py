@@ -11,6 +11,7 @@ import pytest
 from tests.support.bridge import Bridge, running_bridge
 from tests.support.certificates import make_pair, write_pair
 from tests.support.command import running
+from tests.support.waiting import PATIENCE
 
 MESSAGE = b"From: app@example.com\r\nSubject: TLS\r\n\r\nHello\r\n"
 PLACES = {"SMTP_LISTEN": "127.0.0.1:0", "ADMIN_LISTEN": "127.0.0.1:0"}
@@ -18,7 +19,7 @@ PLACES = {"SMTP_LISTEN": "127.0.0.1:0", "ADMIN_LISTEN": "127.0.0.1:0"}
 
 def connected(place: str) -> smtplib.SMTP:
     host, _, port = place.rpartition(":")
-    client = smtplib.SMTP(host, int(port), timeout=30)
+    client = smtplib.SMTP(host, int(port), timeout=PATIENCE)
     client.ehlo()
     return client
 
@@ -65,7 +66,7 @@ def test_both_are_shown_at_the_start() -> None:
         assert stat.S_IMODE(ca_file.stat().st_mode) == 0o644, "clients may be other users"
         assert stat.S_IMODE((ca_file.parent / "key.pem").stat().st_mode) == 0o600
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(PATIENCE) == 0
         assert not ca_file.exists()
 
 

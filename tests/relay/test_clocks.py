@@ -14,6 +14,7 @@ from smtp2cf.spool import Action, Filter, SpoolItem
 from tests.relay.world import AWAY, Api, World, first, world
 from tests.spool.clocks import DAY, JUMPS, Host
 from tests.spool.conftest import Backend, new_mail
+from tests.support.waiting import PATIENCE
 
 SENT, LATER = Reply(250, "2.0.0", "sent"), Reply(451, "4.3.0", "later")
 
@@ -129,7 +130,7 @@ async def test_while_the_account_is_blocked_mail_that_was_tried_expires_and_othe
     async def rest() -> list[SpoolItem]:
         return [item async for item in spool.items()]
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while sum(item.is_dsn for item in await rest()) < 2:  # noqa: ASYNC110 - it has no event for this
             await asyncio.sleep(0.01)
     await queue.drain(1)

@@ -18,7 +18,7 @@ from tests.spool.conftest import Backend
 from tests.spool.cutting_proxy import CuttingProxy, in_a_thread, tagged
 from tests.spool.postgres_server import PostgresServer
 from tests.support.sandbox import running_sandbox
-from tests.support.waiting import free_port, wait_until
+from tests.support.waiting import PATIENCE, free_port, wait_until
 
 COUNT = 200
 MODES = {
@@ -52,7 +52,7 @@ def ask(url: str, statement: str) -> list[Any]:
     # The test's own event loop runs in this thread.
     thread = threading.Thread(target=lambda: found.extend(asyncio.run(once())))
     thread.start()
-    thread.join(20)
+    thread.join(PATIENCE)
     return found
 
 

@@ -15,6 +15,7 @@ from smtp2cf.reply import Reply, Scope, SendError
 from tests.relay.world import MESSAGE, Api, Call, World, failure, sorted_into, world
 from tests.sendmail.front_door import front_door
 from tests.spool.conftest import Backend
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ async def taken_in(here: World, directory: Path) -> AsyncIterator[None]:
 
 
 async def until_gone(path: Path) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while path in list(path.parent.iterdir()):  # noqa: ASYNC110 - files tell nobody
             await asyncio.sleep(0.01)
 

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from tests.relay.test_deadline import Gate, no_room
 from tests.relay.world import AWAY, MESSAGE, Api, World, by_name, first, world
 from tests.spool.conftest import Backend
+from tests.support.waiting import PATIENCE
 
 
 async def send(here: World, message: bytes = MESSAGE) -> str:
@@ -29,11 +30,11 @@ async def vanish(here: World, gate: Gate, how: str, *recipients: str, parameters
     await here.api.wait_for(1)
     getattr(client, how)()
     (session,) = here.server.sessions
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not session.client_ended and session.transport is not None:  # noqa: ASYNC110 - as below
             await asyncio.sleep(0.01)
     gate.open.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while here.server.sessions:  # noqa: ASYNC110 - it has no event for this
             await asyncio.sleep(0.01)
 
@@ -237,7 +238,7 @@ async def test_dropped_mail_is_not_held_against_the_next(sqlite: Backend, api: A
         for number in range(2):
             (directory / f"{number}.drop").write_bytes(head % len(MESSAGE) + MESSAGE)
             await api.wait_for(number + 1)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 while (directory / f"{number}.drop").exists():  # noqa: ASYNC110 - as above
                     await asyncio.sleep(0.01)
         drop.stop()

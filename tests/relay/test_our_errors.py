@@ -20,6 +20,7 @@ from tests.relay.one_attempt import attempt_to_send
 from tests.relay.test_deadline import Gate
 from tests.relay.world import AWAY, MESSAGE, Api, by_name, delivered, first, world
 from tests.spool.conftest import Backend, new_mail
+from tests.support.waiting import PATIENCE
 
 RETRY = RetryPolicy(minimum=0.05, maximum=0.2, expire_after=3600)
 
@@ -278,7 +279,7 @@ async def test_leases_are_renewed_whatever_fails(lines: list[Any]) -> None:
         return ()
 
     claims = Claims(0.03, renew)
-    await asyncio.wait_for(renewed.wait(), 5)
+    await asyncio.wait_for(renewed.wait(), PATIENCE)
     await claims.close()
     assert [line["event"] for line in lines] == [
         "spool.unavailable",

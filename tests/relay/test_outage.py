@@ -12,6 +12,7 @@ from smtp2cf.sandbox.limits import RateLimit
 from smtp2cf.spool import postgres_database
 from tests.relay.world import Api, Call, World, delivered, world
 from tests.spool.conftest import Backend, new_mail
+from tests.support.waiting import PATIENCE
 
 RETRY = RetryPolicy(minimum=0.2, maximum=0.5, expire_after=3600)
 
@@ -80,7 +81,7 @@ async def test_new_mail_does_not_wait_behind_the_old(sqlite: Backend, api: Api) 
         assert await here.spool.count() > 100
         await here.spool.put(new_mail(forward_paths=("put@example.org",)))
         before = len(api.calls)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while not any(call.recipients == ["put@example.org"] for call in api.calls):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert len(api.calls) - before <= 20
@@ -122,7 +123,7 @@ async def test_a_database_that_is_away_is_451_and_passes(
             assert (await here.accept()).startswith("451 4.3.0 The spool cannot be reached")
         finally:
             await asyncio.to_thread(postgres.server.start)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while not (await here.accept()).startswith("250"):  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
         await here.until_empty()

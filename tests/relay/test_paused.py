@@ -23,7 +23,7 @@ from tests.relay.world import Api, World, world
 from tests.spool.clocks import Host
 from tests.spool.conftest import Backend
 from tests.support.sandbox import running_sandbox
-from tests.support.waiting import free_port, wait_until
+from tests.support.waiting import PATIENCE, free_port, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def bridges() -> Iterator[Zygote]:
 
 
 def send(port: int, *recipients: str) -> None:
-    with smtplib.SMTP("127.0.0.1", port, "client", timeout=20) as server:
+    with smtplib.SMTP("127.0.0.1", port, "client", timeout=PATIENCE) as server:
         assert server.sendmail("sender@example.com", recipients, "Subject: x\r\n\r\nhello\r\n") == {}
 
 

@@ -14,6 +14,7 @@ from smtp2cf.reply import Reply
 from smtp2cf.spool import Status
 from tests.relay.world import AWAY, Api, Call, delivered, failure, first, sorted_into, world
 from tests.spool.conftest import Backend, new_mail
+from tests.support.waiting import PATIENCE
 
 
 async def test_only_those_who_have_no_outcome_yet_are_tried_again(backend: Backend, api: Api) -> None:
@@ -107,7 +108,7 @@ async def test_mail_that_makes_the_code_fail_is_held_after_three_tries_and_stops
     retry = RetryPolicy(minimum=0.01, maximum=0.02)
     queue = Queue(SpooledMail(spool, retry, BouncePolicy(hostname="h")), attempt)
     queue.start()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while [item.status async for item in spool.items()] != [Status.HELD]:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     await queue.drain(1)
@@ -159,7 +160,7 @@ async def test_while_the_account_is_blocked_nothing_is_tried(sqlite: Backend, ap
     async with world(await sqlite.open(), api, mode="queue") as here:
         await here.accept("first@example.org")
         await api.wait_for(1)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while not here.client.pacer.blocked_for:  # noqa: ASYNC110 - it has no event for this
                 await asyncio.sleep(0.01)
         for number in range(20):

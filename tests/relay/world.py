@@ -20,6 +20,7 @@ from smtp2cf.relay import BouncePolicy, MessagePolicy, Relay, RetryPolicy
 from smtp2cf.smtpd import Capacity, Listener, MailProtocol, Policy, Rules, Server
 from smtp2cf.spool import Spool, SpoolItem
 from tests.support.secret import TOKEN
+from tests.support.waiting import PATIENCE
 
 MESSAGE = b"Subject: hello\r\nMessage-ID: <1@example.com>\r\n\r\nhello\r\n"
 
@@ -67,7 +68,7 @@ class Api:
 
     async def wait_for(self, count: int) -> list[Call]:
         """The calls, once there are so many."""
-        async with asyncio.timeout(20), self._came:
+        async with asyncio.timeout(PATIENCE), self._came:
             await self._came.wait_for(lambda: len(self.calls) >= count)
         return self.calls
 
@@ -175,13 +176,13 @@ class World:
 
     async def until_empty(self) -> None:
         """Until nothing waits any more."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while await self.spool.count():  # noqa: ASYNC110 - it has no event for this
                 await asyncio.sleep(0.01)
 
     async def until(self, condition: Callable[[SpoolItem], bool]) -> SpoolItem:
         """The one message in the spool, once it is as wanted."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 items = await self.items()
                 if len(items) == 1 and condition(items[0]):
@@ -224,7 +225,7 @@ class Smtp:
     async def reply(self) -> str:
         """The last line of the next reply."""
         while True:
-            line = (await asyncio.wait_for(self._reader.readline(), 20)).decode()
+            line = (await asyncio.wait_for(self._reader.readline(), PATIENCE)).decode()
             if line[3:4] != "-":
                 return line.strip()
 

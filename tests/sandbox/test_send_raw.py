@@ -12,6 +12,7 @@ import pytest
 
 from smtp2cf.sandbox import send_raw
 from smtp2cf.sandbox.send_raw import BODY_LIMIT, MESSAGE_LIMIT, is_address
+from tests.support.waiting import PATIENCE
 
 from .conftest import ACCOUNT, MESSAGE, SENDING, TOKEN, Running, Start
 
@@ -159,7 +160,7 @@ async def test_stopping_does_not_wait_for_a_slow_call(start: Start, monkeypatch:
     reached = reaching(monkeypatch, "pause")
     call = asyncio.create_task(running.send("slow-60s@example.net"))
     await reached.wait()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         await running.sandbox.stop()
     with pytest.raises(cloudflare.APIConnectionError):
         await call
@@ -282,7 +283,7 @@ async def test_a_message_of_exactly_the_limit_is_accepted_and_one_octet_more_is_
 
 
 async def read_answer(reader: asyncio.StreamReader) -> tuple[int, Any]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         head = await reader.readuntil(b"\r\n\r\n")
         length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
         return int(head.split()[1]), orjson.loads(await reader.readexactly(length))

@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from smtp2cf.sandbox import subdomains, suppressions
+from tests.support.waiting import PATIENCE
 
 from .conftest import ACCOUNT, SENDING, Running
 
@@ -26,7 +27,7 @@ async def create(running: Running, email: str, **more: Any) -> str:
 
 
 async def listed(running: Running, **filters: Any) -> list[str]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         return [entry.email async for entry in api(running).list(account_id=ACCOUNT, **filters)]
 
 

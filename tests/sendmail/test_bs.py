@@ -17,6 +17,7 @@ from tests.sendmail.conftest import Result, Sendmail
 from tests.sendmail.front_door import read_drop
 from tests.sendmail.scripted import certificate, scripted
 from tests.support.bridge import Bridge
+from tests.support.waiting import PATIENCE
 
 MESSAGE = b"Subject: s\r\n\r\nhi\r\n..dot\r\n"
 SESSION = (
@@ -64,7 +65,7 @@ def test_two_messages_in_one_session_reply_by_reply(sendmail: Sendmail, bridge: 
             client.sendmail("a@x.example", ["bounce@y.example"], "Subject: s\n\nhi")
         assert refused.value.smtp_code == 550
         assert client.docmd("QUIT")[0] == 221
-        assert process.wait(10) == 0
+        assert process.wait(PATIENCE) == 0
         client.file = None  # Popen closes it
         client.ours.close()
 

@@ -15,6 +15,7 @@ import pytest
 from tests.sendmail.conftest import Sendmail
 from tests.support.bridge import Bridge
 from tests.support.needs import needs
+from tests.support.waiting import PATIENCE
 
 PHPMAILER = "/usr/share/php/libphp-phpmailer/autoload.php"
 SYMFONY_MAILER = "/usr/share/php/Symfony/Component/Mailer/autoload.php"
@@ -319,7 +320,7 @@ def test_cron_job_that_prints(sendmail: Sendmail, bridge: Bridge, tmp_path: Path
             bridge.wait_for(1, timeout=60)
         finally:
             cron.terminate()
-            cron.wait(10)
+            cron.wait(PATIENCE)
 
     message = bridge.messages()[0]
     assert (message["from"], message["recipients"]) == ("root@example.com", ["root@example.com"])

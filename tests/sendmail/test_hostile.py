@@ -11,6 +11,7 @@ import pytest
 from tests.sendmail.conftest import Sendmail, single_file
 from tests.sendmail.scripted import scripted
 from tests.support.bridge import Bridge
+from tests.support.waiting import PATIENCE
 
 MAIL = b"Subject: s\n\nhi\n"
 
@@ -215,7 +216,7 @@ def test_interrupt_leaves_no_traceback_and_no_half_drop(away: Sendmail) -> None:
         process.stdin.flush()
         wait_until_reading(process.pid)
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 130
+        assert process.wait(PATIENCE) == 130
         assert process.stderr.read() == b""
     assert list(away.drop_directory.iterdir()) == []
 

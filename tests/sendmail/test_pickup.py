@@ -19,6 +19,7 @@ from smtp2cf.relay.drop import DropDirectory, DropPolicy
 from smtp2cf.reply import Reply
 from tests.sendmail.conftest import Sendmail
 from tests.sendmail.front_door import front_door
+from tests.support.waiting import PATIENCE
 
 SENT = Reply(250, "2.0.0", "sent")
 BOUNCED = Reply(550, "5.1.1", "bounced")
@@ -84,7 +85,7 @@ async def taking(
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not condition():  # noqa: ASYNC110 - files tell nobody when they change
             await asyncio.sleep(0.005)
 

@@ -16,7 +16,7 @@ import ssl
 import struct
 from collections.abc import Callable
 
-TIMEOUT = 10.0
+TIMEOUT = 60.0
 
 
 class Client:

@@ -13,6 +13,7 @@ from smtp2cf.smtpd.outgoing import SEND_BUFFER
 from tests.smtpd.conftest import Start
 from tests.smtpd.dialog import until
 from tests.support.certificates import Certificates
+from tests.support.waiting import PATIENCE
 
 Lines = list[MutableMapping[str, Any]]
 
@@ -72,7 +73,7 @@ async def test_who_waits_to_be_accepted_when_the_server_stops_is_told_so(start: 
         waiting.append(sock)
     await service.server.drain(1)
     for sock in waiting:
-        sock.settimeout(5)
+        sock.settimeout(PATIENCE)
         with sock:
             assert (await asyncio.to_thread(sock.recv, 1000)).startswith(b"421 4.3.2 shutting down")
             assert await asyncio.to_thread(sock.recv, 1000) == b""

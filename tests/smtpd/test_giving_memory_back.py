@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from smtp2cf.smtpd import memory
+from tests.support.waiting import PATIENCE
 
 RUSH = """
 import asyncio
@@ -24,7 +25,7 @@ async def main():
     for number in range(1, 4_000, 2):
         blocks[number] = b""
     freed = memory.resident()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while memory.resident() > idle + (40 << 20):
             await asyncio.sleep(0.02)
     print(rush - idle, freed - idle)
@@ -45,5 +46,5 @@ def test_a_process_is_small_again_after_a_rush() -> None:
 
 async def test_where_nothing_can_be_given_back_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "malloc_trim", lambda: None)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         await memory.give_back()

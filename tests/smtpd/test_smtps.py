@@ -15,6 +15,7 @@ from tests.smtpd.conftest import Start, arriving
 from tests.smtpd.dialog import until
 from tests.smtpd.rude_tls import RudeTls
 from tests.support.certificates import Certificates
+from tests.support.waiting import PATIENCE
 
 Lines = list[MutableMapping[str, Any]]
 
@@ -242,7 +243,7 @@ async def test_no_client_makes_it_negotiate_anew(start: Start, certificates: Cer
     )
     assert client.stdin is not None
     assert client.stdout is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         await client.stdout.readuntil(b"220 bridge.example ESMTP smtp2cf\r\n")
         client.stdin.write(b"EHLO a\n")
         await client.stdout.readuntil(b"250 HELP\r\n")

@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.support.waiting import PATIENCE
+
 SOCKET = ".s.PGSQL.5432"
 IDLE = b"Z\x00\x00\x00\x05I"
 """ReadyForQuery, and no transaction is open."""
@@ -90,11 +92,11 @@ def in_a_thread(proxy: CuttingProxy) -> Iterator[CuttingProxy]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    asyncio.run_coroutine_threadsafe(proxy.start(), loop).result(10)
+    asyncio.run_coroutine_threadsafe(proxy.start(), loop).result(PATIENCE)
     try:
         yield proxy
     finally:
-        asyncio.run_coroutine_threadsafe(proxy.stop(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(proxy.stop(), loop).result(PATIENCE)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(PATIENCE)
         loop.close()

@@ -11,6 +11,7 @@ import pytest
 
 from smtp2cf.spool import Action, Filter, SpoolError, SpoolFull, open_spool, postgres_schema
 from tests.spool.conftest import Backend, new_mail
+from tests.support.waiting import PATIENCE
 
 
 async def execute(backend: Backend, statement: str) -> Any:
@@ -117,17 +118,17 @@ async def test_replicas_share_the_work_and_nothing_is_done_twice(postgres: Backe
 async def test_who_waits_is_woken_by_another_replica(postgres: Backend) -> None:
     waiter, other = await postgres.open(), await postgres.open()
     await waiter.wait_due(0.5)  # by then it listens
-    waiting = asyncio.create_task(waiter.wait_due(60))
+    waiting = asyncio.create_task(waiter.wait_due(3600))
     await other.put(new_mail(attempts=1, delay=600))
     await asyncio.sleep(0.2)
     assert not waiting.done()
     async for _ in other.apply(Action.RETRY, Filter()):
         pass
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, PATIENCE)
     await waiter.claim(1)
-    waiting = asyncio.create_task(waiter.wait_due(60))
+    waiting = asyncio.create_task(waiter.wait_due(3600))
     await other.put(new_mail())
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, PATIENCE)
 
 
 async def test_the_memory_is_shared(postgres: Backend) -> None:

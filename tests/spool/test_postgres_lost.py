@@ -12,6 +12,7 @@ from smtp2cf.reply import Reply
 from smtp2cf.spool import Answer, SpoolUnavailable, Status, postgres_database
 from tests.spool.conftest import Backend, new_mail
 from tests.spool.cutting_proxy import CuttingProxy, tagged
+from tests.support.waiting import PATIENCE
 
 asyncpg = pytest.importorskip("asyncpg", reason="not installed: asyncpg")
 
@@ -77,7 +78,7 @@ async def test_mail_that_is_sent_before_its_sender_hears_that_it_is_kept_does_no
     other = await postgres.open()
     line.lose("INSERT 0")
     putting = asyncio.create_task(spool.put(new_mail(), new_mail()))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while not (claimed := await other.claim(5)):  # noqa: ASYNC110 - it has no event for this
             await asyncio.sleep(0.01)
     assert not putting.done()
@@ -91,7 +92,7 @@ async def test_what_was_claimed_is_claimed_again_at_once(spool: Any, line: Line)
     mail = [new_mail() for _ in range(5)]
     await spool.put(*mail)
     line.lose("UPDATE 5", times=2)
-    claimed = await asyncio.wait_for(spool.claim(10), 5)
+    claimed = await asyncio.wait_for(spool.claim(10), PATIENCE)
     assert line.left == 0
     assert [item.envelope for item in claimed] == [letter.envelope for letter in mail]
     assert not any(item.unanswered for item in claimed)
@@ -124,7 +125,7 @@ async def test_what_came_of_a_claim_long_after_is_given_back(postgres: Backend) 
         late.envelope.queue_id,
         spool._owner,
     )
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while not (claimed := await other.claim(5)):  # noqa: ASYNC110 - it has no event for this
             await asyncio.sleep(0.01)
     assert [item.envelope for item in claimed] == [late.envelope]
@@ -309,7 +310,7 @@ async def test_a_stop_without_the_database_ends(postgres: Backend, monkeypatch: 
     await spool.claim(1)
     postgres.server.stop("immediate")
     try:
-        await asyncio.wait_for(spool.close(), 10)
+        await asyncio.wait_for(spool.close(), PATIENCE)
     finally:
         postgres.server.start()
     postgres._opened.remove(spool)

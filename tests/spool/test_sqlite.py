@@ -24,6 +24,7 @@ from smtp2cf.spool import (
 )
 from tests.spool.conftest import Backend, new_mail
 from tests.spool.test_survival import line, victim
+from tests.support.waiting import PATIENCE
 
 
 def file_of(backend: Backend) -> Path:
@@ -325,7 +326,7 @@ async def test_a_file_that_gives_no_room_back_is_left_in_peace(sqlite: Backend) 
     assert file_of(sqlite).with_name("spool.sqlite3-wal").exists()
     async for _ in spool.apply(Action.DELETE, Filter()):
         pass
-    await asyncio.wait_for(spool._renew(()), 10)
+    await asyncio.wait_for(spool._renew(()), PATIENCE)
 
 
 async def test_memory_does_not_grow_with_the_queue(sqlite: Backend) -> None:

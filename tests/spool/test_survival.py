@@ -13,6 +13,7 @@ from smtp2cf.spool import SpoolUnavailable
 from smtp2cf.spool import postgres_database as database
 from tests.spool.conftest import Backend, new_mail
 from tests.spool.victim import message_of
+from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,7 +35,7 @@ async def victim(mode: str, backend: Backend) -> AsyncIterator[asyncio.subproces
 
 async def line(process: asyncio.subprocess.Process) -> list[str]:
     assert process.stdout is not None
-    words = (await asyncio.wait_for(process.stdout.readline(), 20)).decode().split()
+    words = (await asyncio.wait_for(process.stdout.readline(), PATIENCE)).decode().split()
     assert words
     return words
 
@@ -104,9 +105,9 @@ async def test_wake_ups_come_again_after_a_restart(postgres: Backend) -> None:
     waiter, other = await postgres.open(), await postgres.open()
     await asyncio.to_thread(postgres.server.stop)
     await asyncio.to_thread(postgres.server.start)
-    waiting = asyncio.create_task(waiter.wait_due(60))
+    waiting = asyncio.create_task(waiter.wait_due(3600))
     await other.put(new_mail())
-    await asyncio.wait_for(waiting, 8)
+    await asyncio.wait_for(waiting, PATIENCE)
     assert len(await waiter.claim(5)) == 1
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from tests.support.activation import Handing, start_with
 from tests.support.forked import NONE, start_smtp2cf
 from tests.support.secret import TOKEN
+from tests.support.waiting import PATIENCE
 
 START_TIMEOUT = 60.0
 
@@ -80,7 +81,7 @@ class Bridge:
                 message["mime_message"] = answer.read()
         return listed[::-1]
 
-    def wait_for(self, count: int, timeout: float = 10.0) -> list[dict]:
+    def wait_for(self, count: int, timeout: float = PATIENCE) -> list[dict]:
         """The messages, once there are `count` of them."""
         deadline = time.monotonic() + timeout
         while len(messages := self.messages()) < count:
@@ -96,9 +97,9 @@ class Bridge:
 
     def client(self) -> smtplib.SMTP:
         """A connected smtplib client."""
-        return smtplib.SMTP(self.smtp_host, self.smtp_port, timeout=30)
+        return smtplib.SMTP(self.smtp_host, self.smtp_port, timeout=PATIENCE)
 
-    def stop(self, signal_number: int = signal.SIGTERM, timeout: float = 15.0) -> int:
+    def stop(self, signal_number: int = signal.SIGTERM, timeout: float = PATIENCE) -> int:
         """Stop it and return its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal_number)
@@ -147,7 +148,7 @@ def running_bridge(
         if process.poll() is None:
             process.terminate()
             try:
-                process.wait(15)
+                process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

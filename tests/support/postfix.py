@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support.waiting import PATIENCE
+
 DAEMONS = Path("/usr/lib/postfix/sbin")
 START_TIMEOUT = 30.0
 
@@ -107,14 +109,14 @@ def running_postfix(directory: Path, port: int, main: str) -> Iterator[Postfix]:
         yield postfix
     finally:
         process.terminate()
-        process.wait(15)
+        process.wait(PATIENCE)
 
 
 def _wait_until_it_listens(postfix: Postfix, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(OSError, smtplib.SMTPException):
-            smtplib.SMTP("127.0.0.1", postfix.port, timeout=5).close()
+            smtplib.SMTP("127.0.0.1", postfix.port, timeout=PATIENCE).close()
             return
         time.sleep(0.05)
     raise AssertionError(f"Postfix did not start:\n{postfix.log()}")

@@ -8,6 +8,7 @@ from typing import Any
 
 from smtp2cf.listen.endpoint import Endpoint, bound, listen
 from smtp2cf.sandbox import Sandbox
+from tests.support.waiting import PATIENCE
 
 
 @contextlib.contextmanager
@@ -20,10 +21,10 @@ def running_sandbox(port: int = 0, **options: Any) -> Iterator[tuple[Sandbox, st
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
-        asyncio.run_coroutine_threadsafe(sandbox.start(sockets), loop).result(10)
+        asyncio.run_coroutine_threadsafe(sandbox.start(sockets), loop).result(PATIENCE)
         yield sandbox, f"http://{bound(sockets, endpoint)}/client/v4"
     finally:
-        asyncio.run_coroutine_threadsafe(sandbox.stop(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(sandbox.stop(), loop).result(PATIENCE)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()

@@ -4,6 +4,8 @@ import asyncio
 import socket
 from typing import NamedTuple
 
+from tests.support.waiting import PATIENCE
+
 
 class Answer(NamedTuple):
     """What came back until the server closed; header names in lower case."""
@@ -29,7 +31,7 @@ def ask(address: tuple[str, int] | str, octets: bytes) -> Answer:
     """One exchange over a socket, to its end."""
     family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
     with socket.socket(family) as sock:
-        sock.settimeout(20)
+        sock.settimeout(PATIENCE)
         sock.connect(address)
         sock.sendall(octets)
         received = b""

@@ -13,6 +13,7 @@ from smtp2cf.listen.endpoint import Endpoint, listen
 from smtp2cf.web import Admin
 from smtp2cf.web import app as admin_app
 from smtp2cf.web.connections import REQUEST_LIMIT, Connections
+from tests.support.waiting import PATIENCE
 from tests.web.raw_http import parsed, read_to_end, request
 
 Queue = Callable[[], AsyncIterator[Mapping[str, object]]]
@@ -27,7 +28,8 @@ async def admin(
     monkeypatch: pytest.MonkeyPatch, queue: Queue | None = None, **limits: Any
 ) -> AsyncIterator[int]:
     """An admin's port; its connections have these limits."""
-    monkeypatch.setattr(admin_app, "Connections", lambda make: Connections(make, **limits))
+    unlimited = {"head_timeout": 3600.0, "answer_timeout": 3600.0}
+    monkeypatch.setattr(admin_app, "Connections", lambda make: Connections(make, **unlimited | limits))
     sockets = listen(Endpoint("127.0.0.1", 0))
     running = Admin(ready, ready, dict, queue)
     await running.start(sockets)
@@ -58,12 +60,12 @@ async def test_one_connection_is_one_request(monkeypatch: pytest.MonkeyPatch) ->
     "octets", [b"", b"GET /livez HTTP/1.1\r\nHost: x\r\nX-A: "], ids=["silent", "half a head"]
 )
 async def test_who_sends_no_request_in_time_is_gone(monkeypatch: pytest.MonkeyPatch, octets: bytes) -> None:
-    async with admin(monkeypatch, head_timeout=0.1) as port, asyncio.timeout(5):
+    async with admin(monkeypatch, head_timeout=0.1) as port, asyncio.timeout(PATIENCE):
         assert await answer_of(port, octets) == b""
 
 
 async def test_who_sends_it_octet_by_octet_gets_no_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with admin(monkeypatch, head_timeout=0.2) as port, asyncio.timeout(5):
+    async with admin(monkeypatch, head_timeout=0.2) as port, asyncio.timeout(PATIENCE):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         ended = asyncio.create_task(read_to_end(reader))
         writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\nX: ")
@@ -84,7 +86,7 @@ async def test_who_does_not_read_the_answer_is_gone(monkeypatch: pytest.MonkeyPa
         finally:
             ended.set()
 
-    async with admin(monkeypatch, endless, answer_timeout=0.2) as port, asyncio.timeout(5):
+    async with admin(monkeypatch, endless, answer_timeout=0.2) as port, asyncio.timeout(PATIENCE):
         _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
         writer.write(request("/queue"))
         await ended.wait()
@@ -94,7 +96,7 @@ async def test_who_does_not_read_the_answer_is_gone(monkeypatch: pytest.MonkeyPa
 async def test_where_all_places_are_taken_the_oldest_silent_one_gives_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with admin(monkeypatch, limit=5) as port, asyncio.timeout(5):
+    async with admin(monkeypatch, limit=5) as port, asyncio.timeout(PATIENCE):
         idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
         for _ in range(10):
             assert parsed(await answer_of(port, request("/livez"))).status == 200
@@ -112,7 +114,7 @@ async def test_who_waits_for_an_answer_does_not_give_way(monkeypatch: pytest.Mon
         await release.wait()
         yield {"queue_id": "1"}
 
-    async with admin(monkeypatch, slow, limit=2) as port, asyncio.timeout(5):
+    async with admin(monkeypatch, slow, limit=2) as port, asyncio.timeout(PATIENCE):
         waiting = [asyncio.create_task(answer_of(port, request("/queue"))) for _ in range(2)]
         for _ in waiting:
             await asked.acquire()
@@ -137,20 +139,20 @@ async def test_who_waits_for_an_answer_does_not_give_way(monkeypatch: pytest.Mon
 async def test_what_is_no_sane_request_costs_nobody_else_anything(
     monkeypatch: pytest.MonkeyPatch, octets: bytes
 ) -> None:
-    async with admin(monkeypatch, head_timeout=0.5) as port, asyncio.timeout(10):
+    async with admin(monkeypatch, head_timeout=1.0) as port, asyncio.timeout(PATIENCE):
         answer = await answer_of(port, octets)
         assert not answer or parsed(answer).status == 400
         assert parsed(await answer_of(port, request("/livez"))).status == 200
 
 
 async def test_a_body_is_neither_taken_nor_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with admin(monkeypatch) as port, asyncio.timeout(10):
+    async with admin(monkeypatch) as port, asyncio.timeout(PATIENCE):
         for header in ("Content-Length: 1000000000", "Transfer-Encoding: chunked"):
             assert parsed(await answer_of(port, request("/livez", header))).status == 413
 
 
 async def test_a_body_that_is_sent_nevertheless_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with admin(monkeypatch) as port, asyncio.timeout(10):
+    async with admin(monkeypatch) as port, asyncio.timeout(PATIENCE):
         with socket.create_connection(("127.0.0.1", port)) as sock:
             sock.setblocking(False)
             loop = asyncio.get_running_loop()
