@@ -5,12 +5,14 @@ import contextlib
 import functools
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import structlog
 
 from smtp2cf import __version__, spool
+from smtp2cf.access.rules import Access
+from smtp2cf.cloudflare.account import Account
 from smtp2cf.journal import logs, maillog, metrics, tasks
 from smtp2cf.journal.readiness import Readiness
 from smtp2cf.listen import limits, open_relay
@@ -25,10 +27,10 @@ from smtp2cf.settings import check, loading, rooms, trial
 from smtp2cf.settings.fields import Settings
 from smtp2cf.settings.secret_files import SecretFile
 from smtp2cf.settings.trial import Trial
-from smtp2cf.smtpd import Listener, MailProtocol, Rules, Server, judge, memory
+from smtp2cf.smtpd import Listener, Rules, Server, judge, memory
 from smtp2cf.spool import Spool
 from smtp2cf.spool.health import SpoolHealth
-from smtp2cf.spool.item_json import item_as_json
+from smtp2cf.spool.item_json import items_as_json
 from smtp2cf.web import Admin
 
 FIRST_LOOK = 1.0
@@ -60,25 +62,14 @@ class Bridge:
         self.waiting = SpoolHealth(store, settings.warn_after) if store is not None else None
         self.access = rooms.access(settings)
         self.account = rooms.account(settings)
-        self.relay = Relay(
-            self.account.client.send,
-            rooms.message_policy(settings),
-            spool=store,
-            retry=rooms.retry_policy(settings),
-            bounce=rooms.bounce_policy(settings),
-            pace=self.account,
-            sender_refusal=self.access.sender_refusal,
-        )
-        if self.relay.queue is not None:
-            self.account.health.recovered = self.relay.queue.retry_all
-            self.account.health.changed = self.relay.queue.wake
-        spool_refusal = functools.partial(_spool_refusal, store) if store is not None else None
-        self._rules = Rules(
+        self.relay = _relay(settings, store, self.account, self.access)
+        closed = functools.partial(_spool_refusal, store) if store is not None else None
+        self.rules = Rules(
             rooms.smtp_policy(settings),
             authenticate=self.access.authenticate,
             sender_refusal=self.access.sender_refusal,
             quotas=rooms.quotas(settings),
-            closed=spool_refusal,
+            closed=closed,
         )
         self.server = Server(
             self.relay.accept, rooms.capacity(settings), self.relay.answered if store is not None else None
@@ -87,7 +78,7 @@ class Bridge:
             self.readiness,
             self.can_send,
             self.status,
-            functools.partial(_queue_items, store) if store is not None else None,
+            functools.partial(items_as_json, store) if store is not None else None,
             hosts=rooms.own_names(settings),
         )
         self.drop = DropDirectory(
@@ -96,21 +87,27 @@ class Bridge:
             self.relay.accept,
             self.relay.bounce,
             self.relay.answered,
-            closed=spool_refusal,
+            closed=closed,
         )
-        uses = {
-            "api_token": self.account.use_token,
-            "spool_url": store.use_url if store is not None else _restart,
-        }
-        self._read_from_files: list[Rereadable] = [
-            *(SecretFile(settings, name, path, uses[name]) for name, path in (secrets or {}).items()),
-            *(thing for thing in (certificate, self.access.users) if thing is not None),
-        ]
-        self._listeners: Sequence[Listener] = ()
+        self._read_from_files = [*self._secret_files(secrets or {}), *self._other_files()]
         self._drop_run: asyncio.Task[None] | None = None
         self._watches: list[asyncio.Task[None]] = []
         self._watch_spool: asyncio.Task[None] | None = None
         self._reading: asyncio.Task[None] | None = None
+
+    def _secret_files(self, secrets: Mapping[str, Path]) -> Iterator[Rereadable]:
+        uses = {
+            "api_token": self.account.use_token,
+            "spool_url": self.spool.use_url if self.spool is not None else _restart,
+        }
+        for name, path in secrets.items():
+            yield SecretFile(self._settings, name, path, uses[name])
+
+    def _other_files(self) -> Iterator[Rereadable]:
+        if self.certificate is not None:
+            yield self.certificate
+        if self.access.users is not None:
+            yield self.access.users
 
     def readiness(self) -> Readiness:
         """Whether mail can be taken: the spool can be written, or without one, mail can be sent."""
@@ -124,46 +121,20 @@ class Bridge:
 
     def status(self) -> Mapping[str, object]:
         """What the status page shows."""
-        settings = self._settings
         return {
             "version": __version__,
             "running since": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._started)),
-            **_where_mail_is_taken(self._listeners),
+            **self.server.where_mail_is_taken(),
             **self.account.summary(),
-            "relays for": ", ".join(map(str, settings.allow_networks)),
-            "sessions": f"{len(self.server.sessions)} of {settings.max_sessions}",
+            "relays for": ", ".join(map(str, self._settings.allow_networks)),
+            "sessions": f"{len(self.server.sessions)} of {self._settings.max_sessions}",
             **({"waiting mail": self.waiting.summary()} if self.waiting is not None else {}),
             "recent": maillog.recent(),
         }
 
-    def listeners(self, places: Places) -> list[Listener]:
-        """The ways in for mail. Today's share their rules and their certificate."""
-        certificate = self.certificate
-        starttls = places.ca_file is None  # else a trial offers it at a place of its own
-        ways: tuple[tuple[MailProtocol, Place, bool], ...] = (
-            ("smtp", places.smtp, starttls),
-            ("lmtp", places.lmtp, starttls),
-            ("smtps", places.smtps, False),
-            ("smtp", places.starttls, True),
-        )
-        return [
-            Listener(
-                rules=self._rules,
-                protocol=protocol,
-                certificate=(lambda: certificate.context) if certificate is not None else None,
-                starttls=offered,
-                sockets=place.sockets,
-                endpoints=tuple(map(str, place.endpoints)),
-                shared=place.shared,
-            )
-            for protocol, place, offered in ways
-            if place.sockets
-        ]
-
     async def start(self, listeners: Sequence[Listener], admin: Place) -> None:
         """Take mail and answer probes on listening sockets."""
         await self.admin.start(admin.sockets)
-        self._listeners = listeners
         for listener in listeners:
             await self.server.start(listener)
         self._export_gauges()
@@ -255,30 +226,32 @@ class Bridge:
             await thing.reread()
 
 
+def _relay(settings: Settings, store: Spool | None, account: Account, access: Access) -> Relay:
+    """The relay, whose waiting mail is told when calls get through again."""
+    relay = Relay(
+        account.client.send,
+        rooms.message_policy(settings),
+        spool=store,
+        retry=rooms.retry_policy(settings),
+        bounce=rooms.bounce_policy(settings),
+        pace=account,
+        sender_refusal=access.sender_refusal,
+    )
+    if relay.queue is not None:
+        account.health.recovered = relay.queue.retry_all
+        account.health.changed = relay.queue.wake
+    return relay
+
+
 def _restart(_url: str) -> None:
     """Take the URL of a spool where there is none."""
     raise ValueError(spool.ANOTHER_SPOOL)
-
-
-def _where_mail_is_taken(listeners: Sequence[Listener]) -> dict[str, object]:
-    """The endpoints of each protocol, for the status page."""
-    places: dict[str, str] = {}
-    for listener in listeners:
-        spoken = "" if listener.protocol == "smtp" else f", over {listener.protocol.upper()}"
-        known = [places[spoken]] if spoken in places else []
-        places[spoken] = ", ".join((*known, *listener.endpoints))
-    return {f"takes mail on{spoken}": where for spoken, where in places.items()}
 
 
 def _spool_refusal(store: Spool) -> Reply | None:
     """The reply to new mail while the spool takes none."""
     refusal = store.refusal()
     return refusal.reply if refusal is not None else None
-
-
-async def _queue_items(store: Spool) -> AsyncIterator[Mapping[str, object]]:
-    async for item in store.items():
-        yield item_as_json(item)
 
 
 def relay_once(
@@ -351,7 +324,7 @@ async def run(
             }
         )
         bridge = Bridge(settings, await rooms.open_spool(settings), certificate, secrets)
-        listeners = bridge.listeners(places)
+        listeners = rooms.listeners(places, bridge.rules, certificate)
         _warn(settings, bridge, listeners)
         signals = Signals(bridge.reload)
         await bridge.start(listeners, places.admin)

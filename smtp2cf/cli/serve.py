@@ -1,7 +1,8 @@
 """smtp2cf serve: start the bridge, and tell a person at a terminal where it is."""
 
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,9 @@ from smtp2cf.cli.arguments import EnvFile
 from smtp2cf.cli.loop import run_loop
 from smtp2cf.cli.terminal import endpoint_of
 from smtp2cf.listen.places import Places
+
+if TYPE_CHECKING:
+    from smtp2cf.settings.fields import Settings
 
 SANDBOX_ENDPOINT = "127.0.0.1:8787"
 SANDBOX_TLS_ENDPOINT = "127.0.0.1:2587"
@@ -43,17 +47,15 @@ def serve(
     from smtp2cf.journal import logs
     from smtp2cf.listen.systemd import handed_over
     from smtp2cf.settings import loading
-    from smtp2cf.settings.check import check, doubts, mistakes
+    from smtp2cf.settings.check import check
     from smtp2cf.settings.trial import Trial
 
     settings = loading.load(env_file)
     sockets = handed_over()
     check(settings, sandbox=sandbox, handed_over=sockets)
     logs.configure(settings.log_level, settings.log_format)
-    for line in loading.unknown_variables(env_file):
-        bridge.log.warning("settings.unknown", setting=line)
-    for line in (*mistakes(settings, sandbox=sandbox), *doubts(settings, sandbox=sandbox)):
-        bridge.log.warning("settings.doubtful", note=line)
+    _warn(settings, env_file, sandbox=sandbox)
+    secrets = loading.files_of_secrets(env_file)
     on_trial = None
     if sandbox:
         starttls = None if sandbox_tls_listen.lower() == "none" else endpoint_of(sandbox_tls_listen)
@@ -66,10 +68,19 @@ def serve(
             string_codes=sandbox_string_codes,
         )
         on_trial = Trial(endpoint_of(sandbox_listen), starttls, make)
-    secrets = loading.files_of_secrets(env_file)
-    if sandbox:
         secrets.pop("api_token", None)  # the sandbox takes any, and has been given one
     run_loop(bridge.run(settings, sockets, on_trial, _announce, secrets))
+
+
+def _warn(settings: "Settings", env_file: Path | None, *, sandbox: bool) -> None:
+    """Log which settings are unknown, and which are probably not meant."""
+    from smtp2cf.serve import log
+    from smtp2cf.settings import check, loading
+
+    for line in loading.unknown_variables(env_file):
+        log.warning("settings.unknown", setting=line)
+    for line in (*check.mistakes(settings, sandbox=sandbox), *check.doubts(settings, sandbox=sandbox)):
+        log.warning("settings.doubtful", note=line)
 
 
 def _announce(places: Places) -> None:

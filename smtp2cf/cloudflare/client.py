@@ -127,9 +127,9 @@ class Client:
     ) -> Sent:
         """Hand a message to send_raw for at most 50 recipients.
 
-        reverse_path, recipients: ASCII. message: UTF-8. deadline: time.monotonic() seconds until which it
-        may wait for its turn; a call that was throttled is repeated until then, unless the mail can be kept
-        instead. lease: confirmed right before each call. Raises SendError.
+        reverse_path, recipients: ASCII. message: UTF-8. deadline: until when it may wait for its turn, by
+        time.monotonic(); a throttled call is repeated until then, unless the mail can be kept instead.
+        lease: confirmed right before each call. Raises SendError.
         """
         while True:
             wait_until = deadline
@@ -139,8 +139,10 @@ class Client:
                     wait_until = time.monotonic()
             turn = await self.pacer.admit(wait_until)
             fields = self._fields
+            began = self.health.now()
             try:
-                began = self.health.begin()
+                if self.health.state is not State.UP:
+                    self.health.begin()
                 # Made only now, so that a message that waits for its turn is in memory once and not twice.
                 body = orjson.dumps(
                     {"from": reverse_path, "recipients": list(recipients), "mime_message": message.decode()}
@@ -162,10 +164,9 @@ class Client:
             if isinstance(result, TokenRefusedError) and fields is not self._fields:
                 continue  # there is another token now
             self.health.ended(began, result)
-            if not _is_throttled(answer, result) or time.monotonic() + self.pacer.blocked_for > deadline:
-                raise result
-            if lease is not None and not lease.kept:
-                raise result  # it is kept at once, rather than have its client wait
+            may_wait = _is_throttled(answer, result) and time.monotonic() + self.pacer.blocked_for <= deadline
+            if not may_wait or (lease is not None and not lease.kept):
+                raise result  # what can be kept is kept at once, rather than have its client wait
 
     def _read(self, answer: Answer, recipients: Sequence[str], turn: Turn) -> Sent | SendError:
         """What an answer means, and for the pacer, too."""

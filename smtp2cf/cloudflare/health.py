@@ -72,7 +72,8 @@ class ApiHealth:
         self.doubt.set()
         self.recovered: Callable[[], None] = _nothing
         self.changed: Callable[[], None] = _nothing
-        self._clock = clock
+        self.now = clock
+        """When a call begins or ends."""
         self._failures = 0
         self._failed_at = self.since
         self._probe_failed = False
@@ -91,11 +92,7 @@ class ApiHealth:
     @property
     def seconds(self) -> float:
         """For how long it has been like this."""
-        return self._clock() - self.since
-
-    def now(self) -> float:
-        """When a call begins, for what follows."""
-        return self._clock()
+        return self.now() - self.since
 
     # ---- calls with mail
 
@@ -104,16 +101,14 @@ class ApiHealth:
         if self.down and not self.on_trial:
             raise SendError(self.reply, Scope.ACCOUNT)
 
-    def begin(self) -> float:
-        """A call with mail begins; returns when. Raises SendError if it may not be made."""
-        if self.state is not State.UP:
-            self.require()
-            self.on_trial = False
-        return self._clock()
+    def begin(self) -> None:
+        """A call with mail begins. Raises SendError if it may not be made; need not be asked while up."""
+        self.require()
+        self.on_trial = False
 
     def ended(self, began: float, error: SendError | None) -> None:
         """A call with mail ended. error: what its answer means, None for a success."""
-        _count(error, self._clock() - began)
+        _count(error, self.now() - began)
         if error is None or error.scope is not Scope.ACCOUNT:
             self._failures = 0
             if began >= self.since:
@@ -130,7 +125,7 @@ class ApiHealth:
         self.doubt.set()
         if began >= self._failed_at:
             self._failures += 1
-            self._failed_at = self._clock()
+            self._failed_at = self.now()
         if self._failures >= FAILURES:
             self._enter(State.UNREACHABLE, reply)
 
@@ -167,7 +162,7 @@ class ApiHealth:
         if state is self.state and not self._new_token:
             return
         self._new_token = False
-        self.state, self.since = state, self._clock()
+        self.state, self.since = state, self.now()
         self._probe_failed = self.on_trial = False
         (log.error if state is State.TOKEN_REFUSED else log.warning)(f"api.{state}", reason=reply.text)
 
@@ -179,7 +174,7 @@ class ApiHealth:
             return
         log.info("api.recovered", was=str(self.state), after=round(self.seconds, 3))
         was_down = self.down
-        self.state, self.since = State.UP, self._clock()
+        self.state, self.since = State.UP, self.now()
         self._probe_failed = self.on_trial = self._new_token = False
         if was_down:
             self.recovered()

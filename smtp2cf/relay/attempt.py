@@ -125,8 +125,7 @@ class Attempts:
         forms, spelled = recipients, None
         if len(recipients) > 1 or not SENT_AS_IS.fullmatch(recipients[0]):
             spelled = Spellings.of(recipients)
-            forms = spelled.forms
-            if not forms:
+            if not (forms := spelled.forms):
                 return Attempt(outcomes=spelled.refused)
         deadline = time.monotonic() + patience
         leased = {} if lease is None else {"lease": lease}
@@ -146,9 +145,7 @@ class Attempts:
         if attempt.repaired and attempt.repaired != version.changed:
             self._repairs.remember(sender, attempt.repaired)
         if spelled is not None and not spelled.as_sent:
-            attempt.outcomes = spelled.refused | spelled.as_given(attempt.outcomes)
-            attempt.message_ids = spelled.as_given(attempt.message_ids)
-            attempt.unanswered = list(spelled.as_given(dict.fromkeys(attempt.unanswered)))
+            _tell_spellings(attempt, spelled)
         return attempt
 
 
@@ -162,6 +159,13 @@ def log_attempt(envelope: Envelope, attempt: Attempt, *, size: int, attempts: in
         maillog.unmatched(envelope, attempt.unmatched)
     if attempt.unanswered:
         maillog.possible_duplicate(envelope, attempt.unanswered)
+
+
+def _tell_spellings(attempt: Attempt, spelled: Spellings) -> None:
+    """What became of each form an address was sent in, for each spelling it was given in."""
+    attempt.outcomes = spelled.refused | spelled.as_given(attempt.outcomes)
+    attempt.message_ids = spelled.as_given(attempt.message_ids)
+    attempt.unanswered = list(spelled.as_given(dict.fromkeys(attempt.unanswered)))
 
 
 def _version(send: SendRaw, repaired: Repaired) -> Version:

@@ -17,10 +17,11 @@ from smtp2cf.journal import maillog
 from smtp2cf.listen import trust
 from smtp2cf.listen.certificate import Certificate, CertificateError
 from smtp2cf.listen.endpoint import group_id
+from smtp2cf.listen.places import Place, Places
 from smtp2cf.listen.sockets import ListeningSockets
 from smtp2cf.relay import BouncePolicy, DropPolicy, MessagePolicy, RetryPolicy
 from smtp2cf.settings.fields import Settings, SettingsError
-from smtp2cf.smtpd import Capacity, Policy, Quota, Quotas
+from smtp2cf.smtpd import Capacity, Listener, MailProtocol, Policy, Quota, Quotas, Rules
 from smtp2cf.spool import Spool
 
 
@@ -92,6 +93,30 @@ def smtp_policy(settings: Settings) -> Policy:
 def capacity(settings: Settings) -> Capacity:
     """How many sessions there may be at once, and how much of messages in memory."""
     return Capacity(settings.max_sessions, settings.max_message_memory)
+
+
+def listeners(places: Places, rules: Rules, certificate: Certificate | None) -> list[Listener]:
+    """The ways in for mail. Today's share their rules and their certificate."""
+    starttls = places.ca_file is None  # else a trial offers it at a place of its own
+    ways: tuple[tuple[MailProtocol, Place, bool], ...] = (
+        ("smtp", places.smtp, starttls),
+        ("lmtp", places.lmtp, starttls),
+        ("smtps", places.smtps, False),
+        ("smtp", places.starttls, True),
+    )
+    return [
+        Listener(
+            rules=rules,
+            protocol=protocol,
+            certificate=(lambda: certificate.context) if certificate is not None else None,
+            starttls=offered,
+            sockets=place.sockets,
+            endpoints=tuple(map(str, place.endpoints)),
+            shared=place.shared,
+        )
+        for protocol, place, offered in ways
+        if place.sockets
+    ]
 
 
 def quotas(settings: Settings) -> Quotas:

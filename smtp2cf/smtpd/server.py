@@ -41,12 +41,14 @@ class Server:
 
     def __init__(self, accept: Accept, capacity: Capacity, answered: Answered | None = None) -> None:
         self.sessions = Sessions(accept, capacity, answered)
+        self._listeners: list[Listener] = []
         self._acceptors: list[Acceptor] = []
         self._served: list[asyncio.Server] = []
         self._own_sockets: list[socket.socket] = []
 
     async def start(self, listener: Listener) -> None:
         """Take sessions at one more listener."""
+        self._listeners.append(listener)
         loop = asyncio.get_running_loop()
         backlog = self.sessions.files.backlog
         if not listener.shared and not listener.tls_first:
@@ -62,6 +64,14 @@ class Server:
             else:
                 served = await loop.create_server(connection, sock=sock, backlog=backlog)
             self._served.append(served)
+
+    def where_mail_is_taken(self) -> dict[str, str]:
+        """The endpoints of each protocol, for the status page."""
+        endpoints: dict[str, list[str]] = {}
+        for listener in self._listeners:
+            spoken = "" if listener.protocol == "smtp" else f", over {listener.protocol.upper()}"
+            endpoints.setdefault(f"takes mail on{spoken}", []).extend(listener.endpoints)
+        return {label: ", ".join(known) for label, known in endpoints.items()}
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - sessions outlive it and are told
         """Take no new sessions, let transactions finish for `timeout` seconds, then hang up."""

@@ -1,6 +1,14 @@
 """A waiting message as JSON, for scripts. Imports little, so that `smtp2cf queue` starts fast."""
 
-from smtp2cf.spool import SpoolItem
+from collections.abc import AsyncIterator
+
+from smtp2cf.spool import Spool, SpoolItem
+
+
+async def items_as_json(spool: Spool) -> AsyncIterator[dict[str, object]]:
+    """Every message that waits in a spool."""
+    async for item in spool.items():
+        yield item_as_json(item)
 
 
 def item_as_json(item: SpoolItem) -> dict[str, object]:

@@ -37,9 +37,10 @@ class World:
         """A call with mail, unless it may not be made."""
         self.time += 1
         try:
-            began = self.health.begin()
+            self.health.begin()
         except SendError:
             return False
+        began = self.health.now()
         self.time += 1
         self.health.ended(began, error)
         return True
@@ -134,7 +135,7 @@ def test_a_new_token_is_tried_and_told_of_if_it_is_refused_as_well() -> None:
 
 def test_a_call_that_began_before_the_trouble_does_not_end_it() -> None:
     world = World()
-    began = world.health.begin()
+    began = world.health.now()
     world.time = 1.0
     world.probe(NO_CONNECTION)
     world.health.ended(began, None)

@@ -11,7 +11,7 @@ from tests.cloudflare.raw_server import always, ok, serving
 from tests.relay.test_under_limits import bridge_to
 
 OURS = str(Path(smtp2cf.__file__).parent)
-OF_SMTPD, MOST = 8, 16
+OF_SMTPD, MOST = 8, 15
 """Callables of the room smtpd, and all of them."""
 DIALOG = (b"EHLO a", b"MAIL FROM:<a@example.com>", b"RCPT TO:<b@example.net>", b"DATA")
 EXCHANGE = Transport.exchange.__qualname__
