@@ -38,6 +38,9 @@ KINDS = (
 """What is repaired: fields that go, * standing for the rest of a name, and From."""
 MAX_FIELDS = 10_000
 """Fields that are looked at."""
+FROM_LIMIT = 64 * 1024
+"""Octets of From that are looked at, in all fields of that name. To tell names apart takes a second for each
+megabyte, while nobody else is served; Cloudflare takes 16 KB of custom header fields."""
 
 _BY_NAME = {kind.lower(): kind for kind in KINDS if not kind.endswith("*")}
 _BY_PREFIX = {kind[:-1].lower(): kind for kind in KINDS if kind.endswith("*")}
@@ -54,10 +57,12 @@ def repair(message: bytes, kinds: Collection[str] = KINDS) -> Repaired:
     """The message with what is of these kinds repaired. message: UTF-8."""
     pieces: list[bytes] = []
     changed: set[str] = set()
-    copied = 0
+    copied = looked_at = 0
     for field in parse_header(message, 0, len(message), most=MAX_FIELDS).fields:
         kind = _kind(field.name)
         if kind not in kinds:
+            continue
+        if kind == FROM and (looked_at := looked_at + field.end - field.start) > FROM_LIMIT:
             continue
         written = message[field.start : field.end]
         repaired = _with_quotes(message, field) if kind == FROM else b""

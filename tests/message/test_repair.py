@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtp2cf.message.repair import KINDS, repair
+from smtp2cf.message.repair import FROM_LIMIT, KINDS, repair
 from smtp2cf.sandbox.invalid import cause_of
 from tests.corpus import CORPUS
 from tests.message.reading import leaves, read
@@ -81,6 +81,20 @@ def test_only_what_is_asked_for_is_repaired() -> None:
         ("DKIM-Signature",),
     )
     assert repair(message, ())[0] is message
+
+
+@each("fields", [b"From: " + b"a,\r\n " * 300_000 + b"b <c@d>\r\n", b"From: a, (b) <c@d>\r\n" * 9_000])
+def test_names_are_told_apart_in_a_limited_number_of_octets(fields: bytes) -> None:
+    looked_at: list[str] = []
+
+    def counted(value: str) -> str:
+        looked_at.append(value)
+        return value
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("smtp2cf.message.repair.quote_display_names", counted)
+        assert repair(b"Received: x\r\n" + fields + b"\r\nbody\r\n").changed == ("Received",)
+    assert sum(map(len, looked_at)) <= FROM_LIMIT
 
 
 @pytest.mark.parametrize(
