@@ -10,8 +10,9 @@ import os
 import re
 import socket
 import stat
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 BACKLOG = 2048
 """Connections the kernel may hold before we accept them; it caps this at net.core.somaxconn."""
@@ -24,6 +25,7 @@ UNIX_PATH_LIMIT = 107
 """Octets of a unix socket's path (sun_path without its NUL, unix(7))."""
 
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
+_ALL = _LOOPBACK.keys()
 _HOST_PORT = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^:\[\]/]*)):(?P<port>\d{1,5})")
 
 
@@ -124,8 +126,27 @@ def bound(sockets: list[socket.socket], endpoint: Endpoint) -> Endpoint:
     return endpoint if endpoint.path else endpoint._replace(port=sockets[0].getsockname()[1])
 
 
+def overlaps(endpoint: Endpoint, sockets: Iterable[socket.socket]) -> bool:
+    """Whether some of these sockets listen at an address and port of this endpoint. Paths don't overlap."""
+    if endpoint.path:
+        return False
+    inet = [sock for sock in sockets if sock.family != socket.AF_UNIX]
+    taken = [((sock.family, sock.getsockname()[1]), sock.getsockname()[0]) for sock in inet]
+    wanted = [((family, address[1]), address[0]) for family, *_, address in _addresses(*endpoint[:2])]
+    return any(
+        here == there and (mine == theirs or not _ALL.isdisjoint((mine, theirs)))
+        for here, mine in wanted
+        for there, theirs in taken
+    )
+
+
+def _addresses(host: str, port: int) -> list[Any]:
+    """What `getaddrinfo` makes of a host to listen on."""
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+
+
 def _listen_tcp(host: str, port: int) -> list[socket.socket]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    found = _addresses(host, port)
     sockets: list[socket.socket] = []
     with contextlib.ExitStack() as opened:
         for family, kind, proto, _, address in dict.fromkeys(found):

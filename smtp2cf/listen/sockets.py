@@ -8,11 +8,15 @@ import errno
 import socket
 from collections.abc import Mapping
 
-from smtp2cf.listen.endpoint import Endpoint, bound, listen
+from smtp2cf.listen.endpoint import Endpoint, bound, listen, overlaps
 from smtp2cf.listen.places import Place
 
 OPTIONS = {"sandbox": "--sandbox-listen", "starttls": "--sandbox-tls-listen"}
 """Options that say where to listen; for other protocols, it is SMTP2CF_…_LISTEN."""
+
+
+class NamedTwiceError(OSError):
+    """Another of our settings has the place already; the text says which."""
 
 
 class ListeningSockets:
@@ -34,14 +38,15 @@ class ListeningSockets:
         self._opened = opened
         self._mode = mode
         self._group = group
-        self._settings: dict[Endpoint, str] = {}
+        self._named: list[tuple[str, Endpoint, list[socket.socket]]] = []
         for sockets in handed_over.values():
             self._close_at_the_end(sockets)
 
     def open(self, protocol: str, endpoints: tuple[Endpoint, ...]) -> Place:
         """The place for a protocol: these endpoints, unless sockets for it were handed over.
 
-        Raises OSError, whose text names the endpoint and the setting.
+        Raises OSError, whose text names the endpoint and the setting: NamedTwiceError where it was opened
+        for another one.
         """
         setting = OPTIONS.get(protocol, f"SMTP2CF_{protocol.upper()}_LISTEN")
         if given := self._handed_over.get(protocol):
@@ -52,16 +57,24 @@ class ListeningSockets:
             try:
                 new = listen(endpoint, mode=self._mode, group=self._group)
             except OSError as error:
-                if error.errno == errno.EADDRINUSE and (other := self._settings.get(endpoint)):
-                    text = f"{setting}: cannot listen on {endpoint}: {other} names it too"
-                else:
-                    text = f"{setting}: {error.strerror}"
-                raise OSError(error.errno, text) from error
-            self._settings[endpoint] = setting
+                if error.errno == errno.EADDRINUSE and (other := self._named_by(endpoint)):
+                    text = f"{setting}: cannot listen on {endpoint}: {other}"
+                    raise NamedTwiceError(error.errno, text) from error
+                raise OSError(error.errno, f"{setting}: {error.strerror}") from error
+            self._named.append((setting, endpoint, new))
             self._close_at_the_end(new)
             sockets += new
             found.append(bound(new, endpoint))
         return Place(sockets, tuple(found))
+
+    def _named_by(self, endpoint: Endpoint) -> str:
+        """Which setting has this place already, or a part of it; "" for none."""
+        for setting, other, sockets in self._named:
+            if other == endpoint:
+                return f"{setting} names it too"
+            if overlaps(endpoint, sockets):
+                return f"{setting} has {other} already"
+        return ""
 
     def _close_at_the_end(self, sockets: list[socket.socket]) -> None:
         for sock in sockets:

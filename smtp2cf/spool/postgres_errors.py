@@ -76,4 +76,5 @@ def is_permanent(error: Exception) -> bool:
 
 def one_line(error: BaseException) -> str:
     """What the error says, on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    nothing = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+    return " ".join(str(error).split()) or nothing

@@ -122,10 +122,7 @@ TABLE: list[tuple[dict[str, str], list[Finding]]] = [
     ),
     (
         {"SOCKET_GROUP": "no-such", "SMTP_LISTEN": "unix:{d}/s"},
-        [
-            error("settings", "SMTP2CF_SOCKET_GROUP: there is no group 'no-such' on this host"),
-            error("listeners", "SMTP2CF_SMTP_LISTEN, unix:{d}/s: there is no group 'no-such' on this host"),
-        ],
+        [error("settings", "SMTP2CF_SOCKET_GROUP: there is no group 'no-such' on this host")],
     ),
     (
         {"MODE": "queue", "SPOOL_URL": "none"},
@@ -138,6 +135,22 @@ TABLE: list[tuple[dict[str, str], list[Finding]]] = [
     (
         {"API_TOKEN": "", "API_TOKEN_FILE": "{d}/no"},
         [error("settings", "SMTP2CF_API_TOKEN_FILE: {d}/no: No such")],
+    ),
+    (
+        {"USERS_FILE": "{d}/corrupt", "AUTH_WITHOUT_TLS": "yes"},
+        [error("users", "SMTP2CF_USERS_FILE: {d}/corrupt is a directory")],
+    ),
+    (
+        {"SENDMAIL_DROP_DIR": "{d}/file"},
+        [error("drop directory", "SMTP2CF_SENDMAIL_DROP_DIR: {d}/file is not a directory, so sendmail can")],
+    ),
+    (
+        {"SMTP_LISTEN": "unix:{d}/s", "LMTP_LISTEN": "unix:{d}/s"},
+        [
+            error(
+                "listeners", "SMTP2CF_LMTP_LISTEN: cannot listen on unix:{d}/s: SMTP2CF_SMTP_LISTEN names it"
+            )
+        ],
     ),
     (
         {"USERS_FILE": "{d}/no", "AUTH_WITHOUT_TLS": "yes"},

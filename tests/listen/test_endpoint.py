@@ -1,5 +1,6 @@
 """Endpoints: how they are written, and the sockets that are opened for them."""
 
+import contextlib
 import os
 import socket
 import stat
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from smtp2cf.listen.endpoint import SEND_BUFFER, Endpoint, group_id, listen
+from smtp2cf.listen.endpoint import SEND_BUFFER, Endpoint, group_id, listen, overlaps
+from smtp2cf.listen.sockets import ListeningSockets, NamedTwiceError
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
 
@@ -198,3 +200,39 @@ def test_a_connection_made_before_anybody_accepts_has_the_small_buffer() -> None
         accepted, _ = listener.accept()
         with accepted:
             assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= 2 * SEND_BUFFER
+
+
+# ---- places that another setting has already
+
+
+@pytest.mark.parametrize(
+    ("host", "other", "expected"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "0.0.0.0", True),
+        ("0.0.0.0", "127.0.0.1", True),
+        ("127.0.0.1", "localhost", True),
+        ("127.0.0.1", "127.0.0.2", False),
+        ("127.0.0.1", "::1", False),
+    ],
+)
+def test_a_place_overlaps_another_in_whatever_form_it_is_named(host: str, other: str, expected: bool) -> None:
+    sockets = listen(Endpoint(host, 0))
+    try:
+        port = sockets[0].getsockname()[1]
+        assert overlaps(Endpoint(other, port), sockets) == expected
+        assert not overlaps(Endpoint(other, port - 1), sockets)
+        assert not overlaps(Endpoint(path="/x"), sockets)
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+def test_a_place_of_ours_is_not_called_another_process(path: Path) -> None:
+    with contextlib.ExitStack() as opened:
+        ours = ListeningSockets({}, opened, mode=0o600, group=None)
+        ours.open("lmtp", (at(path),))
+        port = ours.open("smtp", (Endpoint("127.0.0.1", 0),)).endpoints[0].port
+        for protocol, endpoint in (("smtps", Endpoint("0.0.0.0", port)), ("admin", at(path))):
+            with pytest.raises(NamedTwiceError, match=f"SMTP2CF_{protocol.upper()}_LISTEN: cannot listen on"):
+                ours.open(protocol, (endpoint,))

@@ -77,6 +77,8 @@ UNUSABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a FIFO": (lambda path: (path.unlink(), os.mkfifo(path)), "is a FIFO"),
     "not UTF-8": (lambda path: path.write_bytes(b"\xff\xfe"), "line 1: not UTF-8"),
     "two words": (lambda path: path.write_text("Bearer x"), "is one word of ASCII letters"),
+    "in quotes": (lambda path: path.write_text(f'"{OLD}"'), "is one word of ASCII letters"),
+    "too long": (lambda path: path.write_text("x" * 2000), "is one word of ASCII letters"),
     "too large": (lambda path: path.write_text("x" * (1 << 20 | 1)), "is larger than 1 MiB"),
 }
 

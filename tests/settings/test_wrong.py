@@ -87,8 +87,21 @@ BROKEN = [
     ("SMTP2CF_LOG_FORMAT", "xml", "it must be 'auto', 'console' or 'json'"),
 ]
 SECRET = [
-    ("SMTP2CF_API_TOKEN", "s3 cret", "an API token is one word of ASCII letters, digits, - and _"),
-    ("CLOUDFLARE_API_TOKEN", "s3cret\r\nX: y", "an API token is one word of ASCII letters, digits, - and _"),
+    (
+        "SMTP2CF_API_TOKEN",
+        "s3 cret",
+        "an API token is one word of ASCII letters, digits, - and _, without quotes",
+    ),
+    (
+        "SMTP2CF_API_TOKEN",
+        '"s3cret"',
+        "an API token is one word of ASCII letters, digits, - and _, without quotes",
+    ),
+    (
+        "CLOUDFLARE_API_TOKEN",
+        "s3cret\r\nX: y",
+        "an API token is one word of ASCII letters, digits, - and _, without quotes",
+    ),
     (
         "SMTP2CF_SPOOL_URL",
         "mysql://me:s3cret@db",

@@ -33,6 +33,8 @@ def secrets_kept(secrets: Mapping[str, Path]) -> Iterator[Finding]:
             mode = path.stat().st_mode
         except OSError:
             continue  # whoever reads it says so
+        if not stat.S_ISREG(mode):
+            continue  # a directory in its place is not to be locked up, and no secret is read from it
         if mode & stat.S_IROTH:
             yield warning(
                 "secrets",

@@ -82,7 +82,14 @@ async def spool(settings: Settings) -> Finding:
 def drop_directory(settings: Settings) -> Iterator[Finding]:
     """Where sendmail leaves mail, if it is there at all."""
     directory = settings.sendmail_drop_dir
+    if not os.path.lexists(directory):
+        return
     if not directory.is_dir():
+        yield error(
+            "drop directory",
+            f"SMTP2CF_SENDMAIL_DROP_DIR: {directory} is not a directory, so sendmail can leave no mail there:"
+            " make one in its place, with mode 3733",
+        )
         return
     if os.access(directory, os.R_OK | os.W_OK | os.X_OK):
         yield ok("drop directory", f"{directory} can be emptied")

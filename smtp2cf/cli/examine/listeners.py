@@ -1,6 +1,6 @@
 """Listeners: whether each place to listen can be had, and who may send through it.
 
-Each is opened for a moment, by the code that serves. Where another process has it already, it is asked
+They are opened for a moment, by the code that serves. Where another process has it already, it is asked
 whether it is a bridge.
 """
 
@@ -15,6 +15,7 @@ from smtp2cf.cli.examine.finding import Finding, error, ok, warning
 from smtp2cf.cli.healthcheck import ask
 from smtp2cf.listen import open_relay
 from smtp2cf.listen.endpoint import Endpoint
+from smtp2cf.listen.sockets import ListeningSockets, NamedTwiceError
 from smtp2cf.settings import rooms
 from smtp2cf.settings.fields import Settings
 
@@ -33,11 +34,14 @@ def listeners(settings: Settings, *, has_users: bool) -> Iterator[Finding]:
     }
     if not any(mail.values()):
         yield warning("listeners", "nothing takes mail but sockets from systemd: set SMTP2CF_SMTP_LISTEN")
-    for protocol, endpoints in (*mail.items(), ("admin", settings.admin_listen)):
-        for endpoint in endpoints:
-            yield _can_listen(settings, protocol, endpoint)
-            if protocol != "admin" and (why := _nobody(settings, endpoint, has_users=has_users)):
-                yield error("listeners", f"nobody may send through {_named(protocol, endpoint)}: {why}")
+    with contextlib.ExitStack() as opened:  # all of them at once, as serve opens them
+        sockets = _sockets(settings, opened)
+        for protocol, endpoints in (*mail.items(), ("admin", settings.admin_listen)):
+            for endpoint in endpoints:
+                if sockets is not None:
+                    yield _can_listen(sockets, protocol, endpoint)
+                if protocol != "admin" and (why := _nobody(settings, endpoint, has_users=has_users)):
+                    yield error("listeners", f"nobody may send through {_named(protocol, endpoint)}: {why}")
     beyond = [str(endpoint) for endpoint in sum(mail.values(), ()) if open_relay.is_beyond_loopback(endpoint)]
     for _, note in open_relay.exposures(beyond, settings.allow_networks, has_users=has_users):
         yield warning("listeners", f"{', '.join(beyond) or 'every listener'}: {note}")
@@ -56,17 +60,24 @@ def _nobody(settings: Settings, endpoint: Endpoint, *, has_users: bool) -> str:
     )
 
 
-def _can_listen(settings: Settings, protocol: str, endpoint: Endpoint) -> Finding:
+def _sockets(settings: Settings, opened: contextlib.ExitStack) -> ListeningSockets | None:
+    """What opens them; None where their group is unknown, which the settings' check has said."""
+    try:
+        return rooms.listening_sockets(settings, {}, opened)
+    except ValueError:
+        return None
+
+
+def _can_listen(sockets: ListeningSockets, protocol: str, endpoint: Endpoint) -> Finding:
     named = _named(protocol, endpoint)
     try:
-        with contextlib.ExitStack() as opened:
-            rooms.listening_sockets(settings, {}, opened).open(protocol, (endpoint,))
+        sockets.open(protocol, (endpoint,))
+    except NamedTwiceError as wrong:
+        return error("listeners", wrong.strerror or str(wrong))
     except OSError as wrong:
         if wrong.errno == errno.EADDRINUSE and _is_a_bridge(protocol, endpoint.from_here):
             return ok("listeners", f"{named}: a bridge listens there")
         return error("listeners", wrong.strerror or str(wrong))
-    except ValueError as wrong:  # a group that is unknown, which the settings' check has said
-        return error("listeners", f"{named}: {wrong}")
     return ok("listeners", f"{named}: can be listened on")
 
 
