@@ -110,6 +110,14 @@ def few_in_words(items: Sequence[str], limit: int) -> str:
     return " ".join([named, *first_few(items, limit)[limit:]])
 
 
+def rough_duration(seconds: float) -> str:
+    """A duration for people, in the largest unit of which there are two: "40 seconds", "90 minutes"."""
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return "1 second" if round(seconds) == 1 else f"{seconds:.0f} seconds"
+
+
 class RefusedError(Exception):
     """A request is refused: `reply` is its answer. Caught in the room that raised it."""
 

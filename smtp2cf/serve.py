@@ -93,7 +93,6 @@ class Bridge:
         self._drop_run: asyncio.Task[None] | None = None
         self._watches: list[asyncio.Task[None]] = []
         self._watch_spool: asyncio.Task[None] | None = None
-        self._reading: asyncio.Task[None] | None = None
 
     def _secret_files(self, secrets: Mapping[str, Path]) -> Iterator[Rereadable]:
         uses = {
@@ -219,7 +218,7 @@ class Bridge:
 
     def reload(self) -> None:
         """Re-read the certificate, the users and the secrets."""
-        self._reading = tasks.start(self._reread(), "serve.reread")
+        tasks.start(self._reread(), "serve.reread")
 
     async def _reread(self) -> None:
         for thing in self._read_from_files:

@@ -19,6 +19,7 @@ from smtp2cf.reply import (
     first_few,
     one_line,
     printable,
+    rough_duration,
 )
 from tests.support.each import each
 
@@ -158,6 +159,22 @@ def test_a_few_are_named_and_the_rest_counted(
 ) -> None:
     assert first_few(items, limit) == listed
     assert few_in_words(items, limit) == text
+
+
+@each(
+    ("seconds", "words"),
+    [
+        (0, "0 seconds"),
+        (0.9, "1 second"),
+        (61, "61 seconds"),
+        (120, "2 minutes"),
+        (5400, "90 minutes"),
+        (86400, "24 hours"),
+        (5.2 * 86400, "5 days"),
+    ],
+)
+def test_a_duration_is_rough_and_in_words(seconds: float, words: str) -> None:
+    assert rough_duration(seconds) == words
 
 
 @given(st.text(st.characters()))

@@ -20,7 +20,7 @@ import typer
 
 from smtp2cf.cli.arguments import App, EnvFile, Json
 from smtp2cf.cli.terminal import fail, printable
-from smtp2cf.reply import SendError, few_in_words
+from smtp2cf.reply import SendError, few_in_words, rough_duration
 from smtp2cf.settings import loading
 from smtp2cf.settings.units import seconds
 from smtp2cf.spool import EVERYTHING, Action, Filter, Spool, SpoolError, SpoolItem, Status, open_spool
@@ -264,12 +264,9 @@ def _when(epoch: float) -> str:
 
 
 def _age(seconds: float) -> str:
-    if seconds <= 0:
-        return "now"
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f}{unit}"
-    return f"{seconds:.0f}s"
+    """A duration that fits in a column: "5d", "90m"."""
+    number, unit = rough_duration(seconds).split()
+    return f"{number}{unit[0]}" if seconds > 0 else "now"
 
 
 def _size(octets: int) -> str:

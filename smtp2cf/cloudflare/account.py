@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from smtp2cf.cloudflare.client import Client
 from smtp2cf.cloudflare.health import NOT_CONNECTED, ApiHealth, State
 from smtp2cf.cloudflare.pacing import Pacer
-from smtp2cf.reply import Reply, SendError
+from smtp2cf.reply import Reply, SendError, rough_duration
 
 PROBE_PAUSE = 1.0
 """Seconds between the first two probes; it doubles after each, up to the longest."""
@@ -115,12 +115,12 @@ class Account:
     def summary(self) -> Mapping[str, str]:
         """For the status page."""
         pacer, health = self.pacer, self.health
-        state = f"{health.state.replace('_', ' ')} for {health.seconds:.0f} s"
+        state = f"{health.state.replace('_', ' ')} for {rough_duration(health.seconds)}"
         return {
             "sends to": f"{self.base_url}, account {self.name}",
             "API": f"{state}: {health.reply.text}" if health.state is not State.UP else "up",
             "calls in flight": f"{pacer.in_flight} of {self._concurrency}, {pacer.waiting} waiting",
-            "rate limit": f"next call in {pacer.blocked_for:.0f} s"
+            "rate limit": f"next call in {rough_duration(pacer.blocked_for)}"
             if pacer.blocked_for
             else "not in the way",
         }

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from smtp2cf.message.comments import comment_end
 from smtp2cf.message.encoded_words_decode import decode_words
 from smtp2cf.message.encoded_words_encode import ENCODED_WORD, encoded_words
 
@@ -40,7 +41,6 @@ _TOKEN = re.compile(
       | (?P<text>(?:(?!{ENCODED_WORD})[^ \t\r\n"<>(),:;@\[\]\\])++)""",
     re.DOTALL | re.VERBOSE,
 )
-_COMMENT_TOKEN = re.compile(r"[()]|\\.|[^()\\]++", re.DOTALL)
 _ATOMS = r'[^\s"<>(),:;@\[\]\\]++'
 _ADDRESS = re.compile(rf"{_ATOMS}@{_ATOMS}")
 _IN_BRACKETS = re.compile(rf"<(?:{_ATOMS}|{_QUOTED})@(?:{_ATOMS}|\[{_ATOMS}\])>", re.DOTALL)
@@ -70,21 +70,11 @@ def _tokens(text: str) -> Iterator[_Token]:
     at = 0
     while at < len(text):
         found = _TOKEN.match(text, at)
-        if found is None:
-            raise _Unclear  # a quote or a bracket that is not closed
-        end = _comment_end(text, at) if found["comment"] else found.end()
+        end = found and (comment_end(text, at) if found["comment"] else found.end())
+        if found is None or end is None:
+            raise _Unclear  # a quote, a bracket or a comment that is not closed
         yield _Token(str(found.lastgroup), text[at:end])
         at = end
-
-
-def _comment_end(text: str, at: int) -> int:
-    depth = 0
-    while (found := _COMMENT_TOKEN.match(text, at)) is not None:
-        at = found.end()
-        depth += {"(": 1, ")": -1}.get(found[0], 0)
-        if depth == 0:
-            return at
-    raise _Unclear
 
 
 def _mailboxes(tokens: Sequence[_Token]) -> Iterator[str]:

@@ -23,7 +23,6 @@ from smtp2cf.message.dsn_fields import (
     date,
     decode_orcpt,
     decode_xtext,
-    duration,
     field_lines,
     inline,
     lines,
@@ -36,7 +35,7 @@ from smtp2cf.message.encoded_words_decode import decode_words, mend_words
 from smtp2cf.message.header import split_header
 from smtp2cf.message.newlines import normalize_newlines
 from smtp2cf.message.transfer import quoted_printable
-from smtp2cf.reply import Reply, few_in_words
+from smtp2cf.reply import Reply, few_in_words, rough_duration
 
 FULL_LIMIT = 64 * 1024
 """Bytes of the largest original that is returned in full, and of the most that is shown of a header."""
@@ -191,7 +190,7 @@ def _text(
         alike = groups.setdefault((report.event, report.reply, report.retry_until), [])
         alike.append(inline(report.recipient))
     about = f'"{subject}"' if subject else "no subject"
-    age = duration(now - envelope.received_at)
+    age = rough_duration(now - envelope.received_at)
     who = f"Your message ({about}, received {date(envelope.received_at)})"
     paragraphs = [f"This is the mail relay {hostname}."]
     for (event, reply, retry_until), recipients in groups.items():

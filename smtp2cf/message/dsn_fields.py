@@ -92,11 +92,3 @@ def lines(text: str, width: int) -> list[str]:
 
 def date(seconds: float) -> str:
     return format_datetime(datetime.fromtimestamp(seconds, UTC))
-
-
-def duration(seconds: float) -> str:
-    """A rough duration, in words."""
-    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
-        if (number := round(seconds / length)) >= 1:
-            return f"{number} {unit}{'s' if number > 1 else ''}"
-    return "less than a minute"

@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
+from smtp2cf.message.comments import comment_end
 from smtp2cf.message.encoded_words_encode import ENCODED_WORD
 from smtp2cf.message.header import Field, Header, parse_header, split_header
 
@@ -43,7 +44,6 @@ _TOKEN = re.compile(
       | (?P<word>[^\s<>(),;:"\\@]++)""",
     re.VERBOSE,
 )
-_COMMENT_TOKEN = re.compile(r"[()]|\\.|[^()\\]++")
 _FOLD = re.compile(r"\r?\n(?=[ \t])")
 _RUN = re.compile(rf"{ENCODED_WORD}(?:[ \t]*{ENCODED_WORD})*+")
 """Encoded words that a reader may join."""
@@ -114,17 +114,15 @@ def _addresses(text: str) -> Iterator[str]:
     at = 0
     while at < len(text):
         found = _TOKEN.match(text, at)
-        if found is None:
+        end = found and (comment_end(text, at) if found["comment"] else found.end())
+        if found is None or end is None:
             raise _AmbiguousError
-        kind, written = str(found.lastgroup), found[0]
-        at = found.end()
+        kind, written = str(found.lastgroup), text[at:end]
+        at = end
         if kind == "comma":
             yield from _mailbox(before, after, last_address, shown)
             before, after, last_address, shown = [], False, "", []
-        elif kind == "comment":
-            at = _comment_end(text, found.start())
-            shown.append(text[found.start() : at])
-        elif kind == "space":
+        elif kind in ("comment", "space"):
             shown.append(written)
         elif after:
             raise _AmbiguousError  # something behind the <address>
@@ -214,14 +212,3 @@ def _octets(encoding: str, content: str) -> bytes:
 def _is_no_charset(charset: str) -> bool:
     name = codecs.lookup(charset).name
     return name in _NO_CHARSETS or name.startswith(("utf-16", "utf-32"))
-
-
-def _comment_end(text: str, at: int) -> int:
-    """Where the comment ends that begins here; raises _AmbiguousError where it does not."""
-    depth = 0
-    while (found := _COMMENT_TOKEN.match(text, at)) is not None:
-        at = found.end()
-        depth += {"(": 1, ")": -1}.get(found[0], 0)
-        if depth == 0:
-            return at
-    raise _AmbiguousError

@@ -27,7 +27,7 @@ from typing import Literal, NamedTuple
 
 from smtp2cf.envelope import Envelope, Outcomes, Verdict
 from smtp2cf.relay.attempt import Attempt
-from smtp2cf.reply import Reply, first_few
+from smtp2cf.reply import Reply, first_few, rough_duration
 
 NAMED_LIMIT = 10
 """Recipients a reply names; the rest are counted."""
@@ -120,19 +120,12 @@ def _given_up(envelope: Envelope, outcomes: Outcomes, age: float) -> Outcomes:
         who: Reply(
             451,
             "4.4.7",
-            f"given up after {_duration(age)}; "
+            f"given up after {rough_duration(age)}; "
             + (f"the last answer was: {reply}" if reply is not None else "no attempt was answered"),
         )
         for who, reply in last.items()
         if reply is None or reply.transient
     }
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} seconds"
 
 
 # ---- the answer's words

@@ -7,7 +7,7 @@ import structlog
 from prometheus_client import Gauge
 
 from smtp2cf.journal.readiness import Readiness
-from smtp2cf.reply import SendError
+from smtp2cf.reply import SendError, rough_duration
 from smtp2cf.spool import Spool, SpoolError, Status, Total
 
 INTERVAL = 5.0
@@ -79,9 +79,8 @@ class SpoolHealth:
             return Readiness(False, self._broken)
         age = self._age()
         if age > self._warn_after:
-            return Readiness(
-                True, f"warning: the oldest mail has waited for {age / 3600:.1f} h (SMTP2CF_WARN_AFTER)"
-            )
+            waited = rough_duration(age)
+            return Readiness(True, f"warning: the oldest mail has waited for {waited} (SMTP2CF_WARN_AFTER)")
         return Readiness(True, "")
 
     def all_well(self) -> Readiness:
@@ -94,7 +93,7 @@ class SpoolHealth:
         if not self._totals:
             return "none"
         counts = ", ".join(f"{total.messages} {status}" for status, total in self._totals.items())
-        return f"{counts}; the oldest for {self._age():.0f} s"
+        return f"{counts}; the oldest for {rough_duration(self._age())}"
 
     def _age(self) -> float:
         oldest = [total.oldest for status, total in self._totals.items() if status is not Status.HELD]

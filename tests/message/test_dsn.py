@@ -242,21 +242,11 @@ def test_the_status_is_put_into_words(status: str, words: str) -> None:
     assert words in text(dsn(failed(reply=Reply(550, status, "x"))))
 
 
-AGES = [
-    (5 * 86400, "5 days"),
-    (86400, "1 day"),
-    (7200, "2 hours"),
-    (61, "1 minute"),
-    (3, "less than a minute"),
-]
-
-
-@each(("seconds", "words"), AGES)
-def test_expired_mail_says_how_long_it_was_tried(seconds: float, words: str) -> None:
+def test_expired_mail_says_how_long_it_was_tried() -> None:
     about = envelope()
     report = Report("bert@example.net", Event.EXPIRED, UNREACHABLE)
-    said = text(build(about, MESSAGE, [report], hostname="h", sender="s@example.com", now=RECEIVED + seconds))
-    assert f"was tried for {words}, has now been given up, and did not reach <bert@example.net>" in said
+    said = text(build(about, MESSAGE, [report], hostname="h", sender="s@example.com", now=RECEIVED + 7200))
+    assert "was tried for 2 hours, has now been given up, and did not reach <bert@example.net>" in said
     assert "could not be reached. Send the message again later" in said
 
 
