@@ -42,6 +42,10 @@ UNMATCHED = Counter(
     "smtp2cf_unmatched_outcomes_total", "Addresses in Cloudflare's answers that are none of the recipients"
 )
 REPAIRED = Counter("smtp2cf_repaired_total", "Messages sent repaired, which Cloudflare had called invalid")
+NOT_CONFIGURED = Counter(
+    "smtp2cf_sender_not_configured_total",
+    "Attempts that failed because Cloudflare does not send for the sender's domain",
+)
 DSNS = Counter("smtp2cf_dsns_total", "Delivery reports sent")
 REPEATED = Counter(
     "smtp2cf_answers_repeated_total", "Messages that came again after their answer was lost, not sent again"
@@ -227,6 +231,23 @@ def unmatched(envelope: Envelope, entries: Sequence[str]) -> None:
     """Cloudflare's answer names addresses that are none of the recipients, and leaves some recipients out."""
     UNMATCHED.inc(len(entries))
     log.warning("mail.unmatched_outcome", queue_id=envelope.queue_id, entries=first_few(entries, NAMED_LIMIT))
+
+
+def sender_not_configured(domain: str, reply: Reply, *, is_news: bool) -> None:
+    """Cloudflare does not send for a sender's domain. is_news: it is to be logged."""
+    NOT_CONFIGURED.inc()
+    if is_news:
+        log.error("sender.not_configured", domain=domain, reply=str(reply))
+
+
+def sender_failing(domain: str, reply: Reply) -> None:
+    """Cloudflare fails, again and again, to send for this domain."""
+    log.warning("sender.failing", domain=domain, reply=str(reply))
+
+
+def sender_recovered(domain: str) -> None:
+    """Cloudflare sends for this domain again."""
+    log.info("sender.recovered", domain=domain)
 
 
 def _status(reply: Reply) -> str:

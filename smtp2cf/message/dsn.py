@@ -32,7 +32,7 @@ from smtp2cf.message.dsn_fields import (
 )
 from smtp2cf.message.eightbit import is_utf8
 from smtp2cf.message.encoded_words_decode import decode_words, mend_words
-from smtp2cf.message.header import split_header
+from smtp2cf.message.header import drop_headers, split_header
 from smtp2cf.message.newlines import normalize_newlines
 from smtp2cf.message.transfer import quoted_printable
 from smtp2cf.reply import Reply, few_in_words, rough_duration
@@ -162,7 +162,7 @@ def build(
     boundary, body = _multipart(parts)
     report_type = parts[1].content_type.partition("/")[2]
     fields = [
-        ("From", f"Mail Delivery System <{mailbox(sender)}>"),
+        _from(sender),
         ("To", mailbox(envelope.reverse_path)),
         ("Subject", next(kind.subject for event, kind in _KINDS.items() if _has(reports, event))),
         ("Date", date(now)),
@@ -175,6 +175,15 @@ def build(
     if not body.isascii():
         fields.append(("Content-Transfer-Encoding", "8bit"))
     return field_lines(fields) + b"\r\n" + body
+
+
+def from_sender(content: bytes, sender: str) -> bytes:
+    """A DSN that `build` made, with another address in From."""
+    return field_lines([_from(sender)]) + drop_headers(content, frozenset({"from"}))
+
+
+def _from(sender: str) -> tuple[str, str]:
+    return "From", f"Mail Delivery System <{mailbox(sender)}>"
 
 
 def _text(

@@ -15,6 +15,7 @@ from smtp2cf.relay.checks import Checks
 from smtp2cf.relay.policy import MessagePolicy
 from smtp2cf.relay.queue import Pace, Queue
 from smtp2cf.relay.retry import RetryPolicy
+from smtp2cf.relay.sender_domains import SenderDomains
 from smtp2cf.relay.spooled import SpooledMail
 from smtp2cf.relay.with_spool import WithSpool
 from smtp2cf.relay.without_spool import WithoutSpool
@@ -45,8 +46,13 @@ class Relay:
     ) -> None:
         bounce = bounce or BouncePolicy(hostname="localhost")
         checks = Checks(policy, sender_refusal)
+        self.sender_domains = SenderDomains(spool)
         attempts = Attempts(
-            send_raw, policy.null_sender_address, bounce, repair=policy.on_invalid == "repair"
+            send_raw,
+            policy.null_sender_address,
+            bounce,
+            self.sender_domains,
+            repair=policy.on_invalid == "repair",
         )
         self.queue: Queue | None = None
         if spool is None:

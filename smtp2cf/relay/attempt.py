@@ -13,7 +13,6 @@ Cloudflare calls invalid is tried repaired as well (`repairs`). Knows no spool.
 
 import asyncio
 import functools
-import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -24,10 +23,13 @@ import structlog
 from smtp2cf.cloudflare import MAX_RECIPIENTS_PER_CALL, Sent
 from smtp2cf.envelope import SENT_AS_IS, Envelope, Outcomes, sent_form
 from smtp2cf.journal import maillog
+from smtp2cf.message import dsn
 from smtp2cf.message.repair import Repaired, repair
 from smtp2cf.relay.bounces import BouncePolicy
+from smtp2cf.relay.groups import halves, probes
 from smtp2cf.relay.lease import Lease
 from smtp2cf.relay.repairs import Repairs, Version, Versions
+from smtp2cf.relay.sender_domains import SenderDomains
 from smtp2cf.relay.spellings import Spellings
 from smtp2cf.reply import RefusedError, Reply, Scope, SendError
 
@@ -57,8 +59,6 @@ T = TypeVar("T")
 
 _UNCLEAR = frozenset({"5.5.0", "5.6.0"})
 """Enhanced status of refusals that may be about the message or about a recipient."""
-_PLAIN = re.compile(r"[A-Za-z0-9_+-]+(\.[A-Za-z0-9_+-]+)*@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
-"""Addresses in a form that nobody refuses."""
 
 
 @dataclass(slots=True)
@@ -68,7 +68,8 @@ class Attempt:
     outcomes: every recipient's. message_ids: Cloudflare's, by recipient, of calls that were accepted for
     somebody. unanswered: recipients of calls without an answer; their mail may have been sent.
     unmatched: entries in Cloudflare's answers that are none of the recipients. repaired: what was repaired in
-    the message that was taken. retry_after: seconds, if Cloudflare named them. error: raised by our own code
+    the message that was taken. retry_after: seconds, if Cloudflare named them. sender_refusal: Cloudflare's,
+    of a call for the sender's domain. error: raised by our own code
     during a call, whose recipients count as unanswered.
     """
 
@@ -78,6 +79,7 @@ class Attempt:
     unmatched: list[str] = field(default_factory=list)
     repaired: tuple[str, ...] = ()
     retry_after: float | None = None
+    sender_refusal: Reply | None = None
     error: Exception | None = None
 
 
@@ -85,13 +87,21 @@ class Attempts:
     """One account's way out: makes attempts, for new mail and for what waits.
 
     null_sender_address: who stands in for `<>`, which Cloudflare does not take; "" for nobody. bounce: says
-    who a DSN comes from. repair: whether a message that Cloudflare calls invalid is tried repaired.
+    who a DSN comes from. domains: which senders' domains may send. repair: whether a message that Cloudflare
+    calls invalid is tried repaired.
     """
 
     def __init__(
-        self, send_raw: SendRaw, null_sender_address: str, bounce: BouncePolicy, *, repair: bool = False
+        self,
+        send_raw: SendRaw,
+        null_sender_address: str,
+        bounce: BouncePolicy,
+        domains: SenderDomains | None = None,
+        *,
+        repair: bool = False,
     ) -> None:
         self._send_raw = send_raw
+        self._domains = domains or SenderDomains()
         self._null_sender_address = null_sender_address
         self._bounce = bounce
         self._repair = repair
@@ -116,17 +126,21 @@ class Attempts:
         """
         sender = envelope.reverse_path or self._null_sender_address
         if is_dsn:
-            sender = self._bounce.sender_of(recipients[0])
+            sender = await self._domains.sender_of_dsn(self._bounce, recipients[0])
         if not SENT_AS_IS.fullmatch(sender):
             try:
                 sender = sent_form(sender)
             except RefusedError as error:
                 return Attempt(outcomes=dict.fromkeys(recipients, error.reply))
+        message = dsn.from_sender(message, sender) if is_dsn else message
         forms, spelled = recipients, None
         if len(recipients) > 1 or not SENT_AS_IS.fullmatch(recipients[0]):
             spelled = Spellings.of(recipients)
             if not (forms := spelled.forms):
                 return Attempt(outcomes=spelled.refused)
+        domain, known = sender.rpartition("@")[2], None
+        if domain in self._domains.troubles:
+            known = self._known_refusal(domain, lease, keep=is_dsn)
         deadline = time.monotonic() + patience
         leased = {} if lease is None else {"lease": lease}
         send = functools.partial(self._send_raw, sender, deadline=deadline, **leased)
@@ -136,7 +150,7 @@ class Attempts:
         # The first call goes alone: it finds out once what is wrong with the account or the message.
         first = forms[:MAX_RECIPIENTS_PER_CALL]
         try:
-            result: Sent | Exception = await version.send(first)
+            result: Sent | Exception = known or await version.send(first)
         except Exception as error:  # noqa: BLE001 - see `_Calls.go_on`
             result = error
         repair_it = functools.partial(_repaired, send, message, version.changed) if self._repair else None
@@ -144,9 +158,33 @@ class Attempts:
         attempt = await calls.go_on(first, result)
         if attempt.repaired and attempt.repaired != version.changed:
             self._repairs.remember(sender, attempt.repaired)
+        if known is None:
+            await self._learn(domain, attempt, keep=is_dsn)
         if spelled is not None and not spelled.as_sent:
             _tell_spellings(attempt, spelled)
         return attempt
+
+    def _known_refusal(self, domain: str, lease: Lease | None, *, keep: bool) -> SendError | None:
+        """See SenderDomains.refusal. Such an attempt counts, although it needs no call."""
+        refusal = self._domains.refusal(domain, keep=keep)
+        if refusal is not None and lease is not None:
+            lease.called = True
+        return refusal
+
+    async def _learn(self, domain: str, attempt: Attempt, *, keep: bool) -> None:
+        """Remember what an attempt says of its sender's domain, and say what a refusal means. keep: see
+        SenderDomains.refusal."""
+        domains, refused = self._domains, attempt.sender_refusal
+        if (domain in domains.troubles or domain not in domains.noted) and any(
+            reply.success for reply in attempt.outcomes.values()
+        ):
+            domains.has_sent(domain)
+        if refused is not None:
+            error = await domains.refused(domain, refused, keep=keep)
+            attempt.retry_after = error.retry_after
+            attempt.outcomes = {
+                who: error.reply if reply == refused else reply for who, reply in attempt.outcomes.items()
+            }
 
 
 def log_attempt(envelope: Envelope, attempt: Attempt, *, size: int, attempts: int = 1) -> None:
@@ -280,7 +318,7 @@ class _Calls:
         for index, (part, _) in enumerate(self.refused):
             if len(part) > len(self.recipients) // 2:
                 del self.refused[index]
-                for half in _halves(part):
+                for half in halves(part):
                     self.searched += 1
                     await self._try(half)
                 break  # only one part can be more than half
@@ -289,7 +327,7 @@ class _Calls:
         for _ in range(PROBE_ROUNDS):
             # One that is refused for itself, such as a suppressed one, says nothing of the message.
             unclear = [who for who in unclear if who not in self.attempt.outcomes]
-            for who in _probes(unclear, PROBES - len(self.alone) + known):
+            for who in probes(unclear, PROBES - len(self.alone) + known):
                 if self.vouched or self.halt is not None:
                     return
                 self.searched += 1
@@ -304,7 +342,7 @@ class _Calls:
         part = [who for who in part if who not in self.attempt.outcomes]
         if self.to_blame and _is_unclear(reply):
             return self._answer(part, reply)
-        undecided = _halves(part)[::-1]
+        undecided = halves(part)[::-1]
         while undecided:
             part = undecided.pop()
             if self.halt is None and self.searched >= SEARCH_LIMIT:
@@ -317,7 +355,7 @@ class _Calls:
             if self.to_blame and _is_unclear(found):
                 self._answer(part, found)
             else:
-                undecided += _halves(part)[::-1]
+                undecided += halves(part)[::-1]
         return None
 
     async def _call(self, part: Sequence[str]) -> Reply | None:
@@ -334,6 +372,8 @@ class _Calls:
             self.attempt.unanswered += part
         if error.retry_after is not None:
             self.attempt.retry_after = max(self.attempt.retry_after or 0.0, error.retry_after)
+        if error.scope is Scope.SENDER:
+            self.attempt.sender_refusal = error.reply
         if error.scope is not Scope.RECIPIENT:
             self.halt = error.reply
         elif len(part) > 1:
@@ -363,24 +403,3 @@ async def _result(version: Version, part: Sequence[str]) -> Sent | Exception:
 
 def _is_unclear(reply: Reply) -> bool:
     return reply.status in _UNCLEAR
-
-
-def _halves(part: Sequence[str]) -> list[Sequence[str]]:
-    """Both halves; one if there is one recipient, none if there is none."""
-    middle = (len(part) + 1) // 2
-    return [half for half in (part[:middle], part[middle:]) if half]
-
-
-def _probes(recipients: Sequence[str], count: int) -> list[str]:
-    """Whom to try on their own: plain addresses first, taken from all over the list."""
-    plain = [who for who in recipients if _PLAIN.fullmatch(who)]
-    odd = [who for who in recipients if not _PLAIN.fullmatch(who)]
-    chosen = _evenly(plain, count)
-    return chosen + _evenly(odd, count - len(chosen))
-
-
-def _evenly(recipients: Sequence[str], count: int) -> list[str]:
-    """`count` of them, spread from the first to the last; all of them if there are fewer."""
-    if len(recipients) <= count:
-        return list(recipients)
-    return [recipients[number * (len(recipients) - 1) // max(1, count - 1)] for number in range(count)]

@@ -13,6 +13,8 @@ from smtp2cf.message import dsn
 from smtp2cf.reply import DELIVERED, RefusedError, Reply
 from smtp2cf.spool import NewMail
 
+MAILER_DAEMON = "mailer-daemon"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BouncePolicy:
@@ -24,8 +26,14 @@ class BouncePolicy:
     expire_after: float = 432_000.0
 
     def sender_of(self, recipient: str) -> str:
-        """The address a DSN to `recipient` comes from: Cloudflare takes no null sender."""
-        return self.postmaster or f"mailer-daemon@{domain_of(recipient)}"
+        """The address a DSN to `recipient` comes from, since Cloudflare takes no null sender; another one if
+        an attempt finds that this one's domain may not send."""
+        return self.postmaster or f"{MAILER_DAEMON}@{domain_of(recipient)}"
+
+    def sends_from(self, address: str) -> bool:
+        """DSNs come from this address, so mail from it is one of ours that came back in."""
+        key = address_key(address)
+        return key.startswith(f"{MAILER_DAEMON}@") or key == address_key(self.postmaster)
 
 
 def dsns_for(envelope: Envelope, message: bytes, outcomes: Outcomes, policy: BouncePolicy) -> list[NewMail]:
@@ -34,8 +42,7 @@ def dsns_for(envelope: Envelope, message: bytes, outcomes: Outcomes, policy: Bou
     outcomes: of those recipients only; those with a transient reply were given up.
     """
     sender = envelope.reverse_path
-    # Mail from the address DSNs come from is a DSN of ours that came back in.
-    if not sender or not outcomes or address_key(sender) == address_key(policy.sender_of(sender)):
+    if not sender or not outcomes or policy.sends_from(sender):
         return []
     failures: list[dsn.Report] = []
     successes: list[dsn.Report] = []

@@ -20,8 +20,8 @@ log = structlog.stdlib.get_logger("smtp2cf.queue")
 class Lease:
     """The right to send one message.
 
-    kept: it is in the spool, claimed by this process. called: at least one call was about to be made; the
-    account's limits allowed it.
+    kept: it is in the spool, claimed by this process. called: at least one call was about to be made, as the
+    account's limits allowed, or what would come of it was known.
     """
 
     def __init__(self, spool: Spool, queue_id: str, *, kept: bool) -> None:

@@ -324,8 +324,8 @@ class Settings(BaseSettings):
     postmaster: Annotated[str, address_such_as("mailer-daemon@example.com")] = Field(
         "",
         description="The sender of DSNs, in a domain set up at Cloudflare. Default: mailer-daemon@ the"
-        " original sender's domain. Mail to <Postmaster> (no domain) goes there too; without this"
-        " setting it is refused.",
+        " original sender's domain, or another domain that has sent. Mail to <Postmaster> (no domain) goes"
+        " there too; without this setting it is refused.",
         examples=["mailer-daemon@example.com"],
     )
 

@@ -22,7 +22,7 @@ import structlog
 from smtp2cf.cloudflare import Client
 from smtp2cf.cloudflare.pacing import Pacer
 from smtp2cf.envelope import Envelope, Verdict
-from smtp2cf.relay import BouncePolicy, MessagePolicy, Relay, RetryPolicy, attempt
+from smtp2cf.relay import BouncePolicy, MessagePolicy, Relay, RetryPolicy, attempt, sender_domains
 from smtp2cf.spool import clock, sqlite, writer
 from smtp2cf.spool.protocol import SpoolFull, SpoolUnavailable
 from smtp2cf.spool.sqlite import SqliteSpool
@@ -186,6 +186,9 @@ class Life:
 
     async def _start(self) -> None:
         self.spool = await SqliteSpool.open(self.world.path)
+        if not self.world.has_sent:  # mail from a domain that never sent bounces if Cloudflare refuses it
+            await self.spool.amend(sender_domains.NOTE, lambda *_: ('["example.com"]', None))
+            self.world.has_sent = True
         client = Client(
             base_url="https://api.example/client/v4",
             account_id="1",
@@ -289,7 +292,8 @@ class Life:
 class World:
     """The spool's file, the API and the clocks, which outlive every bridge.
 
-    skew: seconds by which the host's clock is wrong. log: the lines of all bridges.
+    skew: seconds by which the host's clock is wrong. has_sent: the spool knows that the senders' domain has.
+    log: the lines of all bridges.
     """
 
     def __init__(self, path: Path, policy: MessagePolicy) -> None:
@@ -299,6 +303,7 @@ class World:
         self.api = Api(self)
         self.skew = 0.0
         self.boots = 0
+        self.has_sent = False
         self.spool_mode: SpoolMode = "fine"
         self.log: list[dict[str, Any]] = []
         self.life: Life | None = None

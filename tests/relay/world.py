@@ -112,7 +112,7 @@ def failure(http: int, code: int, text: str, **headers: str) -> Answer:
     return answer
 
 
-AWAY = failure(500, 10002, "email.sending.error.internal_server")
+AWAY = failure(503, 10100, "email.sending.error.authentication.upstream")
 
 
 def first(answer: Answer, times: int = 1, then: Answer = delivered) -> Answer:

@@ -1,0 +1,237 @@
+"""Sender domains: which ones have sent, and which Cloudflare does not send for now.
+
+Cloudflare refuses a domain that was never set up in the same words as one that was set up minutes ago, or was
+disabled (`sender_not_configured`, `sending_disabled`). A domain that has sent before is set up, so its mail
+waits for somebody to mend that; mail from any other is refused at once, with the setting to look at. Either
+is remembered, and so is an `internal_server` that persists for one domain: it costs no call for each message,
+and one domain's trouble never delays another's mail.
+
+Which domains have sent is a note in the spool, or in memory without one. Knows no SMTP session and no HTTP.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import orjson
+import structlog
+
+from smtp2cf.envelope import domain_of
+from smtp2cf.journal import maillog, tasks
+from smtp2cf.relay.bounces import MAILER_DAEMON, BouncePolicy
+from smtp2cf.reply import Reply, Scope, SendError
+from smtp2cf.spool import Spool
+
+NOTE = "sender.domains"
+"""The name of the note: a list of domains as JSON, in the order in which they first sent."""
+DOMAINS_LIMIT = 10_000
+"""Domains that are remembered, of either kind; the oldest are forgotten."""
+NEVER_SET_UP = 900.0
+"""Seconds for which a domain that never sent is taken as not set up: new ones work after 5 to 15 minutes."""
+FIRST_PAUSE, LONGEST_PAUSE = 60.0, 900.0
+"""Seconds without calls for a domain that has sent; doubling for as long as Cloudflare refuses it."""
+ERRORS_IN_A_ROW = 3
+"""Internal errors of Cloudflare's about one domain that begin a pause: a single one may be the message's."""
+PROBE = 10.0
+"""Seconds for which others of a domain wait while one call finds out whether it may send again."""
+LOG_INTERVAL = 3600.0
+"""Seconds between two log lines about one domain."""
+
+NOT_CONFIGURED = "4.3.5"
+"""Enhanced status of errors about how the domain is set up; any other may pass by itself."""
+ADVICE = (
+    "Set it up for Email Sending in Cloudflare's dashboard, or send from a domain that is"
+    " (SMTP2CF_ALLOWED_SENDER_DOMAINS says which may send)"
+)
+
+T = TypeVar("T")
+
+log = structlog.stdlib.get_logger("smtp2cf.relay")
+
+
+@dataclass(slots=True)
+class Trouble:
+    """What Cloudflare last said of a domain.
+
+    reply: what its mail is answered; permanent if the domain never sent. until: no calls before, in
+    time.monotonic() seconds. pause: seconds that took so far, 0 for none yet. errors: in a row. probed_until:
+    a call finds out meanwhile.
+    """
+
+    reply: Reply
+    until: float = 0.0
+    pause: float = 0.0
+    errors: int = 0
+    probed_until: float = 0.0
+
+    @property
+    def not_configured(self) -> bool:
+        """By the domain's settings at Cloudflare."""
+        return self.reply.permanent or self.reply.status == NOT_CONFIGURED
+
+
+class SenderDomains:
+    """Asked before a call for a sender's domain, and told what came of it.
+
+    spool: where it is kept which have sent; None for in memory.
+    """
+
+    def __init__(self, spool: Spool | None = None) -> None:
+        self._spool = spool
+        self._sent: dict[str, None] = {}
+        self.noted: set[str] = set()
+        """Domains that are known to have sent, now and after a restart."""
+        self._noting: asyncio.Task[None] | None = None
+        self._is_read = spool is None
+        self.troubles: dict[str, Trouble] = {}
+        """Domains that something is wrong with."""
+        self._logged: dict[str, float] = {}
+
+    # ---- calls
+
+    def refusal(self, domain: str, *, keep: bool) -> SendError | None:
+        """What is known to come of a call for a domain in trouble; None if a call is to find out.
+
+        keep: the mail is a DSN, which is never refused for its sender.
+        """
+        trouble, now = self.troubles[domain], time.monotonic()
+        wait = max(trouble.until, trouble.probed_until) - now
+        if not trouble.pause:
+            return None
+        if wait > 0:
+            self._count(domain, trouble)
+            # Not all at the same moment: one of them finds out for the others.
+            return _error_of(trouble, keep=keep, wait=wait + random.uniform(0, trouble.pause))  # noqa: S311
+        if trouble.reply.permanent:
+            del self.troubles[domain]
+        else:
+            trouble.probed_until = now + PROBE
+        return None
+
+    def has_sent(self, domain: str) -> None:
+        """Cloudflare has taken mail from this domain."""
+        if (trouble := self.troubles.pop(domain, None)) is not None and trouble.pause:
+            self._logged.pop(domain, None)
+            maillog.sender_recovered(domain)
+        _set(self._sent, domain, None)
+        if self._spool is None:
+            self.noted.add(domain)
+        elif domain not in self.noted and (self._noting is None or self._noting.done()):
+            self._noting = tasks.start(self._note(), "relay.note_sender")
+
+    async def refused(self, domain: str, reply: Reply, *, keep: bool) -> SendError:
+        """Cloudflare refuses a call for its sender's domain. Returns what that means. keep: see refusal."""
+        trouble = self.troubles.get(domain) or Trouble(reply)
+        text = reply.text.replace("the sender's domain", domain)
+        if reply.status != NOT_CONFIGURED or await self._is_known(domain):
+            trouble.reply = reply._replace(text=text)
+            _pause(trouble)
+        else:
+            trouble.reply = Reply(550, "5.7.1", f"{text}. {ADVICE}")
+            trouble.until, trouble.pause = time.monotonic() + NEVER_SET_UP, NEVER_SET_UP
+        _set(self.troubles, domain, trouble)
+        self._count(domain, trouble)
+        return _error_of(trouble, keep=keep, wait=trouble.until - time.monotonic())
+
+    def _count(self, domain: str, trouble: Trouble) -> None:
+        """Count a failed attempt; one line per domain and hour."""
+        if not trouble.pause:
+            return
+        now = time.monotonic()
+        last = self._logged.get(domain)
+        is_news = last is None or now - last >= LOG_INTERVAL
+        if is_news:
+            _set(self._logged, domain, now)
+        if trouble.not_configured:
+            maillog.sender_not_configured(domain, trouble.reply, is_news=is_news)
+        elif is_news:
+            maillog.sender_failing(domain, trouble.reply)
+
+    # ---- what is known
+
+    async def that_have_sent(self) -> Sequence[str]:
+        """The domains that are known to have sent, by this process or before; the first to send first."""
+        await self._read_once()
+        return list(self._sent)
+
+    async def sender_of_dsn(self, policy: BouncePolicy, recipient: str) -> str:
+        """The address that a DSN comes from now: one that may send, if any is known."""
+        usual = policy.sender_of(recipient)
+        domain = domain_of(usual)
+        trouble = self.troubles.get(domain)
+        if policy.postmaster and not (trouble is not None and trouble.reply.permanent):
+            return usual
+        await self._read_once()
+        known = [domain, *self._sent] if domain in self._sent else list(self._sent)
+        without_trouble = (each for each in known if each not in self.troubles)
+        may_send = next(without_trouble, next(iter(known), None))
+        return usual if may_send is None else f"{MAILER_DAEMON}@{may_send}"
+
+    async def _is_known(self, domain: str) -> bool:
+        """Whether the domain has ever sent; if nobody can tell now, it has: its mail is not to bounce."""
+        if domain in self._sent:
+            return True
+        try:
+            return domain in await self._change([])  # another bridge on the same spool may have noted it
+        except SendError:
+            return True
+
+    async def _read_once(self) -> None:
+        """Read the note unless it has been; if the spool is away, what is known without it must do."""
+        if not self._is_read:
+            try:
+                await self._change([])
+            except SendError as error:
+                log.warning("spool.unavailable", reply=str(error.reply))
+
+    # ---- the note
+
+    async def _note(self) -> None:
+        try:
+            await self._change([domain for domain in self._sent if domain not in self.noted])
+        except SendError as error:  # it is noted after the domain's next message
+            log.warning("spool.unavailable", reply=str(error.reply))
+
+    async def _change(self, new: Sequence[str]) -> Collection[str]:
+        """Add domains to the note. Returns all that have sent. Raises SendError."""
+        if self._spool is None:
+            return self._sent
+
+        def change(text: str, _now: float) -> tuple[str, list[str]]:
+            known: list[str] = orjson.loads(text) if text else []
+            domains = list(dict.fromkeys([*known, *new]))[-DOMAINS_LIMIT:]
+            return orjson.dumps(domains).decode(), domains
+
+        noted = await self._spool.amend(NOTE, change)
+        self.noted, self._is_read = set(noted), True
+        self._sent = dict.fromkeys([*noted, *self._sent][-DOMAINS_LIMIT:])
+        return self._sent
+
+
+def _pause(trouble: Trouble) -> None:
+    """Make no calls for a while, longer each time."""
+    now = time.monotonic()
+    trouble.errors += 1
+    if now < trouble.until or not (trouble.not_configured or trouble.errors >= ERRORS_IN_A_ROW):
+        return
+    trouble.pause = min(2 * trouble.pause, LONGEST_PAUSE) if trouble.pause else FIRST_PAUSE
+    trouble.until = now + trouble.pause
+
+
+def _error_of(trouble: Trouble, *, keep: bool, wait: float) -> SendError:
+    """The error for a message from a domain in trouble. wait: seconds until another attempt makes sense."""
+    if not trouble.reply.permanent:
+        return SendError(trouble.reply, Scope.SENDER, wait if trouble.pause else None)
+    if keep:
+        return SendError(Reply(451, NOT_CONFIGURED, trouble.reply.text), Scope.SENDER, wait)
+    return SendError(trouble.reply, Scope.SENDER)
+
+
+def _set(known: dict[str, T], domain: str, value: T) -> None:
+    """Set a value; where there are too many, the oldest is forgotten."""
+    known[domain] = value
+    if len(known) > DOMAINS_LIMIT:
+        del known[next(iter(known))]
