@@ -26,8 +26,17 @@ Outcomes = dict[str, Reply]
 
 _DIGITS = string.digits + string.ascii_uppercase
 _PAIRS = [first + second for first in _DIGITS for second in _DIGITS]
-_PROCESS = "".join(secrets.choice(_DIGITS) for _ in range(3))
+_process = ""
 _last_tick = 0
+
+
+def draw_process() -> None:
+    """Draw what the queue ids of this process end with. Done once; a fork has to do it again."""
+    global _process
+    _process = "".join(secrets.choice(_DIGITS) for _ in range(3))
+
+
+draw_process()
 
 
 def new_queue_id() -> str:
@@ -42,7 +51,7 @@ def new_queue_id() -> str:
     rest, fourth = divmod(rest, 1296)
     rest, third = divmod(rest, 1296)
     first, second = divmod(rest, 1296)
-    return _PAIRS[first] + _PAIRS[second] + _PAIRS[third] + _PAIRS[fourth] + _PAIRS[fifth] + _PROCESS
+    return _PAIRS[first] + _PAIRS[second] + _PAIRS[third] + _PAIRS[fourth] + _PAIRS[fifth] + _process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

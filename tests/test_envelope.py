@@ -11,7 +11,6 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from smtp2cf import envelope
 from smtp2cf.envelope import SENT_AS_IS, Envelope, address_key, domain_of, new_queue_id, sent_form
 from smtp2cf.reply import RefusedError
 from tests.support.each import each
@@ -173,6 +172,7 @@ def test_no_other_spelling_is_seen_to_be_sent_as_it_is(address: str, form: str) 
     assert not SENT_AS_IS.fullmatch(f"{address}.")
 
 
-def test_the_pairs_of_digits_are_all_there() -> None:
-    assert len(envelope._PAIRS) == 36 * 36
-    assert sorted(envelope._PAIRS, key=lambda pair: int(pair, 36)) == envelope._PAIRS
+def test_a_queue_id_counts_through_all_pairs_of_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time_ns", lambda: 0)
+    numbers = [int(new_queue_id()[:10], 36) for _ in range(36 * 36)]
+    assert numbers == list(range(numbers[0], numbers[0] + 36 * 36))

@@ -105,7 +105,7 @@ class Writer:
             batch, going = self._next_batch()
             if batch:
                 done = self._do(batch)
-                self._loop.call_soon_threadsafe(_resolve, done)
+                self._loop.call_soon_threadsafe(resolve, done)
         if self._connection is not None:
             self._connection.close()
 
@@ -230,7 +230,7 @@ class Writer:
             self._connection = None
 
 
-def _resolve(done: Iterable[tuple[Job, Any]]) -> None:
+def resolve(done: Iterable[tuple[Job, Any]]) -> None:
     for job, result in done:
         if job.future is None:
             if isinstance(result, Exception):

@@ -28,6 +28,7 @@ from smtp2cf.spool.protocol import SpoolFull, SpoolUnavailable
 from smtp2cf.spool.sqlite import SqliteSpool
 from tests.cloudflare.virtual_time import VirtualTimeLoop
 from tests.model.api import Api
+from tests.spool.inside import let_go
 
 EPOCH = 1_700_000_000.0
 """What the host's clock shows when the loop's shows 0."""
@@ -155,7 +156,7 @@ class _InlineWriter(writer.Writer):
         left = [job for job in batch if mode != "away" and (mode != "full" or job.kind.rank != 0)]
         done = self._do(left) if left else []
         if not self.life.point():
-            writer._resolve([*refused, *done])
+            writer.resolve([*refused, *done])
         if self._inbox:
             self._wake()
 
@@ -271,10 +272,7 @@ class Life:
         if self.writer is not None:
             self.writer.drop()
         if self.spool is not None:
-            self.spool._connections.close()
-            lock, self.spool._lock = self.spool._lock, None
-            if lock is not None:
-                lock.release()
+            let_go(self.spool)
 
     async def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Do something as this bridge; raises DiedError."""

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from smtp2cf.relay import queue, spooled
-from smtp2cf.relay.duplicates import Duplicates
+from smtp2cf.relay import spooled
 from smtp2cf.spool.protocol import MEMORY, SpoolItem
+from smtp2cf.spool.sqlite import SqliteSpool
 from tests.model.api import Fate
 from tests.model.scenario import Kill, Next, Pause, Scenario, Send, Wait, play, scenarios
 
@@ -53,12 +53,13 @@ def test_as_it_is_all_is_well(scenario: Scenario) -> None:
 
 
 def test_it_notices_a_duplicate_that_is_not_logged(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = queue.Queue._try
+    real = SqliteSpool.claim
 
-    async def forgetful(self: queue.Queue, item: SpoolItem) -> None:
-        await real(self, dataclasses.replace(item, unanswered=False))
+    async def forgetful(self: SqliteSpool, limit: int, *, expired: bool = False) -> list[SpoolItem]:
+        items = await real(self, limit, expired=expired)
+        return [dataclasses.replace(item, unanswered=False) for item in items]
 
-    monkeypatch.setattr(queue.Queue, "_try", forgetful)
+    monkeypatch.setattr(SqliteSpool, "claim", forgetful)
     assert played(KILLED_OVER_A_CALL) == [
         "sent 2 times, 0 possible duplicates logged: ('t0', 'good+0@example.org')"
     ]
@@ -81,10 +82,10 @@ def test_it_notices_an_outcome_that_is_forgotten(monkeypatch: pytest.MonkeyPatch
 
 
 def test_it_notices_an_answer_that_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Duplicates, "_earlier", lambda *_: _nothing())
+    monkeypatch.setattr(SqliteSpool, "recall", _nothing)
     assert all(line.startswith("sent 2 times") for line in played(VANISHED))
     assert played(VANISHED)
 
 
-async def _nothing() -> None:
+async def _nothing(*_: Any, **__: Any) -> None:
     return None

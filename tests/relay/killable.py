@@ -113,8 +113,7 @@ def bridge(env: dict[str, str], log: str) -> None:
         os.dup2(old, new)
     os.environ.clear()
     os.environ.update(env)
-    # What a process draws when it is imported must not be the same in every fork.
-    envelope._PROCESS = "".join(envelope.secrets.choice(envelope._DIGITS) for _ in range(3))
+    envelope.draw_process()
     opened = rooms.spool.open_spool
     rooms.spool.open_spool = functools.partial(opened, lease=float(env.get("SMTP2CF_TEST_LEASE", LEASE)))  # type: ignore[assignment]
     if timeout := env.get("SMTP2CF_TEST_COMMAND_TIMEOUT"):

@@ -59,7 +59,8 @@ async def test_a_clock_that_is_set_while_mail_waits_sends_nothing_early_and_give
         (item,) = await here.items()
         assert (item.attempts, item.due, item.expired) == (1, False, False)
         await host.sleep(2000)
-        here.spool._alarm.ring()  # real time, in which it would wake by itself, has not passed
+        # Real time, in which the queue would wake by itself, has not passed.
+        await here.spool.put(new_mail(forward_paths=("other@example.org",)))
         await here.until_empty()
         assert calls_for(api) == 2
         assert calls_for(api, "anna@example.com") == 0

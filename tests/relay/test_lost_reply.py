@@ -8,9 +8,12 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
+from smtp2cf.relay import duplicates
+from smtp2cf.reply import Reply
 from tests.relay.test_deadline import Gate, no_room
 from tests.relay.world import AWAY, MESSAGE, Api, World, by_name, first, world
 from tests.spool.conftest import Backend
+from tests.support.reach import instances, kept_by
 from tests.support.waiting import PATIENCE
 
 
@@ -210,21 +213,31 @@ async def test_a_spool_that_cannot_be_asked_stops_no_mail(sqlite: Backend, api: 
         assert "delivered" in await send(here)
 
 
+def remembered(here: World, others: list[object]) -> tuple[list[object], list[object]]:
+    """Transactions that are remembered, and answers. others: what there was before, of other worlds."""
+    transactions = [
+        found
+        for found in instances(duplicates)
+        if not isinstance(found, duplicates.Duplicates) and not any(found is other for other in others)
+    ]
+    return transactions, [found for found in kept_by(here.spool) if isinstance(found, Reply)]
+
+
 async def test_nothing_is_remembered_for_ever(sqlite: Backend, api: Api) -> None:
     gate = Gate(api)
+    others = instances(duplicates)
     async with world(await sqlite.open(), api) as here:
         await vanish(here, gate, "reset")
         for _ in range(3):
             await send(here)
-        assert here.relay._way._duplicates._transactions == {}
-        assert here.relay._way._duplicates._same == {}
-        assert here.spool._memory == {}
+        assert remembered(here, others) == ([], [])
 
 
 async def test_dropped_mail_is_not_held_against_the_next(sqlite: Backend, api: Api, tmp_path) -> None:
     from smtp2cf.relay import DropDirectory, DropPolicy
     from tests.sendmail.front_door import front_door
 
+    others = instances(duplicates)
     directory = tmp_path / "drop"
     directory.mkdir()
     async with world(await sqlite.open(), api) as here:
@@ -243,4 +256,4 @@ async def test_dropped_mail_is_not_held_against_the_next(sqlite: Backend, api: A
                     await asyncio.sleep(0.01)
         drop.stop()
         await running
-        assert here.relay._way._duplicates._transactions == {}
+        assert remembered(here, others) == ([], [])

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from smtp2cf.cloudflare import Sent
+from smtp2cf.cloudflare import Client, Sent
 from smtp2cf.envelope import Envelope
 from smtp2cf.journal import maillog
 from smtp2cf.message import dsn
 from smtp2cf.relay import MessagePolicy, Relay, RetryPolicy, attempt
+from smtp2cf.relay.spooled import SpooledMail
 from smtp2cf.reply import BOUNCED, DELIVERED
 from smtp2cf.spool import Action, Filter, SpoolUnavailable, Status
 from smtp2cf.spool.claims import Claims
@@ -133,16 +134,15 @@ async def test_one_group_that_fails_takes_nothing_from_the_others(lines: list[An
 async def test_a_group_that_keeps_failing_is_held_and_the_others_are_sent_once(
     backend: Backend, api: Api, lines: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    send = Client.send
+
+    async def half(self: Client, sender: str, recipients: Any, *others: Any, **submission: Any) -> Sent:
+        if group_of(recipients) == 1:
+            raise Bug("a bug")
+        return await send(self, sender, recipients, *others, **submission)
+
+    monkeypatch.setattr(Client, "send", half)
     async with world(await backend.open(), api, retry=RETRY) as here:
-        attempts = here.relay._way._attempts
-        send = attempts._send_raw
-
-        async def half(sender: str, recipients: Any, **submission: Any) -> Sent:
-            if group_of(recipients) == 1:
-                raise Bug("a bug")
-            return await send(sender, recipients, **submission)
-
-        monkeypatch.setattr(attempts, "_send_raw", half)
         recipients = [f"r{number}@example.org" for number in range(100)]
         assert "kept for another attempt" in await here.accept(*recipients)
         held = await here.until(lambda item: item.status is Status.HELD)
@@ -182,18 +182,22 @@ async def test_no_claim_outlives_the_work_on_it(
 ) -> None:
     """The work on a message ends with an error that nobody foresaw: its claim ends too."""
     spool = await backend.open()
+    read, failures = spool.read, [Bug("one"), Bug("two")]
+
+    async def flaky(queue_id: str) -> Any:
+        if failures:
+            raise failures.pop()
+        return await read(queue_id)
+
+    async def fails(*_: Any, **__: Any) -> None:
+        raise Bug("where the first is dealt with")
+
+    monkeypatch.setattr(spool, "read", flaky)
+    monkeypatch.setattr(SpooledMail, "fail", fails)
     async with world(spool, api, retry=RETRY, mode="queue") as here:
-        assert here.relay.queue is not None
-        send, failures = here.relay.queue._send, [Bug("one"), Bug("two")]
-
-        async def flaky(item: Any) -> None:
-            if failures:
-                raise failures.pop()
-            await send(item)
-
-        monkeypatch.setattr(here.relay.queue, "_send", flaky)
         await here.accept()
         await here.until_empty()
+    assert not failures
     assert len(api.calls) == 1
 
 

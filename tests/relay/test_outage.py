@@ -10,8 +10,9 @@ from smtp2cf.relay import RetryPolicy
 from smtp2cf.sandbox import Sandbox
 from smtp2cf.sandbox.limits import RateLimit
 from smtp2cf.spool import postgres_database
-from tests.relay.world import Api, Call, World, delivered, world
+from tests.relay.world import Api, Call, delivered, world
 from tests.spool.conftest import Backend, new_mail
+from tests.spool.inside import ask_writer
 from tests.support.waiting import PATIENCE
 
 RETRY = RetryPolicy(minimum=0.2, maximum=0.5, expire_after=3600)
@@ -90,27 +91,15 @@ async def test_new_mail_does_not_wait_behind_the_old(sqlite: Backend, api: Api) 
 async def test_a_full_disk_is_452_and_passes(sqlite: Backend, api: Api) -> None:
     spool = await sqlite.open()
     async with world(spool, api, mode="queue") as here:
-        pages = await _pragma(here, "max_page_count = 1")
+        pages = await ask_writer(spool, "PRAGMA max_page_count = 1")
         large = b"x" * 2_000_000 + b"\r\n"
         assert (await here.accept(message=large)).startswith("452 4.3.1 The spool takes no more mail")
         assert await here.items() == []
-        await _pragma(here, f"max_page_count = {pages + 10_000}")
+        await ask_writer(spool, f"PRAGMA max_page_count = {pages + 10_000}")
         # Other mail: the same would wait to hear whether the client has its 452, which nothing here says.
         assert (await here.accept(message=b"y" + large)).startswith("250")
         await here.until_empty()
         assert len(api.calls) == 1
-
-
-async def _pragma(here: World, statement: str) -> int:
-    """Set something in the writer's connection, which is where a disk is full."""
-    from smtp2cf.spool.writer import Kind
-
-    def run(connection, jobs):
-        return [connection.execute(f"PRAGMA {statement}").fetchone()[0] for _ in jobs]
-
-    kind = Kind(99, run, durable=False)
-    # A pragma of this kind has no effect within a transaction that has begun; its answer is the limit.
-    return await here.spool._writer.do(kind, None)
 
 
 async def test_a_database_that_is_away_is_451_and_passes(

@@ -4,7 +4,6 @@ Two bridges share a PostgreSQL spool, with a lease of a second. The first is sto
 between its claim and its call, the second takes over what it had, and then the first goes on.
 """
 
-import asyncio
 import os
 import signal
 import smtplib
@@ -107,7 +106,7 @@ async def test_a_host_that_stood_still_between_two_calls_makes_no_third(
         await api.wait_for(1)
         await other_takes_over(postgres, host, here)
         gate.open.set()
-        await asyncio.wait(here.relay.queue._mail._tasks)
+        await here.relay.queue.drain(PATIENCE)
         assert len(api.calls) == 1
 
 
@@ -125,5 +124,5 @@ async def test_a_message_that_was_deleted_while_its_call_waited_is_not_sent(
         async for _ in here.spool.apply(Action.DELETE, Filter()):
             pass
         gate.open.set()
-        await asyncio.wait(here.relay.queue._mail._tasks)
+        await here.relay.queue.drain(PATIENCE)
         assert len(api.calls) == 1

@@ -10,10 +10,12 @@ import pytest
 from aiohttp import web
 
 from smtp2cf.envelope import Envelope, Outcomes
+from smtp2cf.relay import duplicates
 from tests.relay.test_deadline import Gate, no_room
-from tests.relay.test_lost_reply import vanish
+from tests.relay.test_lost_reply import remembered, vanish
 from tests.relay.world import AWAY, MESSAGE, Api, Call, World, by_name, delivered, world
 from tests.spool.conftest import Backend
+from tests.support.reach import instances
 
 CROWD = [f"r{number}@example.org" for number in range(49)]
 """With one who bounces, as many as a call takes."""
@@ -203,6 +205,7 @@ async def _check_again(here: World, lmtp: bool, parameters: str, calls: int) -> 
 
 async def test_another_message_is_not_held_to_the_answers_of_the_first(sqlite: Backend, api: Api) -> None:
     """A client that got its answers may send the same again, and who bounced may be there by then."""
+    others = instances(duplicates)
     gate = Gate(api, by_name)
     async with world(await sqlite.open(), api, lmtp=True) as here:
         both = ("ben@example.org", "bounce@example.org")
@@ -211,8 +214,7 @@ async def test_another_message_is_not_held_to_the_answers_of_the_first(sqlite: B
         api.answer = delivered
         assert [answer[:3] for answer in await heard(here, 2, "", *both)] == ["250", "250"]
         assert len(api.calls) == 2
-        assert here.relay._way._duplicates._transactions == {}
-        assert here.spool._memory == {}
+        assert remembered(here, others) == ([], [])
 
 
 async def test_refused_for_all_it_is_the_clients_to_send_again(sqlite: Backend, api: Api) -> None:

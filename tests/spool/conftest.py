@@ -34,7 +34,7 @@ class Backend:
         self.url = url
         self.state_dir = state_dir
         self.server = server
-        self._opened: list[Spool] = []
+        self.opened: list[Spool] = []
 
     @property
     def is_sqlite(self) -> bool:
@@ -42,17 +42,17 @@ class Backend:
 
     async def open(self, **options: Any) -> Any:
         """A spool. The first one serves; with SQLite the others are what `queue` commands open."""
-        options.setdefault("serve", not self._opened)
+        options.setdefault("serve", not self.opened)
         spool = await open_spool(self.url, state_dir=self.state_dir, **options)
-        self._opened.append(spool)
+        self.opened.append(spool)
         return spool
 
     async def close(self, spool: Spool) -> None:
-        self._opened.remove(spool)
+        self.opened.remove(spool)
         await spool.close()
 
     async def close_all(self) -> None:
-        for spool in self._opened[::-1]:
+        for spool in self.opened[::-1]:
             with contextlib.suppress(Exception):
                 await spool.close()
 

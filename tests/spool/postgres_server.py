@@ -34,12 +34,12 @@ class PostgresServer:
         self._settings = (
             SETTINGS if not durable else [word.replace("fsync=off", "fsync=on") for word in SETTINGS]
         )
-        self._user = _server_user()
+        self.user = _server_user()
         self._directory = Path(tempfile.mkdtemp(prefix="smtp2cf-pg-"))
         try:
-            if self._user:
-                shutil.chown(self._directory, self._user)
-            self._bin = _usable_programs(self._user, self._directory)
+            if self.user:
+                shutil.chown(self._directory, self.user)
+            self._bin = _usable_programs(self.user, self._directory)
             self._data = self._directory / "data"
             self._run(
                 "initdb",
@@ -83,9 +83,9 @@ class PostgresServer:
             done = subprocess.run(
                 [self._bin / program, *arguments],
                 cwd=self._directory,
-                user=self._user,
-                group=pwd.getpwnam(self._user).pw_gid if self._user else None,
-                extra_groups=[] if self._user else None,
+                user=self.user,
+                group=pwd.getpwnam(self.user).pw_gid if self.user else None,
+                extra_groups=[] if self.user else None,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,

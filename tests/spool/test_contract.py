@@ -11,6 +11,7 @@ from smtp2cf.reply import Reply, Scope, SendError
 from smtp2cf.spool import Action, Answer, Filter, Memory, NewMail, SpoolItem, SpoolUnavailable, Status
 from tests.spool.clocks import Host
 from tests.spool.conftest import Backend, new_mail
+from tests.spool.inside import renew
 from tests.support.waiting import PATIENCE
 
 OK = Reply(250, "2.0.0", "sent")
@@ -35,11 +36,6 @@ async def put_one(spool: Any, **fields: Any) -> str:
     mail = new_mail(**fields)
     await spool.put(mail)
     return mail.envelope.queue_id
-
-
-async def abandon(spool: Any) -> None:
-    """As if its process had died: nobody renews its leases any more."""
-    await spool._claims.close()
 
 
 # --- putting and reading
@@ -373,18 +369,20 @@ async def test_a_claim_that_another_has_is_not_confirmed(
     assert other.holds(queue_id)
 
 
-async def test_a_dead_process_loses_its_mail_when_the_lease_is_over(backend: Backend) -> None:
-    dead, alive = await backend.open(lease=0.3), await backend.open()
+async def test_a_dead_process_loses_its_mail_when_the_lease_is_over(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = Host(monkeypatch, backend)
+    dead, alive = await backend.open(lease=600), await backend.open()
     begun, untouched = await put_one(dead), await put_one(dead)
     await dead.claim(2)
     await dead.begin(begun)
-    await abandon(dead)
     assert await alive.claim(10) == []
-    await alive.wait_due(10)
+    await host.sleep(599)
+    assert await alive.claim(10) == []
+    await host.sleep(1)
+    await asyncio.wait_for(alive.wait_due(3600), PATIENCE)
     taken = {item.queue_id: item for item in await alive.claim(10)}
-    while len(taken) < 2:
-        await alive.wait_due(10)
-        taken |= {item.queue_id: item for item in await alive.claim(10)}
     assert (taken[begun].unanswered, taken[begun].attempts) == (True, 1)
     assert not taken[untouched].unanswered
     assert not await dead.begin(untouched)
@@ -393,23 +391,24 @@ async def test_a_dead_process_loses_its_mail_when_the_lease_is_over(backend: Bac
 
 
 async def test_a_living_process_keeps_its_mail_beyond_the_lease(backend: Backend) -> None:
-    busy, other = await backend.open(lease=0.3), await backend.open()
+    busy, other = await backend.open(lease=3), await backend.open()
     queue_id = await put_one(busy)
     await busy.put(new_mail(claimed=True, attempts=1))
     await busy.claim(1)
-    await other.wait_due(1)
+    await other.wait_due(4)
     assert await other.claim(10) == []
     assert await busy.settle(queue_id, {"ben@example.org": OK})
 
 
 async def test_who_was_stopped_for_longer_than_the_lease_does_not_get_its_own_mail_twice(
-    backend: Backend,
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spool = await backend.open(lease=0.3)
+    host = Host(monkeypatch, backend)
+    spool = await backend.open(lease=600)
     queue_id = await put_one(spool)
     await spool.claim(1)
-    spool._claims._task.cancel()
-    await spool.wait_due(10)
+    await host.sleep(601)
+    await asyncio.wait_for(spool.wait_due(3600), PATIENCE)
     assert await spool.claim(10) == []
     assert await spool.begin(queue_id)
 
@@ -670,7 +669,7 @@ async def test_the_memory_fades(spool: Any, monkeypatch: pytest.MonkeyPatch) -> 
     assert await spool.recall(b"x") is None
     spool.remember(b"x", OK)
     assert await spool.recall(b"x") is None
-    await spool._renew(())
+    await renew(spool)
 
 
 # --- errors

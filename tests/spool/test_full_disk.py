@@ -14,6 +14,7 @@ import pytest
 from smtp2cf.reply import Reply
 from smtp2cf.spool import Action, Filter, SpoolFull, Status
 from tests.spool.conftest import Backend, new_mail
+from tests.spool.inside import has_spent_its_reserve
 from tests.spool.test_survival import line, victim
 from tests.support.command import clean_environment, run
 from tests.support.small_disk import SmallDisk, small_disk
@@ -122,7 +123,7 @@ async def test_a_used_reserve_takes_no_mail_and_comes_back(sqlite: Backend, disk
         await asyncio.gather(*(spool.put(letter(300)) for _ in range(50)))
     disk.fill()
     # Answers for which no page is left make every row longer.
-    while not spool._space.exhausted:
+    while not has_spent_its_reserve(spool):
         for item in await spool.claim(50):
             await spool.settle(item.queue_id, dict.fromkeys(RECIPIENTS, LATER), retry_in=60)
     with pytest.raises(SpoolFull):
@@ -130,7 +131,7 @@ async def test_a_used_reserve_takes_no_mail_and_comes_back(sqlite: Backend, disk
     disk.make_room()
     await spool.check()
     await spool.put(letter(10))
-    assert not spool._space.exhausted
+    assert not has_spent_its_reserve(spool)
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])

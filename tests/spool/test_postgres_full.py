@@ -36,8 +36,8 @@ async def disk(postgres: Backend) -> AsyncIterator[SmallDisk]:
         made = undo.enter_context(small_disk(place / "disk", 16))
         tables = made.path / "tables"
         tables.mkdir()
-        if postgres.server is not None and postgres.server._user:
-            shutil.chown(tables, postgres.server._user)
+        if postgres.server is not None and postgres.server.user:
+            shutil.chown(tables, postgres.server.user)
         await execute(postgres, f"CREATE TABLESPACE {name} LOCATION '{tables}'")
         url, postgres.url = postgres.url, f"{postgres.url}&default_tablespace={name}"
         try:
@@ -108,8 +108,7 @@ async def test_what_waits_goes_out(postgres: Backend, disk: SmallDisk, size: int
 
 async def test_a_database_that_is_away_is_not_full(postgres: Backend) -> None:
     spool = await postgres.open()
-    spool._database._closed = True
+    await postgres.close(spool)
     with pytest.raises(SpoolUnavailable):
         await spool.put(new_mail())
     assert spool.refusal() is None
-    spool._database._closed = False

@@ -23,6 +23,7 @@ from smtp2cf.spool import (
     sqlite_schema,
 )
 from tests.spool.conftest import Backend, new_mail
+from tests.spool.inside import renew
 from tests.spool.test_survival import line, victim
 from tests.support.waiting import PATIENCE
 
@@ -253,10 +254,10 @@ async def test_another_writer_that_does_not_end_is_an_error(
 # --- speed and size
 
 
-async def test_due_mail_is_found_by_index(sqlite: Backend) -> None:
-    spool = await sqlite.open()
+async def test_due_mail_is_found_by_index(sqlite: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     statements: list[str] = []
-    spool._writer._connected = _spied(spool._writer._connected, statements)
+    monkeypatch.setattr(sqlite_file, "connect_writer", _spied(sqlite_file.connect_writer, statements))
+    spool = await sqlite.open()
     await spool.put(new_mail())
     assert len(await spool.claim(10)) == 1
     lookups = [statement for statement in statements if statement.startswith("SELECT id FROM mail")]
@@ -270,8 +271,8 @@ async def test_due_mail_is_found_by_index(sqlite: Backend) -> None:
 
 
 def _spied(connected: Any, statements: list[str]) -> Any:
-    def connect() -> sqlite3.Connection:
-        connection: sqlite3.Connection = connected()
+    def connect(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        connection: sqlite3.Connection = connected(*arguments, **options)
         connection.set_trace_callback(statements.append)
         return connection
 
@@ -309,7 +310,7 @@ async def test_room_is_given_back_to_the_disk(sqlite: Backend) -> None:
         await spool.put(new_mail(b"x" * 4_000_000))
     async for _ in spool.apply(Action.DELETE, Filter()):
         pass
-    await spool._renew(())
+    await renew(spool)
     await sqlite.close(spool)
     assert file_of(sqlite).stat().st_size < 20_000_000
 
@@ -326,7 +327,7 @@ async def test_a_file_that_gives_no_room_back_is_left_in_peace(sqlite: Backend) 
     assert file_of(sqlite).with_name("spool.sqlite3-wal").exists()
     async for _ in spool.apply(Action.DELETE, Filter()):
         pass
-    await asyncio.wait_for(spool._renew(()), PATIENCE)
+    await asyncio.wait_for(renew(spool), PATIENCE)
 
 
 async def test_memory_does_not_grow_with_the_queue(sqlite: Backend) -> None:

@@ -12,6 +12,7 @@ from smtp2cf.reply import Reply, SendError
 from smtp2cf.spool import SpoolUnavailable
 from smtp2cf.spool import postgres_database as database
 from tests.spool.conftest import Backend, new_mail
+from tests.spool.inside import renew
 from tests.spool.victim import message_of
 from tests.support.waiting import PATIENCE
 
@@ -135,11 +136,11 @@ async def test_a_database_that_stays_away_is_an_error_and_then_no_more(
 
 
 async def test_leases_are_renewed_again_after_an_outage(postgres: Backend) -> None:
-    spool, other = await postgres.open(lease=0.6), await postgres.open()
+    spool, other = await postgres.open(lease=3), await postgres.open()
     await spool.put(new_mail(claimed=True, attempts=1))
     await asyncio.to_thread(postgres.server.stop)
     await asyncio.to_thread(postgres.server.start)
     with contextlib.suppress(SendError):
-        await spool._renew(tuple(spool._claims._ids))
-    await other.wait_due(1.5)
+        await renew(spool)
+    await other.wait_due(4)
     assert await other.claim(1) == []

@@ -12,7 +12,6 @@ import gc
 import io
 import os
 import pickle
-import secrets
 import select
 import signal
 import socket
@@ -23,6 +22,8 @@ from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 from typing import Any, NamedTuple, NoReturn
+
+from smtp2cf.envelope import draw_process
 
 IMPORTED = (
     "smtp2cf.cli.app",
@@ -129,7 +130,7 @@ def _become(request: Request) -> Callable[[], object]:
     os.umask(start.umask)
     sys.argv[:] = start.argv
     _open_streams()
-    _draw_again()
+    draw_process()
     for name, value in start.constants.items():
         module, constant = _named(name)
         assert hasattr(module, constant), name
@@ -169,13 +170,6 @@ def _opened(like: Any, mode: str, *, line_buffering: bool) -> io.TextIOWrapper:
     at_once = like.write_through
     binary = io.BufferedReader(raw) if mode == "rb" else raw if at_once else io.BufferedWriter(raw)
     return io.TextIOWrapper(binary, like.encoding, like.errors, None, line_buffering and not at_once, at_once)
-
-
-def _draw_again() -> None:
-    """What modules draw once for a process, when they are imported."""
-    from smtp2cf import envelope
-
-    envelope._PROCESS = "".join(secrets.choice(envelope._DIGITS) for _ in envelope._PROCESS)
 
 
 def end_with(main: Callable[[], object]) -> NoReturn:

@@ -3,6 +3,7 @@
 Counts what can be reached from it by references, whatever the attributes are called.
 """
 
+import asyncio
 import gc
 import types
 from collections.abc import Iterator
@@ -14,9 +15,12 @@ _SHARED = (
     types.FunctionType,
     types.BuiltinFunctionType,
     types.CodeType,
+    types.CoroutineType,
+    asyncio.AbstractEventLoop,
+    asyncio.Task,
     types.MethodType,
 )
-"""Behind these is the program itself."""
+"""Behind these is the program itself, or all that runs."""
 
 
 def kept_by(root: object) -> Iterator[Any]:
@@ -30,3 +34,9 @@ def kept_by(root: object) -> Iterator[Any]:
         seen.add(id(found))
         yield found
         left += gc.get_referents(found)
+
+
+def instances(module: types.ModuleType) -> list[Any]:
+    """All objects that there are of the classes of a module."""
+    gc.collect()
+    return [found for found in gc.get_objects() if type(found).__module__ == module.__name__]
