@@ -7,6 +7,7 @@ import sys
 import time
 import unicodedata
 
+import idna
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -176,3 +177,17 @@ def test_a_queue_id_counts_through_all_pairs_of_digits(monkeypatch: pytest.Monke
     monkeypatch.setattr(time, "time_ns", lambda: 0)
     numbers = [int(new_queue_id()[:10], 36) for _ in range(36 * 36)]
     assert numbers == list(range(numbers[0], numbers[0] + 36 * 36))
+
+
+def test_a_thousand_recipients_in_one_domain_cost_one_look_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[str] = []
+
+    def counted(domain: str, **options: bool) -> str:
+        looks.append(domain)
+        return remap(domain, **options)
+
+    remap = idna.uts46_remap
+    monkeypatch.setattr(idna, "uts46_remap", counted)
+    for number in range(1000):
+        assert sent_form(f"n{number}@tausend-bücher.example") == f"n{number}@xn--tausend-bcher-4ob.example"
+    assert looks == ["tausend-bücher.example"]

@@ -67,6 +67,13 @@ class SpooledMail:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
 
+    def retry_in(self, attempt: Attempt, attempts: int, *, called: bool) -> float:
+        """Seconds until the next attempt. attempts: made so far. called: this one came to a call.
+
+        Without a call the mail only waits for the account: the queue knows when that is open again.
+        """
+        return self.retry.delay(attempts, attempt.retry_after) if called else 0.0
+
     # ---- new mail
 
     async def keep(
@@ -172,7 +179,7 @@ class SpooledMail:
             return
         plan = settle(envelope, {}, attempt, AFTER_THE_ANSWER)
         dsns = dsns_for(envelope, message, plan.told, self.bounce) if tell else []
-        retry_in = self.retry.delay(1, attempt.retry_after) if plan.deferred else None
+        retry_in = self.retry_in(attempt, 1, called=True) if plan.deferred else None
         await self.surely(
             lambda: self.spool.settle(envelope.queue_id, plan.outcomes, retry_in=retry_in, dsns=dsns)
         )
@@ -216,13 +223,14 @@ class SpooledMail:
             return
         failures = failures + 1 if attempt.error is not None else 0
         hold = _reason(attempt.error) if attempt.error and plan.deferred and failures >= MAX_FAILURES else ""
-        retry_in = self.retry.delay(attempts, attempt.retry_after) if plan.deferred and not hold else None
+        tried = called or failures > 0
+        retry_in = self.retry_in(attempt, attempts, called=tried) if plan.deferred and not hold else None
         settled = await self.surely(
             lambda: self.spool.settle(
                 envelope.queue_id,
                 plan.outcomes,
                 retry_in=retry_in,
-                untried=not called and not failures,
+                untried=not tried,
                 hold=hold,
                 failures=failures,
                 dsns=dsns,

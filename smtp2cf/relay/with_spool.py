@@ -187,8 +187,7 @@ class WithSpool:
                 message,
                 attempt.outcomes,
                 attempts=int(called),
-                # Without a call it only waits for the account: the queue knows when that is open again.
-                retry_in=self._mail.retry.delay(1, attempt.retry_after) if called else 0.0,
+                retry_in=self._mail.retry_in(attempt, 1, called=called),
                 dsns=dsns,
                 answer=self._duplicates.answer_to_note(envelope, verdict),
             )

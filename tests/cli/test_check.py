@@ -145,6 +145,10 @@ TABLE: list[tuple[dict[str, str], list[Finding]]] = [
         [error("drop directory", "SMTP2CF_SENDMAIL_DROP_DIR: {d}/file is not a directory, so sendmail can")],
     ),
     (
+        {"SENDMAIL_DROP_DIR": "{d}/file/drop"},
+        [error("drop directory", "SMTP2CF_SENDMAIL_DROP_DIR: {d}/file/drop: Not a directory")],
+    ),
+    (
         {"SMTP_LISTEN": "unix:{d}/s", "LMTP_LISTEN": "unix:{d}/s"},
         [
             error(

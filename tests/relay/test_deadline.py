@@ -5,11 +5,13 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from smtp2cf.relay import RetryPolicy
-from smtp2cf.reply import SendError
+from smtp2cf.relay import BouncePolicy, RetryPolicy
+from smtp2cf.relay.attempt import Attempt
+from smtp2cf.relay.spooled import AFTER_THE_ANSWER, SpooledMail
+from smtp2cf.reply import Reply, SendError
 from smtp2cf.spool import Status
 from tests.relay.world import AWAY, Api, Call, by_name, delivered, first, world
-from tests.spool.conftest import Backend
+from tests.spool.conftest import Backend, new_mail
 
 
 class Gate:
@@ -51,6 +53,17 @@ async def test_a_late_answer_settles_the_kept_mail_without_a_second_call(backend
         gate.open.set()
         await here.until_empty()
         assert len(api.calls) == 1
+
+
+async def test_kept_mail_whose_turn_never_came_is_due_as_soon_as_there_is_one(backend: Backend) -> None:
+    spool = await backend.open()
+    mail = SpooledMail(spool, RetryPolicy(minimum=3600), BouncePolicy(hostname="localhost"))
+    new = new_mail(claimed=True, attempts=1)
+    await spool.put(new)
+    later = Attempt(outcomes={"ben@example.org": Reply(451, "4.7.1", "too many calls")}, retry_after=600.0)
+    for called, due in ((False, 1), (True, 0)):
+        await mail.settle(new.envelope, new.message, {}, later, AFTER_THE_ANSWER, attempts=1, called=called)
+        assert len(await spool.claim(1)) == due
 
 
 def stall(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Files: those that the bridge opens: users, certificate, spool, drop directory."""
 
 import os
+import stat
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -82,9 +83,14 @@ async def spool(settings: Settings) -> Finding:
 def drop_directory(settings: Settings) -> Iterator[Finding]:
     """Where sendmail leaves mail, if it is there at all."""
     directory = settings.sendmail_drop_dir
-    if not os.path.lexists(directory):
+    try:
+        is_directory = stat.S_ISDIR(directory.stat().st_mode)
+    except FileNotFoundError:
         return
-    if not directory.is_dir():
+    except OSError as wrong:
+        yield error("drop directory", f"SMTP2CF_SENDMAIL_DROP_DIR: {directory}: {wrong.strerror}")
+        return
+    if not is_directory:
         yield error(
             "drop directory",
             f"SMTP2CF_SENDMAIL_DROP_DIR: {directory} is not a directory, so sendmail can leave no mail there:"
