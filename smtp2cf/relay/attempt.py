@@ -166,7 +166,7 @@ class Attempts:
 
     def _known_refusal(self, domain: str, lease: Lease | None, *, keep: bool) -> SendError | None:
         """See SenderDomains.refusal. Such an attempt counts, although it needs no call."""
-        refusal = self._domains.refusal(domain, keep=keep)
+        refusal = self._domains.refusal(domain, keep=keep, waits=lease is not None and lease.kept)
         if refusal is not None and lease is not None:
             lease.called = True
         return refusal

@@ -16,6 +16,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import idna
 import orjson
 import structlog
 
@@ -23,7 +24,7 @@ from smtp2cf.envelope import domain_of
 from smtp2cf.journal import maillog, tasks
 from smtp2cf.relay.bounces import MAILER_DAEMON, BouncePolicy
 from smtp2cf.reply import Reply, Scope, SendError
-from smtp2cf.spool import Spool
+from smtp2cf.spool import Action, Filter, Period, Spool, Status
 
 NOTE = "sender.domains"
 """The name of the note: a list of domains as JSON, in the order in which they first sent."""
@@ -37,6 +38,9 @@ ERRORS_IN_A_ROW = 3
 """Internal errors of Cloudflare's about one domain that begin a pause: a single one may be the message's."""
 PROBE = 10.0
 """Seconds for which others of a domain wait while one call finds out whether it may send again."""
+WORK_RATE = 50.0
+"""Waiting messages of one domain that are taken up each second, where all are refused without a call or all
+may go: others' mail is not to wait behind them."""
 LOG_INTERVAL = 3600.0
 """Seconds between two log lines about one domain."""
 
@@ -58,7 +62,7 @@ class Trouble:
 
     reply: what its mail is answered; permanent if the domain never sent. until: no calls before, in
     time.monotonic() seconds. pause: seconds that took so far, 0 for none yet. errors: in a row. probed_until:
-    a call finds out meanwhile.
+    a call finds out meanwhile. spread: its waiting mail was put off.
     """
 
     reply: Reply
@@ -66,6 +70,7 @@ class Trouble:
     pause: float = 0.0
     errors: int = 0
     probed_until: float = 0.0
+    spread: bool = False
 
     @property
     def not_configured(self) -> bool:
@@ -92,10 +97,10 @@ class SenderDomains:
 
     # ---- calls
 
-    def refusal(self, domain: str, *, keep: bool) -> SendError | None:
+    def refusal(self, domain: str, *, keep: bool, waits: bool) -> SendError | None:
         """What is known to come of a call for a domain in trouble; None if a call is to find out.
 
-        keep: the mail is a DSN, which is never refused for its sender.
+        keep: the mail is a DSN, which is never refused for its sender. waits: it is from the spool.
         """
         trouble, now = self.troubles[domain], time.monotonic()
         wait = max(trouble.until, trouble.probed_until) - now
@@ -103,6 +108,10 @@ class SenderDomains:
             return None
         if wait > 0:
             self._count(domain, trouble)
+            if waits and not trouble.spread:
+                trouble.spread = True
+                later = None if trouble.reply.permanent else Period(wait, wait + trouble.pause)
+                self._reschedule(domain, later)
             # Not all at the same moment: one of them finds out for the others.
             return _error_of(trouble, keep=keep, wait=wait + random.uniform(0, trouble.pause))  # noqa: S311
         if trouble.reply.permanent:
@@ -116,6 +125,7 @@ class SenderDomains:
         if (trouble := self.troubles.pop(domain, None)) is not None and trouble.pause:
             self._logged.pop(domain, None)
             maillog.sender_recovered(domain)
+            self._reschedule(domain)
         _set(self._sent, domain, None)
         if self._spool is None:
             self.noted.add(domain)
@@ -132,6 +142,7 @@ class SenderDomains:
         else:
             trouble.reply = Reply(550, "5.7.1", f"{text}. {ADVICE}")
             trouble.until, trouble.pause = time.monotonic() + NEVER_SET_UP, NEVER_SET_UP
+            trouble.spread = False
         _set(self.troubles, domain, trouble)
         self._count(domain, trouble)
         return _error_of(trouble, keep=keep, wait=trouble.until - time.monotonic())
@@ -149,6 +160,35 @@ class SenderDomains:
             maillog.sender_not_configured(domain, trouble.reply, is_news=is_news)
         elif is_news:
             maillog.sender_failing(domain, trouble.reply)
+
+    def ask_again(self) -> None:
+        """Somebody may have mended what was wrong: call for every domain, and try what waits."""
+        for domain, trouble in self.troubles.items():
+            if trouble.pause:
+                self._reschedule(domain)
+        self.troubles.clear()
+
+    # ---- what waits
+
+    def _reschedule(self, domain: str, within: Period | None = None) -> None:
+        """Have the domain's waiting mail tried evenly within this time; without one, WORK_RATE a second.
+
+        So it doesn't come all at once, and what others send is not behind it.
+        """
+        if self._spool is not None:
+            tasks.start(self._reschedule_all(self._spool, domain, within), "relay.reschedule")
+
+    async def _reschedule_all(self, spool: Spool, domain: str, within: Period | None) -> None:
+        try:
+            for spelling in _spellings(domain):
+                which = Filter(sender=f"*@{spelling}", statuses=(Status.QUEUED, Status.DEFERRED))
+                period = within or Period(0.0, await spool.count(which) / WORK_RATE)
+                async for _ in spool.apply(Action.RETRY, which, within=period):
+                    pass
+        except SendError as error:
+            log.warning("spool.unavailable", reply=str(error.reply))
+            if (trouble := self.troubles.get(domain)) is not None:
+                trouble.spread = False
 
     # ---- what is known
 
@@ -219,6 +259,7 @@ def _pause(trouble: Trouble) -> None:
         return
     trouble.pause = min(2 * trouble.pause, LONGEST_PAUSE) if trouble.pause else FIRST_PAUSE
     trouble.until = now + trouble.pause
+    trouble.spread = False
 
 
 def _error_of(trouble: Trouble, *, keep: bool, wait: float) -> SendError:
@@ -228,6 +269,14 @@ def _error_of(trouble: Trouble, *, keep: bool, wait: float) -> SendError:
     if keep:
         return SendError(Reply(451, NOT_CONFIGURED, trouble.reply.text), Scope.SENDER, wait)
     return SendError(trouble.reply, Scope.SENDER)
+
+
+def _spellings(domain: str) -> set[str]:
+    """How a domain may be written in envelopes."""
+    try:
+        return {domain, idna.decode(domain)}
+    except idna.IDNAError:
+        return {domain}
 
 
 def _set(known: dict[str, T], domain: str, value: T) -> None:

@@ -26,6 +26,10 @@ ITEM_COLUMNS = (
     "size, hold_reason, owner"
 )
 
+SHARE = "(id % 1000003 * 618036 % 1000003 / 1000003.0)"
+"""For a row of mail, in SQL: a number from 0 to 1. Those of rows that follow one another lie far apart, and
+those of many rows evenly: the steps are a golden section of the whole, a prime number."""
+
 
 def decode_item(row: Sequence[Any], now: float) -> SpoolItem:
     """The item in a row of ITEM_COLUMNS. now: by the spool's clock."""

@@ -28,12 +28,14 @@ from smtp2cf.spool.protocol import (
     EVERYTHING,
     LEASE,
     MEMORY,
+    NOW,
     PAGE,
     Action,
     Change,
     Filter,
     Memory,
     NewMail,
+    Period,
     SpoolFull,
     SpoolItem,
     SpoolUnavailable,
@@ -200,12 +202,14 @@ class PostgresSpool:
         count: int = rows[0][0]
         return count
 
-    async def apply(self, action: Action, which: Filter, reason: str = "") -> AsyncIterator[list[str]]:
+    async def apply(
+        self, action: Action, which: Filter, reason: str = "", *, within: Period = NOW
+    ) -> AsyncIterator[list[str]]:
         """See protocol.Spool."""
         after = ""
         reason = reason or "held by the operator"
         while True:
-            statement, values = postgres_sql.apply_page(action, which, reason, after)
+            statement, values = postgres_sql.apply_page(action, which, reason, after, within)
             page = sorted(row[0] for row in await self._database.fetch(statement, *values))
             if not page:
                 return

@@ -8,7 +8,7 @@ Knows nothing of connections.
 
 from smtp2cf.reply import printable
 from smtp2cf.spool import codec
-from smtp2cf.spool.protocol import PAGE, Action, Filter
+from smtp2cf.spool.protocol import PAGE, Action, Filter, Period
 
 PUT_MEMORY = 120
 """Seconds for which a request to put mail is known, in case that it comes again."""
@@ -196,7 +196,9 @@ FORGET_OLD = "DELETE FROM smtp2cf_memory WHERE until < smtp2cf_now()"
 _ACTIONS = {
     Action.RETRY: (
         "status IN ('queued', 'deferred')",
-        "UPDATE smtp2cf_mail SET next_attempt = smtp2cf_now(), due = smtp2cf_now()",
+        f"""UPDATE smtp2cf_mail SET next_attempt = smtp2cf_now() + $2::float8 + $3::float8 * {codec.SHARE},
+        due = least(smtp2cf_now() + $2::float8 + $3::float8 * {codec.SHARE},
+            CASE WHEN attempts > 0 THEN expires END)""",  # noqa: S608 - a constant
     ),
     Action.HOLD: (
         "status != 'held' AND hold_reason = ''",
@@ -214,14 +216,19 @@ _ACTIONS = {
     ),
     Action.DELETE: ("true", "DELETE FROM smtp2cf_mail"),
 }
-"""For each action: to which mail it can be done, and how; $2 is the reason to hold it."""
+"""For each action: to which mail it can be done, and how. $2 is the reason to hold it; or the first moment to
+retry it, and $3 the time until the last."""
 
 
-def apply_page(action: Action, which: Filter, reason: str, after: str) -> tuple[str, list[object]]:
+def apply_page(
+    action: Action, which: Filter, reason: str, after: str, within: Period
+) -> tuple[str, list[object]]:
     """The statement that does `action` to the first page behind `after`, and its values."""
     values: list[object] = [after]
     if action is Action.HOLD:
         values.append(printable(reason))
+    elif action is Action.RETRY:
+        values += (within.first, within.last - within.first)
     where = conditions(which, values)
     able, change = _ACTIONS[action]
     statement = (

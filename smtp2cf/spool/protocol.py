@@ -21,7 +21,7 @@ The states, and what changes them:
 | settle          | active, ours                       | gone                                                |
 | settle untried  | active, ours                       | as settle retry_in, with one attempt less           |
 | give_back, close| active, ours                       | queued or deferred, due as before (held if marked)  |
-| apply RETRY     | queued, deferred                   | the same, due now                                   |
+| apply RETRY     | queued, deferred                   | the same, due now, or within some time              |
 | apply HOLD      | queued, deferred                   | held                                                |
 | apply HOLD      | active                             | the same, marked: it is held when its owner is done |
 | apply RELEASE   | held                               | queued or deferred, due now                         |
@@ -197,6 +197,16 @@ class Filter:
 EVERYTHING = Filter()
 
 
+class Period(NamedTuple):
+    """Seconds from now: mail is spread evenly from `first` to `last`."""
+
+    first: float
+    last: float
+
+
+NOW = Period(0.0, 0.0)
+
+
 class Total(NamedTuple):
     """The mail of one status: how many, their bytes, when the oldest was received (epoch seconds, by the
     caller's clock)."""
@@ -284,10 +294,12 @@ class Spool(Protocol):
     async def count(self, which: Filter = EVERYTHING) -> int:
         """How many `items` would return."""
 
-    def apply(self, action: Action, which: Filter, reason: str = "") -> AsyncIterator[list[str]]:
+    def apply(
+        self, action: Action, which: Filter, reason: str = "", *, within: Period = NOW
+    ) -> AsyncIterator[list[str]]:
         """Do what an operator asked for, page by page; yields the queue ids that were changed.
 
-        reason: why it is held.
+        reason: why it is held. within: when it is retried.
         """
 
     async def totals(self) -> dict[Status, Total]:

@@ -32,12 +32,14 @@ from smtp2cf.spool.protocol import (
     EVERYTHING,
     LEASE,
     MEMORY,
+    NOW,
     PAGE,
     Action,
     Change,
     Filter,
     Memory,
     NewMail,
+    Period,
     SpoolFull,
     SpoolItem,
     SpoolUnavailable,
@@ -199,11 +201,13 @@ class SqliteSpool:
         row = await self._one(f"SELECT count(*) FROM mail WHERE {where}", values)  # noqa: S608 - constants
         return 0 if row is None else row[0]
 
-    async def apply(self, action: Action, which: Filter, reason: str = "") -> AsyncIterator[list[str]]:
+    async def apply(
+        self, action: Action, which: Filter, reason: str = "", *, within: Period = NOW
+    ) -> AsyncIterator[list[str]]:
         """See protocol.Spool."""
         after = ""
         reason = reason or "held by the operator"
-        while page := await self._writer.do(self._store.apply, Page(action, which, reason, after)):
+        while page := await self._writer.do(self._store.apply, Page(action, which, reason, after, within)):
             if action in (Action.RETRY, Action.RELEASE):
                 self._alarm.ring()
             yield page

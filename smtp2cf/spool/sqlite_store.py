@@ -13,7 +13,17 @@ from typing import Any, NamedTuple, TypeVar
 from smtp2cf.reply import printable
 from smtp2cf.spool import codec, reserve
 from smtp2cf.spool.clock import Clock
-from smtp2cf.spool.protocol import MEMORY, PAGE, Action, Change, Filter, NewMail, SpoolItem, SpoolUnavailable
+from smtp2cf.spool.protocol import (
+    MEMORY,
+    PAGE,
+    Action,
+    Change,
+    Filter,
+    NewMail,
+    Period,
+    SpoolItem,
+    SpoolUnavailable,
+)
 from smtp2cf.spool.turns import Turns
 from smtp2cf.spool.writer import Kind
 
@@ -61,12 +71,13 @@ class Wanted(NamedTuple):
 
 
 class Page(NamedTuple):
-    """The argument of `Store.apply`: which mail behind `after`, and what to do to it."""
+    """The argument of `Store.apply`: which mail behind `after`, and what to do to it, and when."""
 
     action: Action
     which: Filter
     reason: str
     after: str
+    within: Period
 
 
 class Inside(NamedTuple):
@@ -262,6 +273,8 @@ class Store:
             "after": job.after,
             "reason": printable(job.reason),
             "page": PAGE,
+            "first": now + job.within.first,
+            "span": job.within.last - job.within.first,
         }
         rows = connection.execute(
             f"{change} WHERE id IN (SELECT id FROM mail WHERE queue_id > :after AND {able} AND {where} "  # noqa: S608 - constants
@@ -338,7 +351,9 @@ class Store:
 _ACTIONS = {
     Action.RETRY: (
         "status IN ('queued', 'deferred')",
-        "UPDATE mail SET next_attempt = :now, due = :now",
+        f"""UPDATE mail SET next_attempt = :first + :span * {codec.SHARE},
+        due = iif(attempts > 0, min(:first + :span * {codec.SHARE}, expires),
+            :first + :span * {codec.SHARE})""",  # noqa: S608 - a constant
     ),
     Action.HOLD: (
         "status != 'held' AND hold_reason = ''",

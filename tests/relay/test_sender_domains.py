@@ -1,22 +1,24 @@
 """A sender that may not send: refused at once or deferred, remembered, told once, in nobody else's way."""
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from email import message_from_bytes
 from typing import Any
 
 import pytest
+from aiohttp import web
 from structlog.testing import capture_logs
 
 from smtp2cf.cloudflare import Sent
 from smtp2cf.envelope import Envelope
-from smtp2cf.relay import BouncePolicy, sender_domains
+from smtp2cf.relay import BouncePolicy, RetryPolicy, sender_domains
 from smtp2cf.relay.attempt import Attempt, Attempts
 from smtp2cf.relay.bounces import dsns_for
 from smtp2cf.relay.sender_domains import SenderDomains
 from smtp2cf.reply import BOUNCED, DELIVERED, Reply, Scope, SendError
-from smtp2cf.spool import SpoolUnavailable, Status
-from tests.relay.world import Api, delivered, failure, world
+from smtp2cf.spool import NewMail, SpoolUnavailable, Status
+from tests.relay.world import Api, Call, delivered, failure, world
 from tests.spool.conftest import Backend
 from tests.support.waiting import PATIENCE
 
@@ -207,7 +209,7 @@ async def test_the_mail_of_a_domain_in_trouble_does_not_come_back_all_at_once(cl
 
 async def test_an_attempt_whose_answer_is_known_counts(clock: Clock) -> None:
     class Lease:
-        called = False
+        kept = called = False
 
     bridge, lease = Bridge(), Lease()
     await bridge.send()
@@ -376,6 +378,7 @@ async def test_a_dsn_that_comes_back_is_known_whoever_it_came_from(clock: Clock)
 
 # ---- the whole relay
 
+MANY = 10_000
 NOT_SET_UP = failure(403, 10203, "email.sending.error.email.sender_not_configured")
 
 
@@ -424,3 +427,63 @@ async def test_mail_taken_with_250_from_a_domain_that_never_sent_is_reported_fro
     assert (report.sender, report.recipients) == ("mailer-daemon@example.com", ["root@web1.local"])
     assert report.parsed()["From"] == "Mail Delivery System <mailer-daemon@example.com>"
     assert [call.sender for call in api.calls].count("mailer-daemon@web1.local") == 0
+
+
+def waiting_mail(sender: str, **fields: Any) -> NewMail:
+    """Mail in the spool that is due."""
+    envelope = Envelope(reverse_path=sender, forward_paths=("ben@example.org",))
+    return NewMail(envelope=envelope, message=b"Subject: x\r\n\r\n", expires_in=3600.0, **fields)
+
+
+@pytest.mark.parametrize("has_sent", [True, False])
+async def test_much_waiting_mail_of_one_domain_is_not_in_the_way_of_another(
+    sqlite: Backend, api: Api, has_sent: bool
+) -> None:
+    other_came = asyncio.Event()
+
+    async def answer(call: Call) -> web.Response:
+        if call.sender == BOB:
+            other_came.set()
+        return await (NOT_SET_UP if call.sender.endswith("@example.com") else delivered)(call)
+
+    api.answer = answer
+    spool = await sqlite.open()
+    if has_sent:
+        await spool.amend(sender_domains.NOTE, lambda *_: ('["example.com"]', None))
+    spelled = itertools.cycle([ANNA, "ANNA@Example.COM"])
+    await spool.put(*(waiting_mail(next(spelled), attempts=1) for _ in range(MANY)))
+    await spool.put(waiting_mail(BOB, attempts=1))
+    with capture_logs() as lines:
+        async with world(spool, api, retry=RetryPolicy(parallel=20)):
+            async with asyncio.timeout(PATIENCE):
+                await other_came.wait()
+            due = [item async for item in spool.items() if item.due and item.status is Status.DEFERRED]
+    tried = [line for line in lines if line["event"] == "mail.attempt" and line["from"] != BOB]
+    assert len(tried) < MANY / 4
+    assert len(due) < MANY / 4
+    assert len([call for call in api.calls if call.sender.endswith("@example.com")]) <= 20
+
+
+@pytest.mark.parametrize("found_out_by", ["an operator", "new mail"])
+async def test_what_waits_for_a_domain_goes_when_it_may_send_again(
+    backend: Backend, api: Api, monkeypatch: pytest.MonkeyPatch, found_out_by: str
+) -> None:
+    mended = asyncio.Event()
+
+    async def answer(call: Call) -> web.Response:
+        return await (delivered if mended.is_set() else NOT_SET_UP)(call)
+
+    api.answer = answer
+    monkeypatch.setattr(sender_domains, "FIRST_PAUSE", 3600.0 if found_out_by == "an operator" else 0.001)
+    spool = await backend.open()
+    await spool.amend(sender_domains.NOTE, lambda *_: ('["xn--bcher-kva.example"]', None))
+    sender = "anna@b\u00fccher.example"
+    async with world(spool, api, retry=RetryPolicy(minimum=3600.0)) as here:
+        await spool.put(*(waiting_mail(sender, attempts=1, delay=3600.0) for _ in range(5)))
+        assert "kept" in await here.accept(reverse_path=sender)
+        mended.set()
+        if found_out_by == "an operator":
+            here.relay.sender_domains.ask_again()
+        else:
+            assert "delivered" in await here.accept(reverse_path=sender, message=b"Subject: new\r\n\r\n")
+        await here.until_empty()

@@ -1,6 +1,7 @@
 """What protocol.Spool promises, on both backends."""
 
 import asyncio
+import itertools
 import os
 import time
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from smtp2cf.reply import Reply, Scope, SendError
-from smtp2cf.spool import Action, Answer, Filter, Memory, NewMail, SpoolItem, SpoolUnavailable, Status
+from smtp2cf.spool import Action, Answer, Filter, Memory, NewMail, Period, SpoolItem, SpoolUnavailable, Status
 from tests.spool.clocks import Host
 from tests.spool.conftest import Backend, new_mail
 from tests.spool.inside import renew
@@ -548,6 +549,21 @@ async def test_retry_makes_it_due(spool: Any) -> None:
     queue_id = await put_one(spool, attempts=1, delay=600)
     assert await do(spool, Action.RETRY, Filter(queue_ids=(queue_id,))) == [queue_id]
     assert [item.queue_id for item in await spool.claim(1)] == [queue_id]
+
+
+async def test_a_retry_within_some_time_spreads_the_mail_evenly(spool: Any) -> None:
+    """What comes due sooner is put off as well, but mail that was tried is not put off beyond its expiry."""
+    mail = [new_mail(attempts=number % 2, delay=200 * (number % 3)) for number in range(600)]
+    expiring = new_mail(attempts=1, expires_in=-1.0)
+    await spool.put(*mail, expiring)
+    now = time.time()
+    pages = [page async for page in spool.apply(Action.RETRY, Filter(), within=Period(100, 160))]
+    assert sum(map(len, pages)) == 601
+    after = sorted(item.next_attempt - now for item in await items(spool))
+    assert after[0] >= 100
+    assert after[-1] <= 160 + time.time() - now + 1
+    assert max(later - sooner for sooner, later in itertools.pairwise(after)) < 2
+    assert [item.queue_id for item in await spool.claim(10)] == [expiring.envelope.queue_id]
 
 
 async def test_after_a_retry_of_everything_the_oldest_go_first(spool: Any) -> None:
