@@ -37,7 +37,7 @@ FIRST_LOOK = 1.0
 """Seconds for which the start waits for the spool's first answer; the bridge is not ready without it."""
 LAST_LOOK = 0.5
 """Seconds for a last look at the spool, when the process is to end at once."""
-AGAIN = "Ctrl-C once more leaves at once"
+AGAIN = "press Ctrl-C again to quit at once"
 
 log = structlog.stdlib.get_logger("smtp2cf.serve")
 

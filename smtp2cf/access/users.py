@@ -148,7 +148,7 @@ def parse_users(content: bytes) -> Mapping[str, User]:
         try:
             user = parse_line(line)
             if user is not None and user.name in users:
-                raise ValueError(f"there is a line for {user.name!r} already")  # noqa: TRY301 - gets its number below
+                raise ValueError(f"{user.name!r} is on an earlier line already")  # noqa: TRY301 - gets its number below
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from None
         if user is not None:
@@ -182,7 +182,8 @@ def checked_name(name: str) -> str:
     if ":" in name or UNPRINTABLE.search(name) or name != name.strip() or name.startswith("#"):
         shown = ascii(name if len(name) <= 100 else name[:100] + "...")
         raise ValueError(
-            f"{shown} is not a user name: no colon, no control character, no space at its ends, no leading #"
+            f"{shown} is not a user name: it may not have a colon or a control character, begin with #, or"
+            " begin or end with a space"
         )
     if len(name) > NAME_LIMIT:
         raise ValueError(f"the name is longer than {NAME_LIMIT} characters")

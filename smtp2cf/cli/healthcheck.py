@@ -41,7 +41,7 @@ def main() -> int:
     """Ask, and return the exit status."""
     listen = os.environ.get("SMTP2CF_ADMIN_LISTEN", "").strip() or DEFAULT
     if listen.lower() == "none":
-        return _unhealthy("SMTP2CF_ADMIN_LISTEN is none: there is nobody to ask, use --no-healthcheck")
+        return _unhealthy("SMTP2CF_ADMIN_LISTEN is none, so nothing can be checked: use --no-healthcheck")
     try:
         status, _ = ask(Endpoint.parse(listen.split(",")[0]).from_here, "/livez")
     except (OSError, ValueError, http.client.HTTPException) as error:

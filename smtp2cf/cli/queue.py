@@ -79,7 +79,7 @@ def list_(
                 _print_row(item)
             count += 1
         if not count and not as_json:
-            typer.echo("no mail waits" if which == EVERYTHING else "no such mail")
+            typer.echo("no mail is waiting" if which == EVERYTHING else "no matching mail")
 
     _with_spool(env_file, print_all)
 

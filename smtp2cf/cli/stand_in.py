@@ -28,8 +28,8 @@ def senders(flag: str) -> Any:
     """The only domains that may send."""
     return typer.Option(
         flag,
-        help="Domains that are set up for sending, separated by commas. Without it: all, except those with"
-        " unconfigured or disabled among their labels.",
+        help="Domains that are set up for sending, separated by commas. Default: all, except those with the"
+        " label unconfigured or disabled.",
         metavar="DOMAINS",
     )
 
@@ -45,21 +45,21 @@ def rate(flag: str) -> Any:
     """How many calls in how many seconds."""
     return typer.Option(
         flag,
-        help="Calls allowed in how many seconds, such as 1200/300. One more, and all are refused for as long"
-        " again.",
+        help="How many calls are allowed in how many seconds, such as 1200/300. After one call too many, all"
+        " calls are refused for that time.",
         metavar="CALLS/SECONDS",
     )
 
 
 def silent(flag: str) -> Any:
     """Whether answers say nothing of the rate limit."""
-    return typer.Option(flag, help="Say nothing of the rate limit: no Ratelimit, no Retry-After.")
+    return typer.Option(flag, help="Send no Ratelimit and no Retry-After header.")
 
 
 def string_codes(flag: str) -> Any:
     """Whether codes of errors are strings."""
     return typer.Option(
-        flag, help="Write codes of errors as strings, with HTTP 400 and 403, as Cloudflare's types do."
+        flag, help="Send error codes as strings, with HTTP 400 and 403, as Cloudflare's API types say."
     )
 
 
@@ -71,7 +71,7 @@ def maker(
 
     found = _RATE.fullmatch(rate)
     if rate and (found is None or not int(found[1]) or not float(found[2])):
-        fail(f"{rate}: a rate is calls and seconds, such as 1200/300", os.EX_USAGE)
+        fail(f"invalid rate {rate!r}: use calls/seconds, such as 1200/300", os.EX_USAGE)
     return functools.partial(
         Sandbox,
         token=None,

@@ -122,7 +122,7 @@ class Account:
             "calls in flight": f"{pacer.in_flight} of {self._concurrency}, {pacer.waiting} waiting",
             "rate limit": f"next call in {rough_duration(pacer.blocked_for)}"
             if pacer.blocked_for
-            else "not in the way",
+            else "not reached",
         }
 
     def gauges(self) -> dict[str, tuple[str, Callable[[], float]]]:

@@ -97,7 +97,7 @@ _ACCOUNT_ID = (
 _SENDER = (
     451,
     "4.3.5",
-    "Cloudflare does not send for the sender's domain: not set up, added minutes ago, or disabled",
+    "Cloudflare does not send for the sender's domain: it is not set up, was only just added, or is disabled",
 )
 _THROTTLED = (451, "4.7.1", "Cloudflare's rate limit is reached, try again later")
 _NOT_IMPLEMENTED = (451, "4.3.5", "Cloudflare does not implement this call: check SMTP2CF_API_BASE_URL")

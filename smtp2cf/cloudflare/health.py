@@ -33,7 +33,7 @@ OUTCOMES = ("success", "refused", "token_refused", "throttled", "error", "unreac
 NOT_CONNECTED, THROTTLED_STATUS = "4.4.1", "4.7.1"
 """Enhanced status of a call that was never made, and of one that came too soon."""
 
-CALLS = Counters("smtp2cf_api_calls_total", "Calls of send_raw by what became of them", "outcome", OUTCOMES)
+CALLS = Counters("smtp2cf_api_calls_total", "Calls of send_raw, by outcome", "outcome", OUTCOMES)
 LATENCY = Histograms(
     "smtp2cf_api_call_seconds",
     "Seconds from the beginning of a call of send_raw to its answer, or to giving up",

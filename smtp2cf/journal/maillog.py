@@ -25,13 +25,13 @@ USER_LIMIT = 100
 
 MESSAGES = Counters(
     "smtp2cf_messages_total",
-    "Messages by the class of the answer the client got",
+    "Messages, by the class of the reply to the client",
     "answer",
     ("2xx", "4xx", "5xx"),
 )
 RECIPIENTS = Counters(
     "smtp2cf_recipients_total",
-    "Recipients by what became of them",
+    "Recipients, by outcome",
     "status",
     ("sent", "queued", "deferred", "bounced", "expired"),
 )
@@ -39,7 +39,7 @@ POSSIBLE_DUPLICATES = Counter(
     "smtp2cf_possible_duplicates_total", "Messages whose call had no answer: they may have been sent"
 )
 UNMATCHED = Counter(
-    "smtp2cf_unmatched_outcomes_total", "Addresses in Cloudflare's answers that are none of the recipients"
+    "smtp2cf_unmatched_outcomes_total", "Addresses in Cloudflare's answers that match no recipient"
 )
 REPAIRED = Counter("smtp2cf_repaired_total", "Messages sent repaired, which Cloudflare had called invalid")
 NOT_CONFIGURED = Counter(
@@ -48,9 +48,10 @@ NOT_CONFIGURED = Counter(
 )
 DSNS = Counter("smtp2cf_dsns_total", "Delivery reports sent")
 REPEATED = Counter(
-    "smtp2cf_answers_repeated_total", "Messages that came again after their answer was lost, not sent again"
+    "smtp2cf_answers_repeated_total",
+    "Messages that came again after their reply was lost, and were not sent again",
 )
-LOGINS = Counter("smtp2cf_logins_total", "Logins by what came of them", ["result"])
+LOGINS = Counter("smtp2cf_logins_total", "Logins, by outcome", ["result"])
 DELAY = Histogram(
     "smtp2cf_delivery_delay_seconds",
     "Seconds from taking a message to Cloudflare's answer",

@@ -95,4 +95,4 @@ def export(gauges: Mapping[str, tuple[str, Callable[[], float]]]) -> None:
     """Export gauges, and the version. gauges: by name, a text and what returns the value at each scrape."""
     for name, (text, value) in gauges.items():
         Gauge(name, text, registry=REGISTRY).set_function(value)
-    Info("smtp2cf_build", "What runs").info({"version": __version__})
+    Info("smtp2cf_build", "The version that is running").info({"version": __version__})

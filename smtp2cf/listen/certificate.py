@@ -196,7 +196,7 @@ class Certificate:
     def _refuse_to_ask(self) -> str:
         """Called by OpenSSL for the passphrase, which it would otherwise ask for on the terminal."""
         raise CertificateError(
-            f"{self._key_setting}: the key in {self._key_file} is encrypted: take its passphrase off"
+            f"{self._key_setting}: the key in {self._key_file} is encrypted: remove its passphrase"
             " with `openssl pkey -in … -out …`"
         )
 
@@ -210,7 +210,7 @@ class Certificate:
             if error.reason in _MISMATCHES:
                 text = (
                     f"{self._key_setting}: {key} is not the key of the certificate in {cert}"
-                    " (the server's own has to come first there)"
+                    " (the server's own certificate must come first in that file)"
                 )
             elif not _is_readable(cert):
                 text = f"{CERT_SETTING}: the certificate in {cert} can't be read"

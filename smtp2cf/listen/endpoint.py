@@ -95,7 +95,7 @@ def _why(endpoint: Endpoint, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         if endpoint.path and not _is_socket(endpoint.path):
             return "a file that is not a socket is there"
-        return f"{why}: another process listens there, which `ss -ltnxp` names"
+        return f"{why}: another process is listening there (`ss -ltnxp` shows which)"
     if error.errno == errno.EADDRNOTAVAIL:
         return "this host has no such address"
     if error.errno == errno.EACCES:
@@ -228,7 +228,7 @@ def _give_to(path: str, group: int) -> None:
     try:
         os.chown(path, -1, group, follow_symlinks=False)
     except PermissionError as error:
-        text = f"its group can't be {group} (SMTP2CF_SOCKET_GROUP): only root, or a member, may give it that"
+        text = f"can't give it to group {group} (SMTP2CF_SOCKET_GROUP): only root and members of it can"
         raise OSError(error.errno, text) from None
 
 

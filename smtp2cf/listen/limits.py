@@ -40,7 +40,7 @@ def warn_of_few_files(limit: int, usable: int, *, max_sessions: int, calls: int)
             "serve.few_files",
             limit=limit,
             sessions=max(0, usable - calls - OWN_FILES),
-            note=f"SMTP2CF_MAX_SESSIONS is {max_sessions}, but the limit of open files has room for"
-            " fewer, and clients beyond that get 421: raise it (LimitNOFILE= in systemd, ulimit -n), or lower"
+            note=f"SMTP2CF_MAX_SESSIONS is {max_sessions}, but the limit of open files allows fewer sessions,"
+            " and further clients get 421: raise that limit (LimitNOFILE= in systemd, ulimit -n), or lower"
             " SMTP2CF_MAX_SESSIONS",
         )

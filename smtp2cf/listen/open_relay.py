@@ -55,13 +55,13 @@ def exposures(
     if (everybody := everybody_in(allow_networks)) is not None:
         yield Exposure(
             "serve.open_relay",
-            f"SMTP2CF_ALLOW_NETWORKS holds {everybody}: everybody who reaches this bridge sends mail"
+            f"SMTP2CF_ALLOW_NETWORKS contains {everybody}: anybody who can reach this bridge can send mail"
             " with your account, and spammers will (SMTP2CF_I_AM_AN_OPEN_RELAY=yes)",
         )
     if listens and not has_users and not beyond_loopback(allow_networks):
         yield Exposure(
             "serve.nobody_may_relay",
-            "other hosts reach this bridge, and every one of them is refused: name their networks in"
+            "other hosts can reach this bridge, but it refuses them all: name their networks in"
             " SMTP2CF_ALLOW_NETWORKS, or their users in SMTP2CF_USERS_FILE",
         )
 

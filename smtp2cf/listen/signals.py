@@ -33,11 +33,13 @@ class LeftBehind(NamedTuple):
     kept: bool
 
     def __str__(self) -> str:
-        text = f"left {_count(self.sessions, 'session')} behind"
+        text = f"cut off {_count(self.sessions, 'session')}"
         if self.under_way:
-            text += f", {_count(self.under_way, 'message')} of theirs without an answer: they send it again"
+            text += (
+                f", {_count(self.under_way, 'message')} of theirs unanswered, which clients will send again"
+            )
         if self.spool:
-            fate = "sent after the next start" if self.kept else "gone with the sandbox"
+            fate = "sent after the next start" if self.kept else "lost with the sandbox"
             text += f"; {_count(self.waiting, 'message')} in {self.spool}: {fate}"
         return text
 

@@ -23,9 +23,9 @@ from smtp2cf.listen.certificate import (
 from smtp2cf.listen.endpoint import Endpoint
 
 CA_SETTING = "SMTP2CF_TLS_CA_FILE"
-BREAK_OFF = (
-    "and check certificates break off, at their defaults Nodemailer, PHPMailer, Go and others wherever"
-    " STARTTLS is offered"
+WHO_REFUSES = (
+    "Clients that check certificates refuse to send, which Nodemailer, PHPMailer, Go and others do by default"
+    " wherever STARTTLS is offered"
 )
 _REASONS = {
     18: "it is self-signed",
@@ -45,17 +45,17 @@ def complaints(
     """
     if reason := _distrust(certificate, ca_file):
         yield (
-            f"{CERT_SETTING}: {certificate.file} ({certificate.subject}): {reason}. Clients that connect"
-            f" {BREAK_OFF}. Use a certificate of a public CA; if your clients trust another, name the file"
-            f" of that CA in {CA_SETTING}"
+            f"{CERT_SETTING}: {certificate.file} ({certificate.subject}): {reason}."
+            f" {WHO_REFUSES}. Use a certificate of a public CA; if your clients trust another CA, name its"
+            f" file in {CA_SETTING}"
         )
     for place in places:
         names = " or ".join(_unnamed(certificate, place, hostname))
         if names:
             yield (
-                f"{CERT_SETTING}: {certificate.file} is for {certificate.subject}, not for {names}. Clients"
-                f" that connect to {names} ({place}) {BREAK_OFF}. Have them connect to a name that is in the"
-                " certificate, or use a certificate for theirs"
+                f"{CERT_SETTING}: {certificate.file} is for {certificate.subject}, not for {names}"
+                f" ({place}). {WHO_REFUSES}. Have clients connect to a name that is in the certificate, or"
+                f" use a certificate for {names}"
             )
 
 

@@ -23,7 +23,7 @@ _CHECK = (
     "Check the address for spelling mistakes and send the message again, or ask the recipient for the right"
     " one in some other way."
 )
-_ASK = "Ask your postmaster, who finds the details below."
+_ASK = "Ask your postmaster, who needs the details below."
 _SMALLER = "Make it smaller, for instance with fewer attachments, or send a link to large files."
 
 _SUPPRESSED = Cause(
@@ -56,7 +56,7 @@ _BY_STATUS = {
     "6": Cause(
         "The content of the message was not accepted.",
         "Sending the same message again does not help. Try it as plain text without attachments, or ask your"
-        " postmaster, who finds the details below.",
+        " postmaster, who needs the details below.",
     ),
     "7": Cause("The message was refused by a rule or a block list.", _ASK),
 }

@@ -101,14 +101,14 @@ _SUCCESS = "Successful Mail Delivery Report"
 _KINDS = {
     Event.FAILED: _Kind("FAILURE", "failed", _UNDELIVERED, "could not be delivered to"),
     Event.EXPIRED: _Kind(
-        "FAILURE", "failed", _UNDELIVERED, "was tried for {age}, has now been given up, and did not reach"
+        "FAILURE", "failed", _UNDELIVERED, "was tried for {age} and has now been given up. It did not reach"
     ),
     Event.DELAYED: _Kind(
         "DELAY", "delayed", "Delayed Mail (still being retried)", "could not be delivered yet to"
     ),
     Event.DELIVERED: _Kind("SUCCESS", "delivered", _SUCCESS, "was delivered to"),
     Event.RELAYED: _Kind(
-        "SUCCESS", "relayed", _SUCCESS, "was passed on, to a mail system that reports nothing back, for"
+        "SUCCESS", "relayed", _SUCCESS, "was passed on to a mail system that sends no delivery reports, for"
     ),
 }
 """The most important first: the first that occurs sets the DSN's subject."""
@@ -228,7 +228,7 @@ def _why(event: Event, reply: Reply, retry_until: float | None) -> str:
     why, advice = cause_of(reply)
     if event is Event.DELAYED:
         until = f" until {date(retry_until)}" if retry_until is not None else ""
-        advice = f"It will be tried again{until}. You need not do anything, nor send it again."
+        advice = f"It will be tried again{until}. There is no need to send it again."
     elif event is Event.EXPIRED:
         advice = LATER
     return f"{why} {advice}"

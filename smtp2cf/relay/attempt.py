@@ -385,7 +385,7 @@ class _Calls:
 
     def _crashed(self, part: Sequence[str], error: Exception) -> None:
         """Our own code failed, before or after the call for these recipients."""
-        log.exception("deliver.error", exc_info=error)
+        log.exception("relay.error", exc_info=error)
         self.attempt.error = error
         self.attempt.unanswered += part
         self._answer(part, INTERNAL_ERROR)

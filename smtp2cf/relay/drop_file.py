@@ -70,7 +70,7 @@ def read_drop(path: Path, max_message_size: int) -> Dropped:
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            raise BadDropError("no regular file")
+            raise BadDropError("not a regular file")
         if found.st_nlink != 1:
             raise BadDropError("has another name elsewhere (a hard link)")
         if path.suffix != SUFFIX:
@@ -88,7 +88,7 @@ def _read(file: BinaryIO, found: os.stat_result, max_message_size: int) -> Dropp
     head = _head(line)
     size = found.st_size - len(line)
     if head.get("size") != size:
-        raise BadDropError(f"is not whole: {size} octets of {head.get('size')!r:.80}")
+        raise BadDropError(f"is incomplete: {size} octets of {head.get('size')!r:.80}")
     recipients, refused = _recipients(head), _refused(head)
     if not recipients and not head.get("refused"):
         raise BadDropError("no forward_paths")
@@ -112,9 +112,9 @@ def _head(line: bytes) -> dict[str, Any]:
     try:
         head = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise BadDropError("its first line is no JSON") from error
+        raise BadDropError("its first line is not JSON") from error
     if not isinstance(head, dict):
-        raise BadDropError("its first line is no JSON object")
+        raise BadDropError("its first line is not a JSON object")
     if head.get("version") != VERSION:
         raise BadDropError(f"version {head.get('version')!r:.80}; this bridge reads version {VERSION}")
     return head
@@ -123,7 +123,7 @@ def _head(line: bytes) -> dict[str, Any]:
 def _mail(head: Mapping[str, Any], size: int) -> tuple[str, str]:
     sender = head.get("reverse_path")
     if not isinstance(sender, str):
-        raise BadDropError(f"reverse_path {sender!r:.80} is no text")
+        raise BadDropError(f"reverse_path {sender!r:.80} is not text")
     parameters = [f"SIZE={size}", *(_parameter(head, name) for name in ("body", "ret", "envid"))]
     if head.get("smtputf8") is True:
         parameters.append("SMTPUTF8")

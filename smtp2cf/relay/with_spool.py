@@ -58,7 +58,7 @@ class WithSpool:
         try:
             earlier = await self._duplicates.begin(envelope, received, call=direct)
         except SendError as error:
-            log.warning("recall.unavailable", queue_id=envelope.queue_id, reply=str(error.reply))
+            log.warning("mail.not_remembered", queue_id=envelope.queue_id, reply=str(error.reply))
             earlier = None
         if earlier is not None:
             maillog.answered(earlier.reply)

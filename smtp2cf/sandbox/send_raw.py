@@ -79,7 +79,7 @@ def _parse(request: web.Request, body: bytearray) -> Submission:
     document = api.parse_object(request, body, _KEYS)
     for key in ("from", "mime_message"):
         if not isinstance(document.get(key), str):
-            raise malformed(f"/{key}", "a string is wanted")
+            raise malformed(f"/{key}", "must be a string")
     if not is_address(document["from"]):
         raise malformed("/from", "not an address")
     recipients = _checked_recipients(document.get("recipients"))
@@ -95,7 +95,7 @@ def _parse(request: web.Request, body: bytearray) -> Submission:
 
 def _checked_recipients(recipients: object) -> tuple[str, ...]:
     if not isinstance(recipients, list):
-        raise malformed("/recipients", "an array of strings is wanted")
+        raise malformed("/recipients", "must be an array of strings")
     if not 1 <= len(recipients) <= RECIPIENTS_LIMIT:
         raise malformed("/recipients", f"must have 1 to {RECIPIENTS_LIMIT} addresses, not {len(recipients)}")
     for index, recipient in enumerate(recipients):

@@ -107,7 +107,7 @@ class Subdomains:
         changes = api.parse_object(request, await api.read_body(request, 64 * KIB), _SETTINGS)
         for key, value in changes.items():
             if not isinstance(value, bool):
-                raise malformed(f"/{key}", "true or false is wanted")
+                raise malformed(f"/{key}", "must be true or false")
         subdomain = self._subdomain(request)
         if subdomain.tag not in self._changed and len(self._changed) >= SUBDOMAINS_LIMIT:
             raise malformed("", f"the sandbox keeps at most {SUBDOMAINS_LIMIT} subdomains")

@@ -66,8 +66,8 @@ def mistakes(settings: Settings, *, sandbox: bool = False) -> Iterator[str]:
         )
     if not sandbox and (host := _clear_text_host(settings.api_base_url)):
         yield (
-            f"SMTP2CF_API_BASE_URL={settings.api_base_url} sends the API token in clear text to {host}, where"
-            " whoever is on the way can read it: use https://"
+            f"SMTP2CF_API_BASE_URL={settings.api_base_url} sends the API token to {host} unencrypted, so"
+            " others on the network can read it: use https://"
         )
 
 
@@ -75,7 +75,7 @@ def doubts(settings: Settings, *, sandbox: bool = False) -> Iterator[str]:
     """A line for each thing that is hardly meant so."""
     if not sandbox and settings.account_id and not _ACCOUNT_ID.fullmatch(settings.account_id):
         yield (
-            f"SMTP2CF_ACCOUNT_ID={settings.account_id} is not 32 hexadecimal digits, as ids of accounts are:"
+            f"SMTP2CF_ACCOUNT_ID={settings.account_id} is not an account id, which is 32 hexadecimal digits:"
             " copy it from the account's overview in Cloudflare's dashboard"
         )
     if settings.max_message_size > LARGEST_MESSAGE:
@@ -85,7 +85,7 @@ def doubts(settings: Settings, *, sandbox: bool = False) -> Iterator[str]:
         )
     if settings.warn_after > settings.expire_after:
         yield (
-            f"SMTP2CF_WARN_AFTER={as_duration(settings.warn_after)} never warns: mail is given up before,"
+            f"SMTP2CF_WARN_AFTER={as_duration(settings.warn_after)} has no effect: mail is given up earlier,"
             f" after SMTP2CF_EXPIRE_AFTER={as_duration(settings.expire_after)}"
         )
     yield from _without_effect(settings)

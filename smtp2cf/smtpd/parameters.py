@@ -28,7 +28,7 @@ MAIL_RULES: Mapping[str, tuple[re.Pattern[str], str]] = {
 RCPT_RULES: Mapping[str, tuple[re.Pattern[str], str]] = {
     "NOTIFY": (
         re.compile(r"NEVER|(?:SUCCESS|FAILURE|DELAY)(?:,(?:SUCCESS|FAILURE|DELAY)){0,2}", re.IGNORECASE),
-        "NEVER, or of SUCCESS, FAILURE and DELAY",
+        "NEVER, or a list of SUCCESS, FAILURE and DELAY",
     ),
     "ORCPT": (
         re.compile(

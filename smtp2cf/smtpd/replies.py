@@ -13,8 +13,10 @@ CANNOT_VERIFY = Reply(252, "2.1.5", "cannot verify, but will accept mail for it 
 
 BAD_COMMAND = Reply(500, "5.5.2", "not a command")
 UNKNOWN_COMMAND = Reply(500, "5.5.1", "unknown command")
-NO_LINE = Reply(500, "5.5.2", "a bare CR or a NUL is in the command")
-NO_CRLF = Reply(500, "5.5.2", "a command ends with CR LF, not with LF alone (SMTP2CF_BARE_NEWLINE=reject)")
+NO_LINE = Reply(500, "5.5.2", "the command contains a bare CR or a NUL")
+NO_CRLF = Reply(
+    500, "5.5.2", "a command must end with CR LF, not with LF alone (SMTP2CF_BARE_NEWLINE=reject)"
+)
 COMMAND_TOO_LONG = Reply(500, "5.5.2", "the command line is too long")
 NO_HELLO = Reply(503, "5.5.1", "send HELO or EHLO first (in LMTP: LHLO)")
 NO_MAIL = Reply(503, "5.5.1", "send MAIL FROM first")
@@ -32,11 +34,11 @@ PROXY_CLIENT = Reply(
 
 READY_FOR_TLS = Reply(220, "2.0.0", "go ahead with TLS")
 NO_TLS = Reply(502, "5.5.1", "TLS is not offered here: see SMTP2CF_TLS_CERT_FILE")
-TLS_ALREADY = Reply(503, "5.5.1", "this is TLS already")
-TLS_FIRST = Reply(538, "5.7.11", "AUTH only over TLS: see SMTP2CF_TLS_CERT_FILE, SMTP2CF_AUTH_WITHOUT_TLS")
+TLS_ALREADY = Reply(503, "5.5.1", "TLS is on already")
+TLS_FIRST = Reply(538, "5.7.11", "AUTH requires TLS: see SMTP2CF_TLS_CERT_FILE, SMTP2CF_AUTH_WITHOUT_TLS")
 NO_AUTH = Reply(502, "5.5.1", "AUTH is not offered here: see SMTP2CF_USERS_FILE")
 AUTHENTICATED = Reply(235, "2.7.0", "authenticated")
-AUTHENTICATED_ALREADY = Reply(503, "5.5.1", "authenticated already")
+AUTHENTICATED_ALREADY = Reply(503, "5.5.1", "already authenticated")
 AUTH_IN_TRANSACTION = Reply(503, "5.5.1", "no AUTH during a transaction: send DATA or RSET first")
 AUTH_TOO_LONG = Reply(500, "5.5.6", "the line is too long for AUTH")
 SAY_LHLO = Reply(500, "5.5.1", "this is LMTP: send LHLO")
@@ -61,7 +63,7 @@ INTERNAL_ERROR = Reply(451, "4.3.0", "internal error, try again later; the log h
 
 def proxy_expected(client: str) -> Reply:
     """554 for a proxy that doesn't say whom it connects for."""
-    return Reply(554, "5.7.1", f"{client} is in SMTP2CF_PROXY_NETWORKS and sent no PROXY header")
+    return Reply(554, "5.7.1", f"{client} is in SMTP2CF_PROXY_NETWORKS, but sent no PROXY header")
 
 
 def syntax(usage: str) -> Reply:

@@ -15,7 +15,7 @@ INTERVAL = 5.0
 
 MESSAGES = Gauge("smtp2cf_spool_messages", "Messages in the spool", ["status"])
 BYTES = Gauge("smtp2cf_spool_bytes", "Bytes of messages in the spool", ["status"])
-OLDEST = Gauge("smtp2cf_spool_oldest_seconds", "Age of the oldest message that waits, held ones left out")
+OLDEST = Gauge("smtp2cf_spool_oldest_seconds", "Age of the oldest waiting message, not counting held ones")
 
 log = structlog.stdlib.get_logger("smtp2cf.spool")
 

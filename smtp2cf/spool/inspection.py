@@ -51,7 +51,7 @@ def _inspect_file(path: Path, min_free: int) -> str:
         so = "" if directory == path.parent else f", so {path.parent} can't be created"
         mend = permissions(path) or f". Let uid {os.geteuid()} write there, or set another SMTP2CF_STATE_DIR"
         raise SpoolError(f"{directory} can't be written to ({error.strerror}){so}{mend}") from error
-    said = _inspect_database(path) if exists else "the start creates it"
+    said = _inspect_database(path) if exists else "the first start creates it"
     if refusal := Space(directory, min_free).refusal():
         raise refusal
     return said
@@ -80,8 +80,8 @@ def _inspect_database(path: Path) -> str:
     except (OSError, sqlite3.Error) as error:
         raise SpoolError(sqlite_file.cannot_open(path, error)) from error
     parts = [
-        "the start updates its schema" if older else _waiting(waiting),
-        *([] if whole else [f"no damage in what could be looked at in {PATIENCE:.0f} s"]),
+        "the next start updates its schema" if older else _waiting(waiting),
+        *([] if whole else [f"no damage found in {PATIENCE:.0f} s (not all was checked)"]),
         *([f"a bridge serves it ({served.who})"] if served is not None else []),
     ]
     return "; ".join(parts)

@@ -56,7 +56,7 @@ MEMORY = 600.0
 PAGE = 500
 """Messages that are listed or changed in one go."""
 
-ANOTHER_SPOOL = "it names another spool than the one in use; restart the bridge to use that"
+ANOTHER_SPOOL = "it names a different spool: restart the bridge to use that one"
 """Why `use_url` refuses a URL."""
 
 
@@ -68,7 +68,7 @@ class SpoolFull(SendError):  # noqa: N818 - named for what it says of the spool
     """No room for more mail: disk, quota or memory."""
 
     def __init__(self, cause: object, *, unanswered: bool = False) -> None:
-        reply = Reply(452, "4.3.1", f"The spool takes no more mail: {cause}")
+        reply = Reply(452, "4.3.1", f"the spool takes no more mail: {cause}")
         super().__init__(reply, Scope.ACCOUNT, unanswered=unanswered)
 
 
@@ -76,7 +76,7 @@ class SpoolUnavailable(SendError):  # noqa: N818 - as above
     """The spool can't be reached now."""
 
     def __init__(self, cause: object, *, unanswered: bool = False) -> None:
-        reply = Reply(451, "4.3.0", f"The spool cannot be reached: {cause}")
+        reply = Reply(451, "4.3.0", f"the spool can't be reached: {cause}")
         super().__init__(reply, Scope.ACCOUNT, unanswered=unanswered)
 
 

@@ -189,8 +189,8 @@ class FileGuard:
                 return f"{path}: {error.strerror}"
             if found != ours:
                 return (
-                    f"another file is in the place of {path}, which the bridge has open, so no mail is taken"
-                    " and nothing is written to it: move the old one back, or restart the bridge to use it"
+                    f"another file has replaced {path} while the bridge has it open, so no mail is taken"
+                    " and nothing written: move the old one back, or restart the bridge to use the new one"
                 )
         return ""
 

@@ -69,8 +69,8 @@ def _served(path: Path, lock_path: Path) -> bool:
         raise SpoolError(sqlite_file.cannot_open(path, error)) from error
     if served is not None and served.file not in ("", file):
         raise SpoolError(
-            f"another file is in the place of {path}, which {served.who} has open: move the old one back,"
-            " or restart the bridge"
+            f"another file has replaced {path} while {served.who} has it open: move the old one back, or"
+            " restart that bridge"
         )
     return served is not None
 

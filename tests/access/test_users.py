@@ -67,7 +67,7 @@ BROKEN = [
     (f"anna:{HASH}:*", "invalid sender '*'"),
     (f"an\x07na:{HASH}", "'an\\x07na' is not a user name"),
     (f"{'a' * 256}:{HASH}", "the name is longer than 255 characters"),
-    (f"root:{HASH}", "there is a line for 'root' already"),
+    (f"root:{HASH}", "'root' is on an earlier line already"),
     (b"an\xffna:x", "not UTF-8"),
 ]
 

@@ -64,13 +64,13 @@ def look(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sandbox: tuple[Sandbox
 
 async def test_a_set_up_that_is_right_has_nothing_but_ticks(look: Look, tmp_path: Path) -> None:
     assert await look(ALLOWED_SENDER_DOMAINS="example.com") == [
-        ok("settings", "they can be read, and fit together"),
-        ok("spool", f"{tmp_path}/state/spool.sqlite3: the start creates it"),
-        ok("listeners", "SMTP2CF_SMTP_LISTEN, 127.0.0.1:0: can be listened on"),
+        ok("settings", "they are valid and fit together"),
+        ok("spool", f"{tmp_path}/state/spool.sqlite3: the first start creates it"),
+        ok("listeners", "SMTP2CF_SMTP_LISTEN, 127.0.0.1:0: free to listen on"),
         ok("cloudflare", f"{os.environ['SMTP2CF_API_BASE_URL']} answers"),
         ok("token", "active"),
         ok("token", "it may send"),
-        ok("domains", "example.com is set up for sending, and its records are there"),
+        ok("domains", "example.com is set up for sending, and its DNS records are there"),
     ]
     assert not (tmp_path / "state").exists()
 
@@ -92,9 +92,12 @@ TABLE: list[tuple[dict[str, str], list[Finding]]] = [
     ({"MODE": "fast"}, [error("settings", "SMTP2CF_MODE: 'fast' is wrong: it must be 'direct' or 'queue'")]),
     (
         {"ACCOUNT_ID": ""},
-        [error("settings", "SMTP2CF_ACCOUNT_ID is not set"), warning("cloudflare", "not asked: that needs")],
+        [
+            error("settings", "SMTP2CF_ACCOUNT_ID is not set"),
+            warning("cloudflare", "not checked: that needs"),
+        ],
     ),
-    ({"ACCOUNT_ID": "xyz"}, [warning("settings", "SMTP2CF_ACCOUNT_ID=xyz is not 32 hexadecimal digits")]),
+    ({"ACCOUNT_ID": "xyz"}, [warning("settings", "SMTP2CF_ACCOUNT_ID=xyz is not an account id")]),
     (
         {"SMTP_LISTN": "x", "SENDMAIL_HSOT": "x"},
         [
@@ -112,7 +115,7 @@ TABLE: list[tuple[dict[str, str], list[Finding]]] = [
         {"MAX_MESSAGE_SIZE": "30MiB"},
         [warning("settings", "SMTP2CF_MAX_MESSAGE_SIZE=30MiB is more than Cloud")],
     ),
-    ({"WARN_AFTER": "6d"}, [warning("settings", "SMTP2CF_WARN_AFTER=6d never warns")]),
+    ({"WARN_AFTER": "6d"}, [warning("settings", "SMTP2CF_WARN_AFTER=6d has no effect")]),
     ({"AUTH_WITHOUT_TLS": "yes"}, [warning("settings", "SMTP2CF_AUTH_WITHOUT_TLS has no effect without")]),
     ({"CHECK_HEADER_FROM": "yes"}, [warning("settings", "SMTP2CF_CHECK_HEADER_FROM has no effect without")]),
     ({"TLS_CA_FILE": "{d}/file"}, [warning("settings", "SMTP2CF_TLS_CA_FILE has no effect without")]),
@@ -185,12 +188,12 @@ TABLE: list[tuple[dict[str, str], list[Finding]]] = [
         {"SPOOL_URL": "sqlite:///{d}/other.sqlite3"},
         [error("spool", "{d}/other.sqlite3 is another program's")],
     ),
-    ({"SPOOL_MIN_FREE": "999999999MiB"}, [error("spool", "The spool takes no more mail: only")]),
+    ({"SPOOL_MIN_FREE": "999999999MiB"}, [error("spool", "the spool takes no more mail: only")]),
     (
         {"SPOOL_URL": "postgresql://127.0.0.1:1/x"},
         [error("spool", "cannot open the spool postgresql://127.0.0.1:1/x")],
     ),
-    ({"SMTP_LISTEN": "none"}, [warning("listeners", "nothing takes mail but sockets from systemd")]),
+    ({"SMTP_LISTEN": "none"}, [warning("listeners", "no address to take mail on is set")]),
     (
         {"SMTP_LISTEN": "192.0.2.1:0", "ALLOW_NETWORKS": "10.0.0.0/8"},
         [error("listeners", "SMTP2CF_SMTP_LISTEN: cannot listen on 192.0.2.1:0: this")],
@@ -217,23 +220,23 @@ TABLE: list[tuple[dict[str, str], list[Finding]]] = [
     ),
     (
         {"SMTP_LISTEN": "0.0.0.0:0"},
-        [warning("listeners", "0.0.0.0:0: other hosts reach this bridge, and every")],
+        [warning("listeners", "0.0.0.0:0: other hosts can reach this bridge")],
     ),
     (
         {"ALLOW_NETWORKS": "0.0.0.0/0", "I_AM_AN_OPEN_RELAY": "yes"},
-        [warning("listeners", "every listener: SMTP2CF_ALLOW_NETWORKS holds 0.0.0.0/0")],
+        [warning("listeners", "every listener: SMTP2CF_ALLOW_NETWORKS contains 0.0.0.0/0")],
     ),
     ({"API_BASE_URL": "http://127.0.0.1:1/v4"}, [error("cloudflare", "cannot reach 127.0.0.1")]),
     ({"API_TOKEN": "another"}, [error("token", "Cloudflare refuses the API token")]),
-    ({"POSTMASTER": "m@other.example"}, [warning("domains", "other.example: this token sees no such zone")]),
+    ({"POSTMASTER": "m@other.example"}, [warning("domains", "other.example: the token sees no such zone")]),
     (
         {"ALLOWED_SENDER_DOMAINS": "a.example.com"},
         [error("domains", "a.example.com is not set up for sending")],
     ),
-    ({"POSTMASTER": "m@bücher.example"}, [warning("domains", "xn--bcher-kva.example: this token sees no")]),
+    ({"POSTMASTER": "m@bücher.example"}, [warning("domains", "xn--bcher-kva.example: the token sees no")]),
     (
         {"ALLOWED_SENDER_DOMAINS": "*.☃.example"},  # no name has this form (RFC 5892)
-        [warning("domains", "*.☃.example: this token sees no such zone")],
+        [warning("domains", "*.☃.example: the token sees no such zone")],
     ),
     ({"ALLOWED_SENDER_DOMAINS": "*.example.com,*.news.example.com"}, []),
     (
@@ -283,7 +286,7 @@ async def test_a_wrong_set_up_is_named_and_nothing_else_is(
 )
 def test_a_token_over_http_to_another_host_is_an_error(url: str, host: str) -> None:
     settings = fields.Settings(account_id=ACCOUNT, api_token=TOKEN, api_base_url=url)  # type: ignore[arg-type]
-    said = f"SMTP2CF_API_BASE_URL={url} sends the API token in clear text to {host}, where whoever is on the"
+    said = f"SMTP2CF_API_BASE_URL={url} sends the API token to {host} unencrypted"
     assert [line[: len(said)] for line in check.mistakes(settings)] == ([said] if host else [])
     assert not [*check.mistakes(settings, sandbox=True)]
 
@@ -302,7 +305,8 @@ def test_a_token_over_http_to_another_host_is_an_error(url: str, host: str) -> N
         (
             "dns",
             ok(
-                "domains", "example.com is set up for sending; its records were not compared: the token lacks"
+                "domains",
+                "example.com is set up for sending; its DNS records were not checked: the token lacks",
             ),
         ),
     ],
@@ -388,7 +392,7 @@ async def test_a_place_that_a_bridge_has_is_fine(look: Look, greets: socket.sock
     port = greets.getsockname()[1]
     found = await look(SMTP_LISTEN=f"127.0.0.1:{port}")
     thread.join()
-    assert ok("listeners", f"SMTP2CF_SMTP_LISTEN, 127.0.0.1:{port}: a bridge listens there") in found
+    assert ok("listeners", f"SMTP2CF_SMTP_LISTEN, 127.0.0.1:{port}: a bridge is listening there") in found
 
 
 async def test_an_env_file_with_a_secret_is_looked_at(look: Look, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_fails_where_something_else_answers(bridge: Bridge) -> None:
 
 
 @pytest.mark.parametrize(
-    ("listen", "why"), [("none", "there is nobody to ask"), ("nonsense", "is not host:port")]
+    ("listen", "why"), [("none", "so nothing can be checked"), ("nonsense", "is not host:port")]
 )
 def test_fails_where_there_is_no_place_to_ask(listen: str, why: str) -> None:
     status, out, err = healthcheck(listen)

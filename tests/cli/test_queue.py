@@ -99,7 +99,7 @@ def test_filters_choose(desk: Desk) -> None:
         ("--from", "from1*", "--to", "to2*"): 0,
     }.items():
         assert len(desk.json("list", *arguments)) == wanted, arguments
-    assert desk.queue("list", "--from", "nobody@example.com").out == "no such mail\n"
+    assert desk.queue("list", "--from", "nobody@example.com").out == "no matching mail\n"
     assert desk.queue("list", "--older-than", "soon").status == USAGE
     assert desk.queue("list", "--status", "lost").status == USAGE
 
@@ -145,7 +145,7 @@ def test_everything_is_touched_only_with_all(desk: Desk) -> None:
         assert refused.status == USAGE
         assert "--all" in refused.err
     assert desk.queue("delete", "--all").out == f"{WAITING} deleted\n"
-    assert desk.queue("list").out == "no mail waits\n"
+    assert desk.queue("list").out == "no mail is waiting\n"
     assert desk.queue("delete", "--all").status == 0
 
 

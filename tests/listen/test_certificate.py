@@ -57,10 +57,10 @@ def name_of(pair: Pair) -> str:
 
 NOT_ITS_KEY = (
     "SMTP2CF_TLS_KEY_FILE: {key} is not the key of the certificate in {cert}"
-    " (the server's own has to come first there)"
+    " (the server's own certificate must come first in that file)"
 )
 KEY_ENCRYPTED = (
-    "SMTP2CF_TLS_KEY_FILE: the key in {key} is encrypted: take its passphrase off"
+    "SMTP2CF_TLS_KEY_FILE: the key in {key} is encrypted: remove its passphrase"
     " with `openssl pkey -in … -out …`"
 )
 BAD = {

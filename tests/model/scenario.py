@@ -365,7 +365,7 @@ def broken(world: World, ledger: Ledger) -> list[str]:
         if line["event"] == "mail.possible_duplicate":
             for who in line["to"]:
                 duplicates[ledger.tokens.get(line["queue_id"], "dsn"), who] += 1
-        elif line["event"] == "recall.unavailable":
+        elif line["event"] == "mail.not_remembered":
             # The spool can't be told of the call. Who dies over it then, and is asked again, can't know.
             ledger.again[ledger.tokens[line["queue_id"]]] += 1
     failures: dict[tuple[str, str], list[Report]] = defaultdict(list)

@@ -50,7 +50,7 @@ def test_mail_is_refused_at_mail_before_the_disk_is_full(tmp_path: Path, disk: S
             disk.fill(leave=LOW // 2)
             wait_until(lambda: mail(bridge)[0] == 452, "refused")
             _, text = mail(bridge)
-            assert text.startswith(b"4.3.1 The spool takes no more mail: ")
+            assert text.startswith(b"4.3.1 the spool takes no more mail: ")
             assert b"SMTP2CF_SPOOL_MIN_FREE" in text
             wait_until(lambda: ready(bridge)[0] == 503, "not ready")
             assert "SMTP2CF_SPOOL_MIN_FREE" in ready(bridge)[1]

@@ -26,7 +26,7 @@ def test_no_mail_is_taken_until_the_old_file_is_back(tmp_path: Path, state: Path
                 shutil.copy2(away, file)
             wait_until(lambda: mail(bridge)[0] == 451, "refused")
             wait_until(lambda: ready(bridge)[0] == 503, "not ready")
-            what = "another file is in the place of" if other else "was moved away or deleted"
+            what = "another file has replaced" if other else "was moved away or deleted"
             for text in (mail(bridge)[1].decode(), ready(bridge)[1]):
                 assert what in text
                 assert "move " in text

@@ -116,7 +116,7 @@ def test_a_second_interrupt_ends_it_at_once_and_says_what_it_leaves(
         client.close()
     assert (left["sessions"], left["under_way"], left["waiting"]) == (2, 1, 1)
     assert left["note"] == (
-        "left 2 sessions behind, 1 message of theirs without an answer: they send it again;"
+        "cut off 2 sessions, 1 message of theirs unanswered, which clients will send again;"
         f" 1 message in {state}/spool.sqlite3: sent after the next start"
     )
     assert not (tmp_path / "lmtp").exists()
@@ -141,7 +141,7 @@ def test_a_sandbox_that_is_left_at_once_leaves_no_files(
         bridge.wait_for_log("serve.stopping")
         bridge.process.send_signal(signal.SIGINT)
         assert bridge.process.wait(PATIENCE) == 128 + signal.SIGINT
-        assert "gone with the sandbox" in bridge.wait_for_log("serve.left_at_once")["note"]
+        assert "lost with the sandbox" in bridge.wait_for_log("serve.left_at_once")["note"]
     assert not list(tmp_path.glob("smtp2cf-sandbox-*"))
 
 
@@ -160,7 +160,7 @@ def test_a_place_that_is_taken_is_named(bridge: Bridge, tmp_path: Path, setting:
     sandbox = ("--sandbox", "--sandbox-listen", "127.0.0.1:0", "--sandbox-tls-listen", "127.0.0.1:0")
     done = smtp2cf("serve", *sandbox, **{**places, setting: taken})
     assert done.status == os.EX_OSERR
-    why = "Address already in use: another process listens there, which `ss -ltnxp` names"
+    why = "Address already in use: another process is listening there (`ss -ltnxp` shows which)"
     assert done.err == f"smtp2cf: SMTP2CF_{setting}: cannot listen on {taken}: {why}\n"
 
 

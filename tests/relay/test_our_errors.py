@@ -128,7 +128,7 @@ async def test_one_group_that_fails_takes_nothing_from_the_others(lines: list[An
     ]
     assert done.unanswered == failed
     assert isinstance(done.error, Bug)
-    assert [str(line["exc_info"]) for line in events(lines, "deliver.error")] == ["a bug"]
+    assert [str(line["exc_info"]) for line in events(lines, "relay.error")] == ["a bug"]
 
 
 async def test_a_group_that_keeps_failing_is_held_and_the_others_are_sent_once(
@@ -261,7 +261,7 @@ async def test_a_client_that_was_told_451_for_mail_that_is_kept_does_not_send_it
             mail = Envelope(reverse_path="anna@example.com", forward_paths=("ben@example.org",))
             answers.append(str((await here.relay.accept(mail, MESSAGE)).reply))
             here.relay.answered(mail, received=True)
-        assert answers[0].startswith("451 4.3.0 The spool cannot be reached")
+        assert answers[0].startswith("451 4.3.0 the spool can't be reached")
         assert answers[1].endswith(" queued")
         await here.until_empty()
     assert len(api.calls) == 1

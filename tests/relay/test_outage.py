@@ -93,7 +93,7 @@ async def test_a_full_disk_is_452_and_passes(sqlite: Backend, api: Api) -> None:
     async with world(spool, api, mode="queue") as here:
         pages = await ask_writer(spool, "PRAGMA max_page_count = 1")
         large = b"x" * 2_000_000 + b"\r\n"
-        assert (await here.accept(message=large)).startswith("452 4.3.1 The spool takes no more mail")
+        assert (await here.accept(message=large)).startswith("452 4.3.1 the spool takes no more mail")
         assert await here.items() == []
         await ask_writer(spool, f"PRAGMA max_page_count = {pages + 10_000}")
         # Other mail: the same would wait to hear whether the client has its 452, which nothing here says.
@@ -109,7 +109,7 @@ async def test_a_database_that_is_away_is_451_and_passes(
     async with world(await postgres.open(), api, mode="queue") as here:
         await asyncio.to_thread(postgres.server.stop)
         try:
-            assert (await here.accept()).startswith("451 4.3.0 The spool cannot be reached")
+            assert (await here.accept()).startswith("451 4.3.0 the spool can't be reached")
         finally:
             await asyncio.to_thread(postgres.server.start)
         async with asyncio.timeout(PATIENCE):

@@ -267,8 +267,8 @@ async def test_message_that_is_too_large_is_refused_unread(policy: DropPolicy) -
 
 BAD_HEADS = [
     ({"version": 2}, "version 2; this bridge reads version 1"),
-    ({"size": 1}, "is not whole: 18 octets of 1"),
-    ({"reverse_path": None}, "is no text"),
+    ({"size": 1}, "is incomplete: 18 octets of 1"),
+    ({"reverse_path": None}, "is not text"),
     ({"forward_paths": []}, "no forward_paths"),
     ({"forward_paths": "b@y"}, "no forward_paths"),
     ({"forward_paths": None}, "no forward_paths"),
@@ -287,12 +287,12 @@ async def test_bad_head_is_set_aside_with_a_reason(
     ("content", "reason"),
     [
         (b"", "no end"),
-        (b"no json\n", "no JSON"),
-        (b"[" * 100_000 + b"\n", "no JSON"),
-        (b"[1]\n", "no JSON object"),
-        (b"\xff\xfe\n", "no JSON"),
+        (b"no json\n", "not JSON"),
+        (b"[" * 100_000 + b"\n", "not JSON"),
+        (b"[1]\n", "not a JSON object"),
+        (b"\xff\xfe\n", "not JSON"),
         (json.dumps(HEAD).encode(), "no end"),
-        (json.dumps(HEAD).encode() + b"\n" + MESSAGE[:-1], "is not whole"),
+        (json.dumps(HEAD).encode() + b"\n" + MESSAGE[:-1], "is incomplete"),
     ],
 )
 async def test_bad_content_is_set_aside_with_a_reason(

@@ -272,7 +272,7 @@ async def test_what_is_no_header_is_refused_with_one_line(start: Start, logged: 
     client = await service.connect(ahead=header)
     await client.send(SESSION)
     assert await client.everything() == (
-        "554 5.7.1 127.0.0.1 is in SMTP2CF_PROXY_NETWORKS and sent no PROXY header\r\n"
+        "554 5.7.1 127.0.0.1 is in SMTP2CF_PROXY_NETWORKS, but sent no PROXY header\r\n"
     )
     assert _events(logged) == ["session.proxy_refused"]
     assert logged[-1]["client"] == "127.0.0.1"

@@ -50,7 +50,7 @@ async def test_a_session_in_tls(start: Start, certificates: Certificates, unix: 
         S: 250-AUTH PLAIN LOGIN
         S: 250 HELP
         C: STARTTLS
-        S: 503 5.5.1 this is TLS already
+        S: 503 5.5.1 TLS is on already
         C: AUTH PLAIN AGFubmEAYQ==
         S: 235 2.7.0
         C: MAIL FROM:<anna@example.com>

@@ -212,7 +212,7 @@ def test_a_bare_lf_ends_a_command_where_it_may(bridge: Bridge, end: bytes) -> No
     call.send(b"HELO a\r\nNOOP" + end)
     answer = bytes(call.heard).splitlines()[2]
     bridge.finish(call)
-    assert answer.startswith(b"250" if _is_normal(bridge) else b"500 5.5.2 a command ends with CR LF")
+    assert answer.startswith(b"250" if _is_normal(bridge) else b"500 5.5.2 a command must end with CR LF")
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_a_bare_cr_or_a_nul_ends_no_command_and_is_in_none(bridge: Bridge, comma
     call.send(b"HELO a\r\n" + command + b"\r\nRCPT TO:<bert@example.net>\r\n")
     lines = bytes(call.heard).splitlines()[2:]
     bridge.finish(call)
-    assert lines[0].startswith(b"500 5.5.2 a bare CR or a NUL")
+    assert lines[0].startswith(b"500 5.5.2 the command contains a bare CR or a NUL")
     assert lines[1].startswith(b"503 5.5.1 send MAIL")
 
 

@@ -112,7 +112,7 @@ async def test_it_is_not_there_without_a_certificate(start: Start) -> None:
 
 async def test_twice_is_once_too_often(start: Start, certificates: Certificates) -> None:
     client = await (await start(tls=certificates.server)).secured(certificates.client)
-    assert await client.ask("STARTTLS") == "503 5.5.1 this is TLS already"
+    assert await client.ask("STARTTLS") == "503 5.5.1 TLS is on already"
     assert await client.ask("NOOP") == "250 2.0.0 OK"
 
 

@@ -82,7 +82,7 @@ async def test_a_full_disk_refuses_mail_until_there_is_room(postgres: Backend) -
     )
     with pytest.raises(SpoolFull) as raised:
         await spool.put(new_mail())
-    assert str(raised.value.reply).startswith("452 4.3.1 The spool takes no more mail: could not extend")
+    assert str(raised.value.reply).startswith("452 4.3.1 the spool takes no more mail: could not extend")
     assert await spool.count() == 0
     await execute(postgres, "DROP TRIGGER disk_full ON smtp2cf_message")
     await spool.put(new_mail())

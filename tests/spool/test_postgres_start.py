@@ -64,7 +64,7 @@ async def test_no_connection_left_at_the_start_passes(
     monkeypatch.setattr("smtp2cf.spool.postgres_database.PATIENCE", 0.1)
     spool = await crowded.open()
     with pytest.raises(
-        SpoolUnavailable, match=r"The spool cannot be reached: .*too many connections"
+        SpoolUnavailable, match=r"the spool can't be reached: .*too many connections"
     ) as raised:
         await spool.put(new_mail())
     assert not raised.value.unanswered

@@ -55,7 +55,7 @@ def test_the_reply_says_how_much_there_is_and_how_much_there_must_be(disk: Disk,
     refusal = space.refusal()
     assert refusal is not None
     assert str(refusal.reply) == (
-        "452 4.3.1 The spool takes no more mail: only 12.0 MiB are free in /spool, and 64.0 MiB must stay"
+        "452 4.3.1 the spool takes no more mail: only 12.0 MiB are free in /spool, and 64.0 MiB must stay"
         " free (SMTP2CF_SPOOL_MIN_FREE)"
     )
 

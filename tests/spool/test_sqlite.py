@@ -211,7 +211,7 @@ async def test_a_full_disk_refuses_mail_until_there_is_room(
     results = await asyncio.gather(spool.put(small), spool.put(large), return_exceptions=True)
     assert results[0] is None
     assert isinstance(results[1], SpoolFull)
-    assert str(results[1].reply) == "452 4.3.1 The spool takes no more mail: database or disk is full"
+    assert str(results[1].reply) == "452 4.3.1 the spool takes no more mail: database or disk is full"
     more = [new_mail(b"x" * 100_000) for _ in range(20)]
     results = await asyncio.gather(*map(spool.put, more), return_exceptions=True)
     assert {type(result) for result in results} == {type(None), SpoolFull}

@@ -300,9 +300,7 @@ async def test_a_command_does_not_open_what_came_into_a_bridges_place(sqlite: Ba
     await in_use(sqlite, place)
     rename_backup_into_place(place)
     before = contents(place.parent)
-    with pytest.raises(
-        SpoolError, match=rf"another file is in the place of {place}, which pid \d+ on .* has"
-    ):
+    with pytest.raises(SpoolError, match=rf"another file has replaced {place} while pid \d+ on .* has"):
         await sqlite.open()
     assert contents(place.parent) == before
 

@@ -40,7 +40,7 @@ async def examine(env_file: Path | None) -> AsyncIterator[Finding]:
 
 async def _cloudflare(settings: Settings, senders: Iterable[Senders]) -> AsyncIterator[Finding]:
     if not settings.account_id or not settings.api_token.get_secret_value():
-        yield warning("cloudflare", "not asked: that needs an account and a token")
+        yield warning("cloudflare", "not checked: that needs an account and a token")
         return
     async for finding in account.account(settings, account.domains_of(settings, senders)):
         yield finding

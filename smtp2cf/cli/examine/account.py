@@ -77,13 +77,13 @@ async def _domains(api: Api, domains: Collection[str], *, anybody: bool) -> Asyn
             f"Cloudflare does not say what is set up for sending: {_why(unknown, 'Zone: Read')}",
         )
     if len(domains) > DOMAINS_LIMIT:
-        yield warning("domains", f"{len(domains) - DOMAINS_LIMIT} more domains were not looked up")
+        yield warning("domains", f"{len(domains) - DOMAINS_LIMIT} more domains were not checked")
 
 
 async def _any_domain(api: Api) -> Finding:
     zones = await setup.zones(api)
     if not zones:
-        return warning("domains", f"{_UNSEEN} it can't be told which domains are set up for sending")
+        return warning("domains", f"{_UNSEEN}, so it is unknown which domains are set up for sending")
     names = [
         found.name for zone in zones for found in await setup.sending_domains(api, zone) if found.enabled
     ]
@@ -96,7 +96,7 @@ async def _domain(api: Api, domain: str) -> AsyncIterator[Finding]:
     zone = await setup.zone_of(api, domain)
     if zone is None:
         yield warning(
-            "domains", f"{domain}: {_UNSEEN} it can't be told whether the domain is set up for sending"
+            "domains", f"{domain}: {_UNSEEN}, so it is unknown whether the domain is set up for sending"
         )
         return
     if zone.status not in ("", "active"):
@@ -125,7 +125,7 @@ async def _records(api: Api, domain: str, found: SendingDomain) -> Finding:
     except SendError as unknown:
         return ok(
             "domains",
-            f"{domain} is set up for sending; its records were not compared: {_why(unknown, 'DNS: Read')}",
+            f"{domain} is set up for sending; its DNS records were not checked: {_why(unknown, 'DNS: Read')}",
         )
     if missing:
         return error(
@@ -133,12 +133,12 @@ async def _records(api: Api, domain: str, found: SendingDomain) -> Finding:
             f"{domain} is set up for sending, but its zone lacks {few_in_words(missing, SHOWN)}: add them"
             " under Email Sending in the dashboard",
         )
-    return ok("domains", f"{domain} is set up for sending, and its records are there")
+    return ok("domains", f"{domain} is set up for sending, and its DNS records are there")
 
 
 def _why(unknown: SendError, permission: str) -> str:
     if isinstance(unknown, TokenRefusedError):
-        return f"the token lacks the permission {permission}, which mail does not need"
+        return f"the token lacks the permission {permission}, which is not needed to send mail"
     return unknown.reply.text
 
 
@@ -159,7 +159,5 @@ def _in_sent_form(domain: str) -> str:
     return wildcard + domain_of(f"@{domain.removeprefix(wildcard)}")
 
 
-_UNSEEN = "this token sees no such zone (it needs Zone: Read for this check):"
-_SET_UP = (
-    "add it under Email Sending in Cloudflare's dashboard, which takes up to 15 minutes to have an effect"
-)
+_UNSEEN = "the token sees no such zone (this check needs the permission Zone: Read)"
+_SET_UP = "add it under Email Sending in Cloudflare's dashboard; that can take 15 minutes to have an effect"

@@ -23,7 +23,7 @@ def settings_read(env_file: Path | None) -> tuple[Settings | None, list[Finding]
         found += [error("settings", line) for line in check.contradictions(settings)]
         found += [error("settings", line) for line in check.mistakes(settings)]
         found += [warning("settings", line) for line in check.doubts(settings)]
-    return settings, found or [ok("settings", "they can be read, and fit together")]
+    return settings, found or [ok("settings", "they are valid and fit together")]
 
 
 def secrets_kept(secrets: Mapping[str, Path]) -> Iterator[Finding]:

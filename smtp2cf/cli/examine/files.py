@@ -27,7 +27,7 @@ def users(settings: Settings) -> Iterator[Finding]:
         yield error("users", f"SMTP2CF_USERS_FILE: {wrong}")
         return
     if found:
-        yield ok("users", f"SMTP2CF_USERS_FILE: {settings.users_file} has {len(found)} of them")
+        yield ok("users", f"SMTP2CF_USERS_FILE: {len(found)} in {settings.users_file}")
     else:
         yield warning(
             "users",
@@ -93,12 +93,12 @@ def drop_directory(settings: Settings) -> Iterator[Finding]:
     if not is_directory:
         yield error(
             "drop directory",
-            f"SMTP2CF_SENDMAIL_DROP_DIR: {directory} is not a directory, so sendmail can leave no mail there:"
+            f"SMTP2CF_SENDMAIL_DROP_DIR: {directory} is not a directory, so sendmail can't leave mail there:"
             " make one in its place, with mode 3733",
         )
         return
     if os.access(directory, os.R_OK | os.W_OK | os.X_OK):
-        yield ok("drop directory", f"{directory} can be emptied")
+        yield ok("drop directory", f"the bridge can read and empty {directory}")
     else:
         yield error(
             "drop directory",

@@ -33,7 +33,10 @@ def listeners(settings: Settings, *, has_users: bool) -> Iterator[Finding]:
         "lmtp": settings.lmtp_listen,
     }
     if not any(mail.values()):
-        yield warning("listeners", "nothing takes mail but sockets from systemd: set SMTP2CF_SMTP_LISTEN")
+        yield warning(
+            "listeners",
+            "no address to take mail on is set, so only sockets from systemd can: set SMTP2CF_SMTP_LISTEN",
+        )
     with contextlib.ExitStack() as opened:  # all of them at once, as serve opens them
         sockets = _sockets(settings, opened)
         for protocol, endpoints in (*mail.items(), ("admin", settings.admin_listen)):
@@ -76,9 +79,9 @@ def _can_listen(sockets: ListeningSockets, protocol: str, endpoint: Endpoint) ->
         return error("listeners", wrong.strerror or str(wrong))
     except OSError as wrong:
         if wrong.errno == errno.EADDRINUSE and _is_a_bridge(protocol, endpoint.from_here):
-            return ok("listeners", f"{named}: a bridge listens there")
+            return ok("listeners", f"{named}: a bridge is listening there")
         return error("listeners", wrong.strerror or str(wrong))
-    return ok("listeners", f"{named}: can be listened on")
+    return ok("listeners", f"{named}: free to listen on")
 
 
 def _named(protocol: str, endpoint: Endpoint) -> str:
