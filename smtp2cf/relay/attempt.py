@@ -24,11 +24,10 @@ from smtp2cf.cloudflare import MAX_RECIPIENTS_PER_CALL, Sent
 from smtp2cf.envelope import SENT_AS_IS, Envelope, Outcomes, sent_form
 from smtp2cf.journal import maillog
 from smtp2cf.message import dsn
-from smtp2cf.message.repair import Repaired, repair
 from smtp2cf.relay.bounces import BouncePolicy
 from smtp2cf.relay.groups import halves, probes
 from smtp2cf.relay.lease import Lease
-from smtp2cf.relay.repairs import Repairs, Version, Versions
+from smtp2cf.relay.repairs import Repairs, Version, Versions, repair_all, version_of
 from smtp2cf.relay.sender_domains import SenderDomains
 from smtp2cf.relay.spellings import Spellings
 from smtp2cf.reply import RefusedError, Reply, Scope, SendError
@@ -120,9 +119,8 @@ class Attempts:
     ) -> Attempt:
         """One attempt to send to `recipients`, with an outcome for each spelling they were given in.
 
-        patience: seconds it may wait for its turn under the account's limits. taken: Cloudflare has taken the
-        message for others, so that it is not to blame. lease: the right to send mail that is, or may come to
-        be, in a spool.
+        patience: seconds it may wait for its turn. taken: Cloudflare took the message for others, so it is
+        not to blame. lease: the right to send mail that is, or may come to be, in a spool.
         """
         sender = envelope.reverse_path or self._null_sender_address
         if is_dsn:
@@ -138,28 +136,23 @@ class Attempts:
             spelled = Spellings.of(recipients)
             if not (forms := spelled.forms):
                 return Attempt(outcomes=spelled.refused)
-        domain, known = sender.rpartition("@")[2], None
-        if domain in self._domains.troubles:
-            known = self._known_refusal(domain, lease, keep=is_dsn)
-        deadline = time.monotonic() + patience
+        domain = sender.rpartition("@")[2]
+        known = self._known_refusal(domain, lease, keep=is_dsn) if domain in self._domains.troubles else None
         leased = {} if lease is None else {"lease": lease}
-        send = functools.partial(self._send_raw, sender, deadline=deadline, **leased)
+        send = functools.partial(self._send_raw, sender, deadline=time.monotonic() + patience, **leased)
         version = Version(functools.partial(send, message=message))
         if sender in self._repairs.by_sender:
-            version = _version(send, self._repairs.at_once(sender, message))
+            version = version_of(send, self._repairs.at_once(sender, message))
         # The first call goes alone: it finds out once what is wrong with the account or the message.
         first = forms[:MAX_RECIPIENTS_PER_CALL]
         try:
             result: Sent | Exception = known or await version.send(first)
         except Exception as error:  # noqa: BLE001 - see `_Calls.go_on`
             result = error
-        repair_it = functools.partial(_repaired, send, message, version.changed) if self._repair else None
-        calls = _Calls(Versions(version, repair_it), forms, vouched=taken)
-        attempt = await calls.go_on(first, result)
-        if attempt.repaired and attempt.repaired != version.changed:
-            self._repairs.remember(sender, attempt.repaired)
+        repair_it = functools.partial(repair_all, send, message, version.changed) if self._repair else None
+        attempt = await _Calls(Versions(version, repair_it), forms, vouched=taken).go_on(first, result)
         if known is None:
-            await self._learn(domain, attempt, keep=is_dsn)
+            await self._learn(sender, version, attempt, keep=is_dsn)
         if spelled is not None and not spelled.as_sent:
             _tell_spellings(attempt, spelled)
         return attempt
@@ -171,10 +164,14 @@ class Attempts:
             lease.called = True
         return refusal
 
-    async def _learn(self, domain: str, attempt: Attempt, *, keep: bool) -> None:
-        """Remember what an attempt says of its sender's domain, and say what a refusal means. keep: see
-        SenderDomains.refusal."""
-        domains, refused = self._domains, attempt.sender_refusal
+    async def _learn(self, sender: str, version: Version, attempt: Attempt, *, keep: bool) -> None:
+        """Remember what an attempt says of its sender and the domain, and say what a refusal means.
+
+        version: which was tried first. keep: see SenderDomains.refusal.
+        """
+        if attempt.repaired and attempt.repaired != version.changed:
+            self._repairs.remember(sender, attempt.repaired)
+        domains, refused, domain = self._domains, attempt.sender_refusal, sender.rpartition("@")[2]
         if (domain in domains.troubles or domain not in domains.noted) and any(
             reply.success for reply in attempt.outcomes.values()
         ):
@@ -204,16 +201,6 @@ def _tell_spellings(attempt: Attempt, spelled: Spellings) -> None:
     attempt.outcomes = spelled.refused | spelled.as_given(attempt.outcomes)
     attempt.message_ids = spelled.as_given(attempt.message_ids)
     attempt.unanswered = list(spelled.as_given(dict.fromkeys(attempt.unanswered)))
-
-
-def _version(send: SendRaw, repaired: Repaired) -> Version:
-    return Version(functools.partial(send, message=repaired.message), repaired.changed)
-
-
-def _repaired(send: SendRaw, message: bytes, already: tuple[str, ...]) -> Version | None:
-    """The message with all that can be repaired, None if there is nothing more than what is already."""
-    repaired = repair(message)
-    return _version(send, repaired) if repaired.changed != already else None
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ taken, or somebody else is to blame, such as a recipient. What helped is remembe
 restart costs each sender one call. Knows no HTTP and no spool.
 """
 
+import functools
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -86,6 +87,19 @@ class Versions:
             return reply
         more = REPAIRABLE_CAUSES if self.repair is None else ""
         return reply._replace(text=f"{reply.text}; {CAUSES}{more}")
+
+
+def version_of(send: Callable[..., Awaitable[Sent]], repaired: Repaired) -> Version:
+    """A repaired message. send: sends what it is given as `message`."""
+    return Version(functools.partial(send, message=repaired.message), repaired.changed)
+
+
+def repair_all(
+    send: Callable[..., Awaitable[Sent]], message: bytes, already: tuple[str, ...]
+) -> Version | None:
+    """The message with all that can be repaired, None if there is nothing more than what is already."""
+    repaired = repair(message)
+    return version_of(send, repaired) if repaired.changed != already else None
 
 
 class Repairs:
