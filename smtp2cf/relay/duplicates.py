@@ -3,8 +3,9 @@
 Every transaction is noted before its call, and its answer after it, until it is clear that the client got the
 answer. The same envelope and bytes within ten minutes get the same answer without a call. They wait while the
 first transaction is still under way, or nobody knows yet whether its client got the answer. Mail that goes
-into the spool is noted together with it, in one write. A transaction that a killed process began and never
-answered may have been sent: the second one is sent, and logged as a possible duplicate.
+into the spool is noted together with it, in one write; that also finds a note that was committed only after
+we looked, because a database goes on with what a killed bridge asked for. A transaction that a killed process
+began and never answered may have been sent: the second one is sent, and logged as a possible duplicate.
 
 One answer is noted per transaction. If the client takes one for each recipient (LMTP, PRDR), those that
 failed behind a success are noted beside it, one by one. Knows no SMTP session.
@@ -34,6 +35,7 @@ class _Transaction:
     exceptions: digests under which recipients' own answers are noted. in_doubt: nobody knows whether the
     mail, and `noted` with it, is in the spool. repeatable: a repetition gets the answer if it was lost.
     owed: the client of an identical transaction at the same time lost its answer; a repetition gets that.
+    twin: an identical one was under way at the same time, so that both are meant.
     """
 
     digest: bytes
@@ -44,6 +46,7 @@ class _Transaction:
     in_doubt: bool = False
     repeatable: bool = False
     owed: bool = False
+    twin: bool = False
     left: bool = False
     settled: asyncio.Event | None = None
 
@@ -71,19 +74,31 @@ class Duplicates:
         self._transactions[envelope.queue_id] = transaction
         try:
             reply = await self._earlier(envelope, transaction, call)
-            if reply is None:
-                return None
-            verdict = await self._verdict(envelope, transaction, reply)
+            return await self.repeat(envelope, reply) if reply is not None else None
         except BaseException:
             self.fail(envelope)
             raise
+
+    async def repeat(self, envelope: Envelope, reply: Reply) -> Verdict:
+        """The answers to a transaction that repeats an earlier one with this answer, and ends with it.
+
+        Raises SendError if the spool can't be asked.
+        """
+        transaction = self._transactions[envelope.queue_id]
+        verdict = await self._verdict(envelope, transaction, reply)
         maillog.answer_repeated(envelope, reply)
+        transaction.noted = reply
         transaction.repeatable = True
         self._end(transaction)
         return verdict
 
-    def answer_to_note(self, envelope: Envelope, verdict: Verdict) -> Answer | None:
-        """What to put into the spool together with the mail; None if the transaction was not noted."""
+    def answer_to_note(
+        self, envelope: Envelope, verdict: Verdict, *, unless_noted: bool = False
+    ) -> Answer | None:
+        """What to put into the spool together with the mail; None if the transaction was not noted.
+
+        unless_noted: no call was made, so if another's answer turns out to be noted, that one counts.
+        """
         transaction = self._transactions.get(envelope.queue_id)
         reply = verdict.reply
         if transaction is None or reply.transient:
@@ -91,7 +106,7 @@ class Duplicates:
         transaction.noted = reply
         if envelope.per_recipient:
             self._remember_exceptions(transaction, verdict.outcomes)
-        return Answer(transaction.digest, reply)
+        return Answer(transaction.digest, reply, unless_noted=unless_noted and not transaction.twin)
 
     def may_be_kept(self, envelope: Envelope) -> None:
         """The spool went away while it kept the mail and its answer. If it did keep them, a repetition gets
@@ -178,6 +193,8 @@ class Duplicates:
         if self._unsettled(digest) is not None:
             maillog.possible_duplicate(envelope, envelope.forward_paths)
         twice = self._is_under_way(digest)
+        for other in self._same.get(digest, ()):
+            other.twin = transaction.twin = True
         owed = [other for other in self._same.get(digest, ()) if other.owed]
         transaction.under_way = True
         self._same.setdefault(digest, []).append(transaction)

@@ -28,7 +28,7 @@ class Lease:
         self._spool = spool
         self._queue_id = queue_id
         self.kept = kept
-        self._keeping: asyncio.Future[None] | None = None
+        self._keeping: asyncio.Future[Reply | None] | None = None
         self.called = False
 
     async def keep(self, mail: NewMail) -> None:

@@ -18,7 +18,7 @@ from smtp2cf.relay.bounces import BouncePolicy, dsns_for
 from smtp2cf.relay.lease import Lease
 from smtp2cf.relay.retry import RetryPolicy, backoff
 from smtp2cf.relay.settle import Situation, settle
-from smtp2cf.reply import SendError
+from smtp2cf.reply import Reply, SendError
 from smtp2cf.spool import Answer, NewMail, Spool
 
 T = TypeVar("T")
@@ -86,8 +86,11 @@ class SpooledMail:
         retry_in: float = 0.0,
         dsns: Sequence[NewMail] = (),
         answer: Answer | None = None,
-    ) -> None:
-        """Put new mail into the spool, fsynced on return; raises SendError if it can't be."""
+    ) -> Reply | None:
+        """Put new mail into the spool, fsynced on return; raises SendError if it can't be.
+
+        Returns the answer that another transaction has noted, if it was not kept because of that.
+        """
         mail = NewMail(
             envelope=envelope,
             message=message,
@@ -99,7 +102,7 @@ class SpooledMail:
         )
         self.arriving += 1
         try:
-            await self.spool.put(mail, *dsns)
+            return await self.spool.put(mail, *dsns)
         finally:
             self.arriving -= 1
 

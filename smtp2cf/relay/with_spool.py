@@ -89,10 +89,11 @@ class WithSpool:
     async def _keep(self, envelope: Envelope, message: bytes) -> Verdict:
         """Queue mode: safe in the spool is all the client waits for."""
         verdict = same_for_all(envelope, Reply(250, "2.0.0", f"{envelope.queue_id} queued"))
+        note = self._duplicates.answer_to_note(envelope, verdict, unless_noted=True)
         try:
-            await self._mail.keep(
-                envelope, message, {}, answer=self._duplicates.answer_to_note(envelope, verdict)
-            )
+            noted = await self._mail.keep(envelope, message, {}, answer=note)
+            if noted is not None:
+                return await self._duplicates.repeat(envelope, noted)
         except SendError as error:
             maillog.refused(envelope, error.reply)
             if error.unanswered:

@@ -83,7 +83,7 @@ class PostgresSpool:
         """
         return cls(await Database.open(url, patient=patient), lease)
 
-    async def put(self, *mail: NewMail) -> None:
+    async def put(self, *mail: NewMail) -> Reply | None:
         """See protocol.Spool."""
         claimed = [letter.envelope.queue_id for letter in mail if letter.claimed]
         self._claims.add(claimed)  # from here on: it may be written long before we hear of it
@@ -91,7 +91,7 @@ class PostgresSpool:
             await self._answers.until_written(
                 letter.answer.digest for letter in mail if letter.answer is not None
             )
-            await self._puts.ask(mail)
+            noted: Reply | None = await self._puts.ask(mail)
         except BaseException as error:
             if not (isinstance(error, SendError) and error.unanswered):
                 self._claims.drop(claimed)
@@ -99,6 +99,7 @@ class PostgresSpool:
                 self._full = error
             raise
         self._arrived(mail)
+        return noted
 
     async def claim(self, limit: int, *, expired: bool = False) -> list[SpoolItem]:
         """See protocol.Spool."""
@@ -290,36 +291,40 @@ class PostgresSpool:
             self._alarm.ring()
             self._database.announce()
 
-    async def _put_all(self, jobs: Sequence[Sequence[NewMail]]) -> Sequence[SendError | None]:
+    async def _put_all(self, jobs: Sequence[Sequence[NewMail]]) -> Sequence[Reply | SendError | None]:
         try:
-            await self._put_together(jobs)
+            return await self._put_together(jobs)
         except QueueIdTaken:
             return [await self._put_alone(job) for job in jobs]
-        return [None] * len(jobs)
 
-    async def _put_together(self, jobs: Sequence[Sequence[NewMail]]) -> None:
+    async def _put_together(self, jobs: Sequence[Sequence[NewMail]]) -> Sequence[Reply | None]:
+        """Put the mail of all jobs; returns for each the answer because of which some of it was not kept."""
         # By queue id, since one who was told of a failure may ask again while the first is on its way.
         letters = {mail.envelope.queue_id: mail for together in jobs for mail in together}
+        noted: dict[str, Reply | None] = {}
         if letters:
             values = self._put_values(list(letters.values()))
-            await self._database.execute(postgres_sql.PUT, *values, fills=True)
+            rows = await self._database.fetch(postgres_sql.PUT, *values, fills=True)
+            noted = {queue_id: codec.decode_reply(reply) for queue_id, reply in rows}
+        queue_ids = ([mail.envelope.queue_id for mail in job] for job in jobs)
+        return [next((noted[one] for one in job if one in noted), None) for job in queue_ids]
 
     def _put_values(self, letters: Sequence[NewMail]) -> list[object]:
         """The values of postgres_sql.PUT, for this request however often it is repeated."""
         columns = zip(*map(_row, letters), strict=True)
-        return [*columns, self._owner, self._lease, MEMORY, secrets.token_bytes(16)]
+        request = secrets.token_bytes(16)
+        return [*columns, self._owner, self._lease, MEMORY, request, _unless_noted(letters)]
 
-    async def _put_alone(self, job: Sequence[NewMail]) -> SendError | None:
+    async def _put_alone(self, job: Sequence[NewMail]) -> Reply | SendError | None:
         """Put the mail of one job; returns the error if that fails."""
         try:
-            await self._put_together((job,))
+            return (await self._put_together((job,)))[0]
         except QueueIdTaken as error:
             queue_ids = [mail.envelope.queue_id for mail in job]
             _log.error("spool.queue_id_taken", queue_ids=queue_ids, reason=str(error))
             return SpoolUnavailable(f"queue id {' or '.join(queue_ids)} belongs to other mail")
         except SendError as error:
             return error
-        return None
 
     async def _claim(self, connection: Connection, statement: Sequence[object]) -> list[Any]:
         """Claim, after giving back what an earlier try claimed whose answer was lost."""
@@ -375,6 +380,13 @@ class PostgresSpool:
         rows = await self._database.fetch(postgres_sql.UNTIL_DUE)
         until_due: float | None = rows[0][0]
         return until_due
+
+
+def _unless_noted(letters: Sequence[NewMail]) -> list[bytes]:
+    """The digests under which mail is kept only if no other's answer is noted."""
+    answers = [mail.answer for mail in letters if mail.answer is not None]
+    kept_anyway = {answer.digest for answer in answers if not answer.unless_noted}
+    return [answer.digest for answer in answers if answer.digest not in kept_anyway]
 
 
 def _row(mail: NewMail) -> tuple[object, ...]:

@@ -8,7 +8,7 @@ Knows nothing of mail.
 import asyncio
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from smtp2cf.reply import Reply
 from smtp2cf.spool import codec, postgres_sql
@@ -35,10 +35,7 @@ class PostgresAnswers:
     async def recall(self, digest: bytes, *, begin: bool) -> Memory | None:
         """See protocol.Spool."""
         await self.until_written((digest,))
-        if begin:
-            rows = await self._database.fetch(postgres_sql.RECALL, digest, MEMORY, fills=True)
-        else:
-            rows = await self._database.fetch(postgres_sql.KNOWN, digest)
+        rows = await (self._begin(digest) if begin else self._database.fetch(postgres_sql.KNOWN, digest))
         return Memory(codec.decode_reply(rows[0][0])) if rows else None
 
     def note(self, digest: bytes, reply: Reply | None) -> None:
@@ -73,6 +70,12 @@ class PostgresAnswers:
             del self._posted[digest]
         if not future.cancelled():
             future.exception()  # or asyncio warns that nobody looked at it
+
+    async def _begin(self, digest: bytes) -> list[Any]:
+        while True:
+            rows = await self._database.fetch(postgres_sql.RECALL, digest, MEMORY, fills=True)
+            if not rows or rows[0][0] is not None:
+                return rows
 
     async def _write_all(self, notes: Sequence[_Note]) -> list[None]:
         last = {note.digest: note.reply for note in notes}

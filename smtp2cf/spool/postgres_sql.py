@@ -31,9 +31,16 @@ PUT = f"""
             claimed, is_dsn, size, sender, recipients, envelope, outcomes, message, digest, reply)
         WHERE EXISTS (SELECT FROM first_time)
     ), remembered AS (
-        INSERT INTO smtp2cf_memory (digest, reply, until)
+        INSERT INTO smtp2cf_memory AS noted (digest, reply, until)
         SELECT DISTINCT ON (digest) digest, reply, smtp2cf_now() + $19 FROM new WHERE digest IS NOT NULL
-        ON CONFLICT (digest) DO UPDATE SET reply = excluded.reply, until = excluded.until
+        ON CONFLICT (digest) DO UPDATE SET until = excluded.until,
+            reply = CASE WHEN noted.digest = ANY($21::bytea[]) AND noted.reply != ''
+                AND noted.until > smtp2cf_now() THEN noted.reply ELSE excluded.reply END
+        RETURNING digest, reply
+    ), refused AS (
+        SELECT queue_id, remembered.reply
+        FROM new JOIN remembered USING (digest)
+        WHERE digest = ANY($21::bytea[]) AND new.reply != remembered.reply
     ), put_again AS (
         UPDATE smtp2cf_mail AS mail SET
             status = CASE WHEN new.claimed OR hold_reason = '' THEN new.status ELSE 'held' END,
@@ -52,16 +59,23 @@ PUT = f"""
         WHERE NOT EXISTS (
             SELECT FROM smtp2cf_mail AS mail
             WHERE mail.queue_id = new.queue_id AND mail.envelope = new.envelope
-        )
+        ) AND NOT EXISTS (SELECT FROM refused WHERE refused.queue_id = new.queue_id)
         RETURNING id, queue_id
+    ), stored AS (
+        INSERT INTO smtp2cf_message (id, bytes)
+        SELECT kept.id, new.message FROM kept JOIN new USING (queue_id)
     )
-    INSERT INTO smtp2cf_message (id, bytes) SELECT kept.id, new.message FROM kept JOIN new USING (queue_id)
+    SELECT queue_id, reply FROM refused
 """  # noqa: S608 - a constant
 """$20 stands for this very request: put again, because the first answer was lost, it does nothing. The mail
 may have been sent by then and be gone.
 
 Mail that is there already is left alone, unless its first attempt is under way here. A queue id that
-other mail has is an error, and nothing is kept."""
+other mail has is an error, and nothing is kept.
+
+$21 are the digests whose mail is not kept if another's answer stands there. What a killed process has asked
+for may be committed after its death, so `recall` can miss it. This insert can't: it waits until whoever is
+inserting the same digest has committed. Returns the mail that was not kept, each with that answer."""
 
 CLAIM = f"""
     WITH new AS MATERIALIZED (
@@ -179,9 +193,12 @@ RECALL = """
         INSERT INTO smtp2cf_memory (digest, reply, until) VALUES ($1, '', smtp2cf_now() + $2)
         ON CONFLICT (digest) DO UPDATE SET reply = '', until = excluded.until
         WHERE smtp2cf_memory.until <= smtp2cf_now()
+        RETURNING digest
     )
     SELECT reply FROM known
+    UNION ALL SELECT NULL WHERE NOT EXISTS (SELECT FROM known) AND NOT EXISTS (SELECT FROM noted)
 """
+"""NULL: another's note was committed after this had looked. Looking again finds it."""
 
 REMEMBER = """
     INSERT INTO smtp2cf_memory (digest, reply, until)

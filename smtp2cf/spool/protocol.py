@@ -103,10 +103,14 @@ class Action(enum.StrEnum):
 
 
 class Answer(NamedTuple):
-    """What the client of a transaction is answered, to be remembered: see `Spool.remember`."""
+    """What the client of a transaction is answered, to be remembered: see `Spool.remember`.
+
+    unless_noted: don't keep the mail if the answer of another transaction stands under that digest.
+    """
 
     digest: bytes
     reply: Reply
+    unless_noted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,8 +239,12 @@ class Spool(Protocol):
     may have been carried out.
     """
 
-    async def put(self, *mail: NewMail) -> None:
+    async def put(self, *mail: NewMail) -> Reply | None:
         """Keep mail: all of it, fsynced, or none.
+
+        Returns the answer that another transaction has noted, if some of the mail was not kept because of
+        that (`Answer.unless_noted`). `recall` misses it where what a killed process asked for is still being
+        committed after its death. In SQLite, which has one process, that can't be.
 
         Mail that is there already, with the same envelope and queue id, is left alone; but if its first
         attempt is still being made here, it is updated. Raises SpoolUnavailable if other mail has the

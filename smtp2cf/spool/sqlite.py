@@ -98,8 +98,8 @@ class SqliteSpool:
         opened = await asyncio.to_thread(open_files, path, serve)
         return cls(opened, lease=lease, min_free=min_free)
 
-    async def put(self, *mail: NewMail) -> None:
-        """See protocol.Spool."""
+    async def put(self, *mail: NewMail) -> Reply | None:
+        """See protocol.Spool. `recall` misses no note: what a killed process wrote ends with it."""
         if self._space.exhausted:
             raise self.refusal() or SpoolFull("its reserve is used up")
         claimed = [letter.envelope.queue_id for letter in mail if letter.claimed]
@@ -110,6 +110,7 @@ class SqliteSpool:
             self._claims.drop(claimed)
             raise
         self._arrived(mail)
+        return None
 
     async def claim(self, limit: int, *, expired: bool = False) -> list[SpoolItem]:
         """See protocol.Spool."""

@@ -159,7 +159,7 @@ class Store:
             connection.execute(_INSERT_MAIL + ",".join([_MAIL_ROW] * (end - start)), row)
             connection.execute(_INSERT_MESSAGE + ",".join([_MESSAGE_ROW] * (end - start)), content)
         answers = [mail.answer for mail in letters if mail.answer is not None]
-        self._memorize(connection, [(digest, codec.encode_reply(reply)) for digest, reply in answers])
+        self._memorize(connection, [(answer.digest, codec.encode_reply(answer.reply)) for answer in answers])
 
     def _columns(self, mail: NewMail, now: float) -> tuple[object, ...]:
         envelope = mail.envelope

@@ -9,7 +9,7 @@ from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.relay import duplicates
 from smtp2cf.relay.duplicates import Duplicates
 from smtp2cf.reply import Reply
-from smtp2cf.spool import Spool
+from smtp2cf.spool import NewMail, Spool
 from tests.spool.conftest import Backend
 
 WHO = "ben@example.org"
@@ -35,6 +35,14 @@ class Client:
         """What it is told without a call; None where there is one."""
         verdict = await self._duplicates.begin(self._envelope, b"\r\nHello\r\n", call=True)
         return verdict.reply if verdict is not None else None
+
+    async def keeps(self, spool: Spool) -> Reply | None:
+        """Put the mail in without a call, as in queue mode; the answer because of which it isn't kept."""
+        verdict = Verdict(Reply(250, "2.0.0", f"{self._envelope.queue_id} queued"), {})
+        note = self._duplicates.answer_to_note(self._envelope, verdict, unless_noted=True)
+        return await spool.put(
+            NewMail(envelope=self._envelope, message=b"\r\nHello\r\n", expires_in=60, answer=note)
+        )
 
     def is_told(self, reply: Reply) -> None:
         self._duplicates.end(self._envelope, Verdict(reply, {WHO: reply}))
@@ -125,6 +133,22 @@ async def test_the_other_was_under_way_when_the_process_died(spool: Spool, reply
     with capture_logs() as lines:
         assert await Client(Duplicates(spool)).sends() is None
     assert [line["to"] for line in lines if line["event"] == "mail.possible_duplicate"] == [[WHO]]
+
+
+@pytest.mark.parametrize("first_to_be_kept", [0, 1])
+@pytest.mark.parametrize("received", [False, True])
+async def test_both_are_kept_whatever_is_noted_of_the_other(
+    spool: Spool, first_to_be_kept: int, received: bool
+) -> None:
+    memory = Duplicates(spool)
+    twins = [Client(memory), Client(memory)]
+    assert [await twin.sends() for twin in twins] == [None, None]
+    first, other = twins[first_to_be_kept], twins[1 - first_to_be_kept]
+    assert await first.keeps(spool) is None
+    first.is_told(delivered(1))
+    first.got_it(received)
+    assert await other.keeps(spool) is None
+    assert await spool.count() == 2
 
 
 async def test_a_call_longer_than_anybody_waits_is_a_possible_duplicate(

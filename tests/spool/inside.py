@@ -4,8 +4,11 @@ Nothing else in the tests reaches for a spool's private names (pyproject.toml, S
 """
 
 import sqlite3
+from collections.abc import Sequence
 from typing import Any
 
+from smtp2cf.reply import Reply
+from smtp2cf.spool import NewMail
 from smtp2cf.spool.writer import Kind
 
 
@@ -47,3 +50,20 @@ async def ask_database(spool: Any, statement: str) -> Any:
     """What a statement gives in one of a PostgreSQL spool's own sessions."""
     ((found,),) = await spool._database.fetch(statement)
     return found
+
+
+def put_values(spool: Any, *mail: NewMail) -> Sequence[object]:
+    """What a PostgreSQL spool would hand to postgres_sql.PUT."""
+    values: Sequence[object] = spool._put_values(list(mail))
+    return values
+
+
+async def put_together(spool: Any, jobs: Sequence[Sequence[NewMail]]) -> Sequence[Reply | None]:
+    """As several who put mail into a PostgreSQL spool at once."""
+    found: Sequence[Reply | None] = await spool._put_together(jobs)
+    return found
+
+
+async def write_notes(spool: Any) -> None:
+    """Until what a PostgreSQL spool was told to remember or forget is written."""
+    await spool._answers.finish()

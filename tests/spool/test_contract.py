@@ -714,6 +714,18 @@ async def test_an_answer_is_remembered_with_the_mail_it_is_for_or_not_at_all(bac
     assert await again.recall(b"lost", begin=False) is None
 
 
+async def test_mail_is_kept_that_has_only_begun_or_is_meant_to_be_kept_again(spool: Any) -> None:
+    begun, twin, again = (OK._replace(text=text) for text in ("begun", "twin", "again"))
+    await spool.recall(b"x")
+    assert await spool.put(new_mail(answer=Answer(b"x", begun, unless_noted=True))) is None
+    assert await spool.put(new_mail(answer=Answer(b"x", twin))) is None
+    assert await spool.recall(b"x") == Memory(twin)
+    spool.forget(b"x")
+    assert await spool.put(new_mail(answer=Answer(b"x", again, unless_noted=True))) is None
+    assert await spool.recall(b"x") == Memory(again)
+    assert await spool.count() == 3
+
+
 async def test_what_was_forgotten_before_takes_no_later_answer_away(backend: Backend) -> None:
     """A client that got its answer sends the same again on purpose, and vanishes before the second answer."""
     spool = await backend.open()

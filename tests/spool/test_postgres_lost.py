@@ -66,9 +66,9 @@ async def items(spool: Any) -> list[Any]:
 
 
 async def test_mail_is_kept_once(spool: Any, line: Line) -> None:
-    mail = [new_mail() for _ in range(3)]
-    line.lose("INSERT 0", times=2)
-    await asyncio.gather(*map(spool.put, mail))
+    mail = [new_mail(answer=Answer(b"%d" % number, SENT, unless_noted=True)) for number in range(3)]
+    line.lose("SELECT 0", times=2)
+    assert await asyncio.gather(*map(spool.put, mail)) == [None, None, None]
     assert line.left == 0
     assert [item.envelope for item in await items(spool)] == [letter.envelope for letter in mail]
     assert await spool.read(mail[0].envelope.queue_id) == mail[0].message
@@ -79,7 +79,7 @@ async def test_mail_that_is_sent_before_its_sender_hears_that_it_is_kept_does_no
 ) -> None:
     monkeypatch.setattr(postgres_database, "RECONNECT_EVERY", 0.5)
     other = await postgres.open()
-    line.lose("INSERT 0")
+    line.lose("SELECT 0")
     putting = asyncio.create_task(spool.put(new_mail(), new_mail()))
     async with asyncio.timeout(PATIENCE):
         while not (claimed := await other.claim(5)):  # noqa: ASYNC110 - it has no event for this
@@ -227,7 +227,7 @@ async def test_outcomes_replace_what_may_have_been_kept_of_an_attempt_under_way(
     mail = new_mail(forward_paths=("ann@example.org", "ben@example.org"), attempts=1)
     with monkeypatch.context() as patch:
         patch.setattr(postgres_database, "PATIENCE", 0.3)
-        line.lose("INSERT 0", times=1000)
+        line.lose("SELECT 0", times=1000)
         with pytest.raises(SpoolUnavailable) as raised:
             await spool.put(replace(mail, claimed=True))
         assert raised.value.unanswered
