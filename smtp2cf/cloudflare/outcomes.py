@@ -114,17 +114,18 @@ def _in_no_list(outcomes: Outcomes) -> list[str]:
 
 
 def _items(result: dict[str, Any], limit: int | None = None) -> Iterator[tuple[str, Reply, object]]:
-    """What is in the lists, the worst last, so that it counts. limit: items of one list."""
+    """What is in the lists, the worst last, so that it counts. limit: items of one list.
+
+    An address without a list around it is an entry; so is whatever stands for failures, such as their number.
+    """
     for name, reply in reversed(LISTS):
         listed = result.get(name)
-        if not listed:
-            continue
-        if not isinstance(listed, list | dict) or (
-            isinstance(listed, dict) and listed.keys() & ADDRESS_FIELDS
-        ):
-            listed = [listed]
-        for item in itertools.islice(listed, limit):
-            yield name, reply, item
+        is_address = isinstance(listed, str) or (isinstance(listed, dict) and listed.keys() & ADDRESS_FIELDS)
+        if is_address or (name in FAILURES and not isinstance(listed, list | dict)):
+            listed = [listed] if listed else []
+        if isinstance(listed, list | dict):
+            for item in itertools.islice(listed, limit):
+                yield name, reply, item
 
 
 def _address_in(item: object) -> str:

@@ -124,7 +124,7 @@ class Transport(httpx.AsyncBaseTransport):
             connection = self._take_idle(loop.time()) or await self._connect()
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # It is no cause to show: aiohttp's may hold what was sent to the proxy, with the password.
-            raise httpx.ConnectError(_why_unreachable(error)) from None
+            raise httpx.ConnectError(_why_unreachable(error, self._proxy)) from None
         if may_begin is not None and not may_begin():
             self._keep(connection, loop)
             raise NotBegun
@@ -306,7 +306,7 @@ def _abort(connection: "Connection") -> None:
     connection.close()
 
 
-def _why_unreachable(error: Exception) -> str:
+def _why_unreachable(error: Exception, proxy: httpx.URL | None) -> str:
     """Why there is no connection, for a person."""
     match error:
         case aiohttp.ClientConnectorCertificateError():
@@ -318,6 +318,8 @@ def _why_unreachable(error: Exception) -> str:
             return f"the proxy answers {error.status} {error.message} (HTTPS_PROXY)"
         case aiohttp.ClientResponseError():
             return f"the proxy's answer is not HTTP: {error.message} (HTTPS_PROXY)"
+        case aiohttp.ClientConnectorError() if proxy is not None and error.host == proxy.host:
+            return f"the proxy {error.host}:{error.port}: {error.os_error} (HTTPS_PROXY)"
         case aiohttp.ClientConnectorError():
             return str(error.os_error)
         case TimeoutError():

@@ -15,6 +15,7 @@ from smtp2cf.settings.values import (
     HOST_NAME,
     LOOPBACK,
     LOWER_CASE,
+    BaseUrl,
     Duration,
     Endpoints,
     FieldNames,
@@ -59,7 +60,7 @@ class Settings(BaseSettings):
         " name a file that holds the token in SMTP2CF_API_TOKEN_FILE, which is re-read when it changes and on"
         " SIGHUP.",
     )
-    api_base_url: str = Field(
+    api_base_url: BaseUrl = Field(
         "https://api.cloudflare.com/client/v4",
         pattern=r"^https?://[^\s/]+.*$",
         description="The URL of Cloudflare's API. HTTPS_PROXY and NO_PROXY of the environment apply.",

@@ -9,6 +9,7 @@ import os
 import re
 from pathlib import Path, PurePosixPath
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import platformdirs
 from pydantic import AfterValidator, BeforeValidator, SecretStr
@@ -104,6 +105,20 @@ def checked_token(token: SecretStr) -> SecretStr:
     return token
 
 
+def checked_base_url(url: str) -> str:
+    """The URL of an API; raises ValueError if it is none, or has more in it than the way there."""
+    parts = urlsplit(url)
+    if "@" in parts.netloc:
+        raise ValueError("it must not hold a user name or a password: the API is shown a token")
+    try:
+        good = bool(parts.hostname) and parts.port != 0 and not parts.query and not parts.fragment
+    except ValueError:  # a port that is none
+        good = False
+    if not good:
+        raise ValueError("it must be a URL such as https://api.cloudflare.com/client/v4")
+    return url
+
+
 def checked_spool_url(url: SecretStr) -> SecretStr:
     """The URL, "" for the default; raises ValueError, without it, if it names no spool."""
     scheme, separator, rest = url.get_secret_value().partition("://")
@@ -149,6 +164,8 @@ FieldNames = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_field_names)]
 """Names of header fields, separated by commas."""
 HostNames = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_host_names)]
 """Host names without a port, separated by commas."""
+BaseUrl = Annotated[str, AfterValidator(checked_base_url)]
+"""The URL of an API, up to and without what it is asked."""
 Token = Annotated[SecretStr, AfterValidator(checked_token)]
 """An API token."""
 SpoolUrl = Annotated[SecretStr, AfterValidator(checked_spool_url)]

@@ -3,6 +3,7 @@
 Turns pydantic's errors into our words, and writes values the way an operator would.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,8 @@ FORMS = {
 """What a setting may be, where pydantic would show a pattern or nothing that helps."""
 UNCLEAR = ("string_pattern_mismatch", "bool_parsing")
 """Kinds of error whose words FORMS replaces."""
+_LOGIN = re.compile(r"//[^/\s]*@")
+"""A login in a URL, which is not shown."""
 BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 """The kinds of bounds that a setting may have, in words."""
 
@@ -38,7 +41,8 @@ def line_of(problem: Mapping[str, Any], given: Mapping[str, str]) -> str:
     if not given.get(variable) and given.get(f"CLOUDFLARE_{setting.upper()}"):
         variable = f"CLOUDFLARE_{setting.upper()}"
     is_secret = field is None or field.annotation is SecretStr
-    was = "its value" if is_secret else repr(given.get(variable, problem["input"]).strip())
+    text = _LOGIN.sub("//***@", given.get(variable, problem["input"]).strip())
+    was = "its value" if is_secret else repr(text)
     return f"{variable}: {was} is wrong: {_why(problem, setting, field)}"
 
 

@@ -81,7 +81,7 @@ def test_the_replies_are_those_of_the_design(reply: Reply, code: int, status: st
         {"delivered": [], "queued": [], "permanent_bounces": []},
         {},
         {"delivered": None, "queued": None, "permanent_bounces": None, "suppressed_recipients": None},
-        {"delivered": 0.5, "queued": 1, "permanent_bounces": 3, "suppressed_recipients": True},
+        {"delivered": 0.5, "queued": True, "permanent_bounces": 0, "suppressed_recipients": False},
         {"unknown": ["b@x"]},
     ],
 )

@@ -144,6 +144,18 @@ async def test_a_proxy_that_does_not_answer_is_named(
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_proxy_whose_name_is_unknown_is_named(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    monkeypatch.setenv(f"{scheme.upper()}_PROXY", "http://user:secret@proxy.invalid:3128")
+    error = await failed_send(make_client(f"{scheme}://api.cloudflare.com/client/v4"))
+    assert_never_sent(error)
+    assert "cannot reach api.cloudflare.com: the proxy proxy.invalid:3128: " in error.reply.text
+    assert "HTTPS_PROXY" in error.reply.text
+    assert "secret" not in error.reply.text
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_a_proxy_that_refuses_us_shows_no_password(
     make_client: MakeClient, monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:

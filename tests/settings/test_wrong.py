@@ -22,6 +22,16 @@ BROKEN = [
     ("SMTP2CF_ACCOUNT_ID", "a b", "it must be letters, digits, - and _"),
     ("CLOUDFLARE_ACCOUNT_ID", "../x", "it must be letters, digits, - and _"),
     ("SMTP2CF_API_BASE_URL", "ftp://x", "it must be a URL such as https://api.cloudflare.com/client/v4"),
+    *(
+        ("SMTP2CF_API_BASE_URL", url, "it must be a URL such as https://api.cloudflare.com/client/v4")
+        for url in (
+            "https://:443",
+            "https://a:99999/v4",
+            "https://a:x/",
+            "https://a/v4?token=x",
+            "https://a/v4#x",
+        )
+    ),
     ("SMTP2CF_API_TIMEOUT", "soon", DURATION),
     ("SMTP2CF_API_TIMEOUT", "0", "it must be more than 0"),
     ("SMTP2CF_API_CONCURRENCY", "0", "it must be at least 1"),
@@ -142,6 +152,16 @@ def test_a_wrong_secret_is_named_and_not_shown(
 ) -> None:
     environment.setenv(variable, value)
     assert start(environment, capsys) == f"smtp2cf: {variable}: its value is wrong: {why}\n"
+
+
+def test_a_login_in_the_url_of_the_api_is_refused_and_not_shown(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment.setenv("SMTP2CF_API_BASE_URL", "https://me:s3cret@a/v4")
+    assert start(environment, capsys) == (
+        "smtp2cf: SMTP2CF_API_BASE_URL: 'https://***@a/v4' is wrong: it must not hold a user name or a"
+        " password: the API is shown a token\n"
+    )
 
 
 def test_name_of_the_host_is_held_to_the_same(
