@@ -8,7 +8,7 @@ from prometheus_client import Gauge
 
 from smtp2cf.journal.readiness import Readiness
 from smtp2cf.reply import SendError, rough_duration
-from smtp2cf.spool import Spool, SpoolError, Status, Total
+from smtp2cf.spool.protocol import Spool, SpoolError, Status, Total
 
 INTERVAL = 5.0
 """Seconds between two checks of the spool."""

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from smtp2cf.spool import Spool, SpoolItem
+from smtp2cf.spool.protocol import Spool, SpoolItem
 
 
 async def items_as_json(spool: Spool) -> AsyncIterator[dict[str, object]]:

@@ -49,7 +49,8 @@ from smtp2cf.spool.protocol import (
 from smtp2cf.spool.sqlite_errors import SpoolDamaged, send_error
 from smtp2cf.spool.sqlite_guard import FileGuard
 from smtp2cf.spool.sqlite_opening import Opened, open_files
-from smtp2cf.spool.sqlite_store import Inside, Page, Settlement, Store, Wanted, conditions
+from smtp2cf.spool.sqlite_sql import conditions
+from smtp2cf.spool.sqlite_store import Inside, Page, Settlement, Store, Wanted
 from smtp2cf.spool.writer import Writer
 
 _log = structlog.get_logger(__name__)

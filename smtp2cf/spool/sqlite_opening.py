@@ -14,7 +14,7 @@ from smtp2cf.spool.lock import SpoolLock, served_by
 from smtp2cf.spool.protocol import SpoolError
 from smtp2cf.spool.sqlite_errors import DAMAGE, code_of
 from smtp2cf.spool.sqlite_guard import FileGuard, identity
-from smtp2cf.spool.sqlite_store import GIVEN_BACK
+from smtp2cf.spool.sqlite_sql import GIVEN_BACK
 
 
 class Left(NamedTuple):

@@ -24,6 +24,15 @@ from smtp2cf.spool.protocol import (
     SpoolItem,
     SpoolUnavailable,
 )
+from smtp2cf.spool.sqlite_sql import (
+    ACTIONS,
+    GIVEN_BACK,
+    INSERT_MAIL,
+    INSERT_MESSAGE,
+    MAIL_ROW,
+    MESSAGE_ROW,
+    conditions,
+)
 from smtp2cf.spool.turns import Turns
 from smtp2cf.spool.writer import Kind
 
@@ -34,21 +43,6 @@ FREE_PAGES = 4096
 
 TIDY_PAGES = 512
 """Pages (2 MB) given back at a time, so that new mail waits for it for about 20 ms at most."""
-
-_INSERT_MAIL = (
-    "INSERT INTO mail (id, queue_id, status, due, next_attempt, expires, received_at, attempts, unanswered, "
-    "is_dsn, size, owner, sender, recipients, envelope, outcomes) VALUES "
-)
-_MAIL_ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_INSERT_MESSAGE = "INSERT INTO message (id, bytes) VALUES "
-_MESSAGE_ROW = "(?, ?)"
-
-GIVEN_BACK = (
-    "status = CASE WHEN hold_reason != '' THEN 'held' WHEN attempts > 0 THEN 'deferred' ELSE 'queued' END, "
-    "due = CASE WHEN hold_reason = '' THEN iif(attempts > 0, min(next_attempt, expires), next_attempt) END, "
-    "owner = ''"
-)
-"""How a claim changes that ends without an answer."""
 
 
 class Settlement(NamedTuple):
@@ -156,8 +150,8 @@ class Store:
             for key, mail in enumerate(letters[start:end], first + start):
                 row += (key, *self._columns(mail, now))
                 content += (key, mail.message)
-            connection.execute(_INSERT_MAIL + ",".join([_MAIL_ROW] * (end - start)), row)
-            connection.execute(_INSERT_MESSAGE + ",".join([_MESSAGE_ROW] * (end - start)), content)
+            connection.execute(INSERT_MAIL + ",".join([MAIL_ROW] * (end - start)), row)
+            connection.execute(INSERT_MESSAGE + ",".join([MESSAGE_ROW] * (end - start)), content)
         answers = [mail.answer for mail in letters if mail.answer is not None]
         self._memorize(connection, [(answer.digest, codec.encode_reply(answer.reply)) for answer in answers])
 
@@ -267,7 +261,7 @@ class Store:
     def _apply_one(self, connection: sqlite3.Connection, job: Page) -> list[str]:
         now = self._clock.now()
         where, values = conditions(job.which, now)
-        able, change = _ACTIONS[job.action]
+        able, change = ACTIONS[job.action]
         values |= {
             "now": now,
             "after": job.after,
@@ -346,51 +340,6 @@ class Store:
         )
         items = {key: codec.decode_item(columns, now) for key, *columns in rows}
         return [items[key] for key in chosen]
-
-
-_ACTIONS = {
-    Action.RETRY: (
-        "status IN ('queued', 'deferred')",
-        f"""UPDATE mail SET next_attempt = :first + :span * {codec.SHARE},
-        due = iif(attempts > 0, min(:first + :span * {codec.SHARE}, expires),
-            :first + :span * {codec.SHARE})""",  # noqa: S608 - a constant
-    ),
-    Action.HOLD: (
-        "status != 'held' AND hold_reason = ''",
-        """UPDATE mail SET hold_reason = :reason, status = iif(status = 'active', 'active', 'held'),
-        due = iif(status = 'active', due, NULL)""",
-    ),
-    Action.RELEASE: (
-        "hold_reason != ''",
-        """UPDATE mail SET hold_reason = '', failures = 0,
-        status = iif(status = 'active', 'active', iif(attempts > 0, 'deferred', 'queued')),
-        next_attempt = iif(status = 'active', next_attempt, :now), due = iif(status = 'active', due, :now)""",
-    ),
-    Action.DELETE: ("1", "DELETE FROM mail"),
-}
-"""For each action: to which mail it can be done, and how."""
-
-
-def conditions(which: Filter, now: float) -> tuple[str, dict[str, object]]:
-    """A filter as an SQL condition and the values it names. now: by the spool's clock."""
-    terms = ["1"]
-    values: dict[str, object] = {}
-    if which.queue_ids:
-        terms.append("queue_id IN (SELECT value FROM json_each(:queue_ids))")
-        values["queue_ids"] = json.dumps(which.queue_ids)
-    if which.sender is not None:
-        terms.append("sender REGEXP :sender")
-        values["sender"] = codec.lookup_pattern(which.sender, atomic=True)
-    if which.recipient is not None:
-        terms.append("recipients REGEXP :recipient")
-        values["recipient"] = codec.lookup_pattern(which.recipient, atomic=True)
-    if which.older_than is not None:
-        terms.append("received_at < :received_before")
-        values["received_before"] = now - which.older_than
-    if which.statuses:
-        terms.append("status IN (SELECT value FROM json_each(:statuses))")
-        values["statuses"] = json.dumps(which.statuses)
-    return " AND ".join(terms), values
 
 
 def _powers_of_two(total: int) -> Iterator[tuple[int, int]]:

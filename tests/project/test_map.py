@@ -1,4 +1,4 @@
-"""tests/README.md is a map: every folder of tests is on it, and every file it names is there."""
+"""Maps: tests/README.md has every folder of tests, and the files that it and docs/flow.md name are there."""
 
 import re
 from pathlib import Path
@@ -16,3 +16,10 @@ def test_every_file_on_it_is_there() -> None:
 def test_every_folder_is_on_it() -> None:
     folders = {path.parent.name for path in TESTS.glob("*/test_*.py")} - {"support"}
     assert folders <= {name.partition("/")[0] for name in NAMED}
+
+
+def test_every_file_that_the_walk_along_the_code_names_is_there() -> None:
+    walk = (TESTS.parent / "docs/flow.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:[a-z_]+/)*[a-z_0-9]+\.py|[a-z_]+/)`", walk)
+    assert len(named) > 50
+    assert [name for name in named if not (TESTS.parent / "smtp2cf" / name).exists()] == []
