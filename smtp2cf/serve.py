@@ -22,6 +22,7 @@ from smtp2cf.listen.places import Place, Places
 from smtp2cf.listen.signals import LeftBehind, Signals, finished, leave
 from smtp2cf.listen.sockets import ListeningSockets
 from smtp2cf.relay import DropDirectory, Relay, once
+from smtp2cf.relay.sender_domains import NOBODY_KNOWN
 from smtp2cf.reply import Reply
 from smtp2cf.settings import check, loading, rooms, trial
 from smtp2cf.settings.fields import Settings
@@ -125,6 +126,7 @@ class Bridge:
             "running since": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._started)),
             **self.server.where_mail_is_taken(),
             **self.account.summary(),
+            **({"does not send for": troubles} if (troubles := self.relay.sender_domains.summary()) else {}),
             "relays for": ", ".join(map(str, self._settings.allow_networks)),
             "sessions": f"{len(self.server.sessions)} of {self._settings.max_sessions}",
             **({"waiting mail": self.waiting.summary()} if self.waiting is not None else {}),
@@ -146,6 +148,16 @@ class Bridge:
         self._drop_run = tasks.keep_running(self.drop.run, "drop.run")
         if self.waiting is not None:
             await self._start_to_watch_spool(self.waiting)
+
+    def say_who_reports(self) -> None:
+        """Warn, once that is known, if nobody is known whom DSNs could come from."""
+        if not self._settings.postmaster:
+            self._watch(self._say_who_reports, "serve.say_who_reports")
+
+    async def _say_who_reports(self) -> None:
+        await self.relay.sender_domains.read()
+        if not await self.relay.sender_domains.that_have_sent():
+            log.warning("dsn.no_sender", note=NOBODY_KNOWN)
 
     def _watch(self, work: Callable[[], Coroutine[None, None, None]], name: str) -> None:
         self._watches.append(tasks.keep_running(work, name))
@@ -217,7 +229,8 @@ class Bridge:
         return LeftBehind(len(sessions), under_way, waiting, place, kept)
 
     def reload(self) -> None:
-        """Re-read the certificate, the users and the secrets."""
+        """Re-read the certificate, the users and the secrets; ask Cloudflare again about senders' domains."""
+        self.relay.sender_domains.ask_again()
         tasks.start(self._reread(), "serve.reread")
 
     async def _reread(self) -> None:
@@ -327,6 +340,8 @@ async def run(
         _warn(settings, bridge, listeners)
         signals = Signals(bridge.reload)
         await bridge.start(listeners, places.admin)
+        if on_trial is None:  # a sandbox sends for nearly all
+            bridge.say_who_reports()
         announce(places)
         log.info("serve.ready", version=__version__, **places.described())
         try:

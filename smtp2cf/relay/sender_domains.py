@@ -23,7 +23,7 @@ import structlog
 from smtp2cf.envelope import domain_of
 from smtp2cf.journal import maillog, tasks
 from smtp2cf.relay.bounces import MAILER_DAEMON, BouncePolicy
-from smtp2cf.reply import Reply, Scope, SendError
+from smtp2cf.reply import Reply, Scope, SendError, few_in_words, first_few
 from smtp2cf.spool import Action, Filter, Period, Spool, Status
 
 NOTE = "sender.domains"
@@ -43,6 +43,10 @@ WORK_RATE = 50.0
 may go: others' mail is not to wait behind them."""
 LOG_INTERVAL = 3600.0
 """Seconds between two log lines about one domain."""
+READ_AGAIN = 5.0
+"""Seconds until the note is read again if the spool is away."""
+NAMED_LIMIT = 5
+"""Domains that the status page names."""
 
 NOT_CONFIGURED = "4.3.5"
 """Enhanced status of errors about how the domain is set up; any other may pass by itself."""
@@ -50,6 +54,12 @@ ADVICE = (
     "Set it up for Email Sending in Cloudflare's dashboard, or send from a domain that is"
     " (SMTP2CF_ALLOWED_SENDER_DOMAINS says which may send)"
 )
+
+NOBODY_KNOWN = (
+    "no domain has sent mail yet, so reports (DSNs) have no sender that is known to work: set "
+    "SMTP2CF_POSTMASTER to an address in a domain that is set up at Cloudflare"
+)
+"""What an operator is told where nobody is known whom DSNs could come from."""
 
 T = TypeVar("T")
 
@@ -163,10 +173,12 @@ class SenderDomains:
 
     def ask_again(self) -> None:
         """Somebody may have mended what was wrong: call for every domain, and try what waits."""
-        for domain, trouble in self.troubles.items():
-            if trouble.pause:
-                self._reschedule(domain)
+        paused = [domain for domain, trouble in self.troubles.items() if trouble.pause]
         self.troubles.clear()
+        for domain in paused:
+            self._reschedule(domain)
+        if paused:
+            log.info("sender.asked_again", domains=first_few(paused, NAMED_LIMIT))
 
     # ---- what waits
 
@@ -191,6 +203,23 @@ class SenderDomains:
                 trouble.spread = False
 
     # ---- what is known
+
+    async def read(self) -> None:
+        """Read which domains have sent, however long the spool is away."""
+        while not self._is_read:
+            await self._read_once()
+            if not self._is_read:
+                await asyncio.sleep(READ_AGAIN)
+
+    def summary(self) -> str:
+        """The domains that Cloudflare does not send for now, for people; "" for none."""
+        now = time.monotonic()
+        named = [
+            f"{domain}: mail {'is refused' if trouble.reply.permanent else 'waits'} ({trouble.reply.text})"
+            for domain, trouble in self.troubles.items()
+            if trouble.pause and (trouble.until > now or not trouble.reply.permanent)
+        ]
+        return few_in_words(named, NAMED_LIMIT)
 
     async def that_have_sent(self) -> Sequence[str]:
         """The domains that are known to have sent, by this process or before; the first to send first."""
@@ -241,14 +270,19 @@ class SenderDomains:
             return self._sent
 
         def change(text: str, _now: float) -> tuple[str, list[str]]:
-            known: list[str] = orjson.loads(text) if text else []
-            domains = list(dict.fromkeys([*known, *new]))[-DOMAINS_LIMIT:]
+            domains = list(dict.fromkeys([*domains_in(text), *new]))[-DOMAINS_LIMIT:]
             return orjson.dumps(domains).decode(), domains
 
         noted = await self._spool.amend(NOTE, change)
         self.noted, self._is_read = set(noted), True
         self._sent = dict.fromkeys([*noted, *self._sent][-DOMAINS_LIMIT:])
         return self._sent
+
+
+def domains_in(note: str) -> list[str]:
+    """The domains in the text of the note."""
+    domains: list[str] = orjson.loads(note) if note else []
+    return domains
 
 
 def _pause(trouble: Trouble) -> None:

@@ -41,6 +41,33 @@ async def inspect(url: str, *, state_dir: Path, min_free: int) -> str:
     return f"{shown}: {_waiting(waiting)}"
 
 
+async def read_note(url: str, *, state_dir: Path, name: str) -> str:
+    """The text of a note (Spool.amend), "" for none. Raises SpoolError or SendError."""
+    if not url.startswith("postgres"):
+        return await asyncio.to_thread(_read_note_in, Path(place(url, state_dir)), name)
+    spool = await open_spool(url, state_dir=state_dir, serve=False)
+    try:
+        return await spool.amend(name, lambda text, _: (text, text))
+    finally:
+        await spool.close()
+
+
+def _read_note_in(path: Path, name: str) -> str:
+    try:
+        if not path.exists():
+            return ""
+        connection = sqlite_file.connect_reader(path)
+        try:
+            if sqlite_schema.readable(connection, path).version < len(sqlite_schema.MIGRATIONS):
+                return ""
+            row = connection.execute("SELECT text FROM note WHERE name = ?", (name,)).fetchone()
+        finally:
+            connection.close()
+    except (OSError, sqlite3.Error) as error:
+        raise SpoolError(sqlite_file.cannot_open(path, error)) from error
+    return "" if row is None else str(row[0])
+
+
 def _inspect_file(path: Path, min_free: int) -> str:
     directory = _existing(path.parent)
     try:

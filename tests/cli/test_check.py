@@ -16,9 +16,11 @@ from smtp2cf.cli import check as command
 from smtp2cf.cli.examine import Finding, Status, examine
 from smtp2cf.cli.examine.finding import error, ok, warning
 from smtp2cf.listen.endpoint import Endpoint, listen
+from smtp2cf.relay.sender_domains import NOTE
 from smtp2cf.sandbox import Sandbox
 from smtp2cf.settings import check, fields
 from smtp2cf.spool import open_spool
+from tests.spool.conftest import Backend
 from tests.support.command import smtp2cf
 from tests.support.sandbox import running_sandbox
 from tests.support.secret import TOKEN
@@ -57,7 +59,8 @@ def look(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sandbox: tuple[Sandbox
     async def looked(env_file: Path | None = None, **settings: str) -> list[Finding]:
         for name, value in (good | settings).items():
             monkeypatch.setenv(f"SMTP2CF_{name}", value.replace("{d}", str(tmp_path)))
-        return [finding async for finding in examine(env_file)]
+        # Who DSNs come from has its own test, and would be one more line in all others.
+        return [finding async for finding in examine(env_file) if finding.check != "reports"]
 
     return looked
 
@@ -357,6 +360,28 @@ async def test_a_spool_that_a_bridge_serves_is_fine(look: Look, tmp_path: Path) 
     assert f"no messages wait; a bridge serves it (pid {os.getpid()} on " in found["spool"].text
 
 
+async def reports(look: Look, **settings: str) -> list[Finding]:
+    """What is found of who DSNs come from."""
+    await look(**settings)
+    return [finding async for finding in examine(None) if finding.check == "reports"]
+
+
+async def test_it_says_whom_reports_come_from(look: Look, backend: Backend) -> None:
+    where = {"STATE_DIR": str(backend.state_dir), "SPOOL_URL": backend.url}
+    assert await reports(look, POSTMASTER="post@example.com") == [
+        ok("reports", "they come from SMTP2CF_POSTMASTER=post@example.com")
+    ]
+    for settings in (where | {"POSTMASTER": ""}, {"SPOOL_URL": "none"}, where):
+        (found,) = await reports(look, **settings)
+        assert found.status is Status.WARNING
+        assert "SMTP2CF_POSTMASTER" in found.text
+    spool = await backend.open()
+    await spool.amend(NOTE, lambda *_: ('["example.com","example.net"]', None))
+    assert await reports(look, **where) == [
+        ok("reports", "they come from mailer-daemon@ a domain that has sent: example.com, example.net")
+    ]
+
+
 async def test_damage_inside_a_spool_is_found(look: Look, tmp_path: Path) -> None:
     spool = await open_spool("", state_dir=tmp_path / "state")
     await spool.close()
@@ -421,9 +446,8 @@ def test_the_command_ends_with_78_for_an_error_and_0_for_a_warning() -> None:
     assert (warned.status, warned.err) == (0, "")
     lines = [orjson.loads(line) for line in warned.out.splitlines()]
     assert {tuple(line) for line in lines} == {("check", "status", "text")}
-    assert [line["status"] for line in lines].count(
-        "warning"
-    ) == 2  # the account's id, and no list of domains
+    # The account's id, whom DSNs come from, and no list of domains.
+    assert [line["status"] for line in lines].count("warning") == 3
     assert (wrong.status, wrong.err) == (os.EX_CONFIG, "")
     assert "error: settings: SMTP2CF_MODE=queue needs a spool" in wrong.out
 

@@ -29,6 +29,8 @@ async def examine(env_file: Path | None) -> AsyncIterator[Finding]:
     for finding in files.certificate(settings):
         yield finding
     yield await files.spool(settings)
+    if (reports := await files.reports(settings)) is not None:
+        yield reports
     for finding in files.drop_directory(settings):
         yield finding
     senders = files.senders_of_users(settings)

@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING
 
 from smtp2cf.access.senders import Senders
 from smtp2cf.cli.examine.finding import Finding, error, ok, warning
-from smtp2cf.reply import SendError
+from smtp2cf.relay.sender_domains import NOBODY_KNOWN, NOTE, domains_in
+from smtp2cf.reply import SendError, few_in_words
 from smtp2cf.settings import rooms
 from smtp2cf.settings.fields import Settings, SettingsError
 from smtp2cf.spool import SpoolError
-from smtp2cf.spool.inspection import inspect
+from smtp2cf.spool.inspection import inspect, read_note
 
 if TYPE_CHECKING:
     from smtp2cf.access.users import User
+
+SHOWN = 5
+"""Domains that a line names."""
 
 
 def users(settings: Settings) -> Iterator[Finding]:
@@ -78,6 +82,22 @@ async def spool(settings: Settings) -> Finding:
     except SendError as refusal:
         return error("spool", refusal.reply.text)
     return ok("spool", said)
+
+
+async def reports(settings: Settings) -> Finding | None:
+    """Who DSNs come from; None where that can't be told for what is wrong with the spool."""
+    if settings.postmaster:
+        return ok("reports", f"they come from SMTP2CF_POSTMASTER={settings.postmaster}")
+    url, domains = settings.spool_url.get_secret_value(), list[str]()
+    if url.lower() != "none":
+        try:
+            domains = domains_in(await read_note(url, state_dir=settings.state_dir, name=NOTE))
+        except (SpoolError, SendError):
+            return None
+    if not domains:
+        return warning("reports", NOBODY_KNOWN)
+    named = few_in_words(domains, SHOWN)
+    return ok("reports", f"they come from mailer-daemon@ a domain that has sent: {named}")
 
 
 def drop_directory(settings: Settings) -> Iterator[Finding]:
