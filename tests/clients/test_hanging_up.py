@@ -101,7 +101,7 @@ def go_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("ending", ["Quit", "Close"])
 def test_gos_net_smtp(target: Target, go_client: Path, ending: str) -> None:
     command = [go_client, target.address, target.cert, target.way, target.version, ending]
-    arrive_twice(target, lambda: subprocess.run(command, check=True, timeout=60))
+    arrive_twice(target, lambda: subprocess.run(command, check=True, timeout=PATIENCE))
 
 
 # ---- OpenSSL

@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.bridge import Bridge
 from tests.support.needs import needs
+from tests.support.waiting import PATIENCE
 
 MESSAGES, SESSIONS = 500, 20
 
@@ -18,7 +19,7 @@ def test_each_message_arrives_exactly_once(bridge: Bridge, connections: tuple[st
     numbered = ["-N", "-f", "app@example.com", "-t", "anna@example.net"]
     load = ["-s", str(SESSIONS), "-m", str(MESSAGES), "-l", "4096", *connections]
     source = ["smtp-source", *load, *numbered, f"inet:{bridge.smtp_endpoint}"]
-    done = subprocess.run(source, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(source, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     arrived = Counter(recipient for message in bridge.messages() for recipient in message["recipients"])
     assert arrived == {f"{number}anna@example.net": 1 for number in range(1, MESSAGES + 1)}

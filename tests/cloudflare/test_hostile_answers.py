@@ -400,7 +400,7 @@ MEGABYTES = {
 def test_as_much_as_an_answer_may_have_does_not_take_long(answering: Answering, body: bytes) -> None:
     """While an answer is read, nobody else is served."""
     assert len(body) < ANSWER_LIMIT
-    assert any(_seconds(answering, body) < 1 for _ in range(3))
+    assert any(_seconds(answering, body) < 5 for _ in range(3)), "what is quadratic takes minutes"
 
 
 def _seconds(answering: Answering, body: bytes) -> float:

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from tests.support.waiting import PATIENCE
+
 T = TypeVar("T")
 
 OUTSIDE = "192.0.2.1"
@@ -96,7 +98,7 @@ class Container:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=PATIENCE,
         )
 
     def status(self, field: str) -> str:

@@ -210,7 +210,7 @@ class Listener:
 def version_with(port: int, *options: str) -> str:
     """What openssl s_client and the server agree on; "" where they don't."""
     command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-brief", *options]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE)
     found = [line.partition(": ")[2] for line in done.stderr.splitlines() if line.startswith("Protocol ver")]
     return found[0] if found else ""
 

@@ -12,8 +12,8 @@ from benchmarks.attacks.target import Target, started
 
 MEMORY = 40.0
 """MB above what an idle bridge has that none of the small attacks may come to, without MAX_MESSAGE_MEMORY."""
-PATIENCE = 5_000.0
-"""Milliseconds within which an ordinary message is through even on a machine that has much else to do."""
+PATIENCE = 20_000.0
+"""Milliseconds within which an ordinary message is through even on a slow machine that has other work."""
 LINES = 80
 """Log lines of an attack that comes with many words, of which each may have ten."""
 

@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.command import Done, clean_environment, run, running, smtp2cf
 from tests.support.needs import needs
+from tests.support.waiting import PATIENCE
 
 CONFIG, OS_ERROR, USAGE = os.EX_CONFIG, os.EX_OSERR, os.EX_USAGE
 PLACES = {"SMTP2CF_SMTP_LISTEN": "127.0.0.1:0", "SMTP2CF_ADMIN_LISTEN": "none"}
@@ -295,7 +296,7 @@ def _as_nobody(arguments: list[str], env: dict[str, str]) -> Done:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE,
     )
     if "smtp2cf: " not in done.stderr and re.search("Permission denied|No module|shared librar", done.stderr):
         pytest.skip("another user may not read this checkout")

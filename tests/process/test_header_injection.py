@@ -83,7 +83,7 @@ class Ways:
     def _run(self, arguments: list[str], given: bytes, env: dict[str, str]) -> None:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         with Forked("smtp2cf.sendmail:main", ["sendmail", *arguments], env=env, **pipes) as process:
-            said = process.communicate(given, timeout=60)
+            said = process.communicate(given, timeout=PATIENCE)
         assert process.returncode == 0, said
 
 

@@ -15,6 +15,7 @@ from smtp2cf import sendmail as package
 from smtp2cf.cli.install_sendmail import write_single_file
 from tests.support.bridge import Bridge
 from tests.support.forked import Forked
+from tests.support.waiting import PATIENCE
 
 PACKAGE = Path(package.__file__).parent
 NAMES = ("sendmail", "mailq", "newaliases")
@@ -74,11 +75,13 @@ class Sendmail:
         command = [str(self.directory / name), *arguments]
         environ = {**self.env, **(env or {})}
         if not self.installed or popen:
-            done = subprocess.run(command, input=input, capture_output=True, env=environ, timeout=60, **popen)
+            done = subprocess.run(
+                command, input=input, capture_output=True, env=environ, timeout=PATIENCE, **popen
+            )
             return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
         with Forked("smtp2cf.sendmail:main", command, env=environ, **PIPES) as process:
             try:
-                stdout, stderr = process.communicate(input, timeout=60)
+                stdout, stderr = process.communicate(input, timeout=PATIENCE)
             finally:
                 process.kill()
         return Result(process.returncode, stdout.decode(), stderr.decode())

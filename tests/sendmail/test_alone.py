@@ -15,6 +15,7 @@ from tests.sendmail.conftest import PACKAGE, Sendmail, links_to, single_file
 from tests.support.bridge import Bridge
 from tests.support.needs import needs
 from tests.support.secret import TOKEN
+from tests.support.waiting import PATIENCE
 
 MAIL = b"Subject: s\n\nhi\n"
 
@@ -169,7 +170,7 @@ sys.exit(any([os.waitpid(caller, 0)[1] for caller in callers]))
 
 def test_two_hundred_at_once_all_arrive(sendmail: Sendmail, bridge: Bridge) -> None:
     command = [sys.executable, "-c", TWO_HUNDRED_AT_ONCE]
-    done = subprocess.run(command, env=sendmail.env, capture_output=True, timeout=60)
+    done = subprocess.run(command, env=sendmail.env, capture_output=True, timeout=PATIENCE)
 
     assert (done.returncode, done.stderr) == (0, b"")
     recipients = [recipient for message in bridge.wait_for(200) for recipient in message["recipients"]]

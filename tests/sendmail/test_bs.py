@@ -121,7 +121,7 @@ def test_caller_that_hands_down_more_descriptors_than_select_takes(away: Sendmai
             input=SESSION,
             capture_output=True,
             env={**away.env, "SMTP2CF_SENDMAIL_HOST": server.endpoint},
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
 

@@ -9,6 +9,7 @@ import pytest
 
 from smtp2cf.cli.install_sendmail import InstallError, install
 from tests.support.needs import needs
+from tests.support.waiting import PATIENCE
 
 LINKS = ["sbin/sendmail", "lib/sendmail", "bin/mailq", "bin/newaliases"]
 
@@ -78,7 +79,7 @@ def in_a_copy_of_the_host(directory: Path, script: str) -> list[str]:
     """Run a script where /usr, /var and /etc may be written to and nothing of it stays."""
     directory.mkdir()
     command = ["unshare", "--mount", "sh", "-c", IN_A_COPY_OF_THE_HOST + script, str(directory)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.splitlines()
 

@@ -37,7 +37,7 @@ asyncio.run(main())
 
 @pytest.mark.skipif(memory.malloc_trim() is None or not memory.resident(), reason="not glibc on Linux")
 def test_a_process_is_small_again_after_a_rush() -> None:
-    done = subprocess.run([sys.executable, "-c", RUSH], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", RUSH], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     rush, freed = map(int, done.stdout.split())
     assert rush > 150 << 20

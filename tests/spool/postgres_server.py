@@ -12,6 +12,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from tests.support.waiting import PATIENCE
+
 SETTINGS = (
     "-c",
     "listen_addresses=",
@@ -89,7 +91,7 @@ class PostgresServer:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                timeout=60,
+                timeout=PATIENCE,
                 check=False,
             )
         if done.returncode:

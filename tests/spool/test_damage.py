@@ -14,6 +14,7 @@ import pytest
 from smtp2cf.spool import SpoolError, SpoolUnavailable
 from tests.spool.conftest import Backend, new_mail
 from tests.support.command import smtp2cf
+from tests.support.waiting import PATIENCE
 
 MAIL = 300
 STEPS = ("Stop the bridge", "smtp2cf queue list", "move the file away", "backup", "start the bridge")
@@ -138,7 +139,7 @@ def as_nobody(directory: Path, how: str) -> str:
         [sys.executable, "-c", AS_NOBODY, str(directory), how],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.stderr == ""

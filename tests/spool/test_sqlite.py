@@ -359,7 +359,7 @@ asyncio.run(main())
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert int(done.stdout) < 20_000  # KiB, for 3,600 messages more, which have 59 MB
 

@@ -19,6 +19,7 @@ import pytest
 
 from smtp2cf.spool import Action, Filter, SpoolError, SpoolUnavailable, sqlite_file
 from tests.spool.conftest import Backend, new_mail
+from tests.support.waiting import PATIENCE
 
 Act = Callable[[Path], None]
 BEFORE, AFTER = 3, 5
@@ -158,7 +159,7 @@ async def in_use(sqlite: Backend, file: Path) -> Any:
 def run(script: str, *arguments: str) -> str:
     """Another process: one that closes a file lets go of SQLite's locks on it."""
     command = [sys.executable, "-c", script, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
 
 
 def kept_in(file: Path) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tests.support.forked import start_smtp2cf
+from tests.support.waiting import PATIENCE
 
 
 class Done(NamedTuple):
@@ -34,7 +35,7 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], given: str = "", *
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with start_smtp2cf(arguments, env=environ, text=True, **pipes | popen) as process:
         try:
-            out, err = process.communicate(given, timeout=60)
+            out, err = process.communicate(given, timeout=PATIENCE)
         finally:
             process.kill()
     return Done(process.returncode, out or "", err or "")

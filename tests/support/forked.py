@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.fork_server import Start
+from tests.support.waiting import PATIENCE
 
 _READ_AT_START = (b"PYTHON", b"LC_", b"LANG", b"LD_", b"MALLOC_", b"GLIBC_", b"OPENSSL_")
 """How names begin of variables that Python, or a library it loads, reads when it starts."""
@@ -58,7 +59,7 @@ def run_script(script: str, **popen: Any) -> subprocess.CompletedProcess[Any]:
         )
     with started as process:
         try:
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=PATIENCE)
         finally:
             process.kill()
     return subprocess.CompletedProcess(command, process.returncode, out, err)

@@ -82,7 +82,7 @@ class Postfix:
     def queue(self) -> str:
         """What mailq shows."""
         command = ["postqueue", "-c", str(self._config), "-p"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
 
 
 @contextlib.contextmanager

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import PATIENCE
+
 STEPS = (2**20, 2**12, 1)
 
 
@@ -47,10 +49,10 @@ def small_disk(path: Path, mebibytes: int) -> Iterator[SmallDisk]:
         pytest.skip("not root: cannot mount a disk that can be filled")
     path.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", str(path)]
-    mounted = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    mounted = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     if mounted.returncode:
         pytest.skip(f"cannot mount a disk that can be filled: {mounted.stderr.strip()}")
     try:
         yield SmallDisk(path)
     finally:
-        subprocess.run(["umount", "-l", str(path)], check=True, timeout=20)
+        subprocess.run(["umount", "-l", str(path)], check=True, timeout=PATIENCE)

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.command import clean_environment
 from tests.support.forked import ROOT, Forked, start_smtp2cf
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 PIPES: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -79,7 +79,7 @@ def forked(function: Callable[[], None], *arguments: str, **popen: Any) -> "subp
 
 
 def ended(process: "subprocess.Popen[str]", given: str = "") -> tuple[str, str, int]:
-    out, err = process.communicate(given, timeout=60)
+    out, err = process.communicate(given, timeout=PATIENCE)
     return out, err, process.returncode
 
 

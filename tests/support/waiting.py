@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from benchmarks.processes import free_port as free_port
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds after which what a test waits for will never come, however busy the machine is."""
 
 
