@@ -60,7 +60,7 @@ class Bridge:
         self._started = time.time()
         self.certificate = certificate
         self.spool = store
-        self.waiting = SpoolHealth(store, settings.warn_after) if store is not None else None
+        self.spool_health = SpoolHealth(store, settings.warn_after) if store is not None else None
         self.access = rooms.access(settings)
         self.account = rooms.account(settings)
         self.relay = _relay(settings, store, self.account, self.access)
@@ -111,13 +111,13 @@ class Bridge:
 
     def readiness(self) -> Readiness:
         """Whether mail can be taken: the spool can be written, or without one, mail can be sent."""
-        return self.waiting.readiness() if self.waiting is not None else self.can_send()
+        return self.spool_health.readiness() if self.spool_health is not None else self.can_send()
 
     def can_send(self) -> Readiness:
         """Whether mail can be taken and sent: nor has any waited for too long."""
         if self.account.health.down:
             return Readiness(False, self.account.health.reply.text)
-        return self.waiting.all_well() if self.waiting is not None else Readiness(True, "")
+        return self.spool_health.all_well() if self.spool_health is not None else Readiness(True, "")
 
     def status(self) -> Mapping[str, object]:
         """What the status page shows."""
@@ -129,7 +129,7 @@ class Bridge:
             **({"does not send for": troubles} if (troubles := self.relay.sender_domains.summary()) else {}),
             "relays for": ", ".join(map(str, self._settings.allow_networks)),
             "sessions": f"{len(self.server.sessions)} of {self._settings.max_sessions}",
-            **({"waiting mail": self.waiting.summary()} if self.waiting is not None else {}),
+            **({"waiting mail": self.spool_health.summary()} if self.spool_health is not None else {}),
             "recent": maillog.recent(),
         }
 
@@ -146,8 +146,8 @@ class Bridge:
         if self.relay.queue is not None:
             self.relay.queue.start()
         self._drop_run = tasks.keep_running(self.drop.run, "drop.run")
-        if self.waiting is not None:
-            await self._start_to_watch_spool(self.waiting)
+        if self.spool_health is not None:
+            await self._start_to_watch_spool(self.spool_health)
 
     def say_who_reports(self) -> None:
         """Warn, once that is known, if nobody is known whom DSNs could come from."""
@@ -162,12 +162,12 @@ class Bridge:
     def _watch(self, work: Callable[[], Coroutine[None, None, None]], name: str) -> None:
         self._watches.append(tasks.keep_running(work, name))
 
-    async def _start_to_watch_spool(self, waiting: SpoolHealth) -> None:
-        self._watch_spool = tasks.keep_running(waiting.watch, "serve.watch_spool", fatal=spool.SpoolError)
+    async def _start_to_watch_spool(self, health: SpoolHealth) -> None:
+        self._watch_spool = tasks.keep_running(health.watch, "serve.watch_spool", fatal=spool.SpoolError)
         self._watches.append(self._watch_spool)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_LOOK):
-                await waiting.looked.wait()
+                await health.looked.wait()
 
     def _export_gauges(self) -> None:
         certificate = self.certificate
@@ -217,11 +217,11 @@ class Bridge:
     async def left_behind(self) -> LeftBehind:
         """What would not be finished if the process ended now."""
         waiting, place = 0, ""
-        if self.waiting is not None:
+        if self.spool_health is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LAST_LOOK):
-                    await self.waiting.look()
-            waiting = self.waiting.messages
+                    await self.spool_health.look()
+            waiting = self.spool_health.messages
             place = spool.place(self._settings.spool_url.get_secret_value(), self._settings.state_dir)
         sessions = self.server.sessions
         under_way = sum(1 for session in sessions if session.held)
@@ -371,7 +371,7 @@ def _warn(settings: Settings, bridge: Bridge, listeners: Sequence[Listener]) -> 
         max_sessions=settings.max_sessions,
         calls=settings.api_concurrency,
     )
-    open_relay.warn_of_exposure(
+    open_relay.log_relay_warnings(
         [sock for listener in listeners for sock in listener.sockets],
         settings.allow_networks,
         has_users=settings.users_file is not None,

@@ -29,14 +29,14 @@ _EVERYBODY = (
 log = structlog.stdlib.get_logger("smtp2cf.serve")
 
 
-class Exposure(NamedTuple):
+class RelayWarning(NamedTuple):
     """What is wrong with who may send: a log line's event, and what it is about."""
 
     event: str
     note: str
 
 
-def warn_of_exposure(
+def log_relay_warnings(
     sockets: Sequence[socket.socket], allow_networks: Sequence[Network], *, has_users: bool
 ) -> None:
     """Log a warning if everybody may send, or if nobody can who is meant to.
@@ -44,22 +44,22 @@ def warn_of_exposure(
     sockets: all that take mail, listening. has_users: clients may log in.
     """
     listens = reachable(sockets)
-    for event, note in exposures(listens, allow_networks, has_users=has_users):
+    for event, note in relay_warnings(listens, allow_networks, has_users=has_users):
         log.warning(event, listens=listens, note=note)
 
 
-def exposures(
+def relay_warnings(
     listens: Sequence[str], allow_networks: Sequence[Network], *, has_users: bool
-) -> Iterator[Exposure]:
+) -> Iterator[RelayWarning]:
     """What to warn of where other hosts reach `listens`. has_users: clients may log in."""
     if (everybody := everybody_in(allow_networks)) is not None:
-        yield Exposure(
+        yield RelayWarning(
             "serve.open_relay",
             f"SMTP2CF_ALLOW_NETWORKS contains {everybody}: anybody who can reach this bridge can send mail"
             " with your account, and spammers will (SMTP2CF_I_AM_AN_OPEN_RELAY=yes)",
         )
     if listens and not has_users and not beyond_loopback(allow_networks):
-        yield Exposure(
+        yield RelayWarning(
             "serve.nobody_may_relay",
             "other hosts can reach this bridge, but it refuses them all: name their networks in"
             " SMTP2CF_ALLOW_NETWORKS, or their users in SMTP2CF_USERS_FILE",

@@ -127,7 +127,7 @@ class ReplyArrival:
         """Those of the sessions with a reply that may not have arrived yet."""
         self._timer: asyncio.TimerHandle | None = None
 
-    async def settle(self, timeout: float) -> None:  # noqa: ASYNC109 - what is open then counts as lost
+    async def until_known(self, timeout: float) -> None:  # noqa: ASYNC109 - what is open then counts as lost
         """Wait until every reply has arrived or is lost."""
         deadline = asyncio.get_running_loop().time() + timeout
         while self.open and asyncio.get_running_loop().time() < deadline:
@@ -135,12 +135,12 @@ class ReplyArrival:
                 session.look()
             await asyncio.sleep(min(LOOK_EVERY, timeout) / 10)
         for session in tuple(self.open):
-            session.settle(received=False)
+            session.conclude(received=False)
         if self._timer is not None:
             self._timer.cancel()
 
     def watch(self, session: "SessionReplies") -> None:
-        """Look at a session's replies now and then until they are settled."""
+        """Look at a session's replies now and then until all of them have arrived or are lost."""
         self.open.add(session)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LOOK_EVERY, self._look_at_all)
@@ -196,7 +196,7 @@ class SessionReplies:
     def noticed(self, sign: Sign, relaying: Envelope | None = None) -> None:
         """The client shows something of itself. relaying: the message that has no reply yet."""
         if sign is Sign.SENT:
-            self.settle(received=True)
+            self.conclude(received=True)
             return
         if relaying is not None and relaying is not self._left:
             self._left = relaying
@@ -208,7 +208,7 @@ class SessionReplies:
                 self._sock.shutdown(socket.SHUT_WR)  # our copy keeps the socket open: end it all the same
 
     def look(self) -> None:
-        """Settle what can be settled now."""
+        """Conclude as much as is known now."""
         if not self.sent:
             return
         tcp = tcp_info(self._sock) if self._sock is not None else None
@@ -226,7 +226,7 @@ class SessionReplies:
                 self._tell(one.envelope, one.reply, received=received)
         self._clean_up()
 
-    def settle(self, *, received: bool) -> None:
+    def conclude(self, *, received: bool) -> None:
         """All replies so far have arrived, or are lost."""
         sent, self.sent = self.sent, []
         for one in sent:
@@ -254,7 +254,7 @@ class SessionReplies:
         self._all.tell(envelope, received=received)
 
     def _keep_socket(self, transport: asyncio.Transport | None) -> socket.socket | None:
-        """A descriptor of our own: the transport may be gone before all is settled, TLS's above all."""
+        """A descriptor of our own: the transport may be gone before all is known, TLS's above all."""
         if self._sock is None and transport is not None:
             # No file is left for it, or the socket is closed: then it is as if TCP told nothing.
             with contextlib.suppress(OSError):

@@ -25,7 +25,7 @@ KEEP_FILE: Mapping[str, Any] = {"cleanup_socket": False} if sys.version_info >= 
 """A unix socket's file is removed by whoever made it, which may be systemd."""
 ABORT_WAIT = 1.0
 """Seconds that sessions which are hung up on have to end."""
-SETTLE_WAIT = 1.0
+ARRIVAL_WAIT = 1.0
 """Seconds that clients which have hung up have to acknowledge their answers."""
 
 log = structlog.stdlib.get_logger("smtp2cf.smtpd")
@@ -89,4 +89,4 @@ class Server:
                 session.abort()
             with contextlib.suppress(TimeoutError):
                 await self.sessions.until_empty(ABORT_WAIT)
-        await self.sessions.reply_arrival.settle(SETTLE_WAIT)
+        await self.sessions.reply_arrival.until_known(ARRIVAL_WAIT)

@@ -279,7 +279,7 @@ async def test_a_server_that_stops_does_not_wait_for_long(
     monkeypatch.setattr(
         "smtp2cf.smtpd.reply_arrival.tcp_info", lambda sock: Tcp(100, 50, 3, hung_up=False, closed=False)
     )
-    monkeypatch.setattr("smtp2cf.smtpd.server.SETTLE_WAIT", 0.05)
+    monkeypatch.setattr("smtp2cf.smtpd.server.ARRIVAL_WAIT", 0.05)
     await meeting.answered()
     meeting.client.close()
     await meeting.service.server.drain(10)

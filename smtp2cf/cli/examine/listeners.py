@@ -46,7 +46,7 @@ def listeners(settings: Settings, *, has_users: bool) -> Iterator[Finding]:
                 if protocol != "admin" and (why := _nobody(settings, endpoint, has_users=has_users)):
                     yield error("listeners", f"nobody may send through {_named(protocol, endpoint)}: {why}")
     beyond = [str(endpoint) for endpoint in sum(mail.values(), ()) if open_relay.is_beyond_loopback(endpoint)]
-    for _, note in open_relay.exposures(beyond, settings.allow_networks, has_users=has_users):
+    for _, note in open_relay.relay_warnings(beyond, settings.allow_networks, has_users=has_users):
         yield warning("listeners", f"{', '.join(beyond) or 'every listener'}: {note}")
 
 
