@@ -133,6 +133,7 @@ BRIDGE = Contender(
         "SMTP2CF_API_BASE_URL": "{api}",
         "SMTP2CF_ACCOUNT_ID": "bench",
         "SMTP2CF_API_TOKEN": "bench",
+        "SMTP2CF_API_RATE": "none",
         "SMTP2CF_SPOOL_URL": "none",
         "SMTP2CF_STATE_DIR": "{dir}",
         "SMTP2CF_MAX_MESSAGE_SIZE": "25MiB",

@@ -1,7 +1,7 @@
 """Targets: what Cloudflare's API answers, and what its headers say about the account's limits."""
 
 from fuzz.octets import number, split
-from smtp2cf.cloudflare import pacing
+from smtp2cf.cloudflare import limit_fields, pacing
 from smtp2cf.cloudflare.client import sent_in
 from smtp2cf.cloudflare.errors import error_of
 from smtp2cf.cloudflare.outcomes import MESSAGE_ID_LIMIT
@@ -32,8 +32,8 @@ def answer(octets: bytes) -> None:
 def limits(octets: bytes) -> None:
     """No header makes us wait for longer than there is a limit for, or for less than nothing."""
     retry_after, ratelimit, policy = (part.decode("latin-1") for part in split(octets, 3))
-    least, most = pacing.RETRY_AFTER_LIMITS
-    seconds = pacing.retry_after_of(retry_after, ratelimit)
+    least, most = limit_fields.RETRY_AFTER_LIMITS
+    seconds = limit_fields.retry_after_of(retry_after, ratelimit)
     assert seconds is None or least <= seconds <= most
     pacer = pacing.Pacer(10, clock=lambda: 1000.0)
     turn = pacing.Turn(0, 0)

@@ -62,7 +62,7 @@ class Bridge:
         self.spool = store
         self.spool_health = SpoolHealth(store, settings.warn_after) if store is not None else None
         self.access = rooms.access(settings)
-        self.account = rooms.account(settings)
+        self.account = rooms.account(settings, rooms.budget(settings, store))
         self.relay = _relay(settings, store, self.account, self.access)
         closed = functools.partial(_spool_refusal, store) if store is not None else None
         self.rules = Rules(

@@ -9,6 +9,7 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping
 
+from smtp2cf.cloudflare.budget import Budget
 from smtp2cf.cloudflare.client import Client
 from smtp2cf.cloudflare.health import NOT_CONNECTED, ApiHealth, State
 from smtp2cf.cloudflare.pacing import Pacer
@@ -28,12 +29,20 @@ ONE_CALL = 0.01
 class Account:
     """Sends mail for one account.
 
-    base_url, account_id, token, timeout, concurrency: see Client. Raises ValueError for a proxy in the
-    environment that can't be used, OSError for CA certificates there that can't be.
+    base_url, account_id, token, timeout, concurrency: see Client. budget: how many calls may be made, None
+    for any number. Raises ValueError for a proxy in the environment that can't be used, OSError for CA
+    certificates there that can't be.
     """
 
     def __init__(
-        self, *, base_url: str, account_id: str, token: str, timeout: float, concurrency: int
+        self,
+        *,
+        base_url: str,
+        account_id: str,
+        token: str,
+        timeout: float,
+        concurrency: int,
+        budget: Budget | None = None,
     ) -> None:
         self.name = account_id
         self.base_url = base_url
@@ -45,7 +54,9 @@ class Account:
             timeout=timeout,
             concurrency=concurrency,
             health=self.health,
+            budget=budget,
         )
+        self.budget = budget
         self._concurrency = concurrency
         self._token_is_new = asyncio.Event()
 
@@ -61,6 +72,16 @@ class Account:
     def waiting(self) -> int:
         """Calls that wait for their turn."""
         return self.pacer.waiting
+
+    @property
+    def in_flight(self) -> int:
+        """Calls under way."""
+        return self.pacer.in_flight
+
+    @property
+    def line(self) -> int:
+        """How many calls for mail from the spool may stand in line."""
+        return self.pacer.line
 
     @property
     def blocked_for(self) -> float:
@@ -120,10 +141,16 @@ class Account:
             "sends to": f"{self.base_url}, account {self.name}",
             "API": f"{state}: {health.reply.text}" if health.state is not State.UP else "up",
             "calls in flight": f"{pacer.in_flight} of {self._concurrency}, {pacer.waiting} waiting",
-            "rate limit": f"next call in {rough_duration(pacer.blocked_for)}"
-            if pacer.blocked_for
-            else "not reached",
+            "rate limit": self._rate_limit(),
         }
+
+    def _rate_limit(self) -> str:
+        wait = self.pacer.wait()
+        state = f"next call in {rough_duration(wait.seconds)}: {wait.why}" if wait.seconds else "not reached"
+        if self.budget is None:
+            return state
+        alone = "; the database is away, so this bridge uses its share only" if self.budget.alone else ""
+        return f"{state}; {self.budget.left} of {self.budget.rate.usable} calls left{alone}"
 
     def gauges(self) -> dict[str, tuple[str, Callable[[], float]]]:
         """For /metrics."""
@@ -139,8 +166,25 @@ class Account:
                 "Seconds until the next call may go out",
                 lambda: pacer.blocked_for,
             ),
+            **self._budget_gauges(),
+        }
+
+    def _budget_gauges(self) -> dict[str, tuple[str, Callable[[], float]]]:
+        if (budget := self.budget) is None:
+            return {}
+        return {
+            "smtp2cf_api_rate_calls": (
+                "Calls that all bridges together may make in the window of SMTP2CF_API_RATE",
+                lambda: budget.rate.usable,
+            ),
+            "smtp2cf_api_rate_calls_left": (
+                "Calls of these that are left, as far as this bridge knows",
+                lambda: budget.left,
+            ),
         }
 
     async def aclose(self) -> None:
-        """Close its connections."""
+        """Close its connections, and report the last calls."""
         await self.client.aclose()
+        if self.budget is not None:
+            await self.budget.aclose()

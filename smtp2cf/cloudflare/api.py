@@ -13,7 +13,8 @@ import orjson
 
 from smtp2cf import __version__
 from smtp2cf.cloudflare.errors import error_of, no_answer
-from smtp2cf.cloudflare.pacing import Pacer, retry_after_of
+from smtp2cf.cloudflare.limit_fields import retry_after_of
+from smtp2cf.cloudflare.pacing import Pacer
 from smtp2cf.reply import SendError
 
 PROBE = "smtp2cf.probe"

@@ -10,6 +10,7 @@ here and would cost as much as the rest of the call. All other calls go through 
 
 import contextlib
 import functools
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -19,10 +20,12 @@ import orjson
 
 from smtp2cf import __version__
 from smtp2cf.cloudflare.api import Api
+from smtp2cf.cloudflare.budget import Budget
 from smtp2cf.cloudflare.errors import TokenRefusedError, error_of, no_answer
 from smtp2cf.cloudflare.health import ApiHealth, State, Unwatched
+from smtp2cf.cloudflare.limit_fields import retry_after_of
 from smtp2cf.cloudflare.outcomes import Sent, read_sent
-from smtp2cf.cloudflare.pacing import Pacer, Turn, retry_after_of
+from smtp2cf.cloudflare.pacing import Pacer, Turn
 from smtp2cf.cloudflare.transport import Answer, NotBegun, Transport
 from smtp2cf.reply import SendError, one_line
 
@@ -59,6 +62,7 @@ class Client:
 
     base_url: up to and without `/accounts`. timeout: seconds of one call. concurrency: calls in
     flight at most. health: whether calls get through, watched by somebody; without it every call is made.
+    budget: how many calls may be made, None for any number.
     transport: another way to the API, for tests. Raises ValueError where the base URL is
     none, or the environment names a proxy that can't be used.
     """
@@ -72,9 +76,10 @@ class Client:
         timeout: float,
         concurrency: int,
         health: ApiHealth | None = None,
+        budget: Budget | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self.pacer = Pacer(concurrency)
+        self.pacer = Pacer(concurrency, budget=budget)
         self.health = health or Unwatched()
         try:
             base = httpx.URL(base_url.rstrip("/"))
@@ -132,12 +137,13 @@ class Client:
         lease: confirmed right before each call. Raises SendError.
         """
         while True:
-            wait_until = deadline
             if self.health.state is not State.UP:
                 self.health.require()
-                if lease is not None and not lease.kept and self.pacer.blocked_for > KNOWN_WAIT:
-                    wait_until = time.monotonic()
-            turn = await self.pacer.admit(wait_until)
+            if lease is None:
+                turn = await self.pacer.admit(deadline)
+            else:
+                known_wait = math.inf if lease.kept else KNOWN_WAIT
+                turn = await self.pacer.admit(deadline, waited=lease.kept, known_wait=known_wait)
             fields = self._fields
             began = self.health.now()
             try:

@@ -1,49 +1,50 @@
 """Pacer: one account, one limit. Decides when a call to the API may go out. No I/O.
 
-There are never more calls at once than `concurrency`. They slow down as the window in `Ratelimit` runs out
-(IETF draft-ietf-httpapi-ratelimit-headers), and stop after a 429 until `Retry-After`; then they restart with
-one, doubling with each success. Exceeding Cloudflare's limit gets every call refused for five minutes, so one
-call too few is better than one too many.
+There are never more calls at once than `concurrency`, nor more than the budget allows (SMTP2CF_API_RATE). New
+mail goes first; mail that waited in the spool gets what is left, evenly spread. Calls slow down as the window
+in `Ratelimit` runs out (IETF draft-ietf-httpapi-ratelimit-headers), and stop after a 429 until `Retry-After`;
+then they restart with one, doubling with each success. Exceeding Cloudflare's limit gets every call refused
+for five minutes, so one call too few is better than one too many.
 """
 
 import asyncio
-import calendar
-import re
+import math
 import time
 from collections import deque
 from collections.abc import Callable
-from email.utils import parsedate_tz
 from typing import NamedTuple
 
+from smtp2cf.cloudflare.budget import Budget
+from smtp2cf.cloudflare.limit_fields import WINDOW_LIMIT, size_of, tightest
 from smtp2cf.reply import Reply, Scope, SendError
 
 RESERVE = 0.2
 """The last share of a window's calls, which are spread over the rest of its time."""
 RESERVE_UNKNOWN = 10
 """The same as a number of calls, if the size of the window is unknown."""
-RETRY_AFTER_LIMITS = (1.0, 2.0**31)
-"""Seconds of a Retry-After: the minimum, and the value used for larger ones (RFC 9111 §1.2.2)."""
-WINDOW_LIMIT = 3600.0
-"""The longest window of `Ratelimit` we believe, in seconds."""
 BACKOFF = (5.0, 300.0)
 """Seconds to wait after a 429 without Retry-After: at first, doubling, up to the maximum."""
 LATENESS = 0.05
 """Seconds we wait longer than asked, because clocks differ."""
 
-_LEFT = re.compile(r"[;,\s]r\s*=\s*(\d{1,9})")
-_RESET = re.compile(r"[;,\s]t\s*=\s*(\d{1,9})")
-_QUOTA = re.compile(r"[;,\s]q\s*=\s*(\d{1,9})")
-_SPAN = re.compile(r"[;,\s]w\s*=\s*(\d{1,9})")
-
 
 class Turn(NamedTuple):
     """The right to make one call.
 
-    era: the number of 429s until then. before: calls that had ended when this one began.
+    era: the number of 429s until then. before: calls that had ended when this one began. number: what the
+    budget knows it by.
     """
 
     era: int
     before: int
+    number: int = 0
+
+
+class Wait(NamedTuple):
+    """How many seconds until a call may go out, 0 for at once, and why: "" or a clause for people."""
+
+    seconds: float
+    why: str
 
 
 class _End(NamedTuple):
@@ -55,15 +56,25 @@ class _End(NamedTuple):
 
 
 class Pacer:
-    """Admits calls one by one, in the order they asked.
+    """Admits calls one by one, those for new mail first, and else in the order they asked.
 
-    concurrency: calls in flight at most. clock: seconds, time.monotonic but for tests. `admit` before
-    a call, `done` after it, and between them `observe` or `block` with what the answer said.
+    concurrency: calls in flight at most. clock: seconds, time.monotonic but for tests. budget: how many calls
+    may be made, None for any number. `admit` before a call, `done` after it, and between them `observe` or
+    `block` with what the answer said.
     """
 
-    def __init__(self, concurrency: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        concurrency: int,
+        clock: Callable[[], float] = time.monotonic,
+        budget: Budget | None = None,
+    ) -> None:
         self._concurrency = concurrency
         self._clock = clock
+        self._budget = budget
+        if budget is not None:
+            budget.on_change = self._let_in
+            budget.on_block = self._hold
         self.in_flight = 0
         self._ended = 0
         # The era began with the last 429: its calls in flight, and how many of them may be.
@@ -80,32 +91,50 @@ class Pacer:
         self._span = 0.0
         self._opens_at = 0.0
         self._backoff = BACKOFF[0]
-        self._waiting: deque[asyncio.Future[Turn]] = deque()
+        self._new: deque[asyncio.Future[Turn]] = deque()
+        self._waited: deque[asyncio.Future[Turn]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def waiting(self) -> int:
         """Calls waiting to be admitted."""
-        return len(self._waiting)
+        return len(self._new) + len(self._waited)
+
+    @property
+    def line(self) -> int:
+        """How many calls for mail from the spool may stand in line: one, or what is made in two seconds."""
+        return 1 if self._budget is None else max(1, int(2 / self._budget.rate.distance))
 
     @property
     def blocked_for(self) -> float:
         """Seconds until the next call may go out; 0 if it may now."""
         return max(0.0, self._opening() - self._clock())
 
-    async def admit(self, deadline: float) -> Turn:
+    def wait(self) -> Wait:
+        """When a call may go out, as far as is known now."""
+        seconds = self.blocked_for
+        if not seconds:
+            return Wait(0.0, "")
+        if self._budget is not None and self._budget.opens_at >= self._clock() + seconds:
+            return Wait(seconds, f"the rate limit is reached (SMTP2CF_API_RATE={self._budget.rate})")
+        return Wait(seconds, "the rate limit of the Cloudflare account is reached")
+
+    async def admit(self, deadline: float, *, waited: bool = False, known_wait: float = math.inf) -> Turn:
         """Wait until a call may go out, counting it as in flight.
 
-        deadline: by the clock. Raises SendError (451 4.7.1) if it can't go out by then; at once if that is
-        already clear.
+        deadline: by the clock. waited: it is for mail from the spool. known_wait: seconds that are too long
+        where it is known that nothing may go out. Raises SendError (451 4.7.1) if it can't go out by then; at
+        once if that is already clear.
         """
         now = self._clock()
-        if not self._waiting and (admitted := self._admit_now(now)) is not None:
+        before = self._new or (waited and self._waited)
+        if not before and (admitted := self._admit_now(now, waited=waited)) is not None:
             return admitted
-        if self._opening() > deadline:
+        if self._opening() > min(deadline, now + known_wait):
             raise self._too_late()
         turn: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        line = self._waited if waited else self._new
+        line.append(turn)
         self._let_in()
         try:
             async with asyncio.timeout(deadline - now):
@@ -113,8 +142,9 @@ class Pacer:
         except BaseException as error:
             if turn.done() and not turn.cancelled():
                 self.done(turn.result())
-            elif turn in self._waiting:
-                self._waiting.remove(turn)
+            elif turn in line:
+                line.remove(turn)
+                self._let_in()
             if isinstance(error, TimeoutError):
                 raise self._too_late() from None
             raise
@@ -123,7 +153,8 @@ class Pacer:
         """Count a call as in flight without regard to any limit: one that finds out about a block."""
         self.in_flight += 1
         self._of_era += 1
-        return Turn(self._era, self._ended)
+        number = self._budget.count() if self._budget is not None else 0
+        return Turn(self._era, self._ended, number)
 
     def done(self, turn: Turn) -> None:
         """A call has ended, with any result."""
@@ -131,7 +162,9 @@ class Pacer:
         self._ended += 1
         if turn.era == self._era:
             self._of_era -= 1
-        if self._waiting:
+        if self._budget is not None:
+            self._budget.done(turn.number)
+        if self._new or self._waited:
             self._let_in()
 
     def observe(self, turn: Turn, ratelimit: str, policy: str) -> None:
@@ -140,13 +173,13 @@ class Pacer:
             self._backoff = BACKOFF[0]
             if self._ramp < self._concurrency:
                 self._ramp = min(self._ramp * 2, self._concurrency)
-        window = _tightest(ratelimit)
+        window = tightest(ratelimit)
         if window is None or (self._left is not None and turn.before < self._end.past):
             return  # nothing new, or overtaken by a newer answer
         left, reset = window
         if policy != self._policy:
             self._policy = policy
-            self._quota, self._span = _size_of(policy)
+            self._quota, self._span = size_of(policy)
         now = self._clock()
         # The seconds are whole ones, and nobody says which way they were rounded.
         self._end = _End(now + min(reset, WINDOW_LIMIT) + 1.0, turn.before)
@@ -165,20 +198,39 @@ class Pacer:
             self._backoff = min(self._backoff * 2, BACKOFF[1])
         if retry_after is not None:
             self._opens_at = max(self._opens_at, self._clock() + retry_after + LATENESS)
+            if self._budget is not None:
+                self._budget.block(retry_after + LATENESS)
         if first_to_tell:
-            self._era += 1
-            self._of_era = 0
-            self._ramp = 1
-            self._left = None
-            self._interval = 0.0
+            self._begin_era()
+
+    def _hold(self, seconds: float) -> None:
+        """Another bridge was refused: make no calls either."""
+        self._opens_at = max(self._opens_at, self._clock() + seconds)
+        self._begin_era()
+
+    def _begin_era(self) -> None:
+        self._era += 1
+        self._of_era = 0
+        self._ramp = 1
+        self._left = None
+        self._interval = 0.0
 
     def _opening(self) -> float:
         """When the next call may go out, by the clock."""
-        if self._left == 0:
-            return max(self._opens_at, self._end.at)
-        return self._opens_at
+        opening = self._opening_of_api()
+        return opening if self._budget is None else max(opening, self._budget.opens_at)
 
-    def _admit_now(self, now: float) -> Turn | None:
+    def _opening_of_api(self) -> float:
+        """The same, as far as the API has said."""
+        return max(self._opens_at, self._end.at) if self._left == 0 else self._opens_at
+
+    def _room(self, now: float) -> int:
+        """How many calls may go out at once, as far as the budget allows."""
+        if now < self._opens_at or self._left == 0:
+            return 0
+        return max(0, min(self._ramp - self._of_era, self._concurrency - self.in_flight))
+
+    def _admit_now(self, now: float, *, waited: bool) -> Turn | None:
         """Count a call as in flight, if it may go out at once."""
         if self._left is not None and now >= self._end.at:
             self._begin_window(now)
@@ -189,13 +241,16 @@ class Pacer:
             or self._left == 0
         ):
             return None
+        number = 0 if self._budget is None else self._budget.take(waited=waited)
+        if number is None:
+            return None
         if self._left is not None:
             self._left -= 1
         if self._interval:
             self._opens_at = max(self._opens_at, now + self._interval)
         self.in_flight += 1
         self._of_era += 1
-        return Turn(self._era, self._ended)
+        return Turn(self._era, self._ended, number)
 
     def _begin_window(self, now: float) -> None:
         """The window has ended: start the next one with a few calls, whose answers show whether anybody else
@@ -218,82 +273,36 @@ class Pacer:
     def _let_in(self) -> None:
         """Admit as many waiting calls as allowed, and schedule the next."""
         now = self._clock()
-        while self._waiting:
-            if not self._waiting[0].done():  # else it was cancelled
-                admitted = self._admit_now(now)
-                if admitted is None:
-                    break
-                self._waiting[0].set_result(admitted)
-            self._waiting.popleft()
+        self._admit_from(self._new, now, waited=False)
+        if not self._new:
+            self._admit_from(self._waited, now, waited=True)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._waiting and self.in_flight < self._concurrency and self._of_era < self._ramp:
-            wait = self._opening() - now
-            if wait > 0:  # else the next to end will let them in
-                self._timer = asyncio.get_running_loop().call_later(wait + 0.001, self._let_in)
+        again_at = self._opening_of_api()
+        if self._budget is not None:
+            room = self._room(now)
+            self._budget.want(min(len(self._new), room), min(len(self._waited), room))
+            if room:
+                again_at = max(again_at, self._budget.next_look())
+        may_begin = self.in_flight < self._concurrency and self._of_era < self._ramp
+        # Else the next to end, or the budget, will let them in.
+        if (self._new or self._waited) and may_begin and now < again_at < math.inf:
+            self._timer = asyncio.get_running_loop().call_later(again_at - now + 0.001, self._let_in)
+
+    def _admit_from(self, line: deque[asyncio.Future[Turn]], now: float, *, waited: bool) -> None:
+        """Admit the first of a line, as many as allowed."""
+        while line:
+            if not line[0].done():  # else it was cancelled
+                admitted = self._admit_now(now, waited=waited)
+                if admitted is None:
+                    return
+                line[0].set_result(admitted)
+            line.popleft()
 
     def _too_late(self) -> SendError:
-        wait = max(1, round(self.blocked_for))
-        cause = (
-            "the rate limit of the Cloudflare account is reached"
-            if self.blocked_for
-            else "too many calls to Cloudflare are in flight (SMTP2CF_API_CONCURRENCY)"
-        )
-        return SendError(Reply(451, "4.7.1", f"{cause}, try again in {wait} s"), Scope.ACCOUNT, float(wait))
-
-
-def _tightest(ratelimit: str) -> tuple[int, float] | None:
-    """Calls left and seconds until the reset, of the window with the fewest left; None if there is none."""
-    if not ratelimit:
-        return None
-    windows = []
-    for item in ratelimit.split(","):
-        left, reset = _LEFT.search(f";{item}"), _RESET.search(f";{item}")
-        if left is not None and reset is not None:
-            windows.append((int(left[1]), float(reset[1])))
-    return min(windows, key=lambda window: (window[0], -window[1]), default=None)
-
-
-def _size_of(policy: str) -> tuple[int | None, float]:
-    """A window's calls and seconds: the fewest and the longest of several; None if there is none."""
-    quotas = [int(found) for found in _QUOTA.findall(f";{policy}")]
-    spans = [float(found) for found in _SPAN.findall(f";{policy}")]
-    if not quotas or not spans:
-        return None, 0.0
-    return min(quotas), min(max(spans), WINDOW_LIMIT)
-
-
-def retry_after_of(value: str, ratelimit: str = "", date: str = "") -> float | None:
-    """Seconds of a Retry-After header, a number or a date (RFC 9110 §10.2.3); without one, those of
-    `ratelimit` if it has no calls left, else None.
-
-    date: the answer's Date header. A date is relative to that, because the server made it by its own clock.
-    """
-    value = value.strip()
-    seconds: float | None = None
-    if value.isascii() and value.isdigit():
-        seconds = float(value)
-    elif (until := _http_date(value)) is not None:
-        since = _http_date(date)
-        seconds = until - (time.time() if since is None else since)
-    if seconds is None and (window := _tightest(ratelimit)) is not None and window[0] == 0:
-        seconds = min(window[1], WINDOW_LIMIT)
-    if seconds is None:
-        return None
-    least, most = RETRY_AFTER_LIMITS
-    return min(max(least, seconds), most)
-
-
-def _http_date(value: str) -> float | None:
-    """Epoch seconds of a date in any of the three forms of RFC 9110 §5.6.7; None if it is invalid.
-
-    All are in GMT, although asctime's doesn't say so.
-    """
-    parsed = parsedate_tz(value) if value else None
-    if parsed is None or abs(offset := parsed[9] or 0) >= 86400:
-        return None
-    try:
-        return float(calendar.timegm(parsed[:6]) - offset)
-    except (ValueError, OverflowError):
-        return None
+        wait, cause = self.wait()
+        cause = cause or "too many calls to Cloudflare are in flight (SMTP2CF_API_CONCURRENCY)"
+        seconds = max(1, round(wait))
+        reply = Reply(451, "4.7.1", f"{cause}, try again in {seconds} s")
+        return SendError(reply, Scope.ACCOUNT, float(seconds))

@@ -50,6 +50,14 @@ class Pace(Protocol):
         """Calls that wait for their turn."""
 
     @property
+    def in_flight(self) -> int:
+        """Calls under way."""
+
+    @property
+    def line(self) -> int:
+        """How many calls for mail from the spool may stand in line."""
+
+    @property
     def blocked_for(self) -> float:
         """Seconds until the next call may go out; infinity if nobody knows."""
 
@@ -58,6 +66,8 @@ class Unlimited:
     """The pace of an account without limits."""
 
     waiting = 0
+    in_flight = 0
+    line = 1
     blocked_for = 0.0
 
 
@@ -148,14 +158,14 @@ class Queue:
             pass
 
     def _room(self) -> int:
-        """How many messages to claim: at most `parallel` in all, doubling; one while calls stand in line.
-
-        More would only wait in that line, in the way of new mail.
+        """How many messages to claim: at most `parallel` in all, doubling; while calls stand in line, as many
+        as will go out soon, for another bridge may be able to send the rest.
         """
         active = self._mail.under_way
+        room = active + 1
         if self._pace.waiting or self._pace.blocked_for:
-            return 0 if active else 1
-        return min(self._mail.retry.parallel - active, active + 1)
+            room = self._pace.line - max(0, active - self._pace.in_flight)
+        return min(self._mail.retry.parallel - active, room)
 
     # ---- sending
 

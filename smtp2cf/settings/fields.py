@@ -10,11 +10,13 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from smtp2cf.cloudflare.tally import Rate
 from smtp2cf.listen.endpoint import Endpoint
 from smtp2cf.settings.values import (
     HOST_NAME,
     LOOPBACK,
     LOWER_CASE,
+    ApiRate,
     BaseUrl,
     Duration,
     Endpoints,
@@ -67,6 +69,13 @@ class Settings(BaseSettings):
     )
     api_timeout: Duration = Field(60, gt=0, le=600, description="Maximum time for one API call.")
     api_concurrency: int = Field(100, ge=1, le=10000, description="Maximum number of simultaneous API calls.")
+    api_rate: ApiRate = Field(
+        Rate(1200, 300.0),
+        description="Maximum number of API calls in how many seconds, for all bridges on one spool together."
+        " Cloudflare's limit is 1200/300 for each token, and who exceeds it is refused for five minutes: set"
+        " less if other programs use the same token. none: no limit but what Cloudflare's answers say;"
+        " the default of a sandbox.",
+    )
 
     smtp_listen: Endpoints = Field(
         (Endpoint("127.0.0.1", 2525),),

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from smtp2cf import spool
 from smtp2cf.access.rules import Access, open_access
 from smtp2cf.cloudflare.account import Account
+from smtp2cf.cloudflare.budget import Budget
 from smtp2cf.journal import maillog
 from smtp2cf.listen import trust
 from smtp2cf.listen.certificate import Certificate, CertificateError
@@ -141,7 +142,15 @@ def own_names(settings: Settings) -> tuple[str, ...]:
     return (settings.hostname, socket.gethostname(), *settings.admin_hosts, *listening)
 
 
-def account(settings: Settings) -> Account:
+def budget(settings: Settings, store: Spool | None) -> Budget | None:
+    """How many calls may be made, as counted in the spool; None for any number."""
+    if settings.api_rate is None:
+        return None
+    shared = settings.spool_url.get_secret_value().startswith("postgres")
+    return Budget(settings.api_rate, settings.account_id, store, shared=shared)
+
+
+def account(settings: Settings, budget: Budget | None = None) -> Account:
     """The account that sends."""
     try:
         with _public_cas():
@@ -151,6 +160,7 @@ def account(settings: Settings) -> Account:
                 token=settings.api_token.get_secret_value(),
                 timeout=settings.api_timeout,
                 concurrency=settings.api_concurrency,
+                budget=budget,
             )
     except ValueError as error:
         raise SettingsError(str(error)) from None

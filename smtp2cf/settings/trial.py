@@ -48,6 +48,8 @@ class Trial:
         )
         if not {"spool_url", "state_dir"} & settings.model_fields_set:
             settings = settings.model_copy(update={"state_dir": _temporary_directory()})
+        if "api_rate" not in settings.model_fields_set:
+            settings = settings.model_copy(update={"api_rate": None})
         if settings.tls_cert_file is None:
             files = _issue_certificate(settings.hostname)
             self.ca_file = files["tls_ca_file"]

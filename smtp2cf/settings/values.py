@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, SecretStr
 from pydantic_settings import NoDecode
 
 from smtp2cf.access.senders import Senders
+from smtp2cf.cloudflare.tally import Rate
 from smtp2cf.envelope import Network, sent_form
 from smtp2cf.listen.endpoint import Endpoint
 from smtp2cf.settings.units import octets, seconds
@@ -23,6 +24,7 @@ from smtp2cf.settings.units import octets, seconds
 _LABEL = r"[0-9A-Za-z_](?:[0-9A-Za-z_-]{0,61}[0-9A-Za-z_])?"
 HOST_NAME = rf"^(?:{_LABEL}(?:\.{_LABEL}){{0,126}}\.?|\[(?:IPv6:)?[0-9A-Fa-f:.]{{2,45}}\])$"
 """A domain or an address literal: it appears in greetings, header fields and reports."""
+RATE = re.compile(r"([0-9]{1,9})\s*/\s*(.{1,40})")
 SPOOLS = ("sqlite", "postgresql", "postgres")
 LOOPBACK: tuple[Network, ...] = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 
@@ -128,6 +130,22 @@ def checked_spool_url(url: SecretStr) -> SecretStr:
     return url
 
 
+def _rate(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if value.lower() == "none":
+        return None
+    if (found := RATE.fullmatch(value.strip())) is not None:
+        try:
+            rate = Rate(int(found[1]), seconds(found[2]))
+        except ValueError:
+            pass
+        else:
+            if rate.calls >= 1 and 1 <= rate.seconds <= 86400:
+                return rate
+    raise ValueError("it must be calls/seconds such as 1200/300, or none")
+
+
 def address_such_as(example: str) -> AfterValidator:
     """A mail address, "" for none: valid in an envelope and in a header, by the same rules as MAIL FROM.
     It becomes the form in which it is sent."""
@@ -168,5 +186,7 @@ BaseUrl = Annotated[str, AfterValidator(checked_base_url)]
 """The URL of an API, up to and without what it is asked."""
 Token = Annotated[SecretStr, AfterValidator(checked_token)]
 """An API token."""
+ApiRate = Annotated[Rate | None, NoDecode, BeforeValidator(_rate)]
+"""Calls in so many seconds; none for any number."""
 SpoolUrl = Annotated[SecretStr, AfterValidator(checked_spool_url)]
 """Where mail waits; "" for the default."""

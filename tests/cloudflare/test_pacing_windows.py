@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtp2cf.cloudflare.pacing import RETRY_AFTER_LIMITS, retry_after_of
+from smtp2cf.cloudflare.limit_fields import RETRY_AFTER_LIMITS, retry_after_of
 from tests.cloudflare.callers import Callers, in_virtual_time, now, pacer_of
 from tests.support.each import each
 

@@ -88,6 +88,7 @@ class Harness:
             "STATE_DIR": str(directory),
             "SENDMAIL_DROP_DIR": str(directory / "drop"),
             "RETRY_MIN": "0.1",
+            "API_RATE": "none",
             **settings,
         }
 

@@ -84,6 +84,7 @@ def test_a_thousand_messages_cost_few_calls_and_lines_while_it_is_away_and_go_ou
         "API_TOKEN": TOKEN,
         "API_BASE_URL": f"http://127.0.0.1:{port}/client/v4",
         "STATE_DIR": str(tmp_path),
+        "API_RATE": "none",
     }
     asyncio.run(fill(tmp_path))
     with away(kind, port) as server, running_bridge(tmp_path, sandbox=False, **settings) as bridge:
