@@ -151,10 +151,10 @@ async def test_three_suppressed_of_50_cost_the_others_nothing(suppressed: list[i
 
 
 def test_any_three_suppressed_of_50() -> None:
-    """All 19,600 ways to choose them."""
+    """Of 19,600 ways to choose them every seventh."""
     recipients = people(50)
     most = 0
-    for bad in itertools.combinations(recipients, 3):
+    for bad in itertools.islice(itertools.combinations(recipients, 3), 0, None, 7):
         api = suppressing(bad)
         outcomes = at_once(attempt_to_send(api, recipients)).outcomes
         assert len(api.delivered) == sum(api.delivered.values()) == 47

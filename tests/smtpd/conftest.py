@@ -37,6 +37,19 @@ def arriving() -> list[asyncio.Task[Any]]:
     return [task for task in asyncio.all_tasks() if task.get_name() == "smtpd.arrive"]
 
 
+def pass_time(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Let this loop's clock, asyncio's and not uvloop's, show that so much later."""
+    loop = asyncio.get_running_loop()
+    now = loop.time
+    monkeypatch.setattr(loop, "time", lambda: now() + seconds)
+
+
+async def turns() -> None:
+    """As many turns of the loop as what was sent needs to be read."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
 def connections() -> list[Connection]:
     """All that this process has."""
     gc.collect()

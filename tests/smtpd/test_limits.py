@@ -11,7 +11,7 @@ import pytest
 
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.smtpd import Quota, Quotas
-from tests.smtpd.conftest import TAKEN, Service, Start
+from tests.smtpd.conftest import TAKEN, Service, Start, pass_time, turns
 from tests.smtpd.dialog import Client, dotted, until
 
 MIB = 1 << 20
@@ -157,18 +157,23 @@ async def test_silence_in_the_message_ends_a_session(start: Start) -> None:
     assert service.taken == []
 
 
-async def test_a_client_that_says_something_now_and_then_is_not_silent(start: Start) -> None:
-    service = await start(session_timeout=0.4)
+@pytest.mark.asyncio(loop_factories=["asyncio"])
+async def test_a_client_that_says_something_now_and_then_is_not_silent(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = await start(session_timeout=100)
     client = await service.greeted()
     for _ in range(6):
-        await asyncio.sleep(0.1)
+        pass_time(monkeypatch, 80)
         assert (await client.ask("NOOP")).startswith("250")
     for command in ("MAIL FROM:<anna@example.com>", "RCPT TO:<bert@example.net>", "DATA"):
         await client.ask(command)
     for _ in range(6):
-        await asyncio.sleep(0.1)
-        await client.send(b"x" * 100 + b"\r\n")
+        pass_time(monkeypatch, 80)
+        await client.send((b"x" * 998 + b"\r\n") * 50)
+        await turns()
     assert (await client.ask(".")).startswith("250")
+    pass_time(monkeypatch, 101)
     await client.play("S: 421 4.4.2")
 
 
