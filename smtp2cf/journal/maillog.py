@@ -95,20 +95,27 @@ def recent() -> list[Recent]:
 
 
 def attempted(
-    envelope: Envelope, outcomes: Outcomes, message_ids: Mapping[str, str], *, size: int, attempts: int = 1
+    envelope: Envelope,
+    outcomes: Outcomes,
+    message_ids: Mapping[str, str],
+    *,
+    original_id: str,
+    size: int,
+    attempts: int = 1,
 ) -> None:
-    """An attempt to send has ended: one line per different reply.
+    """An attempt to send has ended: one line for each different reply and call.
 
-    message_ids: Cloudflare's, by recipient, of calls that were accepted.
+    message_ids: Cloudflare's, by recipient, of calls that were accepted. original_id: the message's own,
+    which Cloudflare replaces; "" for none.
     """
     now = time.time()
     delay = now - envelope.received_at
     DELAY.observe(delay)
     SIZE.observe(size)
-    groups: dict[Reply, list[str]] = {}
+    groups: dict[tuple[Reply, str], list[str]] = {}
     for recipient, reply in outcomes.items():
-        groups.setdefault(reply, []).append(recipient)
-    for reply, recipients in groups.items():
+        groups.setdefault((reply, message_ids.get(recipient, "")), []).append(recipient)
+    for (reply, message_id), recipients in groups.items():
         status = _status(reply)
         RECIPIENTS.counted[status] += len(recipients)
         _recent.append((envelope, status, reply, recipients, now))
@@ -125,9 +132,10 @@ def attempted(
         }
         if envelope.auth_user:
             fields["user"] = envelope.auth_user
-        ids = list(dict.fromkeys(message_ids[who] for who in recipients if who in message_ids))
-        if ids:
-            fields["message_id"] = ids[0] if len(ids) == 1 else ids
+        if message_id:
+            fields["message_id"] = message_id
+        if original_id:
+            fields["original_message_id"] = original_id
         log.info("mail.attempt", **fields)
 
 

@@ -9,11 +9,18 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
 
+from smtp2cf.reply import one_line
+
+ID_LIMIT = 998
+"""Characters of a message id: it has to fit on a line (RFC 5322 §2.1.1)."""
+
 # A field name may be empty, and white space may stand before the colon (RFC 5322 §4.5.8); "From " is what
 # mailbox files put first.
 _FIELD_START = re.compile(rb"(?P<name>[!-9;-~]*+)[ \t]*+:|>?From ")
 _FIELD = re.compile(rb"(?:(?P<name>[!-9;-~]*+)[ \t]*+:|[ \t]|>?From )[^\n]*+(?:\n[ \t][^\n]*+)*+(?:\n|\Z)")
 _LINES = re.compile(rb"[^\n]*+\n(?:[ \t][^\n]*+(?:\n|\Z))*+|[^\n]++\Z")
+_MESSAGE_ID = b"message-id"
+_LF = 0x0A
 _EMPTY_LINE = re.compile(rb"\r?\n")
 
 
@@ -50,6 +57,21 @@ def split_header(message: bytes) -> tuple[bytes, bytes]:
 def received_count(message: bytes) -> int:
     """How many Received fields the header has (RFC 5321 §6.3 counts them to find loops)."""
     return (b"\n" + message[: _header_end(message)]).lower().count(b"\nreceived:")
+
+
+def message_id(message: bytes) -> str:
+    """What the first Message-ID field says, on one line, for people; "" if there is none."""
+    end = _header_end(message)
+    lowered = message[:end].lower()  # to look for one spelling costs less than to look for any
+    start = lowered.find(_MESSAGE_ID)
+    while start >= 0:
+        field = _FIELD.match(message, start, end) if not start or message[start - 1] == _LF else None
+        if field is not None and _name(field) == "message-id":
+            value = message.index(b":", start) + 1
+            few = message[value : min(field.end(), value + 8 * ID_LIMIT)]
+            return one_line(few.decode(errors="replace"), ID_LIMIT)
+        start = lowered.find(_MESSAGE_ID, start + 1)
+    return ""
 
 
 def drop_headers(message: bytes, names: frozenset[str]) -> bytes:

@@ -24,6 +24,7 @@ from smtp2cf.cloudflare import MAX_RECIPIENTS_PER_CALL, Sent
 from smtp2cf.envelope import SENT_AS_IS, Envelope, Outcomes, sent_form
 from smtp2cf.journal import maillog
 from smtp2cf.message import dsn
+from smtp2cf.message.header import message_id
 from smtp2cf.relay.bounces import BouncePolicy
 from smtp2cf.relay.groups import halves, probes
 from smtp2cf.relay.lease import Lease
@@ -68,8 +69,8 @@ class Attempt:
     somebody. unanswered: recipients of calls without an answer; their mail may have been sent.
     unmatched: entries in Cloudflare's answers that are none of the recipients. repaired: what was repaired in
     the message that was taken. retry_after: seconds, if Cloudflare named them. sender_refusal: Cloudflare's,
-    of a call for the sender's domain. error: raised by our own code
-    during a call, whose recipients count as unanswered.
+    of a call for the sender's domain. error: raised by our own code during a call, whose recipients count as
+    unanswered.
     """
 
     outcomes: Outcomes = field(default_factory=dict)
@@ -178,16 +179,23 @@ class Attempts:
             domains.has_sent(domain)
         if refused is not None:
             error = await domains.refused(domain, refused, keep=keep)
-            attempt.retry_after = error.retry_after
+            attempt.retry_after = max(attempt.retry_after or 0.0, error.retry_after or 0.0) or None
             attempt.outcomes = {
                 who: error.reply if reply == refused else reply for who, reply in attempt.outcomes.items()
             }
 
 
-def log_attempt(envelope: Envelope, attempt: Attempt, *, size: int, attempts: int = 1) -> None:
-    """Log what an attempt came to. size: octets of the message. attempts: made so far."""
+def log_attempt(envelope: Envelope, attempt: Attempt, message: bytes, *, attempts: int = 1) -> None:
+    """Log what an attempt came to. attempts: made so far."""
     if attempt.outcomes:
-        maillog.attempted(envelope, attempt.outcomes, attempt.message_ids, size=size, attempts=attempts)
+        maillog.attempted(
+            envelope,
+            attempt.outcomes,
+            attempt.message_ids,
+            original_id=message_id(message),
+            size=len(message),
+            attempts=attempts,
+        )
     if attempt.repaired:
         maillog.repaired(envelope, attempt.repaired)
     if attempt.unmatched:

@@ -24,7 +24,7 @@ class DsnSender:
         attempt = await self._attempts.make(
             envelope, envelope.forward_paths, mail.message, patience=self._patience, is_dsn=True
         )
-        log_attempt(envelope, attempt, size=len(mail.message))
+        log_attempt(envelope, attempt, mail.message)
         if deferred := [reply for reply in attempt.outcomes.values() if reply.transient]:
             raise SendError(deferred[0], Scope.MESSAGE)
 

@@ -216,7 +216,7 @@ class SpooledMail:
         """
         try:
             plan = settle(envelope, earlier, attempt, situation)
-            log_attempt(envelope, attempt, size=len(message), attempts=attempts)
+            log_attempt(envelope, attempt, message, attempts=attempts)
             dsns = dsns_for(envelope, message, plan.told, self.bounce)
         except Exception as error:
             # What was sent must not be sent again, and a bounce must not go unreported: a person has to look.

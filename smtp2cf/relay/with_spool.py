@@ -159,7 +159,7 @@ class WithSpool:
         called: a call was made.
         """
         try:
-            log_attempt(envelope, attempt, size=len(message))
+            log_attempt(envelope, attempt, message)
             plan = settle(envelope, {}, attempt, self._situation)
             dsns = dsns_for(envelope, message, plan.told, self._bounce)
             if plan.deferred:

@@ -65,7 +65,7 @@ class WithoutSpool:
         await self._dsns.drain(timeout)
 
     def _report(self, envelope: Envelope, message: bytes, attempt: Attempt) -> None:
-        log_attempt(envelope, attempt, size=len(message))
+        log_attempt(envelope, attempt, message)
         plan = settle(envelope, {}, attempt, self._situation)
         for mail in dsns_for(envelope, message, plan.told, self._bounce):
             self._dsns.send_later(mail)

@@ -64,7 +64,7 @@ def envelope(*recipients: str, **changes: Any) -> Envelope:
 def test_an_attempt_is_one_line_in_postfixs_words(lines: Lines, reply: Reply, status: str) -> None:
     counted = Counted()
     mail = envelope("b@x")
-    maillog.attempted(mail, {"b@x": reply}, {"b@x": "<1@cf>"}, size=1234, attempts=2)
+    maillog.attempted(mail, {"b@x": reply}, {"b@x": "<1@cf>"}, original_id="<7@x>", size=1234, attempts=2)
     (line,) = lines
     assert 0 <= line.pop("delay") < 5
     assert line == {
@@ -79,6 +79,7 @@ def test_an_attempt_is_one_line_in_postfixs_words(lines: Lines, reply: Reply, st
         "client": "192.0.2.1",
         "attempts": 2,
         "message_id": "<1@cf>",
+        "original_message_id": "<7@x>",
     }
     assert counted("recipients_total", status=status) == 1
     assert counted("delivery_delay_seconds_count") == 1
@@ -95,7 +96,7 @@ def test_recipients_with_the_same_answer_share_a_line(lines: Lines) -> None:
         "e@x": BOUNCED,
         "f@x": SUPPRESSED,
     }
-    maillog.attempted(envelope(*outcomes), outcomes, {}, size=1)
+    maillog.attempted(envelope(*outcomes), outcomes, {}, original_id="", size=1)
     assert [(line["status"], line["to"]) for line in lines] == [
         ("sent", ["a@x", "c@x"]),
         ("bounced", ["b@x", "e@x"]),
@@ -108,22 +109,27 @@ def test_recipients_with_the_same_answer_share_a_line(lines: Lines) -> None:
     assert counted("recipients_total", status="queued") == 1
 
 
-def test_of_several_message_ids_all_are_logged(lines: Lines) -> None:
-    outcomes = dict.fromkeys(["b@x", "c@x", "d@x"], DELIVERED)
-    maillog.attempted(envelope(), outcomes, {"b@x": "<1@cf>", "c@x": "<1@cf>", "d@x": "<2@cf>"}, size=1)
-    assert lines[0]["message_id"] == ["<1@cf>", "<2@cf>"]
-
-
-def test_a_line_names_the_message_ids_of_its_own_recipients(lines: Lines) -> None:
-    outcomes = {"b@x": DELIVERED, "c@x": SUPPRESSED, "d@x": BOUNCED}
-    maillog.attempted(envelope(*outcomes), outcomes, {"b@x": "<1@cf>", "d@x": "<1@cf>"}, size=1)
-    assert [line.get("message_id") for line in lines] == ["<1@cf>", None, "<1@cf>"]
+def test_a_line_is_about_one_call_and_names_its_message_id(lines: Lines) -> None:
+    outcomes = dict.fromkeys("abcde", DELIVERED) | dict.fromkeys("fghi", BOUNCED) | {"j": SUPPRESSED}
+    ids = dict.fromkeys("abf", "<1@cf>") | dict.fromkeys("cdg", "<2@cf>") | {"h": "<3@cf>"}
+    maillog.attempted(envelope(*outcomes), outcomes, ids, original_id="<7@x>", size=1)
+    assert [("".join(line["to"]), line.get("message_id")) for line in lines] == [
+        ("ab", "<1@cf>"),
+        ("cd", "<2@cf>"),
+        ("e", None),
+        ("f", "<1@cf>"),
+        ("g", "<2@cf>"),
+        ("h", "<3@cf>"),
+        ("i", None),
+        ("j", None),
+    ]
+    assert {line["original_message_id"] for line in lines} == {"<7@x>"}
 
 
 def test_a_line_names_so_many_recipients_and_counts_the_rest(lines: Lines) -> None:
     counted = Counted()
     many = [f"r{number}@x" for number in range(maillog.NAMED_LIMIT + 7)]
-    maillog.attempted(envelope(*many), dict.fromkeys(many, DELIVERED), {}, size=1)
+    maillog.attempted(envelope(*many), dict.fromkeys(many, DELIVERED), {}, original_id="", size=1)
     maillog.refused(envelope(*many), BOUNCED)
     maillog.possible_duplicate(envelope(*many), many)
     for line in lines:
@@ -171,8 +177,10 @@ def test_answers_are_counted_by_their_class(code: int, kind: str) -> None:
 
 def test_the_status_page_shows_the_latest_mail_newest_first(lines: Lines) -> None:
     for number in range(maillog.RECENT + 5):
-        maillog.attempted(envelope(f"r{number}@x"), {f"r{number}@x": DELIVERED}, {}, size=1)
-    maillog.attempted(envelope(), dict.fromkeys(["a@x", "b@x", "c@x", "d@x", "e@x"], QUEUED), {}, size=1)
+        maillog.attempted(envelope(f"r{number}@x"), {f"r{number}@x": DELIVERED}, {}, original_id="", size=1)
+    maillog.attempted(
+        envelope(), dict.fromkeys(["a@x", "b@x", "c@x", "d@x", "e@x"], QUEUED), {}, original_id="", size=1
+    )
     recent = maillog.recent()
     assert len(recent) == maillog.RECENT
     assert (recent[0].recipients, recent[0].status) == ("a@x, b@x, c@x and 2 more", "queued")

@@ -1,10 +1,13 @@
 """The header is found where readers see it, its fields are counted and dropped without touching the rest."""
 
+from email import policy
+from email.parser import BytesParser
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtp2cf.message.header import drop_headers, parse_header, received_count, split_header
+from smtp2cf.message.header import drop_headers, message_id, parse_header, received_count, split_header
 from tests.corpus import CORPUS, more_messages
 from tests.support.each import each
 
@@ -65,6 +68,44 @@ def test_fields_end_where_readers_see_the_body_begin(
 def test_no_more_fields_are_parsed_than_asked_for() -> None:
     message = b"A: 1\r\n" * 5 + b"\r\n"
     assert len(parse_header(message, 0, len(message), most=3).fields) == 3
+
+
+MESSAGE_IDS = [
+    (b"", ""),
+    (b"Message-ID: <1@x>\r\n\r\n", "<1@x>"),
+    (b"Subject: x\r\nMESSAGE-id\t :<1@x>\r\n", "<1@x>"),
+    (b"Message-ID:\r\n  <1@x>\r\n\t\r\nTo: y\r\n\r\n", "<1@x>"),
+    (b"message-id: <1@x>", "<1@x>"),
+    (b"Message-ID: <1@x>\r\nMessage-ID: <2@x>\r\n\r\n", "<1@x>"),
+    (b"Message-ID:\r\n\r\n", ""),
+    (b"Subject: x\r\n\r\nMessage-ID: <in.the@body>\r\n", ""),
+    (b"\r\nMessage-ID: <in.the@body>\r\n", ""),
+    (b"Resent-Message-ID: <1@x>\r\nX: message-id: <2@x>\r\n Message-ID: <3@x>\r\n\r\n", ""),
+    (b"Message-ID-Old: <1@x>\r\nMessage-ID\r\nMessage-ID: <2@x>\r\n\r\n", "<2@x>"),
+    (b"A: 1\nMessage-ID: <1@x>\n\nMessage-ID: <2@x>\n", "<1@x>"),
+    (b"Message-ID: no  brackets (a comment)\r\n\r\n", "no brackets (a comment)"),
+    ("Message-ID: <größe@x>\r\n\r\n".encode(), "<größe@x>"),
+    (b"Message-ID: <\xff\x1b[2J\x00\x7f1@x>\r\n\r\n", "<\ufffd [2J 1@x>"),
+    ("Message-ID: <\u202e1@x>\r\n\r\n".encode(), "< 1@x>"),
+    (b"Message-ID: " + b"x" * 100_000 + b"\r\n\r\n", "x" * 998),
+]
+
+
+@each(("message", "found"), MESSAGE_IDS)
+def test_the_message_id_is_read_on_one_line_as_it_is(message: bytes, found: str) -> None:
+    assert message_id(message) == found
+
+
+NAMES = st.sampled_from(["Message-ID", "message-id", "X-Message-ID", "Subject", "MESSAGE-ID"])
+VALUES = st.text("<>@a.1 \t(:", max_size=20)
+
+
+@given(st.lists(st.tuples(NAMES, VALUES, VALUES)), VALUES)
+def test_the_message_id_is_the_one_that_a_reader_finds(fields: list[tuple[str, str, str]], body: str) -> None:
+    header = "".join(f"{name}: {value}\r\n {more}\r\n" for name, value, more in fields)
+    message = f"A: 1\r\n{header}\r\nMessage-ID: {body}".encode()
+    read = BytesParser(policy=policy.compat32).parsebytes(message)["Message-ID"]
+    assert message_id(message) == " ".join((read or "").split())
 
 
 RECEIVED = [

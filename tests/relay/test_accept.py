@@ -6,14 +6,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from email import message_from_bytes
 from typing import Any
+from unittest import mock
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from smtp2cf.cloudflare import Sent
 from smtp2cf.envelope import Envelope, Verdict
-from smtp2cf.relay import MessagePolicy, Relay
+from smtp2cf.relay import MessagePolicy, Relay, attempt
 from smtp2cf.relay.checks import MAX_RECEIVED
 from smtp2cf.reply import BOUNCED, DELIVERED, QUEUED, SUPPRESSED, Reply, Scope, SendError
 
@@ -343,6 +346,39 @@ async def test_only_who_was_in_a_call_that_was_taken_is_logged_and_answered_with
     assert attempts["550 5.1.1"]["to"] == ["listed@x", "gone@x"]
     assert "message_id" not in attempts["550 5.1.1"]
     assert "message-id <b@x+c@x>;" in verdict.reply.text
+
+
+@given(st.lists(st.sampled_from(["got", "gone", "listed"]), min_size=1, max_size=12), st.integers(1, 4))
+def test_a_line_has_the_id_of_the_call_that_its_recipients_were_in_and_no_other(
+    fates: list[str], size: int
+) -> None:
+    """Calls of `size` recipients at most, some of whom have the whole call refused."""
+    calls: dict[str, Sequence[str]] = {}
+
+    def fate(part: Sequence[str]) -> Sent:
+        if any(who.startswith("listed") for who in part):
+            raise SendError(BOUNCED, Scope.RECIPIENT)
+        message_id = f"<{len(calls)}@cf>"
+        calls[message_id] = part
+        return Sent({who: BOUNCED if who.startswith("gone") else DELIVERED for who in part}, message_id)
+
+    mail = envelope(*(f"{fate}{number}@x" for number, fate in enumerate(fates)))
+    message = b"Message-Id: <7@example.com>\r\n" + MESSAGE
+    with mock.patch.object(attempt, "MAX_RECIPIENTS_PER_CALL", size), capture_logs() as captured:
+        verdict = asyncio.run(accept(Api(fate), message, mail=mail))
+    told: list[str] = []
+    for line in captured:
+        if line["event"] == "mail.attempt" and line["queue_id"] == mail.queue_id:
+            recipients = line["to"] if isinstance(line["to"], list) else [line["to"]]
+            told += recipients
+            message_id = line.get("message_id", "")
+            assert set(recipients) <= set(calls[message_id] if message_id else mail.forward_paths)
+            assert message_id or not line["reply"].startswith("2")
+            assert line["original_message_id"] == "<7@example.com>"
+    assert sorted(told) == sorted(mail.forward_paths)
+    for message_id, recipients in calls.items():
+        if message_id in verdict.reply.text:
+            assert any(who.startswith("got") for who in recipients)
 
 
 async def test_each_spelling_of_a_recipient_is_logged_with_the_id_of_its_call(lines: Lines) -> None:

@@ -320,7 +320,7 @@ async def test_the_log_names_what_changed() -> None:
     for _ in range(2):
         attempt = await account.send()
         with capture_logs() as lines:
-            log_attempt(account.envelope, attempt, size=1)
+            log_attempt(account.envelope, attempt, MESSAGE)
         (line,) = (line for line in lines if line["event"] == "mail.repaired")
         assert line["changed"] == ["Received", "DKIM-Signature", "From"]
         assert (line["from"], line["queue_id"]) == ("a@example.com", account.envelope.queue_id)
