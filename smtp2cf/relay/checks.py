@@ -1,7 +1,7 @@
 """Checks: may this message go out, and as which bytes? Knows no spool and no Cloudflare."""
 
 from smtp2cf.envelope import Envelope, SenderRefusal
-from smtp2cf.message.eightbit import to_utf8
+from smtp2cf.message.eightbit import is_utf8, to_utf8
 from smtp2cf.message.header import drop_headers, received_count
 from smtp2cf.message.newlines import has_bare_newlines, normalize_newlines
 from smtp2cf.message.originators import originators
@@ -48,7 +48,7 @@ class Checks:
             return LOOP
         if policy.drop_headers:
             message = drop_headers(message, policy.drop_headers)
-        if not message.isascii() and not _is_utf8(message):
+        if not message.isascii() and not is_utf8(message):
             if policy.non_utf8 == "reject":
                 return NOT_UTF8
             message = to_utf8(message)
@@ -75,11 +75,3 @@ class Checks:
         refusals = (sender_refusal(user, address) for address in named)
         refusal = next((found for found in refusals if found is not None), None)
         return refusal and refusal._replace(text=f"in the header: {refusal.text} (SMTP2CF_CHECK_HEADER_FROM)")
-
-
-def _is_utf8(message: bytes) -> bool:
-    try:
-        message.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -111,7 +111,7 @@ def checked_base_url(url: str) -> str:
     """The URL of an API; raises ValueError if it is none, or has more in it than the way there."""
     parts = urlsplit(url)
     if "@" in parts.netloc:
-        raise ValueError("it must not hold a user name or a password: the API is shown a token")
+        raise ValueError("it must not contain a user name or a password: the API takes a token")
     try:
         good = bool(parts.hostname) and parts.port != 0 and not parts.query and not parts.fragment
     except ValueError:  # a port that is none

@@ -3,7 +3,6 @@
 `open_spool` opens one of the two; protocol.py says what both promise. Knows nothing of the relay.
 """
 
-import re
 from pathlib import Path
 
 from smtp2cf.spool.protocol import (
@@ -26,6 +25,7 @@ from smtp2cf.spool.protocol import (
     Status,
     Total,
 )
+from smtp2cf.spool.url import is_sqlite, place, sqlite_path
 
 __all__ = [
     "ANOTHER_SPOOL",
@@ -50,8 +50,6 @@ __all__ = [
     "place",
 ]
 
-SQLITE_FILE = "spool.sqlite3"
-
 
 async def open_spool(
     url: str, *, state_dir: Path, serve: bool = True, lease: float = LEASE, min_free: int = 0
@@ -64,12 +62,13 @@ async def open_spool(
     serves. lease: seconds. min_free: bytes that must be free on SQLite's disk to accept new mail. Raises
     SpoolError.
     """
-    scheme, _, rest = url.partition("://")
-    if not url or scheme == "sqlite":
-        path = _sqlite_path(rest, state_dir)
+    if is_sqlite(url):
         from smtp2cf.spool.sqlite import SqliteSpool
 
-        return await SqliteSpool.open(path, serve=serve, lease=lease, min_free=min_free)
+        return await SqliteSpool.open(
+            sqlite_path(url, state_dir), serve=serve, lease=lease, min_free=min_free
+        )
+    scheme = url.partition("://")[0]
     if scheme in ("postgresql", "postgres"):
         try:
             from smtp2cf.spool.postgres import PostgresSpool
@@ -79,16 +78,3 @@ async def open_spool(
             raise SpoolError("a PostgreSQL spool needs asyncpg: pip install 'smtp2cf[postgres]'") from error
         return await PostgresSpool.open(url, patient=serve, lease=lease)
     raise SpoolError(f"invalid spool URL {scheme or url!r}: use sqlite:///path or postgresql://host/database")
-
-
-def place(url: str, state_dir: Path) -> str:
-    """Where the spool at `url` is, for people: the file's path, or the URL without its password."""
-    scheme, _, rest = url.partition("://")
-    if not url or scheme == "sqlite":
-        return str(_sqlite_path(rest, state_dir))
-    return re.sub(r"(//[^/@:]*):[^/@]*@", r"\1:***@", url)
-
-
-def _sqlite_path(rest: str, state_dir: Path) -> Path:
-    """The path behind sqlite://; sqlite:////path, as SQLAlchemy writes it, means the same."""
-    return Path("/" + rest.lstrip("/")) if rest else state_dir / SQLITE_FILE

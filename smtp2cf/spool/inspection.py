@@ -11,12 +11,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from smtp2cf.spool import open_spool, place, sqlite_file, sqlite_schema
+from smtp2cf.spool import open_spool, sqlite_file, sqlite_schema
 from smtp2cf.spool.disk_space import Space
 from smtp2cf.spool.lock import served_by
 from smtp2cf.spool.permissions import permissions
 from smtp2cf.spool.protocol import SpoolError
 from smtp2cf.spool.sqlite_errors import WHEN_DAMAGED
+from smtp2cf.spool.url import is_sqlite, place, sqlite_path
 
 PATIENCE = 5.0
 """Seconds for looking for damage in an SQLite file; a large one is not looked at whole."""
@@ -30,8 +31,8 @@ async def inspect(url: str, *, state_dir: Path, min_free: int) -> str:
     url, state_dir, min_free: see open_spool.
     """
     shown = place(url, state_dir)
-    if not url.startswith("postgres"):
-        return f"{shown}: {await asyncio.to_thread(_inspect_file, Path(shown), min_free)}"
+    if is_sqlite(url):
+        return f"{shown}: {await asyncio.to_thread(_inspect_file, sqlite_path(url, state_dir), min_free)}"
     spool = await open_spool(url, state_dir=state_dir, serve=False)
     try:
         await spool.check()
@@ -43,8 +44,8 @@ async def inspect(url: str, *, state_dir: Path, min_free: int) -> str:
 
 async def read_note(url: str, *, state_dir: Path, name: str) -> str:
     """The text of a note (Spool.amend), "" for none. Raises SpoolError or SendError."""
-    if not url.startswith("postgres"):
-        return await asyncio.to_thread(_read_note_in, Path(place(url, state_dir)), name)
+    if is_sqlite(url):
+        return await asyncio.to_thread(_read_note_in, sqlite_path(url, state_dir), name)
     spool = await open_spool(url, state_dir=state_dir, serve=False)
     try:
         return await spool.amend(name, lambda text, _: (text, text))

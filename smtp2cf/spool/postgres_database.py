@@ -9,7 +9,6 @@ Knows nothing of mail.
 
 import asyncio
 import contextlib
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -21,6 +20,7 @@ from smtp2cf.journal import tasks
 from smtp2cf.spool import postgres_reserve, postgres_schema
 from smtp2cf.spool.postgres_errors import Meaning, is_permanent, leaves_connection, meaning, one_line
 from smtp2cf.spool.protocol import ANOTHER_SPOOL, SpoolError, SpoolFull, SpoolUnavailable
+from smtp2cf.spool.url import without_password
 
 _log = structlog.get_logger(__name__)
 
@@ -100,7 +100,9 @@ class Database:
             raise
         except Exception as error:
             if not patient:
-                raise SpoolError(f"cannot open the spool {_shown(url)}: {one_line(error)}") from error
+                raise SpoolError(
+                    f"cannot open the spool {without_password(url)}: {one_line(error)}"
+                ) from error
             database = cls(None, url)
             database._note_not_open(error)
             database._kept.append(tasks.keep_running(database._keep_opening, "postgres.open"))
@@ -250,12 +252,12 @@ class Database:
                 return
             except Exception as error:  # noqa: BLE001 - whatever it is, it is told and tried again
                 self._note_not_open(error)
-        _log.info("spool.opened", spool=_shown(self._url))
+        _log.info("spool.opened", spool=without_password(self._url))
 
     def _note_not_open(self, error: Exception) -> None:
         reason = one_line(error)
         if reason != self._why_not_open:
-            _log.warning("spool.not_open_yet", spool=_shown(self._url), reason=reason)
+            _log.warning("spool.not_open_yet", spool=without_password(self._url), reason=reason)
         self._why_not_open = reason
 
     # ---- wake-ups
@@ -307,7 +309,7 @@ async def _open_pool(url: str) -> Any:
             async with pool.acquire(timeout=PATIENCE) as connection:
                 await _require_utf8(connection, url)
                 async with connection.transaction():
-                    await postgres_schema.migrate(connection, _shown(url))
+                    await postgres_schema.migrate(connection, without_password(url))
         except BaseException:
             pool.terminate()
             raise
@@ -315,7 +317,7 @@ async def _open_pool(url: str) -> Any:
         raise
     except Exception as error:
         if is_permanent(error):
-            raise SpoolError(f"cannot open the spool {_shown(url)}: {one_line(error)}") from error
+            raise SpoolError(f"cannot open the spool {without_password(url)}: {one_line(error)}") from error
         raise
     return pool
 
@@ -324,9 +326,9 @@ async def _require_utf8(connection: Connection, url: str) -> None:
     encoding = await connection.fetchval("SHOW server_encoding")
     if encoding != "UTF8":
         raise SpoolError(
-            f"the database of the spool {_shown(url)} has the encoding {encoding}, which can't hold every"
-            " name and address: make one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, and name"
-            " it in SMTP2CF_SPOOL_URL"
+            f"the database of the spool {without_password(url)} has the encoding {encoding}, which can't hold"
+            " every name and address: make one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, and"
+            " name it in SMTP2CF_SPOOL_URL"
         )
 
 
@@ -335,8 +337,3 @@ def _without_login(url: str) -> tuple[str, str, str]:
     parts = urlsplit(url)
     others = sorted(item for item in parse_qsl(parts.query) if item[0] not in _LOGIN)
     return parts.netloc.rpartition("@")[2], parts.path, urlencode(others)
-
-
-def _shown(url: str) -> str:
-    """The URL without its password."""
-    return re.sub(r"(//[^/@:]*):[^/@]*@", r"\1:***@", url)

@@ -163,8 +163,8 @@ def test_a_login_in_the_url_of_the_api_is_refused_and_not_shown(
 ) -> None:
     environment.setenv("SMTP2CF_API_BASE_URL", "https://me:s3cret@a/v4")
     assert start(environment, capsys) == (
-        "smtp2cf: SMTP2CF_API_BASE_URL: 'https://***@a/v4' is wrong: it must not hold a user name or a"
-        " password: the API is shown a token\n"
+        "smtp2cf: SMTP2CF_API_BASE_URL: 'https://***@a/v4' is wrong: it must not contain a user name or a"
+        " password: the API takes a token\n"
     )
 
 
