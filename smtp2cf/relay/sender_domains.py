@@ -124,9 +124,7 @@ class SenderDomains:
                 self._reschedule(domain, later)
             # Not all at the same moment: one of them finds out for the others.
             return _error_of(trouble, keep=keep, wait=wait + random.uniform(0, trouble.pause))  # noqa: S311
-        if trouble.reply.permanent:
-            del self.troubles[domain]
-        else:
+        if not trouble.reply.permanent:
             trouble.probed_until = now + PROBE
         return None
 
@@ -144,15 +142,16 @@ class SenderDomains:
 
     async def refused(self, domain: str, reply: Reply, *, keep: bool) -> SendError:
         """Cloudflare refuses a call for its sender's domain. Returns what that means. keep: see refusal."""
-        trouble = self.troubles.get(domain) or Trouble(reply)
+        trouble = self.troubles.get(domain)
         text = reply.text.replace("the sender's domain", domain)
-        if reply.status != NOT_CONFIGURED or await self._is_known(domain):
+        if reply.status == NOT_CONFIGURED and not await self._is_known(domain):
+            until = time.monotonic() + NEVER_SET_UP
+            trouble = Trouble(Reply(550, "5.7.1", f"{text}. {ADVICE}"), until, NEVER_SET_UP)
+        else:
+            if trouble is None or trouble.reply.permanent:
+                trouble = Trouble(reply)
             trouble.reply = reply._replace(text=text)
             _pause(trouble)
-        else:
-            trouble.reply = Reply(550, "5.7.1", f"{text}. {ADVICE}")
-            trouble.until, trouble.pause = time.monotonic() + NEVER_SET_UP, NEVER_SET_UP
-            trouble.spread = False
         _set(self.troubles, domain, trouble)
         self._count(domain, trouble)
         return _error_of(trouble, keep=keep, wait=trouble.until - time.monotonic())
@@ -175,6 +174,7 @@ class SenderDomains:
         """Somebody may have mended what was wrong: call for every domain, and try what waits."""
         paused = [domain for domain, trouble in self.troubles.items() if trouble.pause]
         self.troubles.clear()
+        self._logged.clear()
         for domain in paused:
             self._reschedule(domain)
         if paused:
@@ -213,11 +213,10 @@ class SenderDomains:
 
     def summary(self) -> str:
         """The domains that Cloudflare does not send for now, for people; "" for none."""
-        now = time.monotonic()
         named = [
             f"{domain}: mail {'is refused' if trouble.reply.permanent else 'waits'} ({trouble.reply.text})"
             for domain, trouble in self.troubles.items()
-            if trouble.pause and (trouble.until > now or not trouble.reply.permanent)
+            if self._is_refused(domain) or (trouble.pause and trouble.reply.transient)
         ]
         return few_in_words(named, NAMED_LIMIT)
 
@@ -230,14 +229,18 @@ class SenderDomains:
         """The address that a DSN comes from now: one that may send, if any is known."""
         usual = policy.sender_of(recipient)
         domain = domain_of(usual)
-        trouble = self.troubles.get(domain)
-        if policy.postmaster and not (trouble is not None and trouble.reply.permanent):
+        if policy.postmaster and not self._is_refused(domain):
             return usual
         await self._read_once()
         known = [domain, *self._sent] if domain in self._sent else list(self._sent)
-        without_trouble = (each for each in known if each not in self.troubles)
-        may_send = next(without_trouble, next(iter(known), None))
+        not_refused = (each for each in known if not self._is_refused(each))
+        may_send = next(not_refused, next(iter(known), None))
         return usual if may_send is None else f"{MAILER_DAEMON}@{may_send}"
+
+    def _is_refused(self, domain: str) -> bool:
+        """It is known what would come of a call for this domain now."""
+        trouble, now = self.troubles.get(domain), time.monotonic()
+        return trouble is not None and bool(trouble.pause) and max(trouble.until, trouble.probed_until) > now
 
     async def _is_known(self, domain: str) -> bool:
         """Whether the domain has ever sent; if nobody can tell now, it has: its mail is not to bounce."""
@@ -298,11 +301,12 @@ def _pause(trouble: Trouble) -> None:
 
 def _error_of(trouble: Trouble, *, keep: bool, wait: float) -> SendError:
     """The error for a message from a domain in trouble. wait: seconds until another attempt makes sense."""
-    if not trouble.reply.permanent:
-        return SendError(trouble.reply, Scope.SENDER, wait if trouble.pause else None)
+    reply, retry_after = trouble.reply, wait if trouble.pause and trouble.reply.transient else None
     if keep:
-        return SendError(Reply(451, NOT_CONFIGURED, trouble.reply.text), Scope.SENDER, wait)
-    return SendError(trouble.reply, Scope.SENDER)
+        if reply.permanent:
+            reply = Reply(451, NOT_CONFIGURED, reply.text)
+        retry_after = None  # the next attempt may come from another domain
+    return SendError(reply, Scope.SENDER, retry_after)
 
 
 def _spellings(domain: str) -> set[str]:

@@ -343,7 +343,6 @@ async def test_dsns_come_from_an_address_that_may_send_and_so_does_from_say(cloc
         cloudflare.refused = dict.fromkeys([*refused, "web1.local"], REFUSED)
         for domain in refused:
             await bridge.send(f"a@{domain}")
-        clock.now += 61  # those that have sent are tried again
         del cloudflare.calls[:]
         await bridge.send_dsn(to)
         if cloudflare.calls:
@@ -363,6 +362,41 @@ async def test_a_dsn_is_never_refused_for_its_sender(clock: Clock) -> None:
     assert (await bridge.send(BOB)).success
     assert (await bridge.send_dsn("root@example.com")).success
     assert bridge.cloudflare.calls[-1] == "mailer-daemon@example.net"
+
+
+@pytest.mark.parametrize("has_sent", [True, False])
+async def test_a_dsn_does_not_wait_for_its_usual_sender_which_is_tried_again(
+    clock: Clock, has_sent: bool
+) -> None:
+    """POSTMASTER's domain is refused: the next attempt comes from another, and one in 15 minutes from it."""
+    bridge = Bridge(Notes('["p.example", "b.example"]' if has_sent else '["b.example"]'), "post@p.example")
+    bridge.cloudflare.refused = {"p.example": REFUSED}
+    waited = 0
+    for _ in range(24 * 60):
+        if not (await bridge.send_dsn("carl@c.example")).success:
+            waited += 1
+            assert (await bridge.send_dsn("carl@c.example")).success, "the next attempt comes from b.example"
+        clock.now += 60
+    assert 24 * 4 - 4 <= waited <= 24 * 4 + 6
+    assert set(bridge.cloudflare.calls) == {"post@p.example", "mailer-daemon@b.example"}
+    bridge.cloudflare.refused.clear()
+    clock.now += 901
+    assert (await bridge.send_dsn("carl@c.example")).success
+    assert bridge.cloudflare.calls[-1] == "post@p.example"
+
+
+async def test_it_is_told_when_a_domain_that_never_sent_may_send(clock: Clock) -> None:
+    bridge = Bridge()
+    await bridge.send()
+    clock.now += 901
+    bridge.cloudflare.refused.clear()
+    with capture_logs() as lines:
+        assert (await bridge.send()).success
+        assert not bridge.domains.summary()
+        bridge.cloudflare.refused["example.com"] = REFUSED
+        await bridge.send()
+    events = [(line["event"], line["domain"]) for line in lines]
+    assert events == [("sender.recovered", "example.com"), ("sender.not_configured", "example.com")]
 
 
 async def test_a_dsn_that_comes_back_is_known_whoever_it_came_from(clock: Clock) -> None:
