@@ -15,7 +15,7 @@ import pytest
 from tests.support.bridge import Bridge, running_bridge
 from tests.support.certificates import make_pair, write_pair
 from tests.support.needs import needs
-from tests.support.waiting import free_port
+from tests.support.waiting import PATIENCE, free_port
 
 pytestmark = needs("haproxy")
 
@@ -80,7 +80,7 @@ def running_haproxy(config: Path, port: int) -> Iterator[None]:
     with config.with_suffix(".log").open("wb") as log:
         process = subprocess.Popen(["haproxy", "-db", "-f", str(config)], stdout=log, stderr=log)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 5):
                 break

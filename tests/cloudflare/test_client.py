@@ -270,8 +270,8 @@ async def test_a_throttled_call_is_repeated_after_retry_after_within_the_deadlin
 async def test_a_throttled_call_that_can_not_be_repeated_in_time_is_told_so_at_once() -> None:
     client = answering(refusal(429, "throttled", **{"Retry-After": "60"}))
     started = time.monotonic()
-    error = await failed_send(client, wait=5)
-    assert time.monotonic() - started < 4, "it waited for the deadline"
+    error = await failed_send(client, wait=50)
+    assert time.monotonic() - started < 40, "it waited for the deadline"
     assert (error.reply.code, error.reply.status, error.scope) == (451, "4.7.1", Scope.ACCOUNT)
     assert error.retry_after == 60.0
     assert client.pacer.blocked_for == pytest.approx(60, abs=1)

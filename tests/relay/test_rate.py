@@ -1,6 +1,5 @@
 """SMTP2CF_API_RATE against an API that says nothing of its limit, and refuses whoever exceeds it."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,21 +47,20 @@ def test_a_restart_forgets_nothing_of_the_window(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("mode", "count"), [("direct", 1), ("queue", 3)])
-def test_bridges_on_one_database_use_what_is_allowed_and_no_more(
+def test_bridges_on_one_database_use_no_more_than_is_allowed(
     bridges: Zygote, postgres: Backend, tmp_path: Path, mode: str, count: int
 ) -> None:
-    limit = RateLimit(40, 10.0, 20.0)
+    """That they use nearly all of it is for cloudflare/test_budget.py, where no real time passes."""
+    limit = RateLimit(20, 2.0, 20.0)
     with running_sandbox(token=None, rate_limit=limit, silent=True, keep=1000) as (sandbox, api):
-        settings = {"SPOOL_URL": postgres.url, "MODE": mode, "API_RATE": "40/10"}
+        settings = {"SPOOL_URL": postgres.url, "MODE": mode, "API_RATE": "20/2"}
         harness = Harness(bridges, sandbox, api, tmp_path, **settings)
         ports = [free_port() for _ in range(count)]
         pids = [harness.start(port) for port in ports]
-        began = time.monotonic()
-        harness.send_all(*ports, clients=9, count=400)
+        harness.send_all(*ports, clients=9, count=100)
         harness.wait_for_clients()
         harness.wait_until_all_arrived()
-        took = time.monotonic() - began
         for pid in pids:
             harness.terminate(pid)
-        check(sandbox, 40, 10.0)
-        assert took <= 400 / (0.95 * 4)
+        check(sandbox, 20, 2.0)
+        assert set(harness.arrivals()) == set(range(100))

@@ -131,7 +131,7 @@ async def test_a_throttled_call_says_when_to_come_back(
 async def test_a_slow_recipient_delays_the_answer_and_is_delivered(running: Running) -> None:
     began = time.monotonic()
     answer = await running.send("slow-0.01s@x.example", "anna+slow-250ms@x.example", "b@x.example")
-    assert 0.25 <= time.monotonic() - began < 30
+    assert 0.25 <= time.monotonic() - began < PATIENCE
     assert len(answer.delivered) == 3
 
 

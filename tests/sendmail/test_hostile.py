@@ -225,7 +225,7 @@ def wait_until_reading(pid: int) -> None:
     """Until the process has read what is there and waits for more on its pipe."""
     import time
 
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if (
             "pipe_read" in Path(f"/proc/{pid}/wchan").read_text()

@@ -16,10 +16,9 @@ from smtp2cf.spool import Spool, SpoolError, SpoolUnavailable, open_spool, postg
 from tests.spool.conftest import Backend, new_mail
 from tests.spool.postgres_server import PostgresServer
 from tests.support.bridge import running_bridge
+from tests.support.waiting import PATIENCE
 
 asyncpg = pytest.importorskip("asyncpg", reason="not installed: asyncpg")
-
-PATIENCE = 20.0
 
 
 async def tell(url: str, *statements: str) -> None:
@@ -199,7 +198,7 @@ async def test_what_never_passes_may_show_late(postgres_server: PostgresServer, 
 
 def probe(url: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()

@@ -26,6 +26,7 @@ from smtp2cf.spool import (
 )
 from tests.spool.conftest import Backend, new_mail
 from tests.support.bridge import Bridge, running_bridge
+from tests.support.waiting import PATIENCE
 
 FIXTURES = Path(__file__).with_name("fixtures")
 OK = Reply(250, "2.0.0", "Sent")
@@ -121,7 +122,7 @@ def sent_by(bridge: Bridge) -> dict[str, list[str]]:
 
 
 def wait_until_sent(bridge: Bridge, expected: dict[str, list[str]]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while (sent := sent_by(bridge)) != expected and time.monotonic() < deadline:
         time.sleep(0.05)
     assert sent == expected

@@ -19,7 +19,7 @@ from tests.support.forked import NONE, start_smtp2cf
 from tests.support.secret import TOKEN
 from tests.support.waiting import PATIENCE
 
-START_TIMEOUT = 60.0
+START_TIMEOUT = PATIENCE
 
 
 class Bridge:

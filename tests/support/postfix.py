@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.support.waiting import PATIENCE
 
 DAEMONS = Path("/usr/lib/postfix/sbin")
-START_TIMEOUT = 30.0
+START_TIMEOUT = PATIENCE
 
 _MAIN = """
 compatibility_level = 3.6
