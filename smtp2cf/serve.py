@@ -140,6 +140,7 @@ class Bridge:
             await self.server.start(listener)
         self._export_gauges()
         self._watch(self.account.watch, "serve.watch_account")
+        self._watch(self.account.quota.watch, "serve.watch_quota")
         self._watch(memory.give_back, "serve.give_back_memory")
         for thing in self._read_from_files:
             self._watch(thing.watch, "serve.watch_file")

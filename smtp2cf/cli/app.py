@@ -12,6 +12,7 @@ from smtp2cf import __version__
 from smtp2cf.cli.arguments import App, run
 from smtp2cf.cli.check import check
 from smtp2cf.cli.queue import app as queue_app
+from smtp2cf.cli.quota import quota
 from smtp2cf.cli.sandbox import sandbox
 from smtp2cf.cli.send import send
 from smtp2cf.cli.serve import serve
@@ -22,7 +23,7 @@ from smtp2cf.settings import fields
 from smtp2cf.spool import SpoolError
 
 app = App(help="An SMTP relay that hands mail to Cloudflare's Email Sending API.")
-for command in (send, serve, sandbox, check):
+for command in (send, serve, sandbox, check, quota):
     app.command()(command)
 app.add_typer(queue_app, name="queue")
 app.add_typer(user_app, name="user")

@@ -13,6 +13,7 @@ from smtp2cf.cloudflare.budget import Budget
 from smtp2cf.cloudflare.client import Client
 from smtp2cf.cloudflare.health import NOT_CONNECTED, ApiHealth, State
 from smtp2cf.cloudflare.pacing import Pacer
+from smtp2cf.cloudflare.quota import QuotaWatch
 from smtp2cf.reply import Reply, SendError, rough_duration
 
 PROBE_PAUSE = 1.0
@@ -57,6 +58,7 @@ class Account:
             budget=budget,
         )
         self.budget = budget
+        self.quota = QuotaWatch(self.client.api, self.client.pacer)
         self._concurrency = concurrency
         self._token_is_new = asyncio.Event()
 
@@ -142,6 +144,7 @@ class Account:
             "API": f"{state}: {health.reply.text}" if health.state is not State.UP else "up",
             "calls in flight": f"{pacer.in_flight} of {self._concurrency}, {pacer.waiting} waiting",
             "rate limit": self._rate_limit(),
+            "quota": str(self.quota),
         }
 
     def _rate_limit(self) -> str:
@@ -167,6 +170,7 @@ class Account:
                 lambda: pacer.blocked_for,
             ),
             **self._budget_gauges(),
+            **self.quota.gauges(),
         }
 
     def _budget_gauges(self) -> dict[str, tuple[str, Callable[[], float]]]:

@@ -74,7 +74,10 @@ class Pacer:
         self._budget = budget
         if budget is not None:
             budget.on_change = self._let_in
-            budget.on_block = self._hold
+            budget.on_block = self._block_too
+        self.on_unexplained: Callable[[], None] = lambda: None
+        """Called when a call was refused and nobody said for how long."""
+        self._held_until, self._held_why = 0.0, ""
         self.in_flight = 0
         self._ended = 0
         # The era began with the last 429: its calls in flight, and how many of them may be.
@@ -112,10 +115,13 @@ class Pacer:
 
     def wait(self) -> Wait:
         """When a call may go out, as far as is known now."""
-        seconds = self.blocked_for
-        if not seconds:
+        opening = self._opening()
+        seconds = opening - self._clock()
+        if seconds <= 0:
             return Wait(0.0, "")
-        if self._budget is not None and self._budget.opens_at >= self._clock() + seconds:
+        if self._held_until >= opening:
+            return Wait(seconds, self._held_why)
+        if self._budget is not None and self._opening_of_api() < opening:
             return Wait(seconds, f"the rate limit is reached (SMTP2CF_API_RATE={self._budget.rate})")
         return Wait(seconds, "the rate limit of the Cloudflare account is reached")
 
@@ -194,6 +200,7 @@ class Pacer:
         """A call was refused with 429: make no calls for `retry_after` seconds, or a backoff if None."""
         first_to_tell = turn.era == self._era
         if retry_after is None and first_to_tell:
+            self.on_unexplained()
             retry_after = self._backoff
             self._backoff = min(self._backoff * 2, BACKOFF[1])
         if retry_after is not None:
@@ -203,7 +210,12 @@ class Pacer:
         if first_to_tell:
             self._begin_era()
 
-    def _hold(self, seconds: float) -> None:
+    def hold(self, seconds: float, why: str) -> None:
+        """Make no calls for so long, whatever else allows them; 0 ends that. why: a clause for people."""
+        self._held_until, self._held_why = self._clock() + seconds if seconds else 0.0, why
+        self._let_in()
+
+    def _block_too(self, seconds: float) -> None:
         """Another bridge was refused: make no calls either."""
         self._opens_at = max(self._opens_at, self._clock() + seconds)
         self._begin_era()
@@ -222,11 +234,12 @@ class Pacer:
 
     def _opening_of_api(self) -> float:
         """The same, as far as the API has said."""
-        return max(self._opens_at, self._end.at) if self._left == 0 else self._opens_at
+        opening = max(self._opens_at, self._held_until)
+        return max(opening, self._end.at) if self._left == 0 else opening
 
     def _room(self, now: float) -> int:
         """How many calls may go out at once, as far as the budget allows."""
-        if now < self._opens_at or self._left == 0:
+        if now < max(self._opens_at, self._held_until) or self._left == 0:
             return 0
         return max(0, min(self._ramp - self._of_era, self._concurrency - self.in_flight))
 
@@ -238,6 +251,7 @@ class Pacer:
             self._of_era >= self._ramp
             or self.in_flight >= self._concurrency
             or now < self._opens_at
+            or now < self._held_until
             or self._left == 0
         ):
             return None

@@ -15,6 +15,7 @@ import pytest
 from smtp2cf.cli import check as command
 from smtp2cf.cli.examine import Finding, Status, examine
 from smtp2cf.cli.examine.finding import error, ok, warning
+from smtp2cf.cloudflare.quota import NOTHING_SAID
 from smtp2cf.listen.endpoint import Endpoint, listen
 from smtp2cf.relay.sender_domains import NOTE
 from smtp2cf.sandbox import Sandbox
@@ -73,9 +74,26 @@ async def test_a_set_up_that_is_right_has_nothing_but_ticks(look: Look, tmp_path
         ok("cloudflare", f"{os.environ['SMTP2CF_API_BASE_URL']} answers"),
         ok("token", "active"),
         ok("token", "it may send"),
+        ok("quota", f"unknown: {NOTHING_SAID}"),
         ok("domains", "example.com is set up for sending, and its DNS records are there"),
     ]
     assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "text"),
+    [
+        (79, Status.OK, "79 of 100 recipients today, resets 2"),
+        (80, Status.WARNING, "80 of 100 recipients today, resets 2"),
+        (100, Status.WARNING, "used up: 100 of 100 recipients today, resets 2"),
+    ],
+)
+async def test_how_much_of_the_quota_is_used(
+    look: Look, sandbox: tuple[Sandbox, str], sent: int, status: Status, text: str
+) -> None:
+    sandbox[0].quota.value, sandbox[0].quota.sent = 100, sent
+    [found] = [finding for finding in await look() if finding.check == "quota"]
+    assert (found.status, found.text[: len(text)]) == (status, text)
 
 
 def files_in(directory: Path) -> None:

@@ -8,6 +8,7 @@ from smtp2cf.cloudflare import setup
 from smtp2cf.cloudflare.account import Account
 from smtp2cf.cloudflare.api import Api
 from smtp2cf.cloudflare.errors import TokenRefusedError
+from smtp2cf.cloudflare.quota import ask_quota
 from smtp2cf.cloudflare.setup import SendingDomain
 from smtp2cf.envelope import domain_of
 from smtp2cf.reply import SendError, few_in_words
@@ -35,6 +36,7 @@ async def account(settings: Settings, domains: Collection[str]) -> AsyncIterator
             accepted = finding == _ACCEPTED or accepted
             yield finding
         if accepted:
+            yield await _quota(sender.client.api)
             anybody = not settings.allowed_sender_domains
             async for finding in _domains(sender.client.api, domains, anybody=anybody):
                 yield finding
@@ -61,6 +63,18 @@ async def _token(sender: Account, url: str) -> AsyncIterator[Finding]:
         yield error("token", f"it may not send: {refusal.reply.text}")
     else:
         yield ok("token", "it may send")
+
+
+async def _quota(api: Api) -> Finding:
+    try:
+        quota, why = await ask_quota(api)
+    except SendError as no_answer:
+        return warning("quota", f"unknown: {no_answer.reply.text}")
+    if quota is None:
+        return ok("quota", f"unknown: {why}")
+    if quota.used_up:
+        return warning("quota", f"{quota}; mail waits until then")
+    return warning("quota", f"{quota}; it will soon be used up") if quota.is_low else ok("quota", str(quota))
 
 
 async def _domains(api: Api, domains: Collection[str], *, anybody: bool) -> AsyncIterator[Finding]:
