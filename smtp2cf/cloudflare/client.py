@@ -139,13 +139,11 @@ class Client:
         while True:
             if self.health.state is not State.UP:
                 self.health.require()
-            if lease is None:
-                turn = await self.pacer.admit(deadline)
-            else:
-                known_wait = math.inf if lease.kept else KNOWN_WAIT
-                turn = await self.pacer.admit(deadline, waited=lease.kept, known_wait=known_wait)
-            fields = self._fields
-            began = self.health.now()
+            kept = lease is not None and lease.kept
+            if (turn := self.pacer.admit_now(waited=kept)) is None:
+                known_wait = math.inf if lease is None or kept else KNOWN_WAIT
+                turn = await self.pacer.admit(deadline, waited=kept, known_wait=known_wait)
+            fields, began = self._fields, self.health.now()
             try:
                 if self.health.state is not State.UP:
                     self.health.begin()

@@ -132,10 +132,9 @@ class Pacer:
         where it is known that nothing may go out. Raises SendError (451 4.7.1) if it can't go out by then; at
         once if that is already clear.
         """
-        now = self._clock()
-        before = self._new or (waited and self._waited)
-        if not before and (admitted := self._admit_now(now, waited=waited)) is not None:
+        if (admitted := self.admit_now(waited=waited)) is not None:
             return admitted
+        now = self._clock()
         if self._opening() > min(deadline, now + known_wait):
             raise self._too_late()
         turn: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
@@ -243,8 +242,14 @@ class Pacer:
             return 0
         return max(0, min(self._ramp - self._of_era, self._concurrency - self.in_flight))
 
-    def _admit_now(self, now: float, *, waited: bool) -> Turn | None:
-        """Count a call as in flight, if it may go out at once."""
+    def admit_now(self, *, waited: bool = False, first: bool = False) -> Turn | None:
+        """Count a call as in flight, if it may go out at once; None if `admit` has to wait for its turn.
+
+        first: it is the first in line; otherwise nobody may stand in line before it.
+        """
+        if not first and (self._new or (waited and self._waited)):
+            return None
+        now = self._clock()
         if self._left is not None and now >= self._end.at:
             self._begin_window(now)
         if (
@@ -287,9 +292,9 @@ class Pacer:
     def _let_in(self) -> None:
         """Admit as many waiting calls as allowed, and schedule the next."""
         now = self._clock()
-        self._admit_from(self._new, now, waited=False)
+        self._admit_from(self._new, waited=False)
         if not self._new:
-            self._admit_from(self._waited, now, waited=True)
+            self._admit_from(self._waited, waited=True)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -304,11 +309,11 @@ class Pacer:
         if (self._new or self._waited) and may_begin and now < again_at < math.inf:
             self._timer = asyncio.get_running_loop().call_later(again_at - now + 0.001, self._let_in)
 
-    def _admit_from(self, line: deque[asyncio.Future[Turn]], now: float, *, waited: bool) -> None:
+    def _admit_from(self, line: deque[asyncio.Future[Turn]], *, waited: bool) -> None:
         """Admit the first of a line, as many as allowed."""
         while line:
             if not line[0].done():  # else it was cancelled
-                admitted = self._admit_now(now, waited=waited)
+                admitted = self.admit_now(waited=waited, first=True)
                 if admitted is None:
                     return
                 line[0].set_result(admitted)
