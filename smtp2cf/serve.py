@@ -201,6 +201,7 @@ class Bridge:
         self.drop.stop()
         if self.relay.queue is not None:
             await self.relay.queue.stop_claiming()
+        self.account.pacer.stop_waiting()
         await self.server.drain(self._settings.drain_timeout)
         if self._drop_run is not None:
             await asyncio.wait((self._drop_run,), timeout=max(0.0, deadline - time.monotonic()))

@@ -96,6 +96,7 @@ class Pacer:
         self._backoff = BACKOFF[0]
         self._new: deque[asyncio.Future[Turn]] = deque()
         self._waited: deque[asyncio.Future[Turn]] = deque()
+        self._stopping = False
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -135,7 +136,7 @@ class Pacer:
         if (admitted := self.admit_now(waited=waited)) is not None:
             return admitted
         now = self._clock()
-        if self._opening() > min(deadline, now + known_wait):
+        if (waited and self._stopping) or self._opening() > min(deadline, now + known_wait):
             raise self._too_late()
         turn: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
         line = self._waited if waited else self._new
@@ -145,7 +146,7 @@ class Pacer:
             async with asyncio.timeout(deadline - now):
                 return await turn
         except BaseException as error:
-            if turn.done() and not turn.cancelled():
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
                 self.done(turn.result())
             elif turn in line:
                 line.remove(turn)
@@ -153,6 +154,17 @@ class Pacer:
             if isinstance(error, TimeoutError):
                 raise self._too_late() from None
             raise
+
+    def stop_waiting(self) -> None:
+        """The process is to end: a call for mail from the spool goes out at once or not at all.
+
+        What its other recipients came to is written down only when all its calls have ended.
+        """
+        self._stopping = True
+        for turn in self._waited:
+            if not turn.done():
+                turn.set_exception(self._too_late())
+        self._waited.clear()
 
     def probe(self) -> Turn:
         """Count a call as in flight without regard to any limit: one that finds out about a block."""

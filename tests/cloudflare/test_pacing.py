@@ -6,7 +6,7 @@ import asyncio
 import pytest
 
 from smtp2cf.cloudflare.pacing import BACKOFF, LATENESS
-from smtp2cf.reply import Scope
+from smtp2cf.reply import Scope, SendError
 from tests.cloudflare.callers import Callers, in_virtual_time, now, pacer_of
 from tests.cloudflare.virtual_time import settle
 
@@ -249,3 +249,20 @@ async def test_a_failure_of_the_one_call_lets_the_next_try_and_no_more() -> None
         assert callers.pacer.in_flight == 1
         await callers.end(name)
     assert callers.order == [0, 1, 2, 3, 4]
+
+
+@in_virtual_time
+async def test_at_the_end_waiting_mail_is_put_back_and_new_mail_waits_on() -> None:
+    pacer = pacer_of(1)
+    turn = await pacer.admit(now() + 60)
+    waited = asyncio.create_task(pacer.admit(now() + 60, waited=True))
+    new = asyncio.create_task(pacer.admit(now() + 60))
+    await settle()
+    pacer.stop_waiting()
+    for refused in (waited, pacer.admit(now() + 60, waited=True)):
+        with pytest.raises(SendError, match=r"451 4\.7\.1 .*SMTP2CF_API_CONCURRENCY"):
+            await refused
+    pacer.done(turn)
+    pacer.done(await new)
+    pacer.done(await pacer.admit(now() + 60, waited=True))
+    assert (pacer.in_flight, pacer.waiting) == (0, 0)

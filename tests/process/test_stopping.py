@@ -1,5 +1,6 @@
 """Signals: what is under way when the bridge is told to stop, and what does not stop it."""
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -9,8 +10,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import orjson
 import pytest
 
+from smtp2cf.spool import open_spool
+from tests.cloudflare.raw_server import Request, http, ok, serving
 from tests.process.metrics import wait_for_metric
 from tests.support.bridge import Bridge, running_bridge
 from tests.support.command import running, smtp2cf
@@ -170,3 +174,45 @@ def test_the_sandbox_alone_stops_at_sigterm() -> None:
         process.terminate()
         assert process.wait(PATIENCE) == 0
         assert process.stderr.read() == ""
+
+
+def _error(text: str) -> bytes:
+    return orjson.dumps({"success": False, "errors": [{"message": f"email.sending.error.{text}"}]})
+
+
+async def _half_taken(request: Request, writer: asyncio.StreamWriter) -> None:
+    """Somebody among them is refused; anna, asked for alone, has her mail; the others have to wait."""
+    recipients = request.json["recipients"] if "send_raw" in request.line else None
+    if recipients is None:
+        answer = http("200 OK", orjson.dumps({"success": True, "result": {"status": "active"}}))
+    elif len(recipients) > 1:
+        answer = http("400 Bad Request", _error("invalid_request_schema"))
+    elif recipients == ["anna@example.net"]:
+        answer = ok(*recipients)
+    else:
+        answer = http("429 Too Many Requests", _error("throttled"), Retry_After="50")
+    writer.write(answer)
+
+
+async def test_what_some_recipients_came_to_is_written_down_while_others_wait_for_their_turn(
+    tmp_path: Path,
+) -> None:
+    async with serving(_half_taken) as api:
+        await asyncio.to_thread(_stopped_while_throttled, tmp_path, api.base_url)
+    spool = await open_spool("", state_dir=tmp_path)
+    (item,) = [item async for item in spool.items()]
+    await spool.close()
+    assert {who: reply.code for who, reply in item.outcomes.items()} == {
+        "anna@example.net": 250,
+        "ben@example.net": 451,
+    }
+    assert not item.unanswered
+
+
+def _stopped_while_throttled(directory: Path, api: str) -> None:
+    settings = {"API_BASE_URL": api, "ACCOUNT_ID": "a", "MODE": "queue", "STATE_DIR": str(directory)}
+    with running_bridge(directory, sandbox=False, DRAIN_TIMEOUT="20", **settings) as bridge:
+        with contextlib.closing(bridge.client()) as client:
+            client.sendmail("a@example.com", ["anna@example.net", "ben@example.net"], MESSAGE)
+        bridge.wait_for_log("api.throttled")
+        assert bridge.stop(timeout=PATIENCE) == 0
