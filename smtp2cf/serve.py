@@ -20,7 +20,6 @@ from smtp2cf.listen.certificate import Certificate
 from smtp2cf.listen.file_watch import Rereadable
 from smtp2cf.listen.places import Place, Places
 from smtp2cf.listen.signals import LeftBehind, Signals, finished, leave
-from smtp2cf.listen.sockets import ListeningSockets
 from smtp2cf.relay import DropDirectory, Relay, once
 from smtp2cf.relay.sender_domains import NOBODY_KNOWN
 from smtp2cf.reply import Reply
@@ -326,17 +325,10 @@ async def run(
         settings = on_trial.set_up(settings)
     certificate = rooms.certificate(settings)
     with contextlib.ExitStack() as opened:
-        places = _listen(rooms.listening_sockets(settings, handed_over, opened), settings, on_trial)
+        places = rooms.places(settings, handed_over, opened, on_trial)
         if on_trial is not None:
             settings = await on_trial.start(places.sandbox, settings, rooms.own_names(settings))
-        settings = settings.model_copy(
-            update={
-                "smtp_listen": places.smtp.endpoints,
-                "smtps_listen": places.smtps.endpoints,
-                "lmtp_listen": places.lmtp.endpoints,
-                "admin_listen": places.admin.endpoints,
-            }
-        )
+        settings = rooms.settings_at(settings, places)
         bridge = Bridge(settings, await rooms.open_spool(settings), certificate, secrets)
         listeners = rooms.listeners(places, bridge.rules, certificate)
         _warn(settings, bridge, listeners)
@@ -350,19 +342,6 @@ async def run(
             await bridge.until(signals.stop)
         finally:
             await _end(bridge, on_trial, signals, opened)
-
-
-def _listen(sockets: ListeningSockets, settings: Settings, on_trial: Trial | None) -> Places:
-    """Open every place to listen on."""
-    return Places(
-        smtp=sockets.open("smtp", settings.smtp_listen),
-        smtps=sockets.open("smtps", settings.smtps_listen),
-        lmtp=sockets.open("lmtp", settings.lmtp_listen),
-        admin=sockets.open("admin", settings.admin_listen),
-        sandbox=sockets.open("sandbox", (on_trial.listen,) if on_trial is not None else ()),
-        starttls=sockets.open("starttls", on_trial.starttls if on_trial is not None else ()),
-        ca_file=on_trial.ca_file if on_trial is not None else None,
-    )
 
 
 def _warn(settings: Settings, bridge: Bridge, listeners: Sequence[Listener]) -> None:

@@ -22,6 +22,7 @@ from smtp2cf.listen.places import Place, Places
 from smtp2cf.listen.sockets import ListeningSockets
 from smtp2cf.relay import BouncePolicy, DropPolicy, MessagePolicy, RetryPolicy
 from smtp2cf.settings.fields import Settings, SettingsError
+from smtp2cf.settings.trial import Trial
 from smtp2cf.smtpd import Capacity, Listener, MailProtocol, Policy, Quota, Quotas, Rules
 from smtp2cf.spool import Spool
 
@@ -210,6 +211,37 @@ def listening_sockets(
     """What opens the sockets to listen on. opened: what closes them."""
     return ListeningSockets(
         handed_over, opened, mode=int(settings.socket_mode, 8), group=group_id(settings.socket_group)
+    )
+
+
+def places(
+    settings: Settings,
+    handed_over: Mapping[str, list[socket.socket]],
+    opened: contextlib.ExitStack,
+    on_trial: Trial | None,
+) -> Places:
+    """Open every place to listen on. handed_over, opened: see listening_sockets. Raises OSError."""
+    sockets = listening_sockets(settings, handed_over, opened)
+    return Places(
+        smtp=sockets.open("smtp", settings.smtp_listen),
+        smtps=sockets.open("smtps", settings.smtps_listen),
+        lmtp=sockets.open("lmtp", settings.lmtp_listen),
+        admin=sockets.open("admin", settings.admin_listen),
+        sandbox=sockets.open("sandbox", (on_trial.listen,) if on_trial is not None else ()),
+        starttls=sockets.open("starttls", on_trial.starttls if on_trial is not None else ()),
+        ca_file=on_trial.ca_file if on_trial is not None else None,
+    )
+
+
+def settings_at(settings: Settings, places: Places) -> Settings:
+    """The settings with the endpoints that are listened on: real ports, and the sockets of systemd."""
+    return settings.model_copy(
+        update={
+            "smtp_listen": places.smtp.endpoints,
+            "smtps_listen": places.smtps.endpoints,
+            "lmtp_listen": places.lmtp.endpoints,
+            "admin_listen": places.admin.endpoints,
+        }
     )
 
 

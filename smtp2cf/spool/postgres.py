@@ -24,10 +24,10 @@ from smtp2cf.spool.batcher import Batcher
 from smtp2cf.spool.claims import Claims, DueAlarm, Moment
 from smtp2cf.spool.postgres_answers import PostgresAnswers
 from smtp2cf.spool.postgres_database import Connection, Database, QueueIdTaken
+from smtp2cf.spool.postgres_put import put_values
 from smtp2cf.spool.protocol import (
     EVERYTHING,
     LEASE,
-    MEMORY,
     NOW,
     PAGE,
     Action,
@@ -310,10 +310,7 @@ class PostgresSpool:
         return [next((noted[one] for one in job if one in noted), None) for job in queue_ids]
 
     def _put_values(self, letters: Sequence[NewMail]) -> list[object]:
-        """The values of postgres_sql.PUT, for this request however often it is repeated."""
-        columns = zip(*map(_row, letters), strict=True)
-        request = secrets.token_bytes(16)
-        return [*columns, self._owner, self._lease, MEMORY, request, _unless_noted(letters)]
+        return put_values(letters, self._owner, self._lease)
 
     async def _put_alone(self, job: Sequence[NewMail]) -> Reply | SendError | None:
         """Put the mail of one job; returns the error if that fails."""
@@ -380,33 +377,3 @@ class PostgresSpool:
         rows = await self._database.fetch(postgres_sql.UNTIL_DUE)
         until_due: float | None = rows[0][0]
         return until_due
-
-
-def _unless_noted(letters: Sequence[NewMail]) -> list[bytes]:
-    """The digests under which mail is kept only if no other's answer is noted."""
-    answers = [mail.answer for mail in letters if mail.answer is not None]
-    kept_anyway = {answer.digest for answer in answers if not answer.unless_noted}
-    return [answer.digest for answer in answers if answer.digest not in kept_anyway]
-
-
-def _row(mail: NewMail) -> tuple[object, ...]:
-    """What postgres_sql.PUT takes for one message."""
-    envelope = mail.envelope
-    return (
-        envelope.queue_id,
-        codec.initial_status(mail),
-        float(mail.delay),
-        float(mail.expires_in),
-        codec.age(envelope),
-        mail.attempts,
-        mail.claimed,
-        mail.is_dsn,
-        len(mail.message),
-        codec.lookup((envelope.reverse_path,)),
-        codec.lookup(envelope.forward_paths),
-        codec.encode_envelope(envelope),
-        codec.encode_outcomes(mail.outcomes),
-        mail.message,
-        mail.answer.digest if mail.answer else None,
-        codec.encode_reply(mail.answer.reply) if mail.answer else None,
-    )
