@@ -215,7 +215,8 @@ async def test_a_bridge_waits_unready_for_its_database(
     crowded: Backend, postgres: Backend, tmp_path: Path
 ) -> None:
     def run() -> None:
-        with running_bridge(tmp_path, SPOOL_URL=crowded.url, MODE="queue") as bridge:
+        often = {"smtp2cf.spool.postgres_database:CROWDED": 0.5, "smtp2cf.spool.health:INTERVAL": 0.2}
+        with running_bridge(tmp_path, constants=often, SPOOL_URL=crowded.url, MODE="queue") as bridge:
             wait_for(lambda: "too many connections" in probe(f"{bridge.admin_url}/readyz")[1])
             assert probe(f"{bridge.admin_url}/readyz")[0] == 503
             waits = bridge.wait_for_log("spool.not_open_yet")
