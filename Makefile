@@ -29,7 +29,7 @@ WORKERS ?= $(shell echo $$((2 * $$(nproc 2>/dev/null || echo 2))))
 COMPILED := env -u PYTHONDONTWRITEBYTECODE
 
 # A test that hangs is named, with every thread's stack, and ends its worker.
-HANGS := -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
+HANGS := -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 
 check: $(SET_UP)  ## lint, types, the rooms' dependencies, config.example.env in step with the settings
 	$(BIN)/ruff check .

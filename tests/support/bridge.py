@@ -46,7 +46,7 @@ class Bridge:
         if self.admin_url and self.process.poll() is None:
             # Lines are written at the end of the event loop's turn: an answer may be out before its line.
             with contextlib.suppress(OSError, http.client.HTTPException):
-                urllib.request.urlopen(f"{self.admin_url}/livez", timeout=2).close()
+                urllib.request.urlopen(f"{self.admin_url}/livez", timeout=20).close()
         return self._written()
 
     def _written(self) -> list[dict]:
