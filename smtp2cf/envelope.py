@@ -62,10 +62,9 @@ class Envelope:
     reverse_path: the sender's address, "" for the null one. forward_paths: the recipients in the
     order of RCPT, duplicates kept. body, smtputf8, ret, envid: parameters of MAIL as given
     (RFC 6152, 6531, 3461). notify, orcpt: parameters of RCPT by forward path, absent where none was
-    given. auth_param: MAIL's AUTH=, who submitted it at first (RFC 4954 §5). auth_user: who
-    authenticated, "" for nobody. client: the peer's address, "" where there is none. helo: the name
-    it gave. received_at: seconds since the epoch. per_recipient: the client takes one reply for each
-    recipient (LMTP, PRDR).
+    given. auth_user: who authenticated, "" for nobody. client: the peer's address, "" where there is
+    none. helo: the name it gave. received_at: seconds since the epoch. per_recipient: the client takes
+    one reply for each recipient (LMTP, PRDR).
     """
 
     reverse_path: str
@@ -76,7 +75,6 @@ class Envelope:
     envid: str | None = None
     notify: Mapping[str, str] = field(default_factory=dict)
     orcpt: Mapping[str, str] = field(default_factory=dict)
-    auth_param: str | None = None
     auth_user: str = ""
     client: str = ""
     helo: str = ""

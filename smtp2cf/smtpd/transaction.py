@@ -105,7 +105,6 @@ class Transaction(aiosmtpd.Envelope):
             envid=parameters.get("ENVID"),
             notify=notify,
             orcpt=orcpt,
-            auth_param=parameters.get("AUTH"),
             auth_user=user,
             client=client,
             helo=helo,

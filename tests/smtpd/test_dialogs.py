@@ -69,7 +69,7 @@ async def test_a_message_and_its_envelope(start: Start) -> None:
     assert envelope.forward_paths == ("bert@example.net", "carla@example.org", "bert@example.net")
     assert (envelope.client, envelope.helo) == ("127.0.0.1", "client.example")
     assert (envelope.body, envelope.smtputf8, envelope.ret, envelope.envid) == ("7BIT", False, None, None)
-    assert (envelope.notify, envelope.orcpt, envelope.auth_param) == ({}, {}, None)
+    assert (envelope.notify, envelope.orcpt) == ({}, {})
     assert (envelope.auth_user, envelope.per_recipient) == ("", False)
 
 
@@ -211,7 +211,7 @@ async def test_an_envelope_holds_nothing_of_the_one_before(start: Start) -> None
     for later, sender in ((second, "carla@example.org"), (third, "dora@example.org")):
         assert (later.reverse_path, later.forward_paths) == (sender, ("bert@example.net",))
         assert (later.smtputf8, later.body, later.ret, later.envid) == (False, "7BIT", None, None)
-        assert (later.notify, later.orcpt, later.auth_param) == ({}, {}, None)
+        assert (later.notify, later.orcpt) == ({}, {})
     assert len({first.queue_id, second.queue_id, third.queue_id}) == 3
     assert [message for _, message in service.taken] == [b"first\r\n", b"second\r\n", b"third\r\n"]
 
