@@ -103,10 +103,7 @@ class Bridge:
             yield SecretFile(self._settings, name, path, uses[name])
 
     def _other_files(self) -> Iterator[Rereadable]:
-        if self.certificate is not None:
-            yield self.certificate
-        if self.access.users is not None:
-            yield self.access.users
+        yield from filter(None, (self.certificate, self.access.users))
 
     def readiness(self) -> Readiness:
         """Whether mail can be taken: the spool can be written, or without one, mail can be sent."""
@@ -248,6 +245,7 @@ def _relay(settings: Settings, store: Spool | None, account: Account, access: Ac
         retry=rooms.retry_policy(settings),
         bounce=rooms.bounce_policy(settings),
         pace=account,
+        look_up=account.suppression_reasons.replies,
         sender_refusal=access.sender_refusal,
     )
     if relay.queue is not None:
@@ -291,6 +289,7 @@ def relay_once(
                 account.client.send,
                 rooms.message_policy(settings),
                 bounce=rooms.bounce_policy(settings),
+                look_up=account.suppression_reasons.replies,
                 sender_refusal=rooms.access(settings.model_copy(update={"users_file": None})).sender_refusal,
             )
             return await once.relay_once(

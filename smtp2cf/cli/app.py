@@ -16,6 +16,7 @@ from smtp2cf.cli.quota import quota
 from smtp2cf.cli.sandbox import sandbox
 from smtp2cf.cli.send import send
 from smtp2cf.cli.serve import serve
+from smtp2cf.cli.suppressions import app as suppressions_app
 from smtp2cf.cli.terminal import fail
 from smtp2cf.cli.user import app as user_app
 from smtp2cf.listen.systemd import HandedOverError
@@ -26,6 +27,7 @@ app = App(help="An SMTP relay that hands mail to Cloudflare's Email Sending API.
 for command in (send, serve, sandbox, check, quota):
     app.command()(command)
 app.add_typer(queue_app, name="queue")
+app.add_typer(suppressions_app, name="suppressions")
 app.add_typer(user_app, name="user")
 
 

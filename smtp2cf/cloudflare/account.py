@@ -14,6 +14,8 @@ from smtp2cf.cloudflare.client import Client
 from smtp2cf.cloudflare.health import NOT_CONNECTED, ApiHealth, State
 from smtp2cf.cloudflare.pacing import Pacer
 from smtp2cf.cloudflare.quota import QuotaWatch
+from smtp2cf.cloudflare.suppression_reasons import SuppressionReasons
+from smtp2cf.cloudflare.suppressions import Suppressions
 from smtp2cf.reply import Reply, SendError, rough_duration
 
 PROBE_PAUSE = 1.0
@@ -57,6 +59,7 @@ class Account:
             health=self.health,
             budget=budget,
         )
+        self.suppression_reasons = SuppressionReasons(Suppressions(self.client.api), self.client.pacer)
         self.budget = budget
         self.quota = QuotaWatch(self.client.api, self.client.pacer)
         self._concurrency = concurrency
@@ -97,6 +100,7 @@ class Account:
     def use_token(self, token: str) -> None:
         """Call with this token from now on, and check it at once."""
         self.client.use_token(token)
+        self.suppression_reasons.token_changed()
         self._token_is_new.set()
 
     async def watch(self) -> None:

@@ -17,6 +17,7 @@ from smtp2cf.relay.queue import Pace, Queue
 from smtp2cf.relay.retry import RetryPolicy
 from smtp2cf.relay.sender_domains import SenderDomains
 from smtp2cf.relay.spooled import SpooledMail
+from smtp2cf.relay.suppressed import LookUp
 from smtp2cf.relay.with_spool import WithSpool
 from smtp2cf.relay.without_spool import WithoutSpool
 from smtp2cf.spool import Spool
@@ -30,7 +31,8 @@ class Relay:
 
     spool: keeps mail that can't go out now; without one it stays with its client. pace: what the account's
     limits leave for waiting mail. sender_refusal: who may send as whom; None if everybody may send as
-    anybody. queue: sends the mail in the spool; None without one.
+    anybody. look_up: says why a recipient is suppressed. queue: sends the mail in the spool; None without
+    one.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Relay:
         bounce: BouncePolicy | None = None,
         pace: Pace | None = None,
         sender_refusal: SenderRefusal | None = None,
+        look_up: LookUp | None = None,
     ) -> None:
         bounce = bounce or BouncePolicy(hostname="localhost")
         checks = Checks(policy, sender_refusal)
@@ -53,6 +56,7 @@ class Relay:
             bounce,
             self.sender_domains,
             repair=policy.on_invalid == "repair",
+            look_up=look_up,
         )
         self.queue: Queue | None = None
         if spool is None:

@@ -22,15 +22,14 @@ import structlog
 
 from smtp2cf.cloudflare import MAX_RECIPIENTS_PER_CALL, Sent
 from smtp2cf.envelope import SENT_AS_IS, Envelope, Outcomes, sent_form
-from smtp2cf.journal import maillog
 from smtp2cf.message import dsn
-from smtp2cf.message.header import message_id
 from smtp2cf.relay.bounces import BouncePolicy
 from smtp2cf.relay.groups import halves, probes
 from smtp2cf.relay.lease import Lease
 from smtp2cf.relay.repairs import Repairs, Version, Versions, repair_all, version_of
 from smtp2cf.relay.sender_domains import SenderDomains
 from smtp2cf.relay.spellings import Spellings
+from smtp2cf.relay.suppressed import LookUp, explain
 from smtp2cf.reply import RefusedError, Reply, Scope, SendError
 
 PARALLEL_CALLS = 4
@@ -88,7 +87,7 @@ class Attempts:
 
     null_sender_address: who stands in for `<>`, which Cloudflare does not take; "" for nobody. bounce: says
     who a DSN comes from. domains: which senders' domains may send. repair: whether a message that Cloudflare
-    calls invalid is tried repaired.
+    calls invalid is tried repaired. look_up: says why a recipient is suppressed.
     """
 
     def __init__(
@@ -99,6 +98,7 @@ class Attempts:
         domains: SenderDomains | None = None,
         *,
         repair: bool = False,
+        look_up: LookUp | None = None,
     ) -> None:
         self._send_raw = send_raw
         self._domains = domains or SenderDomains()
@@ -106,6 +106,7 @@ class Attempts:
         self._bounce = bounce
         self._repair = repair
         self._repairs = Repairs()
+        self._look_up = look_up
 
     async def make(
         self,
@@ -154,6 +155,8 @@ class Attempts:
         attempt = await _Calls(Versions(version, repair_it), forms, vouched=taken).go_on(first, result)
         if known is None:
             await self._learn(sender, version, attempt, keep=is_dsn)
+        if self._look_up is not None:
+            await explain(attempt.outcomes, sender, self._look_up)
         if spelled is not None and not spelled.as_sent:
             _tell_spellings(attempt, spelled)
         return attempt
@@ -183,25 +186,6 @@ class Attempts:
             attempt.outcomes = {
                 who: error.reply if reply == refused else reply for who, reply in attempt.outcomes.items()
             }
-
-
-def log_attempt(envelope: Envelope, attempt: Attempt, message: bytes, *, attempts: int = 1) -> None:
-    """Log what an attempt came to. attempts: made so far."""
-    if attempt.outcomes:
-        maillog.attempted(
-            envelope,
-            attempt.outcomes,
-            attempt.message_ids,
-            original_id=message_id(message),
-            size=len(message),
-            attempts=attempts,
-        )
-    if attempt.repaired:
-        maillog.repaired(envelope, attempt.repaired)
-    if attempt.unmatched:
-        maillog.unmatched(envelope, attempt.unmatched)
-    if attempt.unanswered:
-        maillog.possible_duplicate(envelope, attempt.unanswered)
 
 
 def _tell_spellings(attempt: Attempt, spelled: Spellings) -> None:

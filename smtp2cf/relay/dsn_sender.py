@@ -5,7 +5,8 @@ import contextlib
 
 from smtp2cf.journal import tasks
 from smtp2cf.relay import time_limit
-from smtp2cf.relay.attempt import Attempts, log_attempt
+from smtp2cf.relay.attempt import Attempts
+from smtp2cf.relay.attempt_log import log_attempt
 from smtp2cf.reply import Scope, SendError
 from smtp2cf.spool import NewMail
 

@@ -13,7 +13,8 @@ import structlog
 from smtp2cf.envelope import Envelope, Outcomes
 from smtp2cf.journal import maillog, tasks
 from smtp2cf.relay import time_limit
-from smtp2cf.relay.attempt import Attempt, log_attempt
+from smtp2cf.relay.attempt import Attempt
+from smtp2cf.relay.attempt_log import log_attempt
 from smtp2cf.relay.bounces import BouncePolicy, dsns_for
 from smtp2cf.relay.lease import Lease
 from smtp2cf.relay.retry import RetryPolicy, backoff

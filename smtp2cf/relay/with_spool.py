@@ -12,7 +12,8 @@ import structlog
 from smtp2cf.envelope import Envelope, Outcomes, Verdict
 from smtp2cf.journal import maillog
 from smtp2cf.relay import time_limit
-from smtp2cf.relay.attempt import Attempt, Attempts, log_attempt
+from smtp2cf.relay.attempt import Attempt, Attempts
+from smtp2cf.relay.attempt_log import log_attempt
 from smtp2cf.relay.bounces import BouncePolicy, dsns_for
 from smtp2cf.relay.checks import Checks
 from smtp2cf.relay.dsn_sender import DsnSender

@@ -1,0 +1,102 @@
+"""Why a recipient is suppressed, and until when: what a reply about it says, if the token may look it up.
+
+The client waits for its reply, so a look-up has little time, and what it found is remembered. It never goes
+before mail: while calls wait for their turn, or none may go out, nothing is looked up.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from smtp2cf.cloudflare.errors import TokenRefusedError
+from smtp2cf.cloudflare.pacing import Pacer
+from smtp2cf.cloudflare.suppressions import Suppression, Suppressions
+from smtp2cf.envelope import address_key, domain_of
+from smtp2cf.reply import SUPPRESSED, Reply, SendError
+
+PATIENCE = 1.5
+"""Seconds that a reply may wait for what is looked up."""
+LOOK_UPS = 5
+"""Recipients of one call that are looked up."""
+REMEMBERED = 1000
+"""Recipients that are remembered, each for one sender's domain."""
+GOOD_FOR = 600.0
+"""Seconds for which what was found is good: an operator may remove an entry."""
+AFTER_FAILURE = 60.0
+WITHOUT_PERMISSION = 3600.0
+"""Seconds without look-ups after one that failed, or that the token may not make."""
+
+_IN_WORDS = {
+    "manual": "added by hand",
+    "complaint": "after a complaint",
+    "hard_bounce": "after a hard bounce",
+    "soft_bounce": "after a soft bounce",
+    "policy": "by Cloudflare's policy",
+}
+_NEVER = datetime.max.replace(tzinfo=UTC)
+
+
+class SuppressionReasons:
+    """Looks up entries of the list. pacer: what else goes on. clock: seconds."""
+
+    def __init__(
+        self, suppressions: Suppressions, pacer: Pacer, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._suppressions = suppressions
+        self._pacer = pacer
+        self._clock = clock
+        self._known: OrderedDict[tuple[str, str], tuple[Reply, float]] = OrderedDict()
+        self._not_before = float("-inf")
+
+    async def replies(self, recipients: Sequence[str], sender: str) -> dict[str, Reply]:
+        """The reply for each recipient that is suppressed; SUPPRESSED itself where nothing is known.
+
+        sender: the reverse path of the mail. Takes PATIENCE seconds at most, and raises nothing.
+        """
+        domain = domain_of(sender)
+        found = {recipient: self._recall(recipient, domain) for recipient in recipients}
+        unknown = [recipient for recipient, reply in found.items() if reply is None][:LOOK_UPS]
+        if unknown and self._may_look():
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    for recipient in unknown:
+                        found[recipient] = await self._look_up(recipient, domain)
+            except TokenRefusedError:
+                self._not_before = self._clock() + WITHOUT_PERMISSION
+            except (SendError, TimeoutError):
+                self._not_before = self._clock() + AFTER_FAILURE
+        return {recipient: reply or SUPPRESSED for recipient, reply in found.items()}
+
+    def token_changed(self) -> None:
+        """Another token may be allowed to look."""
+        self._not_before = float("-inf")
+
+    def _may_look(self) -> bool:
+        return self._clock() >= self._not_before and not self._pacer.waiting and not self._pacer.blocked_for
+
+    def _recall(self, recipient: str, domain: str) -> Reply | None:
+        reply, until = self._known.get((address_key(recipient), domain), (None, 0.0))
+        return reply if self._clock() < until else None
+
+    async def _look_up(self, recipient: str, domain: str) -> Reply:
+        entries = [
+            entry for entry in await self._suppressions.find(recipient) if entry.domain in ("", domain)
+        ]
+        reply = _reply(entries)
+        self._known[address_key(recipient), domain] = reply, self._clock() + GOOD_FOR
+        while len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+        return reply
+
+
+def _reply(entries: Sequence[Suppression]) -> Reply:
+    """Says of the entry that lasts longest why, until when, and for whose mail."""
+    if not entries:
+        return SUPPRESSED  # what was just added may not be listed yet
+    entry = max(entries, key=lambda each: each.expires_at or _NEVER)
+    why = _IN_WORDS.get(entry.reason, entry.reason)
+    until = f"until {entry.expires_at:%Y-%m-%d %H:%M} UTC" if entry.expires_at else "for good"
+    whose = f", for mail from {entry.domain}" if entry.domain else ""
+    return SUPPRESSED._replace(text=f"{SUPPRESSED.text} {why}, {until}{whose}")

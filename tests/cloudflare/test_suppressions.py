@@ -1,0 +1,211 @@
+"""The suppression list: pages that never end, entries that make no sense, and what a reply says of one."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+
+from smtp2cf.cloudflare import suppression_reasons
+from smtp2cf.cloudflare.api import Api
+from smtp2cf.cloudflare.pacing import Pacer
+from smtp2cf.cloudflare.suppression_reasons import SuppressionReasons
+from smtp2cf.cloudflare.suppressions import PAGES_LIMIT, Suppressions
+from smtp2cf.reply import SUPPRESSED, SendError
+from tests.support.secret import TOKEN
+
+ANNA, SENDER = "anna@example.net", "shop@shop.example"
+ENTRY = {
+    "id": "1",
+    "email": ANNA,
+    "reason": "hard_bounce",
+    "created_at": "2026-11-01T10:00:00Z",
+    "expires_at": "2026-12-01T10:00:00Z",
+    "read_only": False,
+    "scope": {"type": "account"},
+}
+
+
+class Cloudflare:
+    """Answers look-ups. answer: what it says, or a wait and then that."""
+
+    def __init__(self, *entries: Any) -> None:
+        self.answer: Callable[[httpx.Request], httpx.Response] = lambda _: page(*entries)
+        self.asked: list[str] = []
+        self.silent = False
+        self.pacer = Pacer(4)
+        self.now = 0.0
+        api = Api(
+            base_url=httpx.URL("http://api.test/client/v4"),
+            account_id="a1",
+            token=TOKEN,
+            timeout=5.0,
+            transport=httpx.MockTransport(self._respond),
+            pacer=self.pacer,
+        )
+        self.list = Suppressions(api)
+        self.reasons = SuppressionReasons(self.list, self.pacer, clock=lambda: self.now)
+
+    async def _respond(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(request.url.params.get("email", ""))
+        if self.silent:
+            await asyncio.Event().wait()
+        return self.answer(request)
+
+    async def said(self, recipient: str = ANNA, sender: str = SENDER) -> str:
+        return (await self.reasons.replies([recipient], sender))[recipient].text
+
+    async def ids(self, **filters: Any) -> list[str]:
+        return [entry.id async for entry in self.list.entries(**filters)]
+
+
+def page(*entries: Any, cursor: str = "", name: str = "next_cursor") -> httpx.Response:
+    info = {name: cursor} if cursor else {}
+    return httpx.Response(200, json={"success": True, "result": list(entries), "result_info": info})
+
+
+def refusal(status: int, code: int, message: str) -> httpx.Response:
+    return httpx.Response(status, json={"success": False, "errors": [{"code": code, "message": message}]})
+
+
+# ---- the list
+
+
+@pytest.mark.parametrize("name", ["next_cursor", "cursor"])
+async def test_pages_are_followed_by_either_name_over_empty_ones(name: str) -> None:
+    cloudflare = Cloudflare()
+    pages = {
+        "": page(ENTRY, cursor="a", name=name),
+        "a": page(cursor="b", name=name),
+        "b": page(ENTRY | {"id": "2"}),
+    }
+    cloudflare.answer = lambda request: pages[request.url.params.get("cursor", "")]
+    assert await cloudflare.ids() == ["1", "2"]
+
+
+async def test_pages_that_never_end() -> None:
+    cloudflare = Cloudflare()
+    cloudflare.answer = lambda _: page(ENTRY, cursor="again")
+    assert await cloudflare.ids() == ["1"]
+    cloudflare.asked.clear()
+    cloudflare.answer = lambda _: page(cursor=f"c{len(cloudflare.asked)}")
+    assert await cloudflare.ids() == []
+    assert len(cloudflare.asked) == PAGES_LIMIT
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        None,
+        17,
+        [],
+        {},
+        {"id": None},
+        {"id": "../../zones"},
+        {"id": "x" * 10_000},
+    ],
+)
+async def test_what_is_no_entry_is_left_out(entry: Any) -> None:
+    assert await Cloudflare(entry, ENTRY).ids() == ["1"]
+
+
+async def test_an_entry_of_any_types_is_read_as_far_as_it_goes() -> None:
+    odd = {name: [17] for name in ENTRY} | {"id": "1", "email": "a\x1b[2J\r\nb" * 1000, "scope": "account"}
+    (entry,) = [entry async for entry in Cloudflare(odd).list.entries()]
+    assert entry.email.isprintable()
+    assert len(entry.email) < 400
+    assert (entry.reason, entry.domain, entry.expires_at, entry.read_only) == ("", "", None, False)
+
+
+async def test_an_error_is_not_about_mail() -> None:
+    cloudflare = Cloudflare()
+    cloudflare.answer = lambda _: refusal(400, 10302, "suppression.limit_reached")
+    with pytest.raises(SendError) as raised:
+        await cloudflare.list.add(ANNA, domain="", expires_at=datetime.now(UTC), note="")
+    text = raised.value.reply.text
+    assert "refuses that for its suppression list" in text
+    assert "suppression.limit_reached" in text
+
+
+# ---- what a reply says
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ([], ""),
+        ([ENTRY], " after a hard bounce, until 2026-12-01 10:00 UTC"),
+        ([ENTRY | {"expires_at": None, "reason": "complaint"}], " after a complaint, for good"),
+        ([ENTRY | {"reason": "manual", "expires_at": None}], " added by hand, for good"),
+        ([ENTRY | {"reason": "new_reason", "expires_at": "soon"}], " new_reason, for good"),
+        (
+            [ENTRY | {"scope": {"type": "sending_domain", "value": "shop.example"}}],
+            " after a hard bounce, until 2026-12-01 10:00 UTC, for mail from shop.example",
+        ),
+        ([ENTRY | {"scope": {"type": "sending_domain", "value": "other.example"}}], ""),
+        ([ENTRY | {"email": "somebody@else.example"}], ""),
+        (
+            [ENTRY, ENTRY | {"id": "2", "expires_at": None, "reason": "complaint"}],
+            " after a complaint, for good",
+        ),
+    ],
+)
+async def test_a_reply_says_why_until_when_and_for_whose_mail(entries: list[Any], said: str) -> None:
+    assert await Cloudflare(*entries).said() == SUPPRESSED.text + said
+
+
+async def test_what_was_found_is_remembered_for_a_while() -> None:
+    cloudflare = Cloudflare(ENTRY)
+    first = await cloudflare.said()
+    cloudflare.answer = lambda _: page()
+    assert await cloudflare.said() == first
+    assert await cloudflare.said(sender="other@other.example") == SUPPRESSED.text
+    assert len(cloudflare.asked) == 2
+    cloudflare.now += suppression_reasons.GOOD_FOR
+    assert await cloudflare.said() == SUPPRESSED.text
+    assert len(cloudflare.asked) == 3
+
+
+async def test_only_some_of_many_are_looked_up() -> None:
+    cloudflare = Cloudflare()
+    many = [f"r{number}@example.net" for number in range(50)]
+    replies = await cloudflare.reasons.replies(many, SENDER)
+    assert list(replies) == many
+    assert cloudflare.asked == many[: suppression_reasons.LOOK_UPS]
+
+
+async def test_a_token_without_the_permission_is_asked_again_after_an_hour_or_once_replaced() -> None:
+    cloudflare = Cloudflare()
+    cloudflare.answer = lambda _: refusal(403, 10000, "Authentication error")
+    assert [await cloudflare.said() for _ in range(3)] == [SUPPRESSED.text] * 3
+    assert len(cloudflare.asked) == 1
+    cloudflare.answer = lambda _: page(ENTRY)
+    cloudflare.now += suppression_reasons.WITHOUT_PERMISSION - 1
+    assert await cloudflare.said() == SUPPRESSED.text
+    cloudflare.reasons.token_changed()
+    assert await cloudflare.said() != SUPPRESSED.text
+
+
+async def test_a_silent_api_costs_one_reply_its_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suppression_reasons, "PATIENCE", 0.05)
+    cloudflare = Cloudflare()
+    cloudflare.silent = True
+    async with asyncio.timeout(60):
+        assert await cloudflare.said() == SUPPRESSED.text
+        assert await cloudflare.said() == SUPPRESSED.text
+    assert len(cloudflare.asked) == 1
+    cloudflare.silent = False
+    cloudflare.now += suppression_reasons.AFTER_FAILURE
+    await cloudflare.said()
+    assert len(cloudflare.asked) == 2
+
+
+async def test_mail_goes_first() -> None:
+    cloudflare = Cloudflare(ENTRY)
+    turn = await cloudflare.pacer.admit(float("inf"))
+    cloudflare.pacer.block(turn, 60.0)
+    cloudflare.pacer.done(turn)
+    assert await cloudflare.said() == SUPPRESSED.text
+    assert cloudflare.asked == []
