@@ -106,6 +106,8 @@ class Account:
     async def watch(self) -> None:
         """Probe the API for as long as a probe would tell something; from the start, until cancelled."""
         pause = PROBE_PAUSE
+        if self.budget is not None:
+            await self.budget.ready()
         while True:
             await self.health.doubt.wait()
             self._token_is_new.clear()

@@ -119,6 +119,7 @@ class Budget:
         few = FEW_BRIDGES if self._shared else 1
         self._standing = Standing(0, 0.0, (), rate.usable, 0.0, scarce=True, blocked_for=0.0, bridges=few)
         self._heard_at = -math.inf
+        self._heard_once = asyncio.Event()
         self._run: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
         self._closed = False
@@ -160,8 +161,15 @@ class Budget:
 
     def count(self) -> int:
         """Count a call that goes out whether it may or not."""
+        if (number := self.take(waited=False)) is not None:
+            return number
         self._ask_soon()
         return self._begin(self._clock(), 0.0)
+
+    async def ready(self) -> None:
+        """Wait until it is known what is left of the window, or that nobody can tell."""
+        self._ask_soon()
+        await self._heard_once.wait()
 
     def _begin(self, now: float, slot: float) -> int:
         self._number += 1
@@ -332,6 +340,7 @@ class Budget:
         """asked_at: before the store was asked, so that we never believe in anything for too long."""
         now = self._clock()
         self._standing, self._heard_at = standing, asked_at
+        self._heard_once.set()
         until = asked_at + tally.VALIDITY
         self._spare.extend([_Grant(now, until, standing.slot)] * standing.new)
         self._turns.extend(_Grant(now + wait, until + wait, slot) for wait, slot in standing.turns)
@@ -348,6 +357,7 @@ class Budget:
         if self.alone or self._closed:
             return
         self.alone = True
+        self._heard_once.set()
         note = "the spool's database is away; each bridge goes on with its share of SMTP2CF_API_RATE"
         log.warning("api.rate_not_shared", reason=why, note=note)
         self.on_change()

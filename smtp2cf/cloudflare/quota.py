@@ -92,9 +92,12 @@ def read_quota(result: object) -> Quota | None:
     )
 
 
-async def ask_quota(api: Api) -> tuple[Quota | None, str]:
-    """The quota, and where it is unknown None and why. Raises SendError if there is no answer."""
-    answer = await api.ask("GET", f"{api.account}/email/sending/limits", probe=True)
+async def ask_quota(api: Api, *, blocked: bool = False) -> tuple[Quota | None, str]:
+    """The quota, and where it is unknown None and why. Raises SendError if there is no answer.
+
+    blocked: ask although no other call may go out.
+    """
+    answer = await api.ask("GET", f"{api.account}/email/sending/limits", probe=blocked)
     if answer.error is None:
         quota = read_quota(answer.result)
         return quota, "" if quota is not None else NOTHING_SAID
@@ -134,7 +137,7 @@ class QuotaWatch:
     async def _ask(self, *, refused: bool) -> float:
         """Ask once, and act on it; returns seconds until the next time. refused: a call was."""
         try:
-            self.quota, self._unknown = await ask_quota(self._api)
+            self.quota, self._unknown = await ask_quota(self._api, blocked=refused or self._holding)
         except SendError as error:
             self._unknown = error.reply.text
             return ASK_AGAIN
@@ -169,7 +172,7 @@ class QuotaWatch:
         return str(self.quota) if self.quota is not None else f"unknown: {self._unknown}"
 
     def gauges(self) -> dict[str, tuple[str, Callable[[], float]]]:
-        """For /metrics; not a number where it is unknown."""
+        """For /metrics; not a number, and so not shown, where it is unknown."""
         return {
             "smtp2cf_quota": (
                 "Recipients that the Cloudflare account may send to in a day (or hour)",

@@ -5,12 +5,13 @@ made for many threads and processes and take locks: four of them cost as much as
 `relay`.
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 
-from prometheus_client import REGISTRY, Gauge, Info
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client import REGISTRY, Info
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
@@ -91,8 +92,27 @@ class _Observed:
         return list(zip(bounds, accumulate(map(float, self._counts)), strict=True)), self._sum
 
 
+class _Gauge(Collector):
+    """A value that is asked for at each scrape."""
+
+    def __init__(self, name: str, text: str, value: Callable[[], float]) -> None:
+        self._name, self._text, self._value = name, text, value
+
+    def describe(self) -> Iterable[Metric]:
+        """What it is called, without asking."""
+        return [GaugeMetricFamily(self._name, self._text)]
+
+    def collect(self) -> Iterable[Metric]:
+        """For a scrape."""
+        value = float(self._value())
+        return [] if math.isnan(value) else [GaugeMetricFamily(self._name, self._text, value=value)]
+
+
 def export(gauges: Mapping[str, tuple[str, Callable[[], float]]]) -> None:
-    """Export gauges, and the version. gauges: by name, a text and what returns the value at each scrape."""
+    """Export gauges, and the version.
+
+    gauges: by name, a text and what returns the value at each scrape; it is left out while it is no number.
+    """
     for name, (text, value) in gauges.items():
-        Gauge(name, text, registry=REGISTRY).set_function(value)
+        REGISTRY.register(_Gauge(name, text, value))
     Info("smtp2cf_build", "The version that is running").info({"version": __version__})

@@ -3,6 +3,7 @@ calls in any window, says nothing of it, and blocks whoever exceeds it. No real 
 
 import asyncio
 import itertools
+import math
 import random
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -311,3 +312,31 @@ def test_when_one_is_blocked_all_stop_and_a_restart_does_not_end_it() -> None:
 def test_a_note_that_can_not_be_read_is_a_new_one(text: str) -> None:
     _, standing = exchange(text, 1e9, SMALL, Ask("a", new=50))
     assert standing.new == SMALL.usable
+
+
+def test_a_wait_that_is_known_to_be_long_is_told_at_once() -> None:
+    async def run() -> None:
+        bridge = Bridge(Api(REAL, 0.0), Rate(1, 300.0), None)
+        await bridge.call()
+        await asyncio.sleep(2)
+        began = clock()
+        for waited, patience in ((False, 1.0), (False, math.inf), (True, math.inf)):
+            deadline = began + (10 if patience == math.inf else 1000)
+            with pytest.raises(SendError) as caught:
+                await bridge.pacer.admit(deadline, waited=waited, known_wait=patience)
+            assert "(SMTP2CF_API_RATE=1/300)" in caught.value.reply.text
+            assert caught.value.retry_after == pytest.approx(300, abs=5)
+        assert clock() == began
+
+    virtually(run())
+
+
+def test_a_probe_and_a_question_at_the_start_keep_to_what_the_last_process_left() -> None:
+    async def run() -> None:
+        store = Store(0.01)
+        await send([Bridge(Api(SMALL), SMALL, store)], SMALL.usable, waited=False)
+        after = Bridge(Api(SMALL), SMALL, store)
+        await after.budget.ready()
+        assert after.pacer.blocked_for > 9
+
+    virtually(run())
