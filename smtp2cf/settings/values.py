@@ -20,12 +20,14 @@ from smtp2cf.cloudflare.tally import Rate
 from smtp2cf.envelope import Network, sent_form
 from smtp2cf.listen.endpoint import Endpoint
 from smtp2cf.settings.units import octets, seconds
+from smtp2cf.spool.url import can_be_read
 
 _LABEL = r"[0-9A-Za-z_](?:[0-9A-Za-z_-]{0,61}[0-9A-Za-z_])?"
 HOST_NAME = rf"^(?:{_LABEL}(?:\.{_LABEL}){{0,126}}\.?|\[(?:IPv6:)?[0-9A-Fa-f:.]{{2,45}}\])$"
 """A domain or an address literal: it appears in greetings, header fields and reports."""
 RATE = re.compile(r"([0-9]{1,9})\s*/\s*(.{1,40})")
-SPOOLS = ("sqlite", "postgresql", "postgres")
+DATABASES = ("postgresql", "postgres")
+SPOOLS = ("sqlite", *DATABASES)
 LOOPBACK: tuple[Network, ...] = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 
 
@@ -109,10 +111,10 @@ def checked_token(token: SecretStr) -> SecretStr:
 
 def checked_base_url(url: str) -> str:
     """The URL of an API; raises ValueError if it is none, or has more in it than the way there."""
-    parts = urlsplit(url)
-    if "@" in parts.netloc:
+    if "@" in url:
         raise ValueError("it must not contain a user name or a password: the API takes a token")
     try:
+        parts = urlsplit(url)
         good = bool(parts.hostname) and parts.port != 0 and not parts.query and not parts.fragment
     except ValueError:  # a port that is none
         good = False
@@ -127,6 +129,10 @@ def checked_spool_url(url: SecretStr) -> SecretStr:
     names_nothing = scheme == "sqlite" and bool(rest) and not PurePosixPath(rest).name
     if scheme.lower() not in ("", "none") and not (separator and scheme in SPOOLS and not names_nothing):
         raise ValueError("it must be sqlite:///path, postgresql://host/database or none")
+    if scheme in DATABASES and not can_be_read(url.get_secret_value()):
+        raise ValueError(
+            "it can't be read as a URL: write special characters of a password as %XX, such as %2F for /"
+        )
     return url
 
 

@@ -26,7 +26,7 @@ FORMS = {
 """What a setting may be, where pydantic would show a pattern or nothing that helps."""
 UNCLEAR = ("string_pattern_mismatch", "bool_parsing")
 """Kinds of error whose words FORMS replaces."""
-_LOGIN = re.compile(r"//[^/\s]*@")
+_LOGIN = re.compile(r"//.*@", re.DOTALL)
 """A login in a URL, which is not shown."""
 BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 """The kinds of bounds that a setting may have, in words."""

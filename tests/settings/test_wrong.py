@@ -116,6 +116,14 @@ SECRET = [
         "s3cret\r\nX: y",
         "an API token is one word of ASCII letters, digits, - and _, without quotes",
     ),
+    *(
+        (
+            "SMTP2CF_SPOOL_URL",
+            f"postgresql://{place}",
+            "it can't be read as a URL: write special characters of a password as %XX, such as %2F for /",
+        )
+        for place in ("me:s3cret/x@h/d", "me:s3cret#x@h/d", "me:s3cret\N{ACCOUNT OF}@h/d", "h:s3cret/d")
+    ),
     (
         "SMTP2CF_SPOOL_URL",
         "mysql://me:s3cret@db",
@@ -158,10 +166,13 @@ def test_a_wrong_secret_is_named_and_not_shown(
     assert start(environment, capsys) == f"smtp2cf: {variable}: its value is wrong: {why}\n"
 
 
+@pytest.mark.parametrize(
+    "url", ["https://me:s3cret@a/v4", "https://me:s3/cret@a/v4", "https://me:s3\N{ACCOUNT OF}cret@a/v4"]
+)
 def test_a_login_in_the_url_of_the_api_is_refused_and_not_shown(
-    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], url: str
 ) -> None:
-    environment.setenv("SMTP2CF_API_BASE_URL", "https://me:s3cret@a/v4")
+    environment.setenv("SMTP2CF_API_BASE_URL", url)
     assert start(environment, capsys) == (
         "smtp2cf: SMTP2CF_API_BASE_URL: 'https://***@a/v4' is wrong: it must not contain a user name or a"
         " password: the API takes a token\n"
