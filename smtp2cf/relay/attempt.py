@@ -155,10 +155,7 @@ class Attempts:
         attempt = await _Calls(Versions(version, repair_it), forms, vouched=taken).go_on(first, result)
         if known is None:
             await self._learn(sender, version, attempt, keep=is_dsn)
-        if self._look_up is not None:
-            await explain(attempt.outcomes, sender, self._look_up)
-        if spelled is not None and not spelled.as_sent:
-            _tell_spellings(attempt, spelled)
+        await self._explain(attempt, sender, spelled)
         return attempt
 
     def _known_refusal(self, domain: str, lease: Lease | None, *, keep: bool) -> SendError | None:
@@ -167,6 +164,15 @@ class Attempts:
         if refusal is not None and lease is not None:
             lease.called = True
         return refusal
+
+    async def _explain(self, attempt: Attempt, sender: str, spelled: Spellings | None) -> None:
+        """Say in the outcomes what is known beyond the answers to the calls, for every spelling."""
+        if self._look_up is not None:
+            await explain(attempt.outcomes, sender, self._look_up)
+        if spelled is not None and not spelled.as_sent:
+            attempt.outcomes = spelled.refused | spelled.as_given(attempt.outcomes)
+            attempt.message_ids = spelled.as_given(attempt.message_ids)
+            attempt.unanswered = list(spelled.as_given(dict.fromkeys(attempt.unanswered)))
 
     async def _learn(self, sender: str, version: Version, attempt: Attempt, *, keep: bool) -> None:
         """Remember what an attempt says of its sender and the domain, and say what a refusal means.
@@ -186,13 +192,6 @@ class Attempts:
             attempt.outcomes = {
                 who: error.reply if reply == refused else reply for who, reply in attempt.outcomes.items()
             }
-
-
-def _tell_spellings(attempt: Attempt, spelled: Spellings) -> None:
-    """What became of each form an address was sent in, for each spelling it was given in."""
-    attempt.outcomes = spelled.refused | spelled.as_given(attempt.outcomes)
-    attempt.message_ids = spelled.as_given(attempt.message_ids)
-    attempt.unanswered = list(spelled.as_given(dict.fromkeys(attempt.unanswered)))
 
 
 @dataclass(slots=True)
