@@ -42,6 +42,11 @@ class Reply(NamedTuple):
         """Never: trying again changes nothing."""
         return self.code >= 500
 
+    @property
+    def suppressed(self) -> bool:
+        """The recipient is on Cloudflare's suppression list, whatever else is known of that."""
+        return self.code >= 500 and self.text.startswith(SUPPRESSED.text)
+
     def __str__(self) -> str:
         return f"{self.code} {self.status} {self.text}"
 

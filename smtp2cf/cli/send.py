@@ -148,9 +148,9 @@ def _end(settings: fields.Settings, code: int, answer: str) -> None:
         if status in ("sent", "queued"):
             typer.echo(f"{status}: {printable(reply)}")
             return
-        if status != "bounced":
+        if status not in ("bounced", "suppressed"):
             fail(f"not sent yet: {reply}. `smtp2cf queue show {queue_id}` says more", os.EX_TEMPFAIL)
-        typer.echo(f"bounced: {printable(reply)}")
+        typer.echo(f"{status}: {printable(reply)}")
         code = int(reply[:3])
     if code in (530, 535):
         raise typer.Exit(os.EX_NOPERM)

@@ -10,6 +10,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
+import structlog
+
 from smtp2cf.cloudflare.errors import TokenRefusedError
 from smtp2cf.cloudflare.pacing import Pacer
 from smtp2cf.cloudflare.suppressions import Suppression, Suppressions
@@ -37,6 +39,8 @@ _IN_WORDS = {
 }
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
+log = structlog.stdlib.get_logger("smtp2cf.cloudflare")
+
 
 class SuppressionReasons:
     """Looks up entries of the list. pacer: what else goes on. clock: seconds."""
@@ -51,9 +55,10 @@ class SuppressionReasons:
         self._not_before = float("-inf")
 
     async def replies(self, recipients: Sequence[str], sender: str) -> dict[str, Reply]:
-        """The reply for each recipient that is suppressed; SUPPRESSED itself where nothing is known.
+        """The reply for each recipient of whom something is known.
 
-        sender: the reverse path of the mail. Takes PATIENCE seconds at most, and raises nothing.
+        recipients: who are suppressed. sender: the reverse path of the mail. Takes PATIENCE seconds at most,
+        and raises nothing: it only explains an answer, which must not be lost.
         """
         domain = domain_of(sender)
         found = {recipient: self._recall(recipient, domain) for recipient in recipients}
@@ -67,7 +72,10 @@ class SuppressionReasons:
                 self._not_before = self._clock() + WITHOUT_PERMISSION
             except (SendError, TimeoutError):
                 self._not_before = self._clock() + AFTER_FAILURE
-        return {recipient: reply or SUPPRESSED for recipient, reply in found.items()}
+            except Exception:
+                log.exception("suppressions.error")
+                self._not_before = self._clock() + AFTER_FAILURE
+        return {recipient: reply for recipient, reply in found.items() if reply not in (None, SUPPRESSED)}
 
     def token_changed(self) -> None:
         """Another token may be allowed to look."""
@@ -81,10 +89,14 @@ class SuppressionReasons:
         return reply if self._clock() < until else None
 
     async def _look_up(self, recipient: str, domain: str) -> Reply:
-        entries = [
-            entry for entry in await self._suppressions.find(recipient) if entry.domain in ("", domain)
-        ]
-        reply = _reply(entries)
+        now = datetime.now(UTC)
+        reply = _reply(
+            [
+                entry
+                for entry in await self._suppressions.find(recipient)
+                if entry.domain in ("", domain) and (entry.expires_at or _NEVER) > now
+            ]
+        )
         self._known[address_key(recipient), domain] = reply, self._clock() + GOOD_FOR
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)

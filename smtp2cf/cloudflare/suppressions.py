@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from smtp2cf.cloudflare.api import Api, ApiAnswer
 from smtp2cf.cloudflare.errors import TokenRefusedError
-from smtp2cf.envelope import address_key
+from smtp2cf.envelope import address_key, domain_of
 from smtp2cf.reply import Reply, Scope, SendError, one_line
 
 PAGE = 1000
@@ -31,8 +31,12 @@ _WORDS = re.compile(r"\[HTTP [^\]]*\]?$")
 
 
 class Suppression(NamedTuple):
-    """One entry. domain: the sender's domain that it is for, "" for the whole account. expires_at: None for
-    never. Times are as Cloudflare wrote them in `created`; expires_at is in UTC."""
+    """One entry.
+
+    reason: a word of Cloudflare's, see `entries`. domain: the sender's domain that it is for, "" for the
+    whole account. created: when, as Cloudflare writes it. expires_at: in UTC, None for never. read_only: only
+    Cloudflare can remove it.
+    """
 
     id: str
     email: str
@@ -91,13 +95,20 @@ class Suppressions:
             yield entry
 
     async def find(self, email: str, domain: str | None = None) -> list[Suppression]:
-        """The entries of one address; domain: see `entries`."""
+        """The entries of one address, in whatever letter case; domain: see `entries`.
+
+        Nobody has said which case Cloudflare's list keeps, nor whether a search minds it.
+        """
         wanted = address_key(email).casefold()
-        return [
-            entry
-            async for entry in self._pages({"email": email, "per_page": PAGE})
-            if address_key(entry.email).casefold() == wanted and domain in (None, entry.domain)
-        ]
+        for spelling in dict.fromkeys((email, email.lower())):
+            found = [
+                entry
+                async for entry in self._pages({"email": spelling, "per_page": PAGE})
+                if address_key(entry.email).casefold() == wanted
+            ]
+            if found:
+                return [entry for entry in found if domain in (None, entry.domain)]
+        return []
 
     async def add(self, email: str, *, domain: str, expires_at: datetime | None, note: str) -> None:
         """Suppress an address; where it is suppressed already, that entry stays as it is."""
@@ -118,6 +129,8 @@ class Suppressions:
         if entry.read_only:
             raise ReadOnlyError
         answer = await self._api.ask("DELETE", f"{self._path}/{entry.id}")
+        if answer.status == 403 and not isinstance(answer.error, TokenRefusedError):
+            raise ReadOnlyError
         if answer.status != 404:
             _require(answer)
 
@@ -144,7 +157,7 @@ def _require(answer: ApiAnswer) -> None:
     error = answer.error
     if error is None:
         return
-    if 400 <= answer.status < 500 and answer.status != 429 and not isinstance(error, TokenRefusedError):
+    if error.reply.permanent:
         words = _WORDS.search(error.reply.text)
         text = f"Cloudflare refuses that for its suppression list{f': {words[0]}' if words else ''}"
         raise SendError(Reply(554, "5.5.0", text), Scope.RECIPIENT)
@@ -174,7 +187,7 @@ def _entry(item: Any) -> Suppression | None:
         id=item["id"],
         email=_text(item.get("email")),
         reason=_text(item.get("reason")),
-        domain=_text(scope.get("value")) if scoped else "",
+        domain=domain_of(f"@{_text(scope.get('value'))}") if scoped else "",
         created=_text(item.get("created_at")),
         expires_at=_moment(item.get("expires_at")),
         read_only=item.get("read_only") is True,
@@ -189,8 +202,8 @@ def _text(value: object, limit: int = TEXT_LIMIT) -> str:
 def _moment(value: object) -> datetime | None:
     try:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
+        if moment is None:
+            return None
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):  # the first and the last day there is, in some time zones
         return None
-    if moment is None:
-        return None
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -33,7 +33,7 @@ RECIPIENTS = Counters(
     "smtp2cf_recipients_total",
     "Recipients, by outcome",
     "status",
-    ("sent", "queued", "deferred", "bounced", "expired"),
+    ("sent", "queued", "deferred", "bounced", "suppressed", "expired"),
 )
 POSSIBLE_DUPLICATES = Counter(
     "smtp2cf_possible_duplicates_total", "Messages whose call had no answer: they may have been sent"
@@ -262,4 +262,6 @@ def sender_recovered(domain: str) -> None:
 def _status(reply: Reply) -> str:
     if reply.success:
         return "queued" if reply == QUEUED else "sent"
-    return "deferred" if reply.transient else "bounced"
+    if reply.transient:
+        return "deferred"
+    return "suppressed" if reply.suppressed else "bounced"

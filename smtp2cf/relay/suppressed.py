@@ -6,19 +6,14 @@ Why, until when and for whose mail is asked for once per attempt, after all of i
 from collections.abc import Awaitable, Callable, Sequence
 
 from smtp2cf.envelope import Outcomes
-from smtp2cf.reply import SUPPRESSED, Reply
+from smtp2cf.reply import Reply
 
 LookUp = Callable[[Sequence[str], str], Awaitable[dict[str, Reply]]]
-"""(suppressed recipients, sender) → the reply for each. Raises nothing, and takes a second or two at most:
-cloudflare's `SuppressionReasons.replies`."""
+"""(suppressed recipients, sender) → the reply for each of whom more is known. Raises nothing, and takes two
+seconds at most: cloudflare's `SuppressionReasons.replies`."""
 
 
 async def explain(outcomes: Outcomes, sender: str, look_up: LookUp) -> None:
     """Put what is known of them into the replies for those who are suppressed."""
-    if suppressed := [who for who, reply in outcomes.items() if is_suppressed(reply)]:
+    if suppressed := [who for who, reply in outcomes.items() if reply.suppressed]:
         outcomes.update(await look_up(suppressed, sender))
-
-
-def is_suppressed(reply: Reply) -> bool:
-    """The recipient is refused because it is suppressed."""
-    return reply.permanent and reply.text.startswith(SUPPRESSED.text)

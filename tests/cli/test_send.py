@@ -112,6 +112,7 @@ def test_kept_because_there_is_no_answer_yet(tmp_path: Path) -> None:
         ("anna@example.net", 0, "sent: 250 2.0.0 delivered"),
         ("queued@example.net", 0, "queued: 250 2.0.0 queued by Cloudflare"),
         ("bounce@example.net", os.EX_NOUSER, "bounced: 550 5.1.1 "),
+        ("suppressed@example.net", os.EX_NOUSER, "suppressed: 550 5.7.1 "),
     ],
 )
 def test_in_queue_mode_it_waits_to_see(tmp_path: Path, recipient: str, status: int, said: str) -> None:

@@ -56,7 +56,9 @@ def envelope(*recipients: str, **changes: Any) -> Envelope:
         (ACCEPTED, "sent"),
         (QUEUED, "queued"),
         (BOUNCED, "bounced"),
-        (SUPPRESSED, "bounced"),
+        (SUPPRESSED, "suppressed"),
+        (SUPPRESSED._replace(text=f"{SUPPRESSED.text} after a complaint, for good"), "suppressed"),
+        (Reply(550, "5.7.1", "suppressed, says the recipient's server"), "bounced"),
         (THROTTLED, "deferred"),
         (Reply(250, "2.0.0", "queued up somewhere else"), "sent"),
     ],
@@ -101,11 +103,12 @@ def test_recipients_with_the_same_answer_share_a_line(lines: Lines) -> None:
         ("sent", ["a@x", "c@x"]),
         ("bounced", ["b@x", "e@x"]),
         ("queued", "d@x"),
-        ("bounced", "f@x"),
+        ("suppressed", "f@x"),
     ]
     assert not any("message_id" in line for line in lines)
     assert counted("recipients_total", status="sent") == 2
-    assert counted("recipients_total", status="bounced") == 3
+    assert counted("recipients_total", status="bounced") == 2
+    assert counted("recipients_total", status="suppressed") == 1
     assert counted("recipients_total", status="queued") == 1
 
 
