@@ -1,8 +1,8 @@
 """Cloudflare's suppression list by hand: smtp2cf suppressions list, show, add, remove.
 
-A table for people, one JSON object a line for scripts. Exit status (sysexits.h): 66 where the address is not
-on the list, 77 where the token or a read-only entry forbids it, 65 where Cloudflare refuses what was asked
-for, 69 where the API gives no answer. Knows the account, and no bridge.
+A table for people, one JSON object a line for scripts. Exit status (sysexits.h): 1 where the address is on
+the list already, 66 where it is not, 77 where the token or a read-only entry forbids it, 65 where Cloudflare
+refuses what was asked for, 69 where the API gives no answer. Knows the account, and no bridge.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ Domain = Annotated[
 ]
 AccountOnly = Annotated[bool, typer.Option("--account", help="Only what is for the whole account.")]
 
-_COLUMNS = "{:<32}  {:<24}  {:<11}  {:<16}  {}"
+_COLUMNS = "{:<32}  {:<24}  {:<11}  {:<20}  {}"
 
 
 @app.command("list")
@@ -85,10 +85,11 @@ def show(
     wanted, scope = _address(address), _scope(domain, account=account)
 
     async def print_found(suppressions: Suppressions) -> None:
-        for entry in await _found(suppressions, wanted, scope):
+        for number, entry in enumerate(await _found(suppressions, wanted, scope)):
             if as_json:
                 _print_json(entry.as_json())
             else:
+                sys.stdout.write("\n" if number else "")
                 _print_entry(entry)
 
     _with_list(env_file, print_found)
@@ -117,11 +118,16 @@ def add(
         raise typer.BadParameter(f"more than {NOTE_LIMIT} characters", param_hint="--note")
 
     async def suppress(suppressions: Suppressions) -> None:
+        # Cloudflare would keep such an entry as it is, with its own expiry and note, and report success.
+        if present := [entry for entry in await suppressions.find(wanted, scope) if not entry.expired]:
+            why = f"{present[0].reason}, {_until(present[0].expires_at)}"
+            raise _ListedError(f"{wanted} is already suppressed for {_whose(scope)}: {why}")
         await suppressions.add(wanted, domain=scope, expires_at=expires_at, note=note)
         if as_json:
             _print_json({"email": wanted, "domain": scope or None, "action": "add"})
         else:
-            typer.echo(f"{printable(wanted)} is suppressed for {_whose(scope)}; that can take a minute")
+            what = f"{wanted} is suppressed for {_whose(scope)}, {_until(expires_at)}"
+            typer.echo(f"{printable(what)}. That can take a minute to have an effect.")
 
     _with_list(env_file, suppress)
 
@@ -158,6 +164,10 @@ def remove(
     _with_list(env_file, remove_found)
 
 
+class _ListedError(Exception):
+    """The address that is to be added is on the list."""
+
+
 class _NotListedError(Exception):
     """The address that was named is not on the list."""
 
@@ -186,6 +196,8 @@ def _with_list(env_file: Path | None, work: Callable[[Suppressions], Awaitable[N
     try:
         asyncio.run(run())
         sys.stdout.flush()
+    except _ListedError as error:
+        fail(str(error), 1)
     except _NotListedError as error:
         fail(str(error), os.EX_NOINPUT)
     except ReadOnlyError as error:
@@ -246,7 +258,7 @@ class _Table:
             if not self.count:
                 typer.echo(_COLUMNS.format("address", "for", "reason", "until", "").rstrip())
             remark = "read-only" if entry.read_only else ""
-            row = (entry.email, _whose(entry.domain), entry.reason, _until(entry), remark)
+            row = (entry.email, _whose(entry.domain), entry.reason, _expires(entry), remark)
             sys.stdout.write(_COLUMNS.format(*map(printable, row)).rstrip() + "\n")
         self.count += 1
 
@@ -261,7 +273,7 @@ def _print_entry(entry: Suppression) -> None:
         "for": _whose(entry.domain),
         "reason": entry.reason,
         "since": entry.created or "unknown",
-        "until": _until(entry),
+        "until": _expires(entry),
         "note": entry.note,
         "read-only": "yes: only Cloudflare can remove it" if entry.read_only else "no",
     }
@@ -270,8 +282,13 @@ def _print_entry(entry: Suppression) -> None:
             typer.echo(f"{name + ':':<11}{printable(value)}")
 
 
-def _until(entry: Suppression) -> str:
-    return f"{entry.expires_at:%Y-%m-%d %H:%M}" if entry.expires_at else "for good"
+def _expires(entry: Suppression) -> str:
+    return _until(entry.expires_at).removeprefix("until ")
+
+
+def _until(moment: datetime | None) -> str:
+    """In UTC, as in replies."""
+    return f"until {moment:%Y-%m-%d %H:%M} UTC" if moment else "for good"
 
 
 def _whose(domain: str | None) -> str:

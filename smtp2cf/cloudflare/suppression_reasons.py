@@ -28,7 +28,8 @@ GOOD_FOR = 600.0
 """Seconds for which what was found is good: an operator may remove an entry."""
 AFTER_FAILURE = 60.0
 WITHOUT_PERMISSION = 3600.0
-"""Seconds without look-ups after one that failed, or that the token may not make."""
+"""Seconds without look-ups after one that failed (of a recipient that is not listed yet), or that the token
+may not make."""
 
 _IN_WORDS = {
     "manual": "added by hand",
@@ -89,15 +90,10 @@ class SuppressionReasons:
         return reply if self._clock() < until else None
 
     async def _look_up(self, recipient: str, domain: str) -> Reply:
-        now = datetime.now(UTC)
-        reply = _reply(
-            [
-                entry
-                for entry in await self._suppressions.find(recipient)
-                if entry.domain in ("", domain) and (entry.expires_at or _NEVER) > now
-            ]
-        )
-        self._known[address_key(recipient), domain] = reply, self._clock() + GOOD_FOR
+        entries = await self._suppressions.find(recipient)
+        reply = _reply([each for each in entries if each.domain in ("", domain) and not each.expired])
+        good_for = AFTER_FAILURE if reply is SUPPRESSED else GOOD_FOR
+        self._known[address_key(recipient), domain] = reply, self._clock() + good_for
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
         return reply

@@ -47,6 +47,11 @@ class Suppression(NamedTuple):
     read_only: bool
     note: str
 
+    @property
+    def expired(self) -> bool:
+        """It has no effect any more."""
+        return self.expires_at is not None and self.expires_at <= datetime.now(UTC)
+
     def as_json(self) -> dict[str, object]:
         """The entry as Cloudflare writes it."""
         scope = {"type": "sending_domain", "value": self.domain} if self.domain else {"type": "account"}

@@ -39,6 +39,7 @@ def nowhere() -> Iterator[str]:
         ("sandbox", "--listen", "192.0.2.1:80"),
         ("send", "--to", "anna@example.net", "--from", "app@example.com"),
         ("serve", "--sandbox", "--sandbox-listen", "192.0.2.1:80"),
+        ("suppressions", "list"),
         ("user", "list"),
     ],
     ids=lambda arguments: arguments[0],
@@ -65,7 +66,7 @@ def test_tells_its_version() -> None:
 def test_lists_its_commands(arguments: tuple[str, ...]) -> None:
     done = smtp2cf(*arguments)
     assert done.status == 0
-    for command in ("serve", "sandbox", "check", "send", "queue", "user"):
+    for command in ("serve", "sandbox", "check", "send", "queue", "user", "suppressions"):
         assert re.search(rf"^\W*{command} ", done.out, re.MULTILINE), command
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -56,7 +57,7 @@ def test_the_table_says_for_whose_mail_why_and_until_when(desk: Desk) -> None:
             "from",
             "shop.example",
             "hard_bounce",
-            *f"{LATER:%Y-%m-%d %H:%M}".split(),
+            *f"{LATER:%Y-%m-%d %H:%M} UTC".split(),
         ],
         ["anna@example.net", "mail", "from", "shop.example", "complaint", "for", "good", "read-only"],
         ["anna@example.net", "all", "mail", "manual", "for", "good"],
@@ -109,6 +110,31 @@ def test_adding_and_removing(desk: Desk) -> None:
         "zoe@xn--bcher-kva.example is no longer suppressed for mail from shop.example\n",
     )
     assert desk("remove", "zoe@bücher.example").status == os.EX_NOINPUT
+
+
+def test_what_was_added_is_said_with_its_end(desk: Desk) -> None:
+    done = desk("add", "zoe@example.net")
+    assert done.out.startswith("zoe@example.net is suppressed for all mail, for good. ")
+    done = desk("add", "zoe@example.net", "--domain", "shop.example", "--for", "2d")
+    assert re.search(r" for mail from shop\.example, until \d{4}-\d\d-\d\d \d\d:\d\d UTC\. ", done.out)
+
+
+@pytest.mark.parametrize("options", [(), ("--for", "2d"), ("--note", "other words")])
+def test_what_is_on_the_list_already_is_left_as_it_is(desk: Desk, options: tuple[str, ...]) -> None:
+    before = [entry.entry() for entry in desk.sandbox.suppressions]
+    done = desk("add", "Ben@example.net", "--domain", "shop.example", *options)
+    assert (done.status, done.out) == (1, "")
+    assert done.err == (
+        "smtp2cf: Ben@example.net is already suppressed for mail from shop.example: hard_bounce, until"
+        f" {LATER:%Y-%m-%d %H:%M} UTC\n"
+    )
+    assert [entry.entry() for entry in desk.sandbox.suppressions] == before
+
+
+def test_several_entries_are_shown_apart(desk: Desk) -> None:
+    first, second = desk("show", "anna@example.net").out.split("\n\n")
+    assert first.startswith("address:   anna@example.net\nfor:       mail from shop.example\n")
+    assert second.startswith("address:   anna@example.net\nfor:       all mail\n")
 
 
 def test_what_is_read_only_stays_and_the_rest_goes(desk: Desk) -> None:

@@ -245,6 +245,15 @@ async def test_what_was_found_is_remembered_for_a_while() -> None:
     assert len(cloudflare.asked) == 3
 
 
+async def test_what_is_not_listed_yet_is_soon_looked_up_again() -> None:
+    cloudflare = Cloudflare()
+    assert [await cloudflare.said() for _ in range(2)] == ["", ""]
+    assert len(cloudflare.asked) == 1
+    cloudflare.answer = lambda _: page(ENTRY)
+    cloudflare.now += suppression_reasons.AFTER_FAILURE
+    assert await cloudflare.said() != ""
+
+
 async def test_only_some_of_many_are_looked_up() -> None:
     cloudflare = Cloudflare()
     many = [f"r{number}@example.net" for number in range(50)]
