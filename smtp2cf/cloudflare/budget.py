@@ -220,7 +220,7 @@ class Budget:
                     await self._exchange()
 
     def _note_made(self, at: float, slot: float) -> None:
-        self._made[math.ceil(at / self.rate.slot) * self.rate.slot] += 1
+        self._made[at] += 1
         if slot:
             self._settled[slot] += 1
 
@@ -248,7 +248,7 @@ class Budget:
 
     def _go_on_asking(self) -> None:
         if not self._closed and (self._run is None or self._run.done()):
-            self._run = tasks.start(self._keep_asking(), "cloudflare.budget")
+            self._run = tasks.keep_running(self._keep_asking, "cloudflare.budget")
 
     async def _keep_asking(self) -> None:
         """Report, and have calls granted, for as long as there is anything to report or to wait for."""
@@ -304,15 +304,19 @@ class Budget:
             )
         except SendError as error:
             # Perhaps it was written: what is reported twice counts twice, and nothing is taken back twice.
-            self._made.update(made)
             self._go_alone(error.reply.text)
             return
+        except Exception:
+            self._go_alone("internal error")
+            raise
         finally:
             losing.cancel()
+        self._made -= made
         self._heard(now, standing)
 
     def _ask(self, now: float) -> tuple[Ask, "Counter[float]"]:
-        """What to report and to want, and the calls made that it reports; they are taken for reported."""
+        """What to report and to want, and the calls made that it reports; the grants that it settles are
+        forgotten at once."""
         for number, (began, slot) in list(self._in_flight.items()):
             if began + self.rate.arrival > now:
                 break  # they are in the order of their beginning
@@ -322,19 +326,19 @@ class Budget:
             while grants and grants[0].until <= now:
                 self._settled[grants.popleft().slot] += 1
         since = now - self.rate.seconds - self.rate.slot
-        made = Counter({at: calls for at, calls in self._made.items() if at > since})
+        self._made = Counter({at: calls for at, calls in self._made.items() if at > since})
         may = now >= self._quiet_until and not (self.alone and self._shared)
         ask = Ask(
             bridge=self._bridge,
             settled=tuple(self._settled.items()),
-            made=tuple((now - at, calls) for at, calls in made.items()),
+            made=tuple((now - at, calls) for at, calls in self._made.items()),
             new=max(0, self._new - len(self._spare)) if may else 0,
             waiting=max(0, self._waiting - len(self._turns)) if may else 0,
             spare=max(0, self._target - len(self._spare)) if may else 0,
             blocked_for=max(0.0, self._blocked_until - now),
         )
-        self._made, self._settled = Counter(), Counter()
-        return ask, made
+        self._settled = Counter()
+        return ask, self._made.copy()
 
     def _heard(self, asked_at: float, standing: Standing) -> None:
         """asked_at: before the store was asked, so that we never believe in anything for too long."""
@@ -347,7 +351,10 @@ class Budget:
         if self.alone:
             log.info("api.rate_shared_again")
             self.alone = False
-            self._quiet_until = now + BACK if self._shared else now
+            if self._shared:
+                self._quiet_until = now + BACK
+                self._give_back(self._spare)
+                self._give_back(self._turns)
         blocked_until = asked_at + standing.blocked_for
         if standing.blocked_for and blocked_until > self._blocked_until + self.rate.slot:
             self._blocked_until = blocked_until

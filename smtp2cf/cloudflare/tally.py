@@ -66,6 +66,11 @@ class Rate:
         return min(1.0, self.seconds / 25)
 
     @property
+    def catch_up(self) -> float:
+        """Seconds of missed turns that waiting mail makes up for."""
+        return min(2.0, self.seconds / 10)
+
+    @property
     def for_new(self) -> int:
         """Calls that waiting mail leaves while there is new mail."""
         return min(max(2, self.usable // 50), self.usable // 4)
@@ -145,7 +150,7 @@ class _Tally:
         since, latest = now - rate.seconds, now + rate.seconds + 2 * VALIDITY
         self.counts = {slot: calls for slot, calls in self.counts.items() if since < slot < latest}
         self.seen = {bridge: at for bridge, at in self.seen.items() if since < at < latest}
-        self.turn_at = min(max(self.turn_at, now - rate.ahead), latest)
+        self.turn_at = min(max(self.turn_at, now - rate.catch_up), latest)
         self.new_at = min(self.new_at, now)
 
     def free_at(self, now: float, wanted: int, rate: Rate) -> float:

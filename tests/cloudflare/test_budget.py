@@ -33,14 +33,18 @@ class Store:
 
     def __init__(self, delay: float = 0.0, notes: MemoryNotes | None = None) -> None:
         self.delay = delay
-        self.away = False
+        self.away = self.broken = False
+        self.patience = 0.0
         self.asked = 0
         self.notes = notes or MemoryNotes(clock)
 
     async def amend(self, name: str, change: Callable[[str, float], tuple[str, T]]) -> T:
         self.asked += 1
         await asyncio.sleep(self.delay)
+        if self.broken:
+            raise RuntimeError("a mistake of ours")
         if self.away:
+            await asyncio.sleep(self.patience)
             raise SendError(Reply(451, "4.3.0", "the store is away"), Scope.ACCOUNT)
         result = await self.notes.amend(name, change)
         await asyncio.sleep(self.delay)
@@ -253,9 +257,11 @@ def test_a_call_seldom_waits_for_the_store() -> None:
     virtually(run())
 
 
-def test_while_the_store_is_away_each_bridge_uses_its_share() -> None:
+@pytest.mark.parametrize("patience", [0.0, 25.0])
+def test_while_the_store_is_away_each_bridge_uses_its_share(patience: float) -> None:
     async def run() -> None:
         api, store = Api(REAL, 0.1), Store()
+        store.patience = patience
         some = [Bridge(api, REAL, store) for _ in range(3)]
         await asyncio.gather(*(send([bridge], 100, waited=False) for bridge in some))
         store.away = True
@@ -269,6 +275,15 @@ def test_while_the_store_is_away_each_bridge_uses_its_share() -> None:
         assert len(api.arrived) > 0.8 * 6 * REAL.usable
         for task in sending:
             task.cancel()
+
+    virtually(run())
+
+
+def test_a_mistake_of_ours_stops_no_mail() -> None:
+    async def run() -> None:
+        store = Store()
+        store.broken = True
+        await send([Bridge(Api(REAL), REAL, store)], 50, waited=False)
 
     virtually(run())
 
