@@ -154,6 +154,9 @@ TABLE: tuple[Row, ...] = (
     _row(_ACCOUNT_ID, Scope.ACCOUNT, code=7003, http=(400, 404)),
     _row(_SERVER, Scope.SENDER, code=10002, http=500),
     _row(_NOT_IMPLEMENTED, Scope.ACCOUNT, code=10003, http=500),
+    # Unknown words, but Email Sending's own about mail: a recipient who is not authorized is not the account.
+    _row(_INVALID, Scope.RECIPIENT, text="sending.error.email.", code=10202, http=400, invalid=True),
+    _row(_REFUSED, Scope.RECIPIENT, text="sending.error.email.", http=400),
     # Words of the gateway's that nobody has seen yet, but are about the token or the account: no mail bounces
     # for those. They come before 10001, which is the gateway's for many things.
     _row(_FORBIDDEN, Scope.ACCOUNT, text="authenticat", http=400),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtp2cf.cloudflare.errors import MAYBE_SENT, TABLE, TEXT_LIMIT, TokenRefusedError, error_of
-from smtp2cf.reply import UNPRINTABLE, Scope
+from smtp2cf.reply import UNPRINTABLE, Scope, SendError
 from tests.support.each import each
 
 ACCOUNT, SENDER, MESSAGE, RECIPIENT = Scope
@@ -137,6 +137,14 @@ def test_a_wrong_token_or_account_id_never_bounces(http: int, code: object, text
     error = error_of(http, body_of({"code": code, "message": text}), None)
     assert (error.reply.code, error.reply.status, error.scope) == (451, "4.3.5", ACCOUNT)
     assert "SMTP2CF_ACCOUNT_ID" in error.reply.text or "SMTP2CF_API_TOKEN" in error.reply.text
+
+
+@each("code", [None, 10001, 10205, "10205", 99999])
+@each("words", ["recipient_not_authorized", "recipient_account_disabled", "unauthorized", "token_in_address"])
+def test_unknown_words_about_the_mail_are_about_nobody_else(code: object, words: str) -> None:
+    error = error_of(400, body_of({"code": code, "message": f"{PREFIX}email.{words}"}), None)
+    assert (error.reply.code, error.scope) == (554, RECIPIENT)
+    assert type(error) is SendError
 
 
 @pytest.mark.parametrize("code", [10001, 10002, 10004, 10101, 10203])
