@@ -102,6 +102,7 @@ class Account:
         self.client.use_token(token)
         self.suppression_reasons.token_changed()
         self._token_is_new.set()
+        self.quota.ask_soon()
 
     async def watch(self) -> None:
         """Probe the API for as long as a probe would tell something; from the start, until cancelled."""

@@ -137,6 +137,8 @@ class Budget:
     @property
     def left(self) -> int:
         """Calls that may be made at once, as far as was heard: nobody else's, or this bridge's."""
+        if self._clock() - self._heard_at >= self.rate.seconds:
+            return self.rate.usable
         return self._standing.left + len(self._spare)
 
     # ---- calls

@@ -118,21 +118,32 @@ class QuotaWatch:
         self._pacer = pacer
         self._clock = clock
         self._unknown = "not asked yet"
-        self._refused = asyncio.Event()
+        self._refused = False
+        self._woken = asyncio.Event()
         self._warned_of: float | None = -math.inf
         self._holding = False
-        pacer.on_unexplained = self._refused.set
+        pacer.on_unexplained = self._was_refused
 
     async def watch(self) -> None:
         """Ask at the start, now and then, and when a call is refused without a reason; until cancelled."""
         while True:
-            refused = self._refused.is_set()
-            pause = await self._ask(refused=refused)
-            self._refused.clear()
+            pause = await self._ask(refused=self._refused)
+            self._refused = (
+                False  # this question may have been refused as well, which is no reason for another
+            )
+            self._woken.clear()
             await asyncio.sleep(NOT_BEFORE)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause - NOT_BEFORE):
-                    await self._refused.wait()
+                    await self._woken.wait()
+
+    def ask_soon(self) -> None:
+        """There is another token, which may be told more."""
+        self._woken.set()
+
+    def _was_refused(self) -> None:
+        self._refused = True
+        self._woken.set()
 
     async def _ask(self, *, refused: bool) -> float:
         """Ask once, and act on it; returns seconds until the next time. refused: a call was."""

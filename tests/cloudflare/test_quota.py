@@ -177,6 +177,26 @@ def test_after_a_burst_and_where_the_quota_is_unknown_calls_stop_for_seconds(
     assert watched(story, value=value) == []
 
 
+def test_a_question_that_is_refused_as_well_is_not_repeated_every_few_seconds() -> None:
+    async def story(world: World) -> None:
+        world.status = 429
+        world.refuse()
+        await asyncio.sleep(300)
+        assert len(world.asked) < 8
+
+    watched(story)
+
+
+def test_another_token_is_asked_with_soon() -> None:
+    async def story(world: World) -> None:
+        world.value = 100
+        world.watch.ask_soon()
+        await asyncio.sleep(6)
+        assert world.watch.quota is not None
+
+    watched(story, value=None)
+
+
 def test_a_429_that_says_for_how_long_asks_nothing() -> None:
     async def story(world: World) -> None:
         world.refuse(30.0)
