@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtp2cf.cloudflare import Sent
-from smtp2cf.relay.attempt import NOT_FOUND_OUT, PARALLEL_CALLS, SEARCH_LIMIT, Attempt
+from smtp2cf.relay.attempt import (
+    NOT_FOUND_OUT,
+    PARALLEL_CALLS,
+    PROBE_ROUNDS,
+    PROBES,
+    SEARCH_LIMIT,
+    Attempt,
+)
+from smtp2cf.relay.groups import halves, probes
 from smtp2cf.reply import ACCEPTED, BOUNCED, DELIVERED, SUPPRESSED, Reply, Scope, SendError
 from tests.relay.one_attempt import attempt_to_send
 
@@ -350,8 +358,45 @@ async def test_suppressed_recipients_never_blame_the_message() -> None:
     assert {attempt.outcomes[who] for who in recipients[:-1]} == {SUPPRESSED}
 
 
-async def test_recipients_refused_for_themselves_say_nothing_of_the_message() -> None:
-    """They are where the message is tried on single recipients first."""
+def tried_alone(recipients: Sequence[str], rounds: int = PROBE_ROUNDS) -> set[str]:
+    """On whom the message is tried, if they are all refused for themselves."""
+    tried: set[str] = set()
+    for _ in range(rounds):
+        tried.update(probes([who for who in recipients if who not in tried], PROBES))
+    return tried
+
+
+async def test_a_message_that_was_tried_only_on_suppressed_recipients_is_not_to_blame() -> None:
+    recipients = people(50)
+    suppressed = tried_alone(recipients)
+    invalid = {next(who for who in half if who not in suppressed) for half in halves(recipients)}
+
+    def fate(part: Sequence[str]) -> SendError | None:
+        if invalid.intersection(part):
+            return recipient_error(INVALID)
+        return recipient_error() if suppressed.intersection(part) else None
+
+    api = Api(fate)
+    attempt = await attempt_to_send(api, recipients)
+    assert len(suppressed) == PROBE_ROUNDS * PROBES
+    assert api.delivered == Counter(set(recipients) - invalid - suppressed)
+    assert {who for who, out in attempt.outcomes.items() if out == SUPPRESSED} == suppressed
+    assert {who for who, out in attempt.outcomes.items() if out.status == "5.1.3"} == invalid
+
+
+@pytest.mark.parametrize("rounds", range(1, PROBE_ROUNDS))
+async def test_others_take_the_places_of_suppressed_recipients_on_whom_it_was_tried(rounds: int) -> None:
+    """So a message that is to blame costs a few calls, and not one for each recipient."""
+    recipients = people(50)
+    suppressed = tried_alone(recipients, rounds)
+    api = Api(lambda part: recipient_error(SUPPRESSED if suppressed.issuperset(part) else INVALID))
+    attempt = await attempt_to_send(api, recipients)
+    assert len(api.calls) == 1 + 2 + (rounds + 1) * PROBES, "for all, for each half, for those tried alone"
+    assert {who for who, out in attempt.outcomes.items() if out == SUPPRESSED} == suppressed
+    assert {who for who, out in attempt.outcomes.items() if out == INVALID} == set(recipients) - suppressed
+
+
+async def test_a_good_recipient_among_others_clears_the_message() -> None:
     recipients = people(50)
     invalid = {recipients[place] for place in (0, 49)}
     suppressed = {recipients[place] for place in (16, 32, 17, 33)}
