@@ -22,6 +22,8 @@ PATIENCE = 1.5
 """Seconds that a reply may wait for what is looked up."""
 LOOK_UPS = 5
 """Recipients of one call that are looked up."""
+AT_ONCE = 4
+"""Messages whose recipients are looked up at once: each takes one of the calls that mail may need."""
 REMEMBERED = 1000
 """Recipients that are remembered, each for one sender's domain."""
 GOOD_FOR = 600.0
@@ -54,6 +56,7 @@ class SuppressionReasons:
         self._clock = clock
         self._known: OrderedDict[tuple[str, str], tuple[Reply, float]] = OrderedDict()
         self._not_before = float("-inf")
+        self._under_way = 0
 
     async def replies(self, recipients: Sequence[str], sender: str) -> dict[str, Reply]:
         """The reply for each recipient of whom something is known.
@@ -65,6 +68,7 @@ class SuppressionReasons:
         found = {recipient: self._recall(recipient, domain) for recipient in recipients}
         unknown = [recipient for recipient, reply in found.items() if reply is None][:LOOK_UPS]
         if unknown and self._may_look():
+            self._under_way += 1
             try:
                 async with asyncio.timeout(PATIENCE):
                     for recipient in unknown:
@@ -76,6 +80,8 @@ class SuppressionReasons:
             except Exception:
                 log.exception("suppressions.error")
                 self._not_before = self._clock() + AFTER_FAILURE
+            finally:
+                self._under_way -= 1
         return {recipient: reply for recipient, reply in found.items() if reply not in (None, SUPPRESSED)}
 
     def token_changed(self) -> None:
@@ -83,7 +89,8 @@ class SuppressionReasons:
         self._not_before = float("-inf")
 
     def _may_look(self) -> bool:
-        return self._clock() >= self._not_before and not self._pacer.waiting and not self._pacer.blocked_for
+        may = self._clock() >= self._not_before and self._under_way < AT_ONCE
+        return may and not self._pacer.waiting and not self._pacer.blocked_for
 
     def _recall(self, recipient: str, domain: str) -> Reply | None:
         reply, until = self._known.get((address_key(recipient), domain), (None, 0.0))

@@ -287,6 +287,24 @@ async def test_a_silent_api_costs_one_reply_its_patience(monkeypatch: pytest.Mon
     assert len(cloudflare.asked) == 2
 
 
+async def test_a_slow_list_takes_few_calls_from_mail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suppression_reasons, "AT_ONCE", 2)
+    monkeypatch.setattr(suppression_reasons, "PATIENCE", 600.0)
+    cloudflare = Cloudflare()
+    cloudflare.silent = True
+    first, second, third = (asyncio.create_task(cloudflare.said(f"r{number}@x")) for number in range(3))
+    assert await third == "", "it does not wait for the others"
+    assert (len(cloudflare.asked), cloudflare.pacer.in_flight) == (2, 2)
+    first.cancel()
+    await asyncio.wait([first])
+    cloudflare.silent = False
+    await cloudflare.said("r3@x")
+    assert len(cloudflare.asked) == 3
+    second.cancel()
+    await asyncio.wait([second])
+    assert cloudflare.pacer.in_flight == 0
+
+
 async def test_an_error_of_our_own_costs_no_answer() -> None:
     cloudflare = Cloudflare(ENTRY)
 
