@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from smtp2cf.cloudflare.budget import Budget
 from smtp2cf.cloudflare.client import Client
-from smtp2cf.cloudflare.health import NOT_CONNECTED, ApiHealth, State
+from smtp2cf.cloudflare.health import NOT_CONNECTED, THROTTLED_STATUS, ApiHealth, State
 from smtp2cf.cloudflare.pacing import Pacer
 from smtp2cf.cloudflare.quota import QuotaWatch
 from smtp2cf.cloudflare.suppression_reasons import SuppressionReasons
@@ -137,6 +137,8 @@ class Account:
         except TimeoutError:
             state, reply = State.UNREACHABLE, Reply(451, "4.3.0", f"no answer from {self.base_url}")
         except SendError as error:
+            if error.reply.status == THROTTLED_STATUS and not self.health.down:
+                return  # that it was throttled is not over, and no other trouble has begun
             reached = error.reply.status not in (NOT_CONNECTED, "4.3.0")
             state = State.UP if reached else State.UNREACHABLE
             reply = None if reached else error.reply

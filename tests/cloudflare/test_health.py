@@ -189,3 +189,20 @@ async def test_probes_of_an_hour(answer: Callable[[], TokenState], most: int) ->
     assert len(probed.times) == before + 1
     watching.cancel()
     await account.aclose()
+
+
+@in_virtual_time
+async def test_a_probe_that_is_throttled_ends_what_was_away_but_not_that_it_is_throttled() -> None:
+    account = Account(base_url="http://127.0.0.1:1/v4", account_id="a", token="t", timeout=1, concurrency=9)
+    probed = Probed(account, raising(THROTTLED))
+    states = []
+    for error in (THROTTLED, REFUSED):
+        account.health.ended(account.health.now(), error)
+        account.use_token("other")
+        watching = asyncio.create_task(account.watch())
+        await asyncio.sleep(0.1)
+        states.append(account.health.state)
+        watching.cancel()
+    assert len(probed.times) == 2
+    assert states == [State.THROTTLED, State.UP]
+    await account.aclose()
