@@ -9,7 +9,18 @@ from typing import Any
 import pytest
 
 from smtp2cf.reply import Reply, Scope, SendError
-from smtp2cf.spool import Action, Answer, Filter, Memory, NewMail, Period, SpoolItem, SpoolUnavailable, Status
+from smtp2cf.spool import (
+    MEMORY,
+    Action,
+    Answer,
+    Filter,
+    Memory,
+    NewMail,
+    Period,
+    SpoolItem,
+    SpoolUnavailable,
+    Status,
+)
 from tests.spool.clocks import Host
 from tests.spool.conftest import Backend, new_mail
 from tests.spool.inside import renew
@@ -679,13 +690,15 @@ async def test_an_unconfirmed_transaction_is_remembered(backend: Backend) -> Non
     assert await again.recall(b"confirmed") is None
 
 
-async def test_the_memory_fades(spool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("sqlite", "sqlite_store", "postgres", "postgres_answers"):
-        monkeypatch.setattr(f"smtp2cf.spool.{module}.MEMORY", 0.0)
+async def test_the_memory_fades(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(monkeypatch, backend)
+    spool = await backend.open()
     assert await spool.recall(b"x") is None
     spool.remember(b"x", OK)
-    assert await spool.recall(b"x") is None
+    assert await spool.recall(b"x") == Memory(OK)
+    await host.sleep(MEMORY + 1)
     await renew(spool)
+    assert await spool.recall(b"x") is None
 
 
 # --- errors
