@@ -55,7 +55,7 @@ class User:
 
 
 class UsersFile:
-    """The users of a file, as of at most LOOK_INTERVAL ago while `watch` runs.
+    """The users of a file, as of at most two LOOK_INTERVALs ago while `watch` runs.
 
     Raises UsersFileError if the file can't be used at the start. If that happens later, the previous users
     are kept.
@@ -63,7 +63,8 @@ class UsersFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = FileWatch(path, every=LOOK_INTERVAL)
+        # While it is written in place, it looks as if it had no users, or only some.
+        self._file = FileWatch(path, every=LOOK_INTERVAL, steady=True)
         self._users, mode = read_users(path)
         self._order: Sequence[User] = tuple(self._users.values())
         self._warn_of_readers(mode)
@@ -114,7 +115,10 @@ class UsersFile:
         self._users, mode = found
         self._order = tuple(self._users.values())
         self._warn_of_readers(mode)
-        log.info("users.reread", file=str(self._path), users=len(self._order))
+        if self._order:
+            log.info("users.reread", file=str(self._path), users=len(self._order))
+        else:
+            log.warning("users.reread", file=str(self._path), users=0, note="nobody can log in")
 
     def _warn_of_readers(self, mode: int) -> None:
         if mode & stat.S_IROTH:

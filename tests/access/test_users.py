@@ -1,5 +1,6 @@
 """The users file: what a line may be, and that a changed file holds at once and a broken one never."""
 
+import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from smtp2cf.access.users import UsersFile, UsersFileError, check_hash, parse_users
+from smtp2cf.listen.file_watch import FileWatch
 from tests.access.hashes import CHEAP, line
 
 HASH = "$argon2id$v=19$m=8,t=1,p=1$MDEyMzQ1Njc4OWFiY2RlZg$39tbUSD70LTTCIyCWo9t5sDidhNPptw1P94ISzTyALc"
@@ -118,6 +120,39 @@ def test_a_changed_file_holds_after_the_next_look(tmp_path: Path, lines: list[An
     assert str(users.senders_of("bert")) == "example.com"
     assert [user.name for user in users.users] == ["bert"]
     assert [(entry["event"], entry["users"]) for entry in lines] == [("users.reread", 1)]
+
+
+def test_a_file_without_users_is_worth_a_warning(tmp_path: Path, lines: list[Any]) -> None:
+    path = tmp_path / "users"
+    path.write_text(line("anna", "secret"))
+    users = UsersFile(path)
+    path.write_text("")
+    users.look()
+    assert (lines[0]["event"], lines[0]["log_level"], lines[0]["users"]) == ("users.reread", "warning", 0)
+    assert lines[0]["note"] == "nobody can log in"
+
+
+async def test_a_file_that_is_being_written_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smtp2cf.access.users.LOOK_INTERVAL", 0.0)
+    path = tmp_path / "users"
+    path.write_text(line("anna", "secret"))
+    users = UsersFile(path)
+    looks = 0
+
+    def grows(_: FileWatch) -> tuple[tuple[int, ...], ...]:
+        nonlocal looks
+        looks += 1
+        return ((looks,),)
+
+    monkeypatch.setattr(FileWatch, "stamps", grows)
+    path.write_text("")
+    watching = asyncio.create_task(users.watch())
+    while looks < 20:  # noqa: ASYNC110 - nobody tells of a look
+        await asyncio.sleep(0)
+    watching.cancel()
+    assert users.find("anna") is not None
 
 
 @pytest.mark.parametrize("how", ["broken", "gone", "unreadable"])
