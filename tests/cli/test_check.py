@@ -27,6 +27,8 @@ from tests.support.sandbox import running_sandbox
 from tests.support.secret import TOKEN
 
 ACCOUNT = "0123456789abcdef0123456789abcdef"
+CERTIFICATE = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
+KEY = "-----BEGIN EC PRIVATE KEY-----\nAA==\n-----END EC PRIVATE KEY-----\n"
 Look = Callable[..., Awaitable[list[Finding]]]
 
 
@@ -449,6 +451,34 @@ async def test_an_env_file_with_a_secret_is_looked_at(look: Look, tmp_path: Path
     assert any(is_said(one, ok("secrets", f"--env-file: {file}")) for one in await look(file))
     file.write_text("SMTP2CF_MODE=queue\n")
     assert not any(one.check == "secrets" for one in await look(file))
+
+
+@pytest.mark.parametrize(
+    ("given", "secret"),
+    [
+        ({"API_TOKEN": "", "API_TOKEN_FILE": "none"}, ["API_TOKEN_FILE"]),
+        ({"SPOOL_URL_FILE": "none"}, ["SPOOL_URL_FILE"]),
+        ({"USERS_FILE": ""}, ["USERS_FILE"]),
+        ({"TLS_CERT_FILE": CERTIFICATE}, []),
+        ({"TLS_CERT_FILE": KEY + CERTIFICATE}, ["TLS_CERT_FILE"]),
+        ({"TLS_CERT_FILE": CERTIFICATE, "TLS_KEY_FILE": KEY}, ["TLS_KEY_FILE"]),
+        ({"TLS_CERT_FILE": KEY + CERTIFICATE, "TLS_KEY_FILE": KEY}, ["TLS_KEY_FILE", "TLS_CERT_FILE"]),
+    ],
+)
+async def test_every_file_that_holds_a_secret_is_looked_at(
+    given: dict[str, str], secret: list[str], look: Look, tmp_path: Path
+) -> None:
+    files = {name: tmp_path / name for name in given if name.endswith("_FILE")}
+    for name, path in files.items():
+        path.write_text(given[name])
+    settings = given | {name: str(path) for name, path in files.items()}
+    for mode, expected, text in ((0o644, warning, "can be read by every"), (0o640, ok, "can't be read by")):
+        for path in files.values():
+            path.chmod(mode)
+        found = [one for one in await look(**settings) if one.check == "secrets"]
+        wanted = [expected("secrets", f"SMTP2CF_{name}: {files[name]} {text}") for name in secret]
+        assert len(found) == len(wanted)
+        assert all(map(is_said, sorted(found), sorted(wanted)))
 
 
 def test_the_command_ends_with_78_for_an_error_and_0_for_a_warning() -> None:

@@ -57,6 +57,8 @@ def _secrets(settings: Settings, env_file: Path | None) -> dict[str, Path]:
         found["--env-file"] = env_file
     if settings.tls_key_file is not None:
         found["SMTP2CF_TLS_KEY_FILE"] = settings.tls_key_file
+    if settings.tls_cert_file is not None and files.holds_private_key(settings.tls_cert_file):
+        found["SMTP2CF_TLS_CERT_FILE"] = settings.tls_cert_file
     if settings.users_file is not None:
         found["SMTP2CF_USERS_FILE"] = settings.users_file
     return found

@@ -3,10 +3,12 @@
 import os
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smtp2cf.access.senders import Senders
 from smtp2cf.cli.examine.finding import Finding, error, ok, warning
+from smtp2cf.listen.files import FileError, read
 from smtp2cf.relay.sender_domains import NOBODY_KNOWN, NOTE, domains_in
 from smtp2cf.reply import SendError, few_in_words
 from smtp2cf.settings import rooms
@@ -68,6 +70,14 @@ def certificate(settings: Settings) -> Iterator[Finding]:
         yield ok("certificate", str(found))
     for line in complaints:
         yield warning("certificate", line)
+
+
+def holds_private_key(pem: Path) -> bool:
+    """Whether a private key is in a file of certificates: it may be, and then the whole file is secret."""
+    try:
+        return b"PRIVATE KEY-----" in read(pem)
+    except FileError:
+        return False  # whoever reads the certificate says so
 
 
 async def spool(settings: Settings) -> Finding:
