@@ -246,7 +246,7 @@ class _Calls:
         if isinstance(result, Exception):
             self._crashed(part, result)  # the other calls must not be lost with this one
             return None
-        self.vouched = True
+        self.vouched, self.to_blame = True, False
         self.versions.settle(version)
         self.attempt.repaired = self.attempt.repaired or version.changed
         self.attempt.outcomes.update(result.outcomes)
@@ -263,7 +263,9 @@ class _Calls:
         await self._each(self._try, groups)
         if not self.vouched and any(_is_unclear(reply) for _, reply in self.refused):
             await self._judge_message()
-        await self._each(self._search, self.refused)
+        # First those among whom somebody is refused for himself: if another gets the message, it is cleared.
+        await self._each(self._search, [each for each in self.refused if not _is_unclear(each[1])])
+        await self._each(self._search, [each for each in self.refused if _is_unclear(each[1])])
         if self.vouched:
             for who in self.alone:
                 text = f"the address is refused: {self.attempt.outcomes[who].text}"
@@ -331,7 +333,7 @@ class _Calls:
             if found is None:
                 continue
             if self.to_blame and _is_unclear(found):
-                self._answer(part, found)
+                self.refused.append((part, found))  # the next may yet clear the message
             else:
                 undecided += halves(part)[::-1]
         return None

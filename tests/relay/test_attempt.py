@@ -350,6 +350,27 @@ def test_nobody_is_refused_for_good_who_was_not_in_a_call_with_half_of_them_at_m
     assert all(times == 1 for times in api.delivered.values())
 
 
+async def test_one_who_gets_the_message_late_clears_it_for_all() -> None:
+    """Nearly all are refused, on their own too; one of the few others stands beside a suppressed one."""
+    recipients = people(60)
+    good = {recipients[place] for place in (4, 5, 8, 41)}
+    suppressed = {recipients[6]}
+
+    def fate(part: Sequence[str]) -> SendError | None:
+        if suppressed.intersection(part):
+            return recipient_error()
+        return None if good.issuperset(part) else recipient_error(INVALID)
+
+    api = Api(fate)
+    left, outcomes = recipients, {}
+    while left:
+        outcomes |= (await attempt_to_send(api, left, taken=left is not recipients)).outcomes
+        left = [who for who, out in outcomes.items() if out == NOT_FOUND_OUT]
+    assert api.delivered == Counter(good)
+    assert {who for who, out in outcomes.items() if out.success} == good
+    assert all([who] in api.calls for who, out in outcomes.items() if out.permanent)
+
+
 async def test_suppressed_recipients_never_blame_the_message() -> None:
     recipients = people(50)
     api = suppressing(recipients[:-1])
