@@ -104,7 +104,7 @@ def test_the_start_says_what_clients_will_do_with_it(tmp_path: Path) -> None:
         bridge.wait_for_log("serve.ready")
         notes = [line["note"] for line in bridge.log() if line["event"] == "tls.clients_will_refuse"]
     assert ["it is self-signed" in note for note in notes] == [True, False]
-    assert "is for one.example, not for 127.0.0.2. " in notes[1]
+    assert "is for one.example, not for 127.0.0.2" in notes[1]
 
 
 def test_a_sandbox_makes_its_own_and_leaves_nothing_behind(
