@@ -31,12 +31,13 @@ COMPILED := env -u PYTHONDONTWRITEBYTECODE
 # A test that hangs is named, with every thread's stack, and ends its worker.
 HANGS := -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 
-check: $(SET_UP)  ## lint, types, the rooms' dependencies, config.example.env in step with the settings
+check: $(SET_UP)  ## lint, types, the rooms' dependencies, the examples in step with the settings
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	@$(BIN)/python -m smtp2cf.settings.example | diff -u config.example.env - || { echo "config.example.env is out of step: run 'make config'"; exit 1; }
+	@for kind in env toml; do $(BIN)/python -m smtp2cf.settings.example $$kind | diff -u config.example.$$kind - \
+		|| { echo "config.example.$$kind is out of step: run 'make config'"; exit 1; }; done
 
 audit: $(VENV)-audit/.set-up  ## known vulnerabilities of every pinned dependency, where PyPI's database can be had
 	@$(VENV)-audit/bin/python requirements/audit.py
@@ -59,8 +60,9 @@ bench: $(SET_UP)  ## throughput beside what one would use instead; needs Debian'
 sendmail.pyz: $(wildcard smtp2cf/sendmail/*.py) smtp2cf/cli/install_sendmail.py  ## sendmail in one file, for a host that has Python and nothing else
 	$(PYTHON) -m smtp2cf.cli.install_sendmail $@
 
-config: $(SET_UP)  ## write config.example.env from the settings
-	$(BIN)/python -m smtp2cf.settings.example > config.example.env
+config: $(SET_UP)  ## write config.example.env and config.example.toml from the settings
+	$(BIN)/python -m smtp2cf.settings.example env > config.example.env
+	$(BIN)/python -m smtp2cf.settings.example toml > config.example.toml
 
 attack: $(SET_UP)  ## what attacks cost a bridge and its other clients; needs openssl
 	$(BIN)/python -m benchmarks.attacks

@@ -1,17 +1,23 @@
-"""The example: config.example.env, generated from the settings' own descriptions.
+"""The examples: config.example.env and config.example.toml, generated from the settings' own descriptions.
 
-`python -m smtp2cf.settings.example` prints it.
+`python -m smtp2cf.settings.example env` prints one of them, `toml` the other.
 """
 
+import json
+import re
 import sys
 
 from pydantic import SecretStr
+from pydantic.fields import FieldInfo
 
+from smtp2cf.settings import toml_file
 from smtp2cf.settings.fields import PREFIX, Settings
 from smtp2cf.settings.wrong import as_written
 
 LINE_LIMIT = 100
 """Characters of a comment."""
+UNITS = "# Durations are written 90s, 15m, 36h or 5d (a number alone is seconds), sizes 25MiB (bytes)."
+_VARIABLE = re.compile(rf"{PREFIX}([A-Z_]*[A-Z])")
 
 
 def example_env() -> str:
@@ -19,16 +25,49 @@ def example_env() -> str:
     lines = [
         "# smtp2cf's settings with their defaults, for `smtp2cf serve --env-file` or the environment.",
         "# Generated from the settings' descriptions by `make config`.",
-        "# Durations are written 90s, 15m, 36h or 5d (a number alone is seconds), sizes 25MiB (bytes).",
+        UNITS,
+        "",
+        "# A TOML file with more settings, such as config.example.toml. What is set here takes precedence.",
+        f"#{toml_file.VARIABLE}={toml_file.DEFAULT}",
     ]
     for name, field in Settings.model_fields.items():
         lines += ["", *_wrapped(field.description or "")]
-        variable = f"{PREFIX}{name.upper()}"
-        if field.default_factory is not None or field.default in (None, "", (), SecretStr("")):
-            lines.append(f"#{variable}={field.examples[0] if field.examples else ''}")
-        else:
-            lines.append(f"#{variable}={as_written(field.default, field)}")
+        lines.append(f"#{PREFIX}{name.upper()}={_value(field)}")
     return "\n".join(lines) + "\n"
+
+
+def example_toml() -> str:
+    """The text of config.example.toml: the same, by the names in lower case."""
+    lines = [
+        f"# smtp2cf's settings with their defaults, for {toml_file.DEFAULT} or the file that",
+        f"# {toml_file.VARIABLE} names. The environment and --env-file take precedence.",
+        "# Generated from the settings' descriptions by `make config`.",
+        UNITS,
+        '# What is separated by commas may also be an array: ["10.0.0.0/8", "fd00::/8"].',
+    ]
+    for name, field in Settings.model_fields.items():
+        lines += ["", *_wrapped(_VARIABLE.sub(_as_key, field.description or ""))]
+        lines.append(f"#{name} = {_toml_value(_value(field), field)}")
+    return "\n".join(lines) + "\n"
+
+
+def _as_key(variable: re.Match[str]) -> str:
+    """The key in TOML for a variable; other commands' variables stay what they are."""
+    key = variable[1].lower()
+    return key if key in toml_file.names() else variable[0]
+
+
+def _value(field: FieldInfo) -> str:
+    """The default as an operator would write it, an example where there is none, or else nothing."""
+    if field.default_factory is not None or field.default in (None, "", (), SecretStr("")):
+        return str(field.examples[0]) if field.examples else ""
+    return as_written(field.default, field)
+
+
+def _toml_value(text: str, field: FieldInfo) -> str:
+    if field.annotation is bool:
+        return "true" if text == "yes" else "false"
+    return text if field.annotation in (int, float) and text.isdecimal() else json.dumps(text)
 
 
 def _wrapped(text: str) -> list[str]:
@@ -41,4 +80,4 @@ def _wrapped(text: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(example_env())
+    sys.stdout.write(example_toml() if sys.argv[1:] == ["toml"] else example_env())

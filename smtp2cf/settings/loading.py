@@ -1,7 +1,7 @@
-"""Loading: where settings come from: the environment, an env file, and files that hold secrets.
+"""Loading: where settings come from: the environment, an env file, a TOML file, and files that hold secrets.
 
-The environment takes precedence over the env file. Knows the settings' names, and of their values only how
-to say that one is wrong (wrong.py).
+The environment takes precedence over the env file, and that over the TOML file. Knows the settings' names,
+and of their values only how to say that one is wrong (wrong.py).
 """
 
 import difflib
@@ -9,13 +9,14 @@ import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
-from pydantic import ValidationError
+from pydantic import AliasChoices, ValidationError
 
 from smtp2cf.listen import files
-from smtp2cf.settings import secret_files
+from smtp2cf.settings import secret_files, toml_file
 from smtp2cf.settings.fields import PREFIX, Settings, SettingsError
 from smtp2cf.settings.wrong import line_of
 
@@ -29,16 +30,17 @@ SENDMAIL_NAMES = (
 def load(env_file: Path | None = None) -> Settings:
     """Read the settings. Raises SettingsError with a line for each wrong one."""
     given = _given(env_file)
-    secrets = _secrets_from_files(given)
+    from_files = {**_from_toml(given), **_secrets_from_files(given)}
     try:
-        return Settings(_env_file=env_file, **secrets)  # type: ignore[arg-type, call-arg]
+        return Settings(_env_file=env_file, **from_files)  # type: ignore[arg-type, call-arg]
     except ValidationError as error:
-        raise SettingsError(*(line_of(problem, given) for problem in error.errors())) from None
+        lines = (line_of(problem, given.texts, given.places) for problem in error.errors())
+        raise SettingsError(*lines) from None
 
 
 def users_file(env_file: Path | None = None) -> Path | None:
-    """SMTP2CF_USERS_FILE alone, whatever the other settings are. Raises SettingsError for the env file."""
-    given = _given(env_file).get(f"{PREFIX}USERS_FILE", "").strip()
+    """SMTP2CF_USERS_FILE alone, whatever the other settings are. Raises SettingsError for the files."""
+    given = _given(env_file).texts.get(f"{PREFIX}USERS_FILE", "").strip()
     return Path(given) if given else None
 
 
@@ -48,18 +50,21 @@ def files_of_secrets(env_file: Path | None = None) -> dict[str, Path]:
 
 
 def unknown_variables(env_file: Path | None = None) -> list[str]:
-    """A line for each SMTP2CF_ variable that is not a setting, with the nearest name that is."""
-    known = [name.upper() for name in Settings.model_fields]
+    """A line for each SMTP2CF_ variable, and each key of the TOML file, that is not a setting, with the
+    nearest that is. Raises SettingsError.
+    """
+    given = _given(env_file)
+    known = ["CONFIG", *(name.upper() for name in Settings.model_fields)]
     known += [f"{name.upper()}_FILE" for name in secret_files.KINDS]
     known += [f"SENDMAIL_{name}" for name in SENDMAIL_NAMES]
     lines = []
-    for variable in sorted(_given(env_file)):
+    for variable in sorted(given.texts):
         name = variable.removeprefix(PREFIX)
         if name in (variable, *known):
             continue
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.65)
         lines.append(f"{variable} is not a setting{f': did you mean {PREFIX}{near[0]}?' if near else ''}")
-    return lines
+    return [*lines, *given.unknown]
 
 
 def has_secrets(env_file: Path) -> bool:
@@ -72,9 +77,52 @@ def has_secrets(env_file: Path) -> bool:
     )
 
 
-def _given(env_file: Path | None) -> dict[str, str]:
+def toml_with_secrets(env_file: Path | None = None) -> Path | None:
+    """The TOML file if it holds a secret itself. Raises SettingsError."""
+    path = toml_file.path_of(_variables(env_file))
+    return path if path is not None and toml_file.read(path).texts.keys() & secret_files.KINDS else None
+
+
+class Given(NamedTuple):
+    """What was set, by its variable. places: where those stand that the TOML file has set.
+
+    unknown: a line for each key in that file that is no setting.
+    """
+
+    texts: Mapping[str, str]
+    places: Mapping[str, str]
+    unknown: tuple[str, ...]
+
+
+def _given(env_file: Path | None) -> Given:
+    variables = _variables(env_file)
+    path = toml_file.path_of(variables)
+    file = toml_file.read(path) if path is not None else toml_file.NO_FILE
+    is_set = {name.upper() for name, value in variables.items() if value}
+    kept = [key for key in file.texts if not is_set & _rivals(key)]
+    texts = {f"{PREFIX}{key.upper()}": file.texts[key] for key in kept}
+    places = {f"{PREFIX}{key.upper()}": file.places[key] for key in kept}
+    return Given({**variables, **texts}, places, file.unknown)
+
+
+def _variables(env_file: Path | None) -> dict[str, str]:
     """Every variable of the env file and the environment."""
     return {**(_env_file_values(env_file) if env_file is not None else {}), **os.environ}
+
+
+def _rivals(key: str) -> set[str]:
+    """The variables that take precedence over a key of the TOML file: a secret may be in either form."""
+    name = key.removesuffix("_file")
+    forms = (name, f"{name}_file") if name in secret_files.KINDS else (key,)
+    alias = Settings.model_fields[forms[0]].validation_alias
+    also = map(str, alias.choices) if isinstance(alias, AliasChoices) else ()
+    return {*(f"{PREFIX}{form.upper()}" for form in forms), *also}
+
+
+def _from_toml(given: Given) -> dict[str, str]:
+    """What the TOML file sets and nothing else does, by setting."""
+    named = {variable.removeprefix(PREFIX).lower(): given.texts[variable] for variable in given.places}
+    return {name: text for name, text in named.items() if name in Settings.model_fields}
 
 
 def _env_file_values(path: Path) -> dict[str, str]:
@@ -98,20 +146,27 @@ def _env_file_values(path: Path) -> dict[str, str]:
     return {name: value or "" for name, value in dotenv_values(stream=io.StringIO(text)).items()}
 
 
-def _secrets_from_files(given: Mapping[str, str]) -> dict[str, str]:
-    try:
-        return {name: secret_files.read(name, path) for name, path in _secret_files(given).items()}
-    except secret_files.SecretFileError as error:
-        raise SettingsError(str(error)) from None
+def _secrets_from_files(given: Given) -> dict[str, str]:
+    secrets = {}
+    for name, path in _secret_files(given).items():
+        try:
+            secrets[name] = secret_files.read(name, path)
+        except secret_files.SecretFileError as error:
+            variable = secret_files.variable_of(name)
+            place = given.places.get(variable, variable)
+            raise SettingsError(f"{place}{str(error).removeprefix(variable)}") from None
+    return secrets
 
 
-def _secret_files(given: Mapping[str, str]) -> dict[str, Path]:
+def _secret_files(given: Given) -> dict[str, Path]:
     """The files that are named, by the name of the setting that they hold."""
     named = {}
     for name in secret_files.KINDS:
-        variable, path = f"{PREFIX}{name.upper()}", given.get(secret_files.variable_of(name), "")
-        if path and given.get(variable):
-            raise SettingsError(f"{variable} and {variable}_FILE are both set: set only one of them")
+        variable, with_file = f"{PREFIX}{name.upper()}", secret_files.variable_of(name)
+        path = given.texts.get(with_file, "")
+        if path and given.texts.get(variable):
+            both = " and ".join(given.places.get(each, each) for each in (variable, with_file))
+            raise SettingsError(f"{both} are both set: set only one of them")
         if path:
             named[name] = Path(path)
     return named

@@ -1,4 +1,4 @@
-"""Wrong values: one line for the operator that names the variable, its value, and what it must be.
+"""Wrong values: one line for the operator that says where a setting is, its value, and what it must be.
 
 Turns pydantic's errors into our words, and writes values the way an operator would.
 """
@@ -32,8 +32,11 @@ BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than
 """The kinds of bounds that a setting may have, in words."""
 
 
-def line_of(problem: Mapping[str, Any], given: Mapping[str, str]) -> str:
-    """The line for one of pydantic's errors. given: the variables as they were set."""
+def line_of(problem: Mapping[str, Any], given: Mapping[str, str], places: Mapping[str, str]) -> str:
+    """The line for one of pydantic's errors. given: the variables as they were set.
+
+    places: where those stand that no variable has set.
+    """
     name = str(problem["loc"][0])
     variable = name if name.isupper() else f"{PREFIX}{name.upper()}"
     setting = variable.split("_", 1)[1].lower()
@@ -43,7 +46,7 @@ def line_of(problem: Mapping[str, Any], given: Mapping[str, str]) -> str:
     is_secret = field is None or field.annotation is SecretStr
     text = _LOGIN.sub("//***@", given.get(variable, problem["input"]).strip())
     was = "its value" if is_secret else repr(text)
-    return f"{variable}: {was} is wrong: {_why(problem, setting, field)}"
+    return f"{places.get(variable, variable)}: {was} is wrong: {_why(problem, setting, field)}"
 
 
 def _why(problem: Mapping[str, Any], setting: str, field: FieldInfo | None) -> str:

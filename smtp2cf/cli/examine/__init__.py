@@ -55,6 +55,8 @@ def _secrets(settings: Settings, env_file: Path | None) -> dict[str, Path]:
     }
     if env_file is not None and loading.has_secrets(env_file):
         found["--env-file"] = env_file
+    if (toml := loading.toml_with_secrets(env_file)) is not None:
+        found["SMTP2CF_CONFIG"] = toml
     if settings.tls_key_file is not None:
         found["SMTP2CF_TLS_KEY_FILE"] = settings.tls_key_file
     if settings.tls_cert_file is not None and files.holds_private_key(settings.tls_cert_file):
