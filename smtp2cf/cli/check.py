@@ -1,6 +1,7 @@
 """smtp2cf check: would a bridge with these settings take mail and send it? One line for each thing looked at.
 
-Exit status 78 (sysexits.h) if something is wrong; a warning changes nothing.
+Exit status 78 (sysexits.h) if something is wrong; a warning changes nothing. With --show, which settings are
+in use, and where each comes from.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from smtp2cf.cli.arguments import EnvFile
 from smtp2cf.cli.examine import Finding, Status, examine
 from smtp2cf.cli.terminal import one_line
 from smtp2cf.journal import logs
+from smtp2cf.settings import loading
 
 _MARKS = {
     Status.OK: ("✓", typer.colors.GREEN),
@@ -28,9 +30,17 @@ def check(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per line: check, status, text.")
     ] = False,
+    show: Annotated[
+        bool, typer.Option("--show", help="Only print every setting's value and where it comes from.")
+    ] = False,
 ) -> None:
     """Check settings, files, listeners, the token and what is set up at Cloudflare. Exit 0 or 78."""
     logs.configure("error", "auto")
+    if show:
+        for setting in loading.effective(env_file):
+            line = f"{setting.setting} = {setting.value} # {setting.origin}"
+            sys.stdout.write(_as_json(setting) if as_json else f"{one_line(line)}\n")
+        return
 
     async def show_all() -> bool:
         right = True
@@ -44,7 +54,7 @@ def check(
         raise typer.Exit(os.EX_CONFIG)
 
 
-def _as_json(finding: Finding) -> str:
+def _as_json(finding: Finding | loading.Effective) -> str:
     return orjson.dumps(finding._asdict()).decode() + "\n"
 
 

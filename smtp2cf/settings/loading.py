@@ -7,24 +7,35 @@ and of their values only how to say that one is wrong (wrong.py).
 import difflib
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
-from pydantic import AliasChoices, ValidationError
+from pydantic import AliasChoices, SecretStr, ValidationError
 
 from smtp2cf.listen import files
 from smtp2cf.settings import secret_files, toml_file
 from smtp2cf.settings.fields import PREFIX, Settings, SettingsError
-from smtp2cf.settings.wrong import line_of
+from smtp2cf.settings.wrong import as_written, line_of
 
 SENDMAIL_NAMES = (
     *("ALIASES", "CONF", "DIRECT", "DOMAIN", "DROP_DIR", "HOST", "PASSWORD", "PASSWORD_FILE", "TLS"),
     *("TLS_CA_FILE", "USER"),
 )
 """Variables of the sendmail command, which reads them itself: SMTP2CF_SENDMAIL_ and one of these."""
+
+
+class Given(NamedTuple):
+    """What was set, by its variable. places: where those stand that the TOML file has set.
+
+    unknown: a line for each key in that file that is no setting.
+    """
+
+    texts: Mapping[str, str]
+    places: Mapping[str, str]
+    unknown: tuple[str, ...]
 
 
 def load(env_file: Path | None = None) -> Settings:
@@ -67,6 +78,46 @@ def unknown_variables(env_file: Path | None = None) -> list[str]:
     return [*lines, *given.unknown]
 
 
+class Effective(NamedTuple):
+    """A setting in use: its value as an operator would write it, *** for a secret, and its origin."""
+
+    setting: str
+    value: str
+    origin: str
+
+
+def effective(env_file: Path | None = None) -> Iterator[Effective]:
+    """Every setting. Raises SettingsError if one is wrong."""
+    settings, given = load(env_file), _given(env_file)
+    origins = _origins(env_file, given)
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        if isinstance(value, SecretStr):
+            shown = "***" if value.get_secret_value() else ""
+        else:
+            as_given = given.texts.get(f"{PREFIX}{name.upper()}", "")
+            shown = as_written(value, field) if value not in (None, ()) else as_given
+        yield Effective(name, shown, origins.get(name, "default"))
+
+
+def _origins(env_file: Path | None, given: Given) -> dict[str, str]:
+    """Where each setting that is set was set, by setting."""
+    in_files = _secret_files(given)
+    sources: list[tuple[str, Mapping[str, str]]] = [("the environment", os.environ)]
+    if env_file is not None:
+        sources.append((f"--env-file {env_file}", _env_file_values(env_file)))
+    found = {}
+    for name in Settings.model_fields:
+        variables = [secret_files.variable_of(name)] if name in in_files else _variables_of(name)
+        origins = [given.places[variable] for variable in variables if variable in given.places]
+        for where, values in reversed(sources):
+            is_set = {variable.upper() for variable, value in values.items() if value}
+            origins += [f"{variable} in {where}" for variable in reversed(variables) if variable in is_set]
+        if origins:
+            found[name] = origins[-1]
+    return found
+
+
 def has_secrets(env_file: Path) -> bool:
     """Whether the env file itself holds a secret. Raises SettingsError."""
     given = _env_file_values(env_file)
@@ -81,17 +132,6 @@ def toml_with_secrets(env_file: Path | None = None) -> Path | None:
     """The TOML file if it holds a secret itself. Raises SettingsError."""
     path = toml_file.path_of(_variables(env_file))
     return path if path is not None and toml_file.read(path).texts.keys() & secret_files.KINDS else None
-
-
-class Given(NamedTuple):
-    """What was set, by its variable. places: where those stand that the TOML file has set.
-
-    unknown: a line for each key in that file that is no setting.
-    """
-
-    texts: Mapping[str, str]
-    places: Mapping[str, str]
-    unknown: tuple[str, ...]
 
 
 def _given(env_file: Path | None) -> Given:
@@ -113,10 +153,15 @@ def _variables(env_file: Path | None) -> dict[str, str]:
 def _rivals(key: str) -> set[str]:
     """The variables that take precedence over a key of the TOML file: a secret may be in either form."""
     name = key.removesuffix("_file")
-    forms = (name, f"{name}_file") if name in secret_files.KINDS else (key,)
-    alias = Settings.model_fields[forms[0]].validation_alias
-    also = map(str, alias.choices) if isinstance(alias, AliasChoices) else ()
-    return {*(f"{PREFIX}{form.upper()}" for form in forms), *also}
+    if name in secret_files.KINDS:
+        return {secret_files.variable_of(name), *_variables_of(name)}
+    return set(_variables_of(key))
+
+
+def _variables_of(setting: str) -> list[str]:
+    """The variables that set it, the one that takes precedence first."""
+    alias = Settings.model_fields[setting].validation_alias
+    return [*map(str, alias.choices)] if isinstance(alias, AliasChoices) else [f"{PREFIX}{setting.upper()}"]
 
 
 def _from_toml(given: Given) -> dict[str, str]:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from smtp2cf.cli.check import check
 from smtp2cf.cli.examine import configuration
 from smtp2cf.settings import example, loading, toml_file
 from smtp2cf.settings.fields import Settings, SettingsError
@@ -226,6 +227,40 @@ def test_every_line_of_the_example_is_a_setting_and_its_default(config: Config) 
     for name, field in Settings.model_fields.items():
         if not field.examples:
             assert getattr(found, name) == getattr(defaults, name), name
+
+
+def test_what_is_in_use_is_shown_with_its_origin_and_without_secrets(
+    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    env, token = tmp_path / "env", tmp_path / "token"
+    token.write_text("s3cret")
+    env.write_text(
+        "SMTP2CF_MAX_SESSIONS=2\nSMTP2CF_RETRY_MIN=9\nSMTP2CF_SPOOL_URL=postgresql://me:s3cret@h/d\n"
+    )
+    config.path.write_text(
+        f'api_token_file = "{token}"\nmode = "queue"\nretry_min = 8\nadmin_listen = "none"\nmax_sessions = 9'
+    )
+    config.environment.setenv("CLOUDFLARE_ACCOUNT_ID", "a1")
+    config.environment.setenv("SMTP2CF_RETRY_MIN", "7200")
+    check(env, show=True)
+    said = capsys.readouterr().out
+    assert "s3cret" not in said
+    shown = dict(line.split(" = ") for line in said.replace(str(tmp_path), "DIR").splitlines())
+    assert list(shown) == list(Settings.model_fields)
+    assert {name: text for name, text in shown.items() if not text.endswith("# default")} == {
+        "account_id": "a1 # CLOUDFLARE_ACCOUNT_ID in the environment",
+        "api_token": "*** # DIR/smtp2cf.toml, line 1: api_token_file",
+        "max_sessions": "2 # SMTP2CF_MAX_SESSIONS in --env-file DIR/env",
+        "mode": "queue # DIR/smtp2cf.toml, line 2: mode",
+        "spool_url": "*** # SMTP2CF_SPOOL_URL in --env-file DIR/env",
+        "retry_min": "2h # SMTP2CF_RETRY_MIN in the environment",
+        "admin_listen": "none # DIR/smtp2cf.toml, line 4: admin_listen",
+    }
+    assert shown["api_timeout"] == "1m # default"
+    check(env, as_json=True, show=True)
+    first = capsys.readouterr().out.splitlines()[0]
+    origin = "CLOUDFLARE_ACCOUNT_ID in the environment"
+    assert json.loads(first) == {"setting": "account_id", "value": "a1", "origin": origin}
 
 
 KEYS = st.sampled_from(["a", '"b"', "'c'", "d.e", " f "])
