@@ -31,13 +31,15 @@ COMPILED := env -u PYTHONDONTWRITEBYTECODE
 # A test that hangs is named, with every thread's stack, and ends its worker.
 HANGS := -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 
-check: $(SET_UP)  ## lint, types, the rooms' dependencies, the examples in step with the settings
+check: $(SET_UP)  ## lint, types, the rooms' dependencies, the examples and the schema in step with the settings
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	@for kind in env toml; do $(BIN)/python -m smtp2cf.settings.example $$kind | diff -u config.example.$$kind - \
-		|| { echo "config.example.$$kind is out of step: run 'make config'"; exit 1; }; done
+	@for file in config.example.env config.example.toml smtp2cf.schema.json; do \
+		kind=$$(expr $$file : '.*[.]\(env\|toml\|schema\)'); \
+		$(BIN)/python -m smtp2cf.settings.example $$kind | diff -u $$file - \
+		|| { echo "$$file is out of step: run 'make config'"; exit 1; }; done
 
 audit: $(VENV)-audit/.set-up  ## known vulnerabilities of every pinned dependency, where PyPI's database can be had
 	@$(VENV)-audit/bin/python requirements/audit.py
@@ -60,9 +62,10 @@ bench: $(SET_UP)  ## throughput beside what one would use instead; needs Debian'
 sendmail.pyz: $(wildcard smtp2cf/sendmail/*.py) smtp2cf/cli/install_sendmail.py  ## sendmail in one file, for a host that has Python and nothing else
 	$(PYTHON) -m smtp2cf.cli.install_sendmail $@
 
-config: $(SET_UP)  ## write config.example.env and config.example.toml from the settings
+config: $(SET_UP)  ## write config.example.env, config.example.toml and its schema from the settings
 	$(BIN)/python -m smtp2cf.settings.example env > config.example.env
 	$(BIN)/python -m smtp2cf.settings.example toml > config.example.toml
+	$(BIN)/python -m smtp2cf.settings.example schema > smtp2cf.schema.json
 
 attack: $(SET_UP)  ## what attacks cost a bridge and its other clients; needs openssl
 	$(BIN)/python -m benchmarks.attacks

@@ -1,6 +1,6 @@
 """The examples: config.example.env and config.example.toml, generated from the settings' own descriptions.
 
-`python -m smtp2cf.settings.example env` prints one of them, `toml` the other.
+`python -m smtp2cf.settings.example env` prints one, `toml` the other, `schema` the schema of TOML files.
 """
 
 import json
@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 
 from smtp2cf.settings import toml_file
 from smtp2cf.settings.fields import PREFIX, Settings
+from smtp2cf.settings.schema import schema
 from smtp2cf.settings.wrong import as_written
 
 LINE_LIMIT = 100
@@ -46,9 +47,19 @@ def example_toml() -> str:
         '# What is separated by commas may also be an array: ["10.0.0.0/8", "fd00::/8"].',
     ]
     for name, field in Settings.model_fields.items():
-        lines += ["", *_wrapped(_VARIABLE.sub(_as_key, field.description or ""))]
+        lines += ["", *_wrapped(_in_keys(field))]
         lines.append(f"#{name} = {_toml_value(_value(field), field)}")
     return "\n".join(lines) + "\n"
+
+
+def toml_schema() -> str:
+    """The text of smtp2cf.schema.json."""
+    return schema({name: _in_keys(field) for name, field in Settings.model_fields.items()})
+
+
+def _in_keys(field: FieldInfo) -> str:
+    """Its description, which names other settings as the TOML file does."""
+    return _VARIABLE.sub(_as_key, field.description or "")
 
 
 def _as_key(variable: re.Match[str]) -> str:
@@ -80,4 +91,4 @@ def _wrapped(text: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(example_toml() if sys.argv[1:] == ["toml"] else example_env())
+    sys.stdout.write({"env": example_env, "toml": example_toml, "schema": toml_schema}[sys.argv[1]]())

@@ -229,6 +229,74 @@ def test_every_line_of_the_example_is_a_setting_and_its_default(config: Config) 
             assert getattr(found, name) == getattr(defaults, name), name
 
 
+SCHEMA = json.loads(example.toml_schema())
+TYPES: dict[str, type] = {
+    "string": str,
+    "boolean": bool,
+    "integer": int,
+    "number": (int, float),
+    "array": list,
+}  # type: ignore[dict-item]
+HOLDS = {
+    "description": lambda value, text: True,
+    "enum": lambda value, words: value in words,
+    "type": lambda value, kinds: any(
+        is_a(value, kind) for kind in ([kinds] if isinstance(kinds, str) else kinds)
+    ),
+    "items": lambda value, rule: not isinstance(value, list) or all(fits(item, rule) for item in value),
+    "minItems": lambda value, least: not isinstance(value, list) or len(value) >= least,
+    "pattern": lambda value, pattern: not isinstance(value, str) or re.search(pattern, value) is not None,
+    "minimum": lambda value, least: isinstance(value, str) or value >= least,
+    "exclusiveMinimum": lambda value, least: isinstance(value, str) or value > least,
+    "maximum": lambda value, most: isinstance(value, str) or value <= most,
+}
+"""JSON Schema, as far as ours goes."""
+
+
+def is_a(value: object, kind: str) -> bool:
+    return isinstance(value, TYPES[kind]) and (kind == "boolean" or not isinstance(value, bool))
+
+
+def fits(value: object, rule: dict[str, object]) -> bool:
+    """Whether a value is what a schema asks for."""
+    return all(HOLDS[word](value, argument) for word, argument in rule.items())
+
+
+def test_the_schema_has_every_key_and_no_other() -> None:
+    assert list(SCHEMA["properties"]) == toml_file.names()
+    assert SCHEMA["additionalProperties"] is False
+
+
+def test_the_schema_takes_the_example() -> None:
+    written = tomllib.loads(re.sub(r"(?m)^#(\w+ = )", r"\1", example.example_toml()))
+    refused = [key for key, value in written.items() if not fits(value, SCHEMA["properties"][key])]
+    assert refused == ["hostname"]  # empty there: the host's own name can't be written down
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "api_timeout = 0",
+        "api_concurrency = 10001",
+        "max_message_size = 10",
+        "max_recipients = 1.5",
+        "mode = true",
+        'mode = "fast"',
+        "socket_mode = 0o660",
+        'socket_mode = "0888"',
+        "check_header_from = [true]",
+        "admin_hosts = [1]",
+        "allow_networks = []",
+        "api_token = 12345",
+        'hostname = "a b"',
+    ],
+)
+def test_what_the_schema_refuses_the_bridge_refuses(config: Config, line: str) -> None:
+    ((key, value),) = tomllib.loads(line).items()
+    assert not fits(value, SCHEMA["properties"][key])
+    assert config.error(line).startswith(f"FILE, line 1: {key}: ")
+
+
 def test_what_is_in_use_is_shown_with_its_origin_and_without_secrets(
     config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
