@@ -25,6 +25,7 @@ from smtp2cf.relay.sender_domains import NOBODY_KNOWN
 from smtp2cf.reply import Reply
 from smtp2cf.settings import check, loading, rooms, trial
 from smtp2cf.settings.fields import Settings
+from smtp2cf.settings.reread import Reread, SettingsFile
 from smtp2cf.settings.secret_files import SecretFile
 from smtp2cf.settings.trial import Trial
 from smtp2cf.smtpd import Listener, Rules, Server, judge, memory
@@ -46,6 +47,7 @@ class Bridge:
     """Everything that runs in one `smtp2cf serve`.
 
     store: the spool, None for none. secrets: the files that hold secrets, by the name of the setting.
+    file: the settings' own, None for none.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Bridge:
         store: Spool | None,
         certificate: Certificate | None = None,
         secrets: Mapping[str, Path] | None = None,
+        file: SettingsFile | None = None,
     ) -> None:
         self._settings = settings
         self._started = time.time()
@@ -89,18 +92,20 @@ class Bridge:
             self.relay.answered,
             closed=closed,
         )
-        self._read_from_files = [*self._secret_files(secrets or {}), *self._other_files()]
+        self._read_from_files = [*self._settings_files(secrets or {}, file), *self._other_files()]
         self._drop_run: asyncio.Task[None] | None = None
         self._watches: list[asyncio.Task[None]] = []
         self._watch_spool: asyncio.Task[None] | None = None
 
-    def _secret_files(self, secrets: Mapping[str, Path]) -> Iterator[Rereadable]:
+    def _settings_files(self, secrets: Mapping[str, Path], file: SettingsFile | None) -> Iterator[Rereadable]:
         uses = {
             "api_token": self.account.use_token,
             "spool_url": self.spool.use_url if self.spool is not None else _restart,
         }
         for name, path in secrets.items():
             yield SecretFile(self._settings, name, path, uses[name])
+        if file is not None:
+            yield Reread(file, uses)
 
     def _other_files(self) -> Iterator[Rereadable]:
         yield from filter(None, (self.certificate, self.access.users))
@@ -227,7 +232,7 @@ class Bridge:
         return LeftBehind(len(sessions), under_way, waiting, place, kept)
 
     def reload(self) -> None:
-        """Re-read the certificate, the users and the secrets; ask Cloudflare again about senders' domains."""
+        """Re-read settings, certificate, users and secrets; ask Cloudflare again about senders' domains."""
         self.relay.sender_domains.ask_again()
         tasks.start(self._reread(), "serve.reread")
 
@@ -312,11 +317,13 @@ async def run(
     on_trial: Trial | None,
     announce: Callable[[Places], None],
     secrets: Mapping[str, Path],
+    file: SettingsFile | None = None,
 ) -> None:
     """Run the bridge until SIGTERM or SIGINT. Raises OSError if it can't listen.
 
     settings: checked (settings.check). handed_over: sockets from systemd, by protocol. on_trial: with a
-    stand-in for Cloudflare. announce: called as soon as mail can be sent. secrets: as in Bridge.
+    stand-in for Cloudflare. announce: called as soon as mail can be sent. secrets, file: as in
+    Bridge.
     """
     limits.raise_file_limit()
     limits.leave_no_core()
@@ -328,7 +335,7 @@ async def run(
         if on_trial is not None:
             settings = await on_trial.start(places.sandbox, settings, rooms.own_names(settings))
         settings = rooms.settings_at(settings, places)
-        bridge = Bridge(settings, await rooms.open_spool(settings), certificate, secrets)
+        bridge = Bridge(settings, await rooms.open_spool(settings), certificate, secrets, file)
         listeners = rooms.listeners(places, bridge.rules, certificate)
         _warn(settings, bridge, listeners)
         signals = Signals(bridge.reload)

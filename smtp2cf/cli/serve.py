@@ -1,6 +1,8 @@
 """smtp2cf serve: start the bridge, and tell a person at a terminal where it is."""
 
+import functools
 import sys
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +17,7 @@ from smtp2cf.listen.places import Places
 
 if TYPE_CHECKING:
     from smtp2cf.settings.fields import Settings
+    from smtp2cf.settings.reread import Loaded, SettingsFile
 
 SANDBOX_ENDPOINT = "127.0.0.1:8787"
 SANDBOX_TLS_ENDPOINT = "127.0.0.1:2587"
@@ -46,16 +49,14 @@ def serve(
     from smtp2cf import serve as bridge
     from smtp2cf.journal import logs
     from smtp2cf.listen.systemd import handed_over
-    from smtp2cf.settings import loading
-    from smtp2cf.settings.check import check
     from smtp2cf.settings.trial import Trial
 
-    settings = loading.load(env_file)
     sockets = handed_over()
-    check(settings, sandbox=sandbox, handed_over=sockets)
+    load = functools.partial(_load, env_file, sandbox, sockets)
+    first = load()
+    settings = first.settings
     logs.configure(settings.log_level, settings.log_format)
     _warn(settings, env_file, sandbox=sandbox)
-    secrets = loading.files_of_secrets(env_file)
     on_trial = None
     if sandbox:
         starttls = None if sandbox_tls_listen.lower() == "none" else endpoint_of(sandbox_tls_listen)
@@ -68,8 +69,33 @@ def serve(
             string_codes=sandbox_string_codes,
         )
         on_trial = Trial(endpoint_of(sandbox_listen), starttls, make)
-        secrets.pop("api_token", None)  # the sandbox takes any, and has been given one
-    run_loop(bridge.run(settings, sockets, on_trial, _announce, secrets))
+    file = _file(env_file, load, first)
+    run_loop(bridge.run(settings, sockets, on_trial, _announce, first.secrets, file))
+
+
+def _load(env_file: Path | None, sandbox: bool, handed_over: Collection[str]) -> "Loaded":
+    """The settings, if a bridge can start with them. Raises SettingsError."""
+    from pydantic import SecretStr
+
+    from smtp2cf.settings import loading
+    from smtp2cf.settings.check import check
+    from smtp2cf.settings.reread import Loaded
+
+    settings, secrets = loading.load(env_file), loading.files_of_secrets(env_file)
+    check(settings, sandbox=sandbox, handed_over=handed_over)
+    if sandbox:  # it takes any token, and has been given one
+        settings = settings.model_copy(update={"api_token": SecretStr("")})
+        secrets.pop("api_token", None)
+    return Loaded(settings, secrets)
+
+
+def _file(env_file: Path | None, load: "Callable[[], Loaded]", first: "Loaded") -> "SettingsFile | None":
+    """The TOML file, which is read again when it changes; None for none."""
+    from smtp2cf.settings import loading
+    from smtp2cf.settings.reread import SettingsFile
+
+    path = loading.toml_path(env_file)
+    return SettingsFile(path, load, first) if path is not None else None
 
 
 def _warn(settings: "Settings", env_file: Path | None, *, sandbox: bool) -> None:

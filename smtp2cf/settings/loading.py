@@ -128,9 +128,14 @@ def has_secrets(env_file: Path) -> bool:
     )
 
 
+def toml_path(env_file: Path | None = None) -> Path | None:
+    """The TOML file, None for none. Raises SettingsError for the env file."""
+    return toml_file.path_of(_variables(env_file))
+
+
 def toml_with_secrets(env_file: Path | None = None) -> Path | None:
     """The TOML file if it holds a secret itself. Raises SettingsError."""
-    path = toml_file.path_of(_variables(env_file))
+    path = toml_path(env_file)
     return path if path is not None and toml_file.read(path).texts.keys() & secret_files.KINDS else None
 
 

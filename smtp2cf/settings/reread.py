@@ -1,0 +1,118 @@
+"""Re-reading: the TOML file is read again when it changes and on SIGHUP. What can be used at once, is.
+
+Everything else waits for a restart, and the log names it. A file with which the bridge would not start
+changes nothing. Secrets in files of their own are watched by secret_files.py. No secret is logged.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import structlog
+from pydantic import SecretStr
+
+from smtp2cf.listen.file_watch import FileWatch, Stamps
+from smtp2cf.settings.fields import Settings, SettingsError
+from smtp2cf.settings.secret_files import KINDS, LOOK_INTERVAL
+
+log = structlog.stdlib.get_logger("smtp2cf.settings")
+
+
+class Loaded(NamedTuple):
+    """Settings as they were read. secrets: the files that hold secrets, by the name of the setting."""
+
+    settings: Settings
+    secrets: Mapping[str, Path]
+
+
+class SettingsFile(NamedTuple):
+    """A file of settings. load: reads all settings (blocks; raises SettingsError). first: the start's."""
+
+    path: Path
+    load: Callable[[], Loaded]
+    first: Loaded
+
+
+class Reread:
+    """A file of settings that may change while the bridge runs.
+
+    uses: what takes a secret that stands in the file itself, by setting; raises ValueError if it can only be
+    used after a restart. every: seconds between two looks.
+    """
+
+    def __init__(
+        self, file: SettingsFile, uses: Mapping[str, Callable[[str], None]], *, every: float = LOOK_INTERVAL
+    ) -> None:
+        self._path = file.path
+        self._load = file.load
+        self._uses = uses
+        self._secrets = file.first.secrets
+        self._in_use = {name: getattr(file.first.settings, name) for name in Settings.model_fields}
+        self._file = FileWatch(file.path, every=every, steady=True)
+        self._file.read = ()  # it may have changed since the start, so the first look reads it
+        self._told = ""
+
+    async def watch(self) -> None:
+        """Read the file whenever it changes, until cancelled."""
+        async for new_for in self._file.looks():
+            if new_for is not None:
+                self._take(*await asyncio.to_thread(self._read))
+
+    async def reread(self) -> None:
+        """Read the file now; say again what is wrong with it, or waits for a restart."""
+        self._told = ""
+        self._take(*await asyncio.to_thread(self._read))
+
+    def _read(self) -> tuple[Stamps, Loaded | SettingsError]:
+        """What the file looks like, and the settings or what is wrong with them. Blocks."""
+        stamps = self._file.stamps()
+        try:
+            return stamps, self._load()
+        except SettingsError as error:
+            return stamps, error
+
+    def _take(self, stamps: Stamps, found: Loaded | SettingsError) -> None:
+        self._file.read = stamps
+        if isinstance(found, SettingsError):
+            reason = "; ".join(map(str, found.args))
+            if self._is_news(reason):
+                log.error("settings.reload_failed", reason=reason, note="the previous ones stay in use")
+            return
+        changed = self._changed(found)
+        used = [name for name in changed if self._use(name, found.settings)]
+        if used:
+            log.info("settings.reloaded", file=str(self._path), settings=used)
+        waiting = [name for name in changed if name not in used]
+        if self._is_news(" ".join(waiting)) and waiting:
+            log.warning("settings.restart_needed", settings=waiting, note="restart the bridge to use them")
+
+    def _is_news(self, text: str) -> bool:
+        """Whether this was not the last thing to be told."""
+        told, self._told = self._told, text
+        return text != told
+
+    def _changed(self, found: Loaded) -> list[str]:
+        """The settings that are not what is in use, by their names in the file."""
+        in_files = {*self._secrets, *found.secrets}
+        moved = [f"{name}_file" for name in KINDS if found.secrets.get(name) != self._secrets.get(name)]
+        return [
+            *(
+                name
+                for name, value in self._in_use.items()
+                if name not in in_files and getattr(found.settings, name) != value
+            ),
+            *moved,
+        ]
+
+    def _use(self, name: str, settings: Settings) -> bool:
+        """Use a setting's new value, if that needs no restart."""
+        if name not in self._uses:
+            return False
+        secret: SecretStr = getattr(settings, name)
+        try:
+            self._uses[name](secret.get_secret_value())
+        except ValueError:
+            return False
+        self._in_use[name] = secret
+        return True

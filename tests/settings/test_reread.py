@@ -1,0 +1,140 @@
+"""The TOML file, changed while a bridge runs: what is used, what needs a restart, what is wrong."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from smtp2cf.settings import loading
+from smtp2cf.settings.reread import Loaded, Reread, SettingsFile
+from tests.support.bridge import running_bridge
+from tests.support.sandbox import running_sandbox
+from tests.support.waiting import PATIENCE, wait_until
+
+NOTE = "restart the bridge to use them"
+STAYS = "the previous ones stay in use"
+
+
+class Running:
+    """A file of settings that is read again, and what came of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.used: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+        uses = {"api_token": self._taker("api_token"), "spool_url": self._refuse}
+        self.reread = Reread(SettingsFile(path, self._load, self._load()), uses, every=0.005)
+
+    @staticmethod
+    def _load() -> Loaded:
+        return Loaded(loading.load(), loading.files_of_secrets())
+
+    def _taker(self, name: str) -> Callable[[str], None]:
+        return lambda secret: self.used.put_nowait((name, secret))
+
+    @staticmethod
+    def _refuse(_secret: str) -> None:
+        raise ValueError("another database")
+
+    async def after(self, text: str) -> list[Any]:
+        """The log lines once this text is in the file, and it has been read."""
+        self.path.write_text(text)
+        with structlog.testing.capture_logs() as lines:
+            await self.reread.reread()
+        assert "s3cret" not in str(lines)
+        return lines
+
+
+@pytest.fixture
+def running(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Running:
+    for name in os.environ:
+        if name.startswith(("SMTP2CF_", "CLOUDFLARE_")):
+            monkeypatch.delenv(name)
+    path, token = tmp_path / "smtp2cf.toml", tmp_path / "token"
+    token.write_text("s3cret")
+    monkeypatch.setenv("SMTP2CF_CONFIG", str(path))
+    path.write_text('api_token = "s3cret1"\nmode = "direct"\n')
+    return Running(path)
+
+
+async def test_a_new_token_is_used_at_once(running: Running) -> None:
+    lines = await running.after('api_token = "s3cret2"\n')
+    used = {"event": "settings.reloaded", "log_level": "info", "settings": ["api_token"]}
+    assert lines == [{**used, "file": str(running.path)}]
+    assert running.used.get_nowait() == ("api_token", "s3cret2")
+    assert not await running.after('api_token = "s3cret2"\n')
+    assert running.used.empty()
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ('api_token = "s3cret1"\nmode = "queue"\nmax_sessions = 9', ["max_sessions", "mode"]),
+        ('api_token = "s3cret1"\nspool_url = "postgresql://me:s3cret@h/d"', ["spool_url"]),
+        ('api_token_file = "{}/token"', ["api_token_file"]),
+    ],
+)
+async def test_what_needs_a_restart_is_named_and_forgotten_when_it_is_undone(
+    running: Running, text: str, names: list[str]
+) -> None:
+    (line,) = await running.after(text.replace("{}", str(running.path.parent)))
+    waits = {"event": "settings.restart_needed", "log_level": "warning", "note": NOTE}
+    assert line == {**waits, "settings": names}
+    assert not await running.after('api_token = "s3cret1"\n')
+    assert running.used.empty()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('api_token = "s3cret2', "SMTP2CF_CONFIG: {} is not valid TOML: "),
+        (
+            'api_token = "s3cret2"\nmode = "fast"',
+            "{}, line 2: mode: 'fast' is wrong: it must be 'direct' or 'queue'",
+        ),
+        ('api_token = "s3cret 2"', "{}, line 1: api_token: its value is wrong: an API token is one word"),
+    ],
+)
+async def test_a_broken_file_changes_nothing_and_is_told(running: Running, text: str, reason: str) -> None:
+    (line,) = await running.after(text)
+    assert (line["event"], line["log_level"], line["note"]) == ("settings.reload_failed", "error", STAYS)
+    assert line["reason"].startswith(reason.replace("{}", str(running.path)))
+    assert running.used.empty()
+    assert await running.after('api_token = "s3cret2"\n')
+    assert running.used.get_nowait() == ("api_token", "s3cret2")
+
+
+async def test_a_change_is_noticed_without_a_signal(running: Running) -> None:
+    watching = asyncio.create_task(running.reread.watch())
+    running.path.write_text('api_token = "s3cret2"\n')
+    async with asyncio.timeout(PATIENCE):
+        assert await running.used.get() == ("api_token", "s3cret2")
+    watching.cancel()
+
+
+def test_a_bridge_goes_on_with_another_token_and_with_the_old_one_if_the_file_is_broken(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "smtp2cf.toml"
+    file.write_text('api_token = "expired"\n')
+    with (
+        running_sandbox(token="fresh") as (sandbox, api),
+        running_bridge(
+            tmp_path, sandbox=False, ACCOUNT_ID="a1", API_TOKEN="", API_BASE_URL=api, CONFIG=str(file)
+        ) as bridge,
+    ):
+        file.write_text("api_token = ")
+        bridge.process.send_signal(signal.SIGHUP)
+        assert "is not valid TOML" in bridge.wait_for_log("settings.reload_failed")["reason"]
+        file.write_text('api_token = "fresh"\n')
+        bridge.wait_for_log("settings.reloaded")
+        with bridge.client() as client:
+            client.sendmail("a@example.com", ["b@example.net"], b"Subject: x\r\n\r\nhello\r\n")
+        wait_until(lambda: len(sandbox.messages) == 1, "the mail goes out")
+        log = bridge.log_path.read_text()
+    assert "expired" not in log
+    assert "fresh" not in log
