@@ -229,6 +229,16 @@ def test_every_line_of_the_example_is_a_setting_and_its_default(config: Config) 
             assert getattr(found, name) == getattr(defaults, name), name
 
 
+def test_the_file_on_the_page_is_read_as_it_stands(config: Config, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
+    text = page.partition("```toml\n")[2].partition("```")[0]
+    (tmp_path / "token").write_text("s3cret")
+    settings = config.load(text.replace("/etc/smtp2cf/token", f"{tmp_path}/token"))
+    assert not loading.unknown_variables()
+    assert [str(place) for place in settings.smtp_listen] == ["0.0.0.0:2525", "unix:/run/smtp2cf/smtp"]
+    assert settings.expire_after == 5 * 86400
+
+
 SCHEMA = json.loads(example.toml_schema())
 TYPES: dict[str, type] = {
     "string": str,
