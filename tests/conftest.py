@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from tests.support.bridge import Bridge, running_bridge
@@ -28,6 +29,14 @@ settings.load_profile("same")
 def pytest_configure(config: pytest.Config) -> None:
     """No secret may be read in anything the run prints or leaves."""
     config.pluginmanager.register(Leaks(), "leaks")
+
+
+@pytest.fixture(autouse=True)
+def _log_is_nobodys() -> Iterator[None]:
+    """What sets up the log of a process keeps the tests after it from seeing any line."""
+    before = structlog.get_config()["logger_factory"]
+    yield
+    assert structlog.get_config()["logger_factory"] is before, "this test sets up the log of its process"
 
 
 @pytest.fixture(scope="session")

@@ -35,12 +35,12 @@ def check(
     ] = False,
 ) -> None:
     """Check settings, files, listeners, the token and what is set up at Cloudflare. Exit 0 or 78."""
-    logs.configure("error", "auto")
     if show:
         for setting in loading.effective(env_file):
             line = f"{setting.setting} = {setting.value} # {setting.origin}"
             sys.stdout.write(_as_json(setting) if as_json else f"{one_line(line)}\n")
         return
+    logs.configure("error", "auto")
 
     async def show_all() -> bool:
         right = True

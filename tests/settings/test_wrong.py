@@ -355,9 +355,8 @@ def test_a_users_file_that_can_not_be_used_is_named(tmp_path: Path, content: str
 def test_a_process_with_a_wrong_users_file_ends_with_78_and_one_line(tmp_path: Path) -> None:
     users = tmp_path / "users"
     users.write_text("anna:secret\n")
-    done = smtp2cf(
-        "serve", "--sandbox", SMTP_LISTEN="127.0.0.1:0", ADMIN_LISTEN="none", USERS_FILE=str(users)
-    )
+    sandbox = ("--sandbox", "--sandbox-listen", "127.0.0.1:0", "--sandbox-tls-listen", "127.0.0.1:0")
+    done = smtp2cf("serve", *sandbox, SMTP_LISTEN="127.0.0.1:0", ADMIN_LISTEN="none", USERS_FILE=str(users))
     assert done.status == os.EX_CONFIG
     assert done.err.startswith(f"smtp2cf: SMTP2CF_USERS_FILE: {users}, line 1: no argon2id hash")
     assert done.err.count("\n") == 1
