@@ -148,6 +148,9 @@ class _Tally:
     def forget(self, now: float, rate: Rate) -> None:
         """Drop what no longer counts, and what can't be: the clock was set back."""
         since, latest = now - rate.seconds, now + rate.seconds + 2 * VALIDITY
+        set_back = max(self.seen.values(), default=now) - now
+        if set_back > 0:
+            self.blocked_until -= set_back
         self.counts = {slot: calls for slot, calls in self.counts.items() if since < slot < latest}
         self.seen = {bridge: at for bridge, at in self.seen.items() if since < at < latest}
         self.turn_at = min(max(self.turn_at, now - rate.catch_up), latest)

@@ -17,6 +17,7 @@ from smtp2cf.cloudflare.pacing import Pacer
 from smtp2cf.cloudflare.tally import Ask, Rate, exchange
 from smtp2cf.reply import Reply, Scope, SendError
 from tests.cloudflare.virtual_time import run_in_virtual_time
+from tests.support.each import each
 
 T = TypeVar("T")
 
@@ -327,6 +328,15 @@ def test_when_one_is_blocked_all_stop_and_a_restart_does_not_end_it() -> None:
 def test_a_note_that_can_not_be_read_is_a_new_one(text: str) -> None:
     _, standing = exchange(text, 1e9, SMALL, Ask("a", new=50))
     assert standing.new == SMALL.usable
+
+
+@each("back", [1.0, 3600.0, 86400.0])
+def test_a_block_gets_no_longer_when_the_clock_of_the_store_is_set_back(back: float) -> None:
+    text, _ = exchange("", 1e9, SMALL, Ask("a", blocked_for=60.0))
+    text, standing = exchange(text, 1e9 + 10 - back, SMALL, Ask("b"))
+    assert standing.blocked_for <= 60.0
+    _, standing = exchange(text, 1e9 + 20 - back, SMALL, Ask("b"))
+    assert standing.blocked_for <= 50.0
 
 
 def test_a_wait_that_is_known_to_be_long_is_told_at_once() -> None:
