@@ -262,8 +262,12 @@ class SenderDomains:
     # ---- the note
 
     async def _note(self) -> None:
+        tried: set[str] = set()
         try:
-            await self._change([domain for domain in self._sent if domain not in self.noted])
+            # Others may send for the first time meanwhile, and never again before a restart.
+            while new := self._sent.keys() - self.noted - tried:
+                tried |= new
+                await self._change([domain for domain in self._sent if domain in new])
         except SendError as error:  # it is noted after the domain's next message
             log.warning("spool.unavailable", reply=str(error.reply))
 
@@ -283,9 +287,12 @@ class SenderDomains:
 
 
 def domains_in(note: str) -> list[str]:
-    """The domains in the text of the note."""
-    domains: list[str] = orjson.loads(note) if note else []
-    return domains
+    """The domains in the text of the note; none if it can't be read."""
+    try:
+        found = orjson.loads(note)
+    except orjson.JSONDecodeError:
+        return []
+    return [domain for domain in found if isinstance(domain, str)] if isinstance(found, list) else []
 
 
 def _pause(trouble: Trouble) -> None:

@@ -62,11 +62,12 @@ class Cloudflare:
 
 
 class Notes:
-    """What a spool keeps of notes. away: it can't be reached."""
+    """What a spool keeps of notes. away: it can't be reached. held: it answers only then."""
 
     def __init__(self, text: str = "") -> None:
         self.text = text
         self.away = False
+        self.held: asyncio.Event | None = None
         self.amended = asyncio.Event()
 
     async def amend(self, name: str, change: Any) -> Any:
@@ -75,6 +76,8 @@ class Notes:
             raise SpoolUnavailable("away")
         assert name == sender_domains.NOTE
         self.text, found = change(self.text, 0.0)
+        if self.held is not None:
+            await self.held.wait()
         return found
 
 
@@ -268,6 +271,26 @@ async def test_which_have_sent_is_kept_in_the_spool(clock: Clock) -> None:
     assert not notes.amended.is_set()
     assert notes.text == '["example.net","example.com"]'
     assert await Bridge(notes).domains.that_have_sent() == ["example.net", "example.com"]
+
+
+async def test_a_domain_that_first_sends_while_another_is_noted_is_noted_as_well(clock: Clock) -> None:
+    notes = Notes()
+    bridge = Bridge(notes)
+    bridge.cloudflare.refused.clear()
+    notes.held = asyncio.Event()
+    await bridge.send(BOB)
+    await bridge.noted()
+    await bridge.send(ANNA)
+    notes.held.set()
+    await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
+    assert sender_domains.domains_in(notes.text) == ["example.net", "example.com"]
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[1, null]", "7", '["a", {}'])
+async def test_a_note_that_can_not_be_read_is_a_new_one(clock: Clock, text: str) -> None:
+    bridge = Bridge(Notes(text))
+    assert (await bridge.send()).permanent
+    assert (await bridge.send(BOB)).success
 
 
 async def test_what_another_replica_has_sent_is_looked_up_before_anything_is_refused(clock: Clock) -> None:
