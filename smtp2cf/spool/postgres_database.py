@@ -245,7 +245,10 @@ class Database:
         while self._pool is None:
             await asyncio.sleep(OPEN_EVERY)
             try:
-                self._pool = await _open_pool(self._url)
+                url = self._url
+                self._pool = await _open_pool(url)
+                if url != self._url:  # there is another login now
+                    self._pool.set_connect_args(self._url, **_CONNECTING)
             except SpoolError as error:
                 self.unusable = error
                 self._why_not_open = str(error)

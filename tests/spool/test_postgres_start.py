@@ -123,6 +123,28 @@ async def test_a_url_of_another_database_needs_a_restart(url: str, same: bool) -
         database.use_url(url)
 
 
+async def test_a_login_that_is_replaced_while_the_spool_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (f"postgresql://{login}@db.example/mail" for login in ("anna:first", "anna:second"))
+    used: list[str] = []
+
+    class Pool:
+        def set_connect_args(self, url: str, **_: object) -> None:
+            used.append(url)
+
+    async def open_pool(url: str) -> Pool:
+        used.append(url)
+        if len(used) == 1:
+            raise OSError("away")
+        database.use_url(second)
+        return Pool()
+
+    monkeypatch.setattr(postgres_database, "OPEN_EVERY", 0.0)
+    monkeypatch.setattr(postgres_database, "_open_pool", open_pool)
+    database = await postgres_database.Database.open(first, patient=True)
+    await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
+    assert used == [first, first, second]
+
+
 async def test_a_server_that_is_started_later(tmp_path: Path) -> None:
     try:
         server = PostgresServer()
