@@ -119,6 +119,7 @@ class QuotaWatch:
         self._clock = clock
         self._unknown = "not asked yet"
         self._refused = False
+        self._token_is_new = False
         self._woken = asyncio.Event()
         self._warned_of: float | None = -math.inf
         self._holding = False
@@ -127,11 +128,13 @@ class QuotaWatch:
     async def watch(self) -> None:
         """Ask at the start, now and then, and when a call is refused without a reason; until cancelled."""
         while True:
+            self._token_is_new = False
             pause = await self._ask(refused=self._refused)
             self._refused = (
                 False  # this question may have been refused as well, which is no reason for another
             )
-            self._woken.clear()
+            if not self._token_is_new:  # else the one before was asked with
+                self._woken.clear()
             await asyncio.sleep(NOT_BEFORE)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause - NOT_BEFORE):
@@ -139,6 +142,7 @@ class QuotaWatch:
 
     def ask_soon(self) -> None:
         """There is another token, which may be told more."""
+        self._token_is_new = True
         self._woken.set()
 
     def _was_refused(self) -> None:
@@ -219,7 +223,7 @@ def _time(value: object) -> float | None:
     if isinstance(value, str):
         with contextlib.suppress(ValueError, OverflowError):
             at = datetime.fromisoformat(value)
-            return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
+            return (at.astimezone(UTC) if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
         return None
     number = _count(value)
     if number is None:

@@ -56,6 +56,7 @@ class SuppressionReasons:
         self._clock = clock
         self._known: OrderedDict[tuple[str, str], tuple[Reply, float]] = OrderedDict()
         self._not_before = float("-inf")
+        self._tokens = 0
         self._under_way = 0
 
     async def replies(self, recipients: Sequence[str], sender: str) -> dict[str, Reply]:
@@ -69,12 +70,14 @@ class SuppressionReasons:
         unknown = [recipient for recipient, reply in found.items() if reply is None][:LOOK_UPS]
         if unknown and self._may_look():
             self._under_way += 1
+            tokens = self._tokens
             try:
                 async with asyncio.timeout(PATIENCE):
                     for recipient in unknown:
                         found[recipient] = await self._look_up(recipient, domain)
             except TokenRefusedError:
-                self._not_before = self._clock() + WITHOUT_PERMISSION
+                if tokens == self._tokens:  # else it says nothing of the token in use
+                    self._not_before = self._clock() + WITHOUT_PERMISSION
             except (SendError, TimeoutError):
                 self._not_before = self._clock() + AFTER_FAILURE
             except Exception:
@@ -86,6 +89,7 @@ class SuppressionReasons:
 
     def token_changed(self) -> None:
         """Another token may be allowed to look."""
+        self._tokens += 1
         self._not_before = float("-inf")
 
     def _may_look(self) -> bool:

@@ -55,6 +55,10 @@ ANSWERS: list[tuple[object, Quota | None]] = [
         {"quota": {"value": 200}, "usage": {"sent": 1, "resets_at": 1e300}},
         Quota("day", 200, 1, used_up=False, resets_at=None),
     ),
+    (
+        {"quota": {"value": 200}, "usage": {"sent": 1, "resets_at": "9999-12-31T23:59:59-14:00"}},
+        Quota("day", 200, 1, used_up=False, resets_at=None),
+    ),
     ({"quota": None, "usage": None}, None),
     ({"quota": {"unit": "day", "value": 1000}, "usage": None}, None),
     ({"quota": {"value": "many"}, "usage": {"sent": 1}}, None),
@@ -79,6 +83,7 @@ class World:
         self.status = 200
         self.resets_in = 7200.0
         self.asked: list[float] = []
+        self.during: Callable[[], None] = lambda: None
         loop = asyncio.get_running_loop()
         self.now: Callable[[], float] = loop.time
         self.resets_at = loop.time() + self.resets_in
@@ -97,6 +102,8 @@ class World:
     def _answer(self, request: httpx.Request) -> httpx.Response:
         assert request.url.path == f"/client/v4/accounts/{ACCOUNT}/email/sending/limits"
         self.asked.append(self.now())
+        during, self.during = self.during, lambda: None
+        during()
         if self.status != 200:
             return httpx.Response(self.status, json={"success": False, "errors": [{"code": 10000}]})
         if self.value is None:
@@ -195,6 +202,16 @@ def test_another_token_is_asked_with_soon() -> None:
         assert world.watch.quota is not None
 
     watched(story, value=None)
+
+
+def test_a_token_that_is_replaced_during_a_question_is_asked_with_soon() -> None:
+    async def story(world: World) -> None:
+        world.during = world.watch.ask_soon
+        world.watch.ask_soon()
+        await asyncio.sleep(12)
+        assert len(world.asked) == 3
+
+    watched(story)
 
 
 def test_a_429_that_says_for_how_long_asks_nothing() -> None:

@@ -273,6 +273,19 @@ async def test_a_token_without_the_permission_is_asked_again_after_an_hour_or_on
     assert await cloudflare.said() != ""
 
 
+async def test_a_token_that_is_refused_as_it_is_replaced_says_nothing_of_the_new_one() -> None:
+    cloudflare = Cloudflare()
+
+    def replaced(_: httpx.Request) -> httpx.Response:
+        cloudflare.reasons.token_changed()
+        return refusal(403, 10000, "Authentication error")
+
+    cloudflare.answer = replaced
+    assert await cloudflare.said() == ""
+    cloudflare.answer = lambda _: page(ENTRY)
+    assert await cloudflare.said() != ""
+
+
 async def test_a_silent_api_costs_one_reply_its_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suppression_reasons, "PATIENCE", 0.05)
     cloudflare = Cloudflare()
