@@ -66,9 +66,15 @@ PUT = f"""
         SELECT kept.id, new.message FROM kept JOIN new USING (queue_id)
     )
     SELECT queue_id, reply FROM refused
+    UNION ALL
+    SELECT queue_id, noted.reply
+    FROM unnest($1::text[], $15::bytea[], $16::text[]) AS again (queue_id, digest, reply)
+    JOIN smtp2cf_memory AS noted USING (digest)
+    WHERE NOT EXISTS (SELECT FROM first_time) AND digest = ANY($21::bytea[])
+        AND noted.reply NOT IN ('', again.reply) AND noted.until > smtp2cf_now()
 """  # noqa: S608 - a constant
-"""$20 stands for this very request: put again, because the first answer was lost, it does nothing. The mail
-may have been sent by then and be gone.
+"""$20 stands for this very request: put again, because the first answer was lost, it changes nothing, and
+says again what was not kept. The mail may have been sent by then and be gone.
 
 Mail that is there already is left alone, unless its first attempt is under way here. A queue id that
 other mail has is an error, and nothing is kept.

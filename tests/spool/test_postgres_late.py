@@ -65,6 +65,17 @@ async def test_mail_that_is_being_committed_is_not_kept_again(spool: Any, dead: 
     assert await spool.recall(DIGEST, begin=False) == Memory(THEIRS)
 
 
+async def test_a_put_whose_answer_was_lost_says_again_what_it_did_not_keep(spool: Any, dead: Any) -> None:
+    theirs, ours = noting(Reply(550, "5.1.1", "theirs bounced")), noting(OURS)
+    await put(dead, spool, theirs)
+    for kept in (noting(OURS, b"another"), ours):
+        values = inside.put_values(spool, kept)
+        first, again = [await dead.fetch(postgres_sql.PUT, *values) for _ in range(2)]
+        assert again == first
+    assert [row["queue_id"] for row in first] == [ours.envelope.queue_id]
+    assert ours.envelope.queue_id not in {item.queue_id async for item in spool.items()}
+
+
 async def test_mail_that_the_dead_gave_up_is_kept(spool: Any, dead: Any) -> None:
     transaction = dead.transaction()
     await transaction.start()
