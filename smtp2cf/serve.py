@@ -18,6 +18,7 @@ from smtp2cf.journal.readiness import Readiness
 from smtp2cf.listen import limits, open_relay
 from smtp2cf.listen.certificate import Certificate
 from smtp2cf.listen.file_watch import Rereadable
+from smtp2cf.listen.notify import Notifier
 from smtp2cf.listen.places import Place, Places
 from smtp2cf.listen.signals import LeftBehind, Signals, finished, leave
 from smtp2cf.relay import DropDirectory, Relay, once
@@ -186,6 +187,15 @@ class Bridge:
             )
         metrics.export(gauges)
 
+    def tell(self, notifier: Notifier) -> None:
+        """Tell systemd that mail is taken, and from now on what waits and whether calls get through."""
+        notifier.ready()
+        self._watch(functools.partial(notifier.watch, self._in_a_line), "serve.notify")
+
+    def _in_a_line(self) -> str:
+        waiting = f"{self.spool_health.messages} waiting, " if self.spool_health is not None else ""
+        return f"{waiting}API {self.account.health.in_words()}"
+
     async def until(self, stop: asyncio.Event) -> None:
         """Return when `stop` is set; raises SpoolError if the spool turns out to be unusable."""
         stopped = asyncio.create_task(stop.wait())
@@ -231,14 +241,15 @@ class Bridge:
         kept = not trial.is_temporary(self._settings.state_dir)
         return LeftBehind(len(sessions), under_way, waiting, place, kept)
 
-    def reload(self) -> None:
+    def reload(self, notifier: Notifier) -> None:
         """Re-read settings, certificate, users and secrets; ask Cloudflare again about senders' domains."""
         self.relay.sender_domains.ask_again()
-        tasks.start(self._reread(), "serve.reread")
+        tasks.start(self._reread(notifier), "serve.reread")
 
-    async def _reread(self) -> None:
-        for thing in self._read_from_files:
-            await thing.reread()
+    async def _reread(self, notifier: Notifier) -> None:
+        with notifier.reloading():
+            for thing in self._read_from_files:
+                await thing.reread()
 
 
 def _relay(settings: Settings, store: Spool | None, account: Account, access: Access) -> Relay:
@@ -338,15 +349,18 @@ async def run(
         bridge = Bridge(settings, await rooms.open_spool(settings), certificate, secrets, file)
         listeners = rooms.listeners(places, bridge.rules, certificate)
         _warn(settings, bridge, listeners)
-        signals = Signals(bridge.reload)
+        notifier = Notifier()
+        signals = Signals(functools.partial(bridge.reload, notifier))
         await bridge.start(listeners, places.admin)
         if on_trial is None:  # a sandbox sends for nearly all
             bridge.say_who_reports()
         announce(places)
         log.info("serve.ready", version=__version__, **places.described())
+        bridge.tell(notifier)
         try:
             await bridge.until(signals.stop)
         finally:
+            notifier.stopping(settings.drain_timeout)
             await _end(bridge, on_trial, signals, opened)
 
 

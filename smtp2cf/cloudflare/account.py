@@ -147,10 +147,9 @@ class Account:
     def summary(self) -> Mapping[str, str]:
         """For the status page."""
         pacer, health = self.pacer, self.health
-        state = f"{health.state.replace('_', ' ')} for {rough_duration(health.seconds)}"
         return {
             "sends to": f"{self.base_url}, account {self.name}",
-            "API": f"{state}: {health.reply.text}" if health.state is not State.UP else "up",
+            "API": health.in_words() + (f": {health.reply.text}" if health.state is not State.UP else ""),
             "calls in flight": f"{pacer.in_flight} of {self._concurrency}, {pacer.waiting} waiting",
             "rate limit": self._rate_limit(),
             "quota": str(self.quota),

@@ -24,7 +24,7 @@ import structlog
 
 from smtp2cf.cloudflare.errors import TokenRefusedError
 from smtp2cf.journal.metrics import Counters, Histograms
-from smtp2cf.reply import Reply, Scope, SendError
+from smtp2cf.reply import Reply, Scope, SendError, rough_duration
 
 FAILURES = 3
 """Calls with mail that fail one after the other, each begun when the one before had failed."""
@@ -93,6 +93,11 @@ class ApiHealth:
     def seconds(self) -> float:
         """For how long it has been like this."""
         return self.now() - self.since
+
+    def in_words(self) -> str:
+        """For people: "up", or such as "unreachable for 3 minutes"."""
+        state = self.state.replace("_", " ")
+        return state if self.state is State.UP else f"{state} for {rough_duration(self.seconds)}"
 
     # ---- calls with mail
 
