@@ -100,7 +100,7 @@ def _file(env_file: Path | None, load: "Callable[[], Loaded]", first: "Loaded") 
 
 def _warn(settings: "Settings", env_file: Path | None, *, sandbox: bool) -> None:
     """Log which settings are unknown, and which are probably not meant."""
-    from smtp2cf.serve import log
+    from smtp2cf.serve.bridge import log
     from smtp2cf.settings import check, loading
 
     for line in loading.unknown_variables(env_file):

@@ -17,7 +17,7 @@ ELSEWHERE = {
     ("relay/attempt.py", "_each"): "in a TaskGroup",
     ("relay/drop.py", "_start_due"): "_done logs its error",
     ("relay/lease.py", "keep"): "awaited there",
-    ("serve.py", "until"): "awaited there",
+    ("serve/bridge.py", "until"): "awaited there",
     ("listen/signals.py", "finished"): "awaited there",
 }
 """Where else tasks are begun, by file and function, and who sees their end."""

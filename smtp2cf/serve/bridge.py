@@ -1,4 +1,4 @@
-"""Serve: the one place where everything is built and wired, drained and stopped."""
+"""The bridge: built and wired from the settings, run until a signal ends it, drained and stopped."""
 
 import asyncio
 import contextlib
@@ -13,18 +13,18 @@ import structlog
 from smtp2cf import __version__, spool
 from smtp2cf.access.rules import Access
 from smtp2cf.cloudflare.account import Account
-from smtp2cf.journal import logs, maillog, metrics, tasks
-from smtp2cf.journal.readiness import Readiness
+from smtp2cf.journal import metrics, tasks
 from smtp2cf.listen import limits, open_relay
 from smtp2cf.listen.certificate import Certificate
 from smtp2cf.listen.file_watch import Rereadable
 from smtp2cf.listen.notify import Notifier
 from smtp2cf.listen.places import Place, Places
 from smtp2cf.listen.signals import LeftBehind, Signals, finished, leave
-from smtp2cf.relay import DropDirectory, Relay, once
+from smtp2cf.relay import DropDirectory, Relay
 from smtp2cf.relay.sender_domains import NOBODY_KNOWN
 from smtp2cf.reply import Reply
-from smtp2cf.settings import check, loading, rooms, trial
+from smtp2cf.serve.outside import OutsideView
+from smtp2cf.settings import rooms, trial
 from smtp2cf.settings.fields import Settings
 from smtp2cf.settings.reread import Reread, SettingsFile
 from smtp2cf.settings.secret_files import SecretFile
@@ -60,7 +60,6 @@ class Bridge:
         file: SettingsFile | None = None,
     ) -> None:
         self._settings = settings
-        self._started = time.time()
         self.certificate = certificate
         self.spool = store
         self.spool_health = SpoolHealth(store, settings.warn_after) if store is not None else None
@@ -78,10 +77,13 @@ class Bridge:
         self.server = Server(
             self.relay.accept, rooms.capacity(settings), self.relay.answered if store is not None else None
         )
+        self.outside = OutsideView(
+            settings, self.account, self.relay.sender_domains, self.server, self.spool_health, certificate
+        )
         self.admin = Admin(
-            self.readiness,
-            self.can_send,
-            self.status,
+            self.outside.readiness,
+            self.outside.can_send,
+            self.outside.status,
             functools.partial(items_as_json, store) if store is not None else None,
             hosts=rooms.own_names(settings),
         )
@@ -111,36 +113,12 @@ class Bridge:
     def _other_files(self) -> Iterator[Rereadable]:
         yield from filter(None, (self.certificate, self.access.users))
 
-    def readiness(self) -> Readiness:
-        """Whether mail can be taken: the spool can be written, or without one, mail can be sent."""
-        return self.spool_health.readiness() if self.spool_health is not None else self.can_send()
-
-    def can_send(self) -> Readiness:
-        """Whether mail can be taken and sent: nor has any waited for too long."""
-        if self.account.health.down:
-            return Readiness(False, self.account.health.reply.text)
-        return self.spool_health.all_well() if self.spool_health is not None else Readiness(True, "")
-
-    def status(self) -> Mapping[str, object]:
-        """What the status page shows."""
-        return {
-            "version": __version__,
-            "running since": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._started)),
-            **self.server.where_mail_is_taken(),
-            **self.account.summary(),
-            **({"does not send for": troubles} if (troubles := self.relay.sender_domains.summary()) else {}),
-            "relays for": ", ".join(map(str, self._settings.allow_networks)),
-            "sessions": f"{len(self.server.sessions)} of {self._settings.max_sessions}",
-            **({"waiting mail": self.spool_health.summary()} if self.spool_health is not None else {}),
-            "recent": maillog.recent(),
-        }
-
     async def start(self, listeners: Sequence[Listener], admin: Place) -> None:
         """Take mail and answer probes on listening sockets."""
         await self.admin.start(admin.sockets)
         for listener in listeners:
             await self.server.start(listener)
-        self._export_gauges()
+        metrics.export(self.outside.gauges())
         self._watch(self.account.watch, "serve.watch_account")
         self._watch(self.account.quota.watch, "serve.watch_quota")
         self._watch(memory.give_back, "serve.give_back_memory")
@@ -172,29 +150,10 @@ class Bridge:
             async with asyncio.timeout(FIRST_LOOK):
                 await health.looked.wait()
 
-    def _export_gauges(self) -> None:
-        certificate = self.certificate
-        gauges: dict[str, tuple[str, Callable[[], float]]] = {
-            "smtp2cf_sessions": ("SMTP sessions", lambda: len(self.server.sessions)),
-            **self.account.gauges(),
-            "smtp2cf_ready": ("1 when mail can be taken", lambda: self.readiness().ready),
-            "smtp2cf_ready_to_send": ("1 when mail can be taken and sent", lambda: self.can_send().ready),
-        }
-        if certificate is not None:
-            gauges["smtp2cf_tls_certificate_expires_timestamp"] = (
-                "When the certificate expires, in seconds since the epoch",
-                lambda: certificate.expires,
-            )
-        metrics.export(gauges)
-
     def tell(self, notifier: Notifier) -> None:
         """Tell systemd that mail is taken, and from now on what waits and whether calls get through."""
         notifier.ready()
-        self._watch(functools.partial(notifier.watch, self._in_a_line), "serve.notify")
-
-    def _in_a_line(self) -> str:
-        waiting = f"{self.spool_health.messages} waiting, " if self.spool_health is not None else ""
-        return f"{waiting}API {self.account.health.in_words()}"
+        self._watch(functools.partial(notifier.watch, self.outside.in_a_line), "serve.notify")
 
     async def until(self, stop: asyncio.Event) -> None:
         """Return when `stop` is set; raises SpoolError if the spool turns out to be unusable."""
@@ -279,47 +238,6 @@ def _spool_refusal(store: Spool) -> Reply | None:
     """The reply to new mail while the spool takes none."""
     refusal = store.refusal()
     return refusal.reply if refusal is not None else None
-
-
-def relay_once(
-    mail: tuple[str, str],
-    recipients: Sequence[tuple[str, str]],
-    message: bytes,
-    written_at: float,
-    settle: once.Settle,
-) -> bool:
-    """Relay one message without a bridge, with the settings of the environment.
-
-    mail, recipients: addresses, and the parameters of MAIL and RCPT. written_at: seconds since the epoch.
-    settle: is told every recipient's outcome. Returns whether the sender was told. Raises SettingsError.
-    """
-    settings = loading.load()
-    check.require_account(settings)
-    logs.configure("error", settings.log_format)
-    judged = judge(rooms.smtp_policy(settings), mail, recipients, written_at)
-
-    async def run_once() -> bool:
-        account = rooms.account(settings)
-        try:
-            relay = Relay(
-                account.client.send,
-                rooms.message_policy(settings),
-                bounce=rooms.bounce_policy(settings),
-                look_up=account.suppression_reasons.replies,
-                sender_refusal=rooms.access(settings.model_copy(update={"users_file": None})).sender_refusal,
-            )
-            return await once.relay_once(
-                relay,
-                judged,
-                message,
-                settle,
-                expires=written_at + settings.expire_after,
-                drain_timeout=settings.api_timeout,
-            )
-        finally:
-            await account.aclose()
-
-    return asyncio.run(run_once())
 
 
 async def run(

@@ -1,0 +1,50 @@
+"""Once: what relays one message in this process, without a bridge, is built, used and closed here."""
+
+import asyncio
+from collections.abc import Sequence
+
+from smtp2cf.journal import logs
+from smtp2cf.relay import Relay, once
+from smtp2cf.settings import check, loading, rooms
+from smtp2cf.smtpd import judge
+
+
+def relay_once(
+    mail: tuple[str, str],
+    recipients: Sequence[tuple[str, str]],
+    message: bytes,
+    written_at: float,
+    settle: once.Settle,
+) -> bool:
+    """Relay one message without a bridge, with the settings of the environment.
+
+    mail, recipients: addresses, and the parameters of MAIL and RCPT. written_at: seconds since the epoch.
+    settle: is told every recipient's outcome. Returns whether the sender was told. Raises SettingsError.
+    """
+    settings = loading.load()
+    check.require_account(settings)
+    logs.configure("error", settings.log_format)
+    judged = judge(rooms.smtp_policy(settings), mail, recipients, written_at)
+
+    async def run_once() -> bool:
+        account = rooms.account(settings)
+        try:
+            relay = Relay(
+                account.client.send,
+                rooms.message_policy(settings),
+                bounce=rooms.bounce_policy(settings),
+                look_up=account.suppression_reasons.replies,
+                sender_refusal=rooms.access(settings.model_copy(update={"users_file": None})).sender_refusal,
+            )
+            return await once.relay_once(
+                relay,
+                judged,
+                message,
+                settle,
+                expires=written_at + settings.expire_after,
+                drain_timeout=settings.api_timeout,
+            )
+        finally:
+            await account.aclose()
+
+    return asyncio.run(run_once())

@@ -1,0 +1,80 @@
+"""The outside view: what probes, the status page and the gauges say of a bridge, asked of its parts."""
+
+import time
+from collections.abc import Callable, Mapping
+
+from smtp2cf import __version__
+from smtp2cf.cloudflare.account import Account
+from smtp2cf.journal import maillog
+from smtp2cf.journal.readiness import Readiness
+from smtp2cf.listen.certificate import Certificate
+from smtp2cf.relay.sender_domains import SenderDomains
+from smtp2cf.settings.fields import Settings
+from smtp2cf.smtpd import Server
+from smtp2cf.spool.health import SpoolHealth
+
+
+class OutsideView:
+    """One bridge's. spool: None for no spool. certificate: None for no TLS."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        account: Account,
+        sender_domains: SenderDomains,
+        server: Server,
+        spool: SpoolHealth | None,
+        certificate: Certificate | None,
+    ) -> None:
+        self._settings = settings
+        self._account = account
+        self._sender_domains = sender_domains
+        self._server = server
+        self._spool = spool
+        self._certificate = certificate
+        self._started = time.time()
+
+    def readiness(self) -> Readiness:
+        """Whether mail can be taken: the spool can be written, or without one, mail can be sent."""
+        return self._spool.readiness() if self._spool is not None else self.can_send()
+
+    def can_send(self) -> Readiness:
+        """Whether mail can be taken and sent: nor has any waited for too long."""
+        if self._account.health.down:
+            return Readiness(False, self._account.health.reply.text)
+        return self._spool.all_well() if self._spool is not None else Readiness(True, "")
+
+    def status(self) -> Mapping[str, object]:
+        """What the status page shows."""
+        return {
+            "version": __version__,
+            "running since": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._started)),
+            **self._server.where_mail_is_taken(),
+            **self._account.summary(),
+            **({"does not send for": troubles} if (troubles := self._sender_domains.summary()) else {}),
+            "relays for": ", ".join(map(str, self._settings.allow_networks)),
+            "sessions": f"{len(self._server.sessions)} of {self._settings.max_sessions}",
+            **({"waiting mail": self._spool.summary()} if self._spool is not None else {}),
+            "recent": maillog.recent(),
+        }
+
+    def in_a_line(self) -> str:
+        """What waits, and whether calls get through: what systemd shows."""
+        waiting = f"{self._spool.messages} waiting, " if self._spool is not None else ""
+        return f"{waiting}API {self._account.health.in_words()}"
+
+    def gauges(self) -> Mapping[str, tuple[str, Callable[[], float]]]:
+        """For /metrics: by name, a text and what returns the value."""
+        certificate = self._certificate
+        gauges: dict[str, tuple[str, Callable[[], float]]] = {
+            "smtp2cf_sessions": ("SMTP sessions", lambda: len(self._server.sessions)),
+            **self._account.gauges(),
+            "smtp2cf_ready": ("1 when mail can be taken", lambda: self.readiness().ready),
+            "smtp2cf_ready_to_send": ("1 when mail can be taken and sent", lambda: self.can_send().ready),
+        }
+        if certificate is not None:
+            gauges["smtp2cf_tls_certificate_expires_timestamp"] = (
+                "When the certificate expires, in seconds since the epoch",
+                lambda: certificate.expires,
+            )
+        return gauges
