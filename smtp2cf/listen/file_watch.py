@@ -45,7 +45,8 @@ class FileWatch:
     def __init__(
         self, *paths: Path, every: float, steady: bool = False, off_loop: OffLoop = asyncio.to_thread
     ) -> None:
-        self._paths = paths
+        self.paths = paths
+        """May be replaced; a difference counts as a change."""
         self._every = every
         self._steady = steady
         self._off_loop = off_loop
@@ -54,7 +55,7 @@ class FileWatch:
 
     def stamps(self) -> Stamps:
         """What the files look like now. Blocks."""
-        return tuple(_stamp(path) for path in self._paths)
+        return tuple(_stamp(path) for path in self.paths)
 
     async def looks(self) -> AsyncIterator[float | None]:
         """After each look: None if there is nothing new to read, or for how many seconds there has been."""

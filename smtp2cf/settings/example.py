@@ -6,12 +6,14 @@
 import json
 import re
 import sys
+from collections.abc import Iterator, Mapping
 
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from smtp2cf.settings import toml_file
-from smtp2cf.settings.fields import PREFIX, Settings
+from smtp2cf.settings.fields import PREFIX, Plain, Settings
+from smtp2cf.settings.fields.tables import TABLES, header_of
 from smtp2cf.settings.schema import schema
 from smtp2cf.settings.wrong import as_written
 
@@ -31,7 +33,7 @@ def example_env() -> str:
         "# A TOML file with more settings, such as config.example.toml. What is set here takes precedence.",
         f"#{toml_file.VARIABLE}={toml_file.DEFAULT}",
     ]
-    for name, field in Settings.model_fields.items():
+    for name, field in Plain.model_fields.items():
         lines += ["", *_wrapped(field.description or "")]
         lines.append(f"#{PREFIX}{name.upper()}={_value(field)}")
     return "\n".join(lines) + "\n"
@@ -46,15 +48,33 @@ def example_toml() -> str:
         UNITS,
         '# What is separated by commas may also be an array: ["10.0.0.0/8", "fd00::/8"].',
     ]
-    for name, field in Settings.model_fields.items():
+    for name, field in Plain.model_fields.items():
         lines += ["", *_wrapped(_in_keys(field))]
         lines.append(f"#{name} = {_toml_value(_value(field), field)}")
+    lines += ["", "# Tables: everything above stands above the first of them."]
+    for name, table in TABLES.items():
+        description = Settings.model_fields[table.setting]
+        lines += ["", *_wrapped(_in_keys(description)), f"#{header_of(name)}"]
+        lines += _patterns(description) if table.row is None else _row(table.row.model_fields)
     return "\n".join(lines) + "\n"
+
+
+def _patterns(field: FieldInfo) -> Iterator[str]:
+    """The example of a table of patterns."""
+    for pattern, address in (field.examples or [{}])[0].items():
+        yield f"#{json.dumps(pattern)} = {json.dumps(address)}"
+
+
+def _row(fields: Mapping[str, FieldInfo]) -> Iterator[str]:
+    """Every key of a table of which there may be several."""
+    for name, field in fields.items():
+        yield from _wrapped(_in_keys(field))
+        yield f"#{name} = {_toml_value(_value(field), field)}"
 
 
 def toml_schema() -> str:
     """The text of smtp2cf.schema.json."""
-    return schema({name: _in_keys(field) for name, field in Settings.model_fields.items()})
+    return schema(_in_keys)
 
 
 def _in_keys(field: FieldInfo) -> str:
@@ -70,7 +90,8 @@ def _as_key(variable: re.Match[str]) -> str:
 
 def _value(field: FieldInfo) -> str:
     """The default as an operator would write it, an example where there is none, or else nothing."""
-    if field.default_factory is not None or field.default in (None, "", (), SecretStr("")):
+    has_none = field.default_factory is not None or field.is_required()
+    if has_none or field.default in (None, "", (), SecretStr("")):
         return str(field.examples[0]) if field.examples else ""
     return as_written(field.default, field)
 

@@ -16,8 +16,8 @@ from dotenv.parser import parse_stream
 from pydantic import AliasChoices, SecretStr, ValidationError
 
 from smtp2cf.listen import files
-from smtp2cf.settings import secret_files, toml_file
-from smtp2cf.settings.fields import PREFIX, Settings, SettingsError
+from smtp2cf.settings import secret_files, toml_file, toml_tables
+from smtp2cf.settings.fields import PREFIX, Plain, Settings, SettingsError
 from smtp2cf.settings.wrong import as_written, line_of
 
 SENDMAIL_NAMES = (
@@ -36,17 +36,22 @@ class Given(NamedTuple):
     texts: Mapping[str, str]
     places: Mapping[str, str]
     unknown: tuple[str, ...]
+    tables: toml_file.Tables
 
 
 def load(env_file: Path | None = None) -> Settings:
     """Read the settings. Raises SettingsError with a line for each wrong one."""
     given = _given(env_file)
-    from_files = {**_from_toml(given), **_secrets_from_files(given)}
+    tables = toml_tables.check(given.tables)
+    from_files = {**_from_toml(given), **_secrets_from_files(given), **tables.values}
     try:
-        return Settings(_env_file=env_file, **from_files)  # type: ignore[arg-type, call-arg]
+        settings = Settings(_env_file=env_file, **from_files)  # type: ignore[call-arg]
     except ValidationError as error:
         lines = (line_of(problem, given.texts, given.places) for problem in error.errors())
-        raise SettingsError(*lines) from None
+        raise SettingsError(*lines, *tables.wrong) from None
+    if tables.wrong:
+        raise SettingsError(*tables.wrong)
+    return settings
 
 
 def users_file(env_file: Path | None = None) -> Path | None:
@@ -65,7 +70,7 @@ def unknown_variables(env_file: Path | None = None) -> list[str]:
     nearest that is. Raises SettingsError.
     """
     given = _given(env_file)
-    known = ["CONFIG", *(name.upper() for name in Settings.model_fields)]
+    known = ["CONFIG", *(name.upper() for name in Plain.model_fields)]
     known += [f"{name.upper()}_FILE" for name in secret_files.KINDS]
     known += [f"SENDMAIL_{name}" for name in SENDMAIL_NAMES]
     lines = []
@@ -87,10 +92,10 @@ class Effective(NamedTuple):
 
 
 def effective(env_file: Path | None = None) -> Iterator[Effective]:
-    """Every setting. Raises SettingsError if one is wrong."""
+    """Every setting, and every key of a table. Raises SettingsError if one is wrong."""
     settings, given = load(env_file), _given(env_file)
     origins = _origins(env_file, given)
-    for name, field in Settings.model_fields.items():
+    for name, field in Plain.model_fields.items():
         value = getattr(settings, name)
         if isinstance(value, SecretStr):
             shown = "***" if value.get_secret_value() else ""
@@ -98,6 +103,8 @@ def effective(env_file: Path | None = None) -> Iterator[Effective]:
             as_given = given.texts.get(f"{PREFIX}{name.upper()}", "")
             shown = as_written(value, field) if value not in (None, ()) else as_given
         yield Effective(name, shown, origins.get(name, "default"))
+    for key, text, place in toml_tables.shown(given.tables):
+        yield Effective(key, text, place)
 
 
 def _origins(env_file: Path | None, given: Given) -> dict[str, str]:
@@ -107,7 +114,7 @@ def _origins(env_file: Path | None, given: Given) -> dict[str, str]:
     if env_file is not None:
         sources.append((f"--env-file {env_file}", _env_file_values(env_file)))
     found = {}
-    for name in Settings.model_fields:
+    for name in Plain.model_fields:
         variables = [secret_files.variable_of(name)] if name in in_files else _variables_of(name)
         origins = [given.places[variable] for variable in variables if variable in given.places]
         for where, values in reversed(sources):
@@ -136,7 +143,7 @@ def toml_path(env_file: Path | None = None) -> Path | None:
 def toml_with_secrets(env_file: Path | None = None) -> Path | None:
     """The TOML file if it holds a secret itself. Raises SettingsError."""
     path = toml_path(env_file)
-    return path if path is not None and toml_file.read(path).texts.keys() & secret_files.KINDS else None
+    return path if path is not None and toml_file.has_secrets(toml_file.read(path)) else None
 
 
 def _given(env_file: Path | None) -> Given:
@@ -147,7 +154,7 @@ def _given(env_file: Path | None) -> Given:
     kept = [key for key in file.texts if not is_set & _rivals(key)]
     texts = {f"{PREFIX}{key.upper()}": file.texts[key] for key in kept}
     places = {f"{PREFIX}{key.upper()}": file.places[key] for key in kept}
-    return Given({**variables, **texts}, places, file.unknown)
+    return Given({**variables, **texts}, places, file.unknown, file.tables)
 
 
 def _variables(env_file: Path | None) -> dict[str, str]:
@@ -165,14 +172,14 @@ def _rivals(key: str) -> set[str]:
 
 def _variables_of(setting: str) -> list[str]:
     """The variables that set it, the one that takes precedence first."""
-    alias = Settings.model_fields[setting].validation_alias
+    alias = Plain.model_fields[setting].validation_alias
     return [*map(str, alias.choices)] if isinstance(alias, AliasChoices) else [f"{PREFIX}{setting.upper()}"]
 
 
 def _from_toml(given: Given) -> dict[str, str]:
     """What the TOML file sets and nothing else does, by setting."""
     named = {variable.removeprefix(PREFIX).lower(): given.texts[variable] for variable in given.places}
-    return {name: text for name, text in named.items() if name in Settings.model_fields}
+    return {name: text for name, text in named.items() if name in Plain.model_fields}
 
 
 def _env_file_values(path: Path) -> dict[str, str]:

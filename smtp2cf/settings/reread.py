@@ -7,13 +7,14 @@ changes nothing. Secrets in files of their own are watched by secret_files.py. N
 import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 from pydantic import SecretStr
 
 from smtp2cf.listen.file_watch import FileWatch, Stamps
 from smtp2cf.settings.fields import Settings, SettingsError
+from smtp2cf.settings.fields.tables import TABLES, header_of
 from smtp2cf.settings.secret_files import KINDS, LOOK_INTERVAL
 
 log = structlog.stdlib.get_logger("smtp2cf.settings")
@@ -35,21 +36,21 @@ class SettingsFile(NamedTuple):
 
 
 class Reread:
-    """A file of settings that may change while the bridge runs.
+    """A file of settings that may change while the bridge runs, with the files of its accounts' tokens.
 
-    uses: what takes a secret that stands in the file itself, by setting; raises ValueError if it can only be
+    uses: what takes a setting's new value (a secret as text), by setting; raises ValueError if it can only be
     used after a restart. every: seconds between two looks.
     """
 
     def __init__(
-        self, file: SettingsFile, uses: Mapping[str, Callable[[str], None]], *, every: float = LOOK_INTERVAL
+        self, file: SettingsFile, uses: Mapping[str, Callable[[Any], None]], *, every: float = LOOK_INTERVAL
     ) -> None:
         self._path = file.path
         self._load = file.load
         self._uses = uses
         self._secrets = file.first.secrets
         self._in_use = {name: getattr(file.first.settings, name) for name in Settings.model_fields}
-        self._file = FileWatch(file.path, every=every, steady=True)
+        self._file = FileWatch(*_files(file.path, file.first.settings), every=every, steady=True)
         self._file.read = ()  # it may have changed since the start, so the first look reads it
         self._told = ""
 
@@ -79,13 +80,15 @@ class Reread:
             if self._is_news(reason):
                 log.error("settings.reload_failed", reason=reason, note="the previous ones stay in use")
             return
+        self._file.paths = _files(self._path, found.settings)
         changed = self._changed(found)
         used = [name for name in changed if self._use(name, found.settings)]
         if used:
-            log.info("settings.reloaded", file=str(self._path), settings=used)
+            log.info("settings.reloaded", file=str(self._path), settings=[*map(_in_file, used)])
         waiting = [name for name in changed if name not in used]
         if self._is_news(" ".join(waiting)) and waiting:
-            log.warning("settings.restart_needed", settings=waiting, note="restart the bridge to use them")
+            names = [*map(_in_file, waiting)]
+            log.warning("settings.restart_needed", settings=names, note="restart the bridge to use them")
 
     def _is_news(self, text: str) -> bool:
         """Whether this was not the last thing to be told."""
@@ -93,7 +96,7 @@ class Reread:
         return text != told
 
     def _changed(self, found: Loaded) -> list[str]:
-        """The settings that are not what is in use, by their names in the file."""
+        """The settings that are not what is in use, and the names of files with secrets."""
         in_files = {*self._secrets, *found.secrets}
         moved = [f"{name}_file" for name in KINDS if found.secrets.get(name) != self._secrets.get(name)]
         return [
@@ -109,10 +112,22 @@ class Reread:
         """Use a setting's new value, if that needs no restart."""
         if name not in self._uses:
             return False
-        secret: SecretStr = getattr(settings, name)
+        value = getattr(settings, name)
         try:
-            self._uses[name](secret.get_secret_value())
+            self._uses[name](value.get_secret_value() if isinstance(value, SecretStr) else value)
         except ValueError:
             return False
-        self._in_use[name] = secret
+        self._in_use[name] = value
         return True
+
+
+def _files(path: Path, settings: Settings) -> tuple[Path, ...]:
+    """The files to watch: the settings' own, and those that its tables name."""
+    tokens = (account.api_token_file for account in settings.accounts)
+    return (path, *(token for token in tokens if token is not None))
+
+
+def _in_file(setting: str) -> str:
+    """What a setting is called in the file."""
+    tables = {table.setting: header_of(name) for name, table in TABLES.items()}
+    return tables.get(setting, setting)

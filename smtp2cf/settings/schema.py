@@ -5,11 +5,14 @@ itself checks more. `python -m smtp2cf.settings.example schema` prints it.
 """
 
 import json
-from typing import Any, Literal, get_args, get_origin
+from collections.abc import Callable, Mapping
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from smtp2cf.settings.fields import Settings
+from smtp2cf.settings.fields import Plain, Settings
+from smtp2cf.settings.fields.tables import TABLES
 from smtp2cf.settings.secret_files import KINDS
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
@@ -17,28 +20,49 @@ _BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "ex
 _NUMBERS = {bool: "boolean", int: "integer", float: "number"}
 
 
-def schema(descriptions: dict[str, str]) -> str:
-    """The text of smtp2cf.schema.json. descriptions: by setting."""
-    properties: dict[str, Any] = {
-        name: {"description": descriptions[name], **_kind(field)}
-        for name, field in Settings.model_fields.items()
-    }
+def schema(describe: Callable[[FieldInfo], str]) -> str:
+    """The text of smtp2cf.schema.json. describe: gives a setting's description."""
+    properties = _properties(Plain.model_fields, describe)
     for name in KINDS:
         properties[f"{name}_file"] = {"description": f"A file that holds {name}.", "type": "string"}
+    for name, table in TABLES.items():
+        description = describe(Settings.model_fields[table.setting])
+        if table.row is None:
+            properties[name] = {"description": description, "type": "object", **_addresses(name)}
+        else:
+            row = _object(_properties(table.row.model_fields, describe))
+            row["required"] = [key for key, field in table.row.model_fields.items() if field.is_required()]
+            properties[name] = {"description": description, "type": "array", "items": row}
     document = {
         "$schema": DRAFT,
         "title": "smtp2cf.toml",
         "description": "The settings of smtp2cf.",
-        "type": "object",
-        "properties": properties,
-        "additionalProperties": False,
+        **_object(properties),
     }
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
+def _properties(
+    fields: Mapping[str, FieldInfo], describe: Callable[[FieldInfo], str]
+) -> dict[str, dict[str, Any]]:
+    return {name: {"description": describe(field), **_kind(field)} for name, field in fields.items()}
+
+
+def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """An object with these keys and no others."""
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _addresses(table: str) -> dict[str, Any]:
+    """What a table of patterns has for each of them."""
+    one = {"type": "string"}
+    several = {"type": ["string", "array"], "items": one, "minItems": 1}
+    return {"additionalProperties": several if table == "recipients" else one}
+
+
 def _kind(field: FieldInfo) -> dict[str, Any]:
     """What a value may be: a number with its bounds, or text with a unit; one of a few words; a list."""
-    kind: Any = field.annotation
+    kind = _stripped(field.annotation)
     if kind in _NUMBERS:
         return {"type": [_NUMBERS[kind], "string"], **_bounds(field)}
     if get_origin(kind) is Literal:
@@ -47,6 +71,13 @@ def _kind(field: FieldInfo) -> dict[str, Any]:
         return {"type": ["string", "array"], "items": {"type": "string"}, "minItems": 1}
     patterns = [pattern for how in field.metadata if (pattern := getattr(how, "pattern", None))]
     return {"type": "string", **({"pattern": patterns[0]} if patterns else {})}
+
+
+def _stripped(kind: Any) -> Any:
+    """The kind of a value, without None for one that may be left out, and without what reads it."""
+    if get_origin(kind) in (UnionType, Union):
+        (kind, *_) = (each for each in get_args(kind) if each is not NoneType)
+    return _stripped(get_args(kind)[0]) if get_origin(kind) is Annotated else kind
 
 
 def _bounds(field: FieldInfo) -> dict[str, Any]:

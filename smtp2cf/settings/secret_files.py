@@ -42,11 +42,16 @@ def variable_of(setting: str) -> str:
 def read(setting: str, path: Path) -> str:
     """The secret in a file, not checked. Blocks. Raises SecretFileError."""
     try:
-        secret = files.read_text(path).strip()
+        return secret_in(path)
     except files.FileError as error:
         raise SecretFileError(f"{variable_of(setting)}: {error}") from None
+
+
+def secret_in(path: Path) -> str:
+    """The secret in a file, not checked. Blocks. Raises FileError, which names the file and no setting."""
+    secret = files.read_text(path).strip()
     if not secret:
-        raise SecretFileError(f"{variable_of(setting)}: {path} is empty")
+        raise files.FileError(f"{path} is empty")
     return secret
 
 

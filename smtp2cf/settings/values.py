@@ -97,6 +97,30 @@ def _host_names(value: object) -> object:
     return names
 
 
+def _user_names(value: object) -> object:
+    return tuple(_listed(value)) if isinstance(value, str) else value
+
+
+def _table_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", name):
+        raise ValueError("it must be up to 32 letters, digits, - and _")
+    return name
+
+
+def checked_pattern(pattern: str) -> str:
+    """A pattern of [senders] or [recipients]; raises ValueError with what it may be."""
+    if pattern != "*" and not _NAME.fullmatch(pattern.removesuffix("@*")):
+        try:
+            Senders.parse((pattern,))
+        except ValueError:
+            raise ValueError(
+                "it must be anna@example.com, example.com, *.example.com, root, root@* or *"
+            ) from None
+    return pattern
+
+
+_NAME = re.compile(r"""[^\s@*<>()\[\]\\,;:"]{1,64}""")
+"""The local part of an address, without quotes."""
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{1,1024}")
 """What may follow `Bearer` (RFC 6750 §2.1); Cloudflare's are shorter."""
 
@@ -188,6 +212,12 @@ FieldNames = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_field_names)]
 """Names of header fields, separated by commas."""
 HostNames = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_host_names)]
 """Host names without a port, separated by commas."""
+UserNames = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_user_names)]
+"""Names of users, separated by commas."""
+MailAddress = Annotated[str, address_such_as("anna@example.com")]
+"""A mail address, in the form in which it is sent."""
+TableName = Annotated[str, AfterValidator(_table_name)]
+"""What one of several tables is called."""
 BaseUrl = Annotated[str, AfterValidator(checked_base_url)]
 """The URL of an API, up to and without what it is asked."""
 Token = Annotated[SecretStr, AfterValidator(checked_token)]

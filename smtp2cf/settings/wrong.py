@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from smtp2cf.settings.fields import PREFIX, Settings
+from smtp2cf.settings.fields import PREFIX, Plain
 from smtp2cf.settings.units import as_duration, as_size
 from smtp2cf.settings.values import READ_DURATION, READ_SIZE
 
@@ -21,6 +21,7 @@ FORMS = {
     "check_header_from": "yes or no",
     "api_base_url": "a URL such as https://api.cloudflare.com/client/v4",
     "hostname": "a host name such as mx1.example.com",
+    "events_queue_id": "letters, digits, - and _",
     "socket_mode": "permissions in octal, such as 0660",
 }
 """What a setting may be, where pydantic would show a pattern or nothing that helps."""
@@ -40,23 +41,24 @@ def line_of(problem: Mapping[str, Any], given: Mapping[str, str], places: Mappin
     name = str(problem["loc"][0])
     variable = name if name.isupper() else f"{PREFIX}{name.upper()}"
     setting = variable.split("_", 1)[1].lower()
-    field = Settings.model_fields.get(setting)
+    field = Plain.model_fields.get(setting)
     if not given.get(variable) and given.get(f"CLOUDFLARE_{setting.upper()}"):
         variable = f"CLOUDFLARE_{setting.upper()}"
     is_secret = field is None or field.annotation is SecretStr
     text = _LOGIN.sub("//***@", given.get(variable, problem["input"]).strip())
     was = "its value" if is_secret else repr(text)
-    return f"{places.get(variable, variable)}: {was} is wrong: {_why(problem, setting, field)}"
+    return f"{places.get(variable, variable)}: {was} is wrong: {why(problem, setting, field)}"
 
 
-def _why(problem: Mapping[str, Any], setting: str, field: FieldInfo | None) -> str:
+def why(problem: Mapping[str, Any], setting: str, field: FieldInfo | None) -> str:
+    """What a value must be. problem: one of pydantic's errors. field: None for the name of a file."""
     if problem["type"] in UNCLEAR:
         return f"it must be {FORMS[setting]}"
     for bound, words in BOUNDS.items():
         if field is not None and bound in problem.get("ctx", {}):
             return f"it must be {words} {as_written(problem['ctx'][bound], field)}"
-    why = str(problem["msg"]).removeprefix("Value error, ").partition(", unable to parse")[0]
-    return why.replace("Input should be", "it must be")
+    said = str(problem["msg"]).removeprefix("Value error, ").partition(", unable to parse")[0]
+    return said.replace("Input should be", "it must be")
 
 
 def as_written(value: object, field: FieldInfo) -> str:

@@ -25,16 +25,17 @@ class Running:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.used: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
-        uses = {"api_token": self._taker("api_token"), "spool_url": self._refuse}
+        self.used: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
+        taken = {name: self._taker(name) for name in ("api_token", "senders", "accounts")}
+        uses = {**taken, "spool_url": self._refuse}
         self.reread = Reread(SettingsFile(path, self._load, self._load()), uses, every=0.005)
 
     @staticmethod
     def _load() -> Loaded:
         return Loaded(loading.load(), loading.files_of_secrets())
 
-    def _taker(self, name: str) -> Callable[[str], None]:
-        return lambda secret: self.used.put_nowait((name, secret))
+    def _taker(self, name: str) -> Callable[[Any], None]:
+        return lambda value: self.used.put_nowait((name, value))
 
     @staticmethod
     def _refuse(_secret: str) -> None:
@@ -68,6 +69,32 @@ async def test_a_new_token_is_used_at_once(running: Running) -> None:
     assert running.used.get_nowait() == ("api_token", "s3cret2")
     assert not await running.after('api_token = "s3cret2"\n')
     assert running.used.empty()
+
+
+async def test_what_a_table_says_is_used_at_once_or_named(running: Running) -> None:
+    top = 'api_token = "s3cret1"\n'
+    (line,) = await running.after(f'{top}[senders]\nroot = "a@example.com"\n')
+    assert (line["event"], line["settings"]) == ("settings.reloaded", ["[senders]"])
+    assert running.used.get_nowait() == ("senders", {"root": "a@example.com"})
+    (line,) = await running.after(f'{top}[senders]\nroot = "a"\n')
+    assert (line["event"], line["note"]) == ("settings.reload_failed", STAYS)
+    assert "[senders] root" in line["reason"]
+    used, waits = await running.after(f'{top}[[listener]]\nname = "a"\nlisten = ":1"\n')
+    assert (used["settings"], waits["settings"]) == (["[senders]"], ["[[listener]]"])
+    assert running.used.get_nowait() == ("senders", {})
+
+
+async def test_the_file_of_an_accounts_token_is_watched_too(running: Running) -> None:
+    token = running.path.with_name("token")
+    account = f'[[account]]\nname = "a"\naccount_id = "a1"\napi_token_file = "{token}"\n'
+    await running.after(f'api_token = "s3cret1"\n{account}')
+    assert running.used.get_nowait()[1][0].api_token.get_secret_value() == "s3cret"
+    watching = asyncio.create_task(running.reread.watch())
+    token.write_text("s3cret2")
+    async with asyncio.timeout(PATIENCE):
+        name, (account,) = await running.used.get()
+    assert (name, account.api_token.get_secret_value()) == ("accounts", "s3cret2")
+    watching.cancel()
 
 
 @pytest.mark.parametrize(

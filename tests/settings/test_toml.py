@@ -1,7 +1,6 @@
 """Settings in a TOML file: what they mean, what takes precedence, and how a wrong one is told."""
 
 import json
-import os
 import re
 import tomllib
 from pathlib import Path
@@ -14,39 +13,11 @@ from pydantic import SecretStr
 from smtp2cf.cli.check import check
 from smtp2cf.cli.examine import configuration
 from smtp2cf.settings import example, loading, toml_file
-from smtp2cf.settings.fields import Settings, SettingsError
+from smtp2cf.settings.fields import Plain, Settings, SettingsError
+from smtp2cf.settings.toml_lines import lines_of
+from tests.settings.conftest import Config
 from tests.settings.test_wrong import BROKEN, SECRET
 from tests.support.bridge import running_bridge
-
-
-class Config:
-    """A TOML file that is the bridge's, where nothing else is set."""
-
-    def __init__(self, path: Path, environment: pytest.MonkeyPatch) -> None:
-        self.path = path
-        self.environment = environment
-
-    def load(self, text: str, **variables: str) -> Settings:
-        """The settings with this text in the file, and these variables in the environment."""
-        self.path.write_text(text)
-        for name, value in variables.items():
-            self.environment.setenv(name, value)
-        return loading.load()
-
-    def error(self, text: str, **variables: str) -> str:
-        """What is said about them, without the file's path."""
-        with pytest.raises(SettingsError) as error:
-            self.load(text, **variables)
-        return str(error.value).replace(str(self.path), "FILE")
-
-
-@pytest.fixture
-def config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Config:
-    for name in os.environ:
-        if name.startswith(("SMTP2CF_", "CLOUDFLARE_")):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("SMTP2CF_CONFIG", str(tmp_path / "smtp2cf.toml"))
-    return Config(tmp_path / "smtp2cf.toml", monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +119,6 @@ def test_a_wrong_secret_is_not_shown(config: Config, row: tuple[str, str, str]) 
 
 
 NO_LIST = 'leave the line out for the default, or write "none" or "any"'
-NO_TABLE = "is not a table of this version: settings stand above any [table]"
 
 
 @pytest.mark.parametrize(
@@ -168,9 +138,7 @@ NO_TABLE = "is not a table of this version: settings stand above any [table]"
             "allow_networks = []",
             f"FILE, line 1: allow_networks: [] is wrong: {NO_LIST}",
         ),
-        ("[senders]\nx = 1", f"FILE, line 1: senders {NO_TABLE}"),
-        ('mode = "direct"\n\n[[account]]\nname = "x"', f"FILE, line 3: account {NO_TABLE}"),
-        ("hostname.x = 1", f"FILE, line 1: hostname {NO_TABLE}"),
+        ("hostname.x = 1", "FILE, line 1: hostname is not a table: write hostname = … above any [table]"),
         (
             'api_token = "s3cret"\napi_token_file = "x"',
             "FILE, line 1: api_token and FILE, line 2: api_token_file are both set: set only one of them",
@@ -220,23 +188,29 @@ def test_a_bridge_starts_from_a_file_and_warns_of_what_it_does_not_know(tmp_path
     assert warned == [f"{file}, line 1: smtp_lissen is not a setting: did you mean smtp_listen?"]
 
 
+EXAMPLE = re.sub(r"(?m)^#(\[|\S+ = )", r"\1", example.example_toml())
+"""Every line of it counts."""
+
+
 def test_every_line_of_the_example_is_a_setting_and_its_default(config: Config) -> None:
-    text = re.sub(r"(?m)^#(\w+ = )", r"\1", example.example_toml())
-    assert list(tomllib.loads(text)) == list(Settings.model_fields)
+    text = EXAMPLE.partition("[senders]")[0]
+    assert list(tomllib.loads(text)) == list(Plain.model_fields)
     found, defaults = config.load(text), Settings()
-    for name, field in Settings.model_fields.items():
+    for name, field in Plain.model_fields.items():
         if not field.examples:
             assert getattr(found, name) == getattr(defaults, name), name
 
 
 def test_the_file_on_the_page_is_read_as_it_stands(config: Config, tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
-    text = page.partition("```toml\n")[2].partition("```")[0]
+    text = "".join(block.partition("```")[0] for block in page.split("```toml\n")[1:])
     (tmp_path / "token").write_text("s3cret")
     settings = config.load(text.replace("/etc/smtp2cf/token", f"{tmp_path}/token"))
     assert not loading.unknown_variables()
     assert [str(place) for place in settings.smtp_listen] == ["0.0.0.0:2525", "unix:/run/smtp2cf/smtp"]
     assert settings.expire_after == 5 * 86400
+    assert settings.recipients == {"root": ("ops@example.com", "night@example.com")}
+    assert [row.name for row in (*settings.accounts, *settings.listeners)] == ["shop", "printers"]
 
 
 SCHEMA = json.loads(example.toml_schema())
@@ -246,6 +220,7 @@ TYPES: dict[str, type] = {
     "integer": int,
     "number": (int, float),
     "array": list,
+    "object": dict,
 }  # type: ignore[dict-item]
 HOLDS = {
     "description": lambda value, text: True,
@@ -253,6 +228,11 @@ HOLDS = {
     "type": lambda value, kinds: any(
         is_a(value, kind) for kind in ([kinds] if isinstance(kinds, str) else kinds)
     ),
+    "properties": lambda value, rules: all(
+        fits(value[key], rule) for key, rule in rules.items() if key in value
+    ),
+    "additionalProperties": lambda value, rule: not rule or all(fits(item, rule) for item in value.values()),
+    "required": lambda value, keys: value.keys() >= set(keys),
     "items": lambda value, rule: not isinstance(value, list) or all(fits(item, rule) for item in value),
     "minItems": lambda value, least: not isinstance(value, list) or len(value) >= least,
     "pattern": lambda value, pattern: not isinstance(value, str) or re.search(pattern, value) is not None,
@@ -278,7 +258,7 @@ def test_the_schema_has_every_key_and_no_other() -> None:
 
 
 def test_the_schema_takes_the_example() -> None:
-    written = tomllib.loads(re.sub(r"(?m)^#(\w+ = )", r"\1", example.example_toml()))
+    written = tomllib.loads(EXAMPLE)
     refused = [key for key, value in written.items() if not fits(value, SCHEMA["properties"][key])]
     assert refused == ["hostname"]  # empty there: the host's own name can't be written down
 
@@ -324,7 +304,7 @@ def test_what_is_in_use_is_shown_with_its_origin_and_without_secrets(
     said = capsys.readouterr().out
     assert "s3cret" not in said
     shown = dict(line.split(" = ") for line in said.replace(str(tmp_path), "DIR").splitlines())
-    assert list(shown) == list(Settings.model_fields)
+    assert list(shown) == list(Plain.model_fields)
     assert {name: text for name, text in shown.items() if not text.endswith("# default")} == {
         "account_id": "a1 # CLOUDFLARE_ACCOUNT_ID in the environment",
         "api_token": "*** # DIR/smtp2cf.toml, line 1: api_token_file",
@@ -360,4 +340,5 @@ def test_the_line_of_a_key_is_where_its_statement_begins(
         text += f"{key} = {value} # b = 2\n"
     lines["z"] = text.count("\n") + 1
     text += "[z]\n" + "".join(f"{between}\n{key} = {value}\n" for between, key, value in table)
-    assert toml_file.lines_of(text.replace("\n", newline)) == lines
+    found = lines_of(text.replace("\n", newline))
+    assert {path[0]: line for path, line in found.items() if len(path) == 1} == lines

@@ -8,6 +8,7 @@ import pytest
 
 from smtp2cf.cli import app
 from smtp2cf.settings import fields, loading, rooms, wrong
+from smtp2cf.settings.fields import tables
 from tests.support.bridge import running_bridge
 from tests.support.command import smtp2cf
 
@@ -188,9 +189,10 @@ def test_name_of_the_host_is_held_to_the_same(
 
 
 def test_what_pydantic_has_no_words_for_has_ours() -> None:
+    rows = (table.row.model_fields for table in tables.TABLES.values() if table.row is not None)
     unclear = {
         name
-        for name, field in fields.Settings.model_fields.items()
+        for name, field in (pair for model in (fields.Plain.model_fields, *rows) for pair in model.items())
         if field.annotation is bool or any(getattr(how, "pattern", None) for how in field.metadata)
     }
     assert unclear == set(wrong.FORMS)
@@ -312,9 +314,9 @@ def test_every_size_takes_units(environment: pytest.MonkeyPatch, setting: str) -
 
 def test_every_number_with_a_unit_is_a_duration_or_a_size() -> None:
     """Seconds and bytes have one reader each; a setting of either kind must use it."""
-    plain = [name for name, field in fields.Settings.model_fields.items() if field.annotation is float]
+    plain = [name for name, field in fields.Plain.model_fields.items() if field.annotation is float]
     assert set(plain) == {*DURATIONS, "warn_after", "drain_timeout"}
-    for name, field in fields.Settings.model_fields.items():
+    for name, field in fields.Plain.model_fields.items():
         text = (field.description or "").lower()
         assert "seconds " not in text or name == "session_timeout", name
         assert " bytes" not in text or name in SIZES, name

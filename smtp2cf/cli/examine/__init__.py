@@ -57,6 +57,9 @@ def _secrets(settings: Settings, env_file: Path | None) -> dict[str, Path]:
         found["--env-file"] = env_file
     if (toml := loading.toml_with_secrets(env_file)) is not None:
         found["SMTP2CF_CONFIG"] = toml
+    for one in settings.accounts:
+        if one.api_token_file is not None:
+            found[f"[[account]] {one.name}: api_token_file"] = one.api_token_file
     if settings.tls_key_file is not None:
         found["SMTP2CF_TLS_KEY_FILE"] = settings.tls_key_file
     if settings.tls_cert_file is not None and files.holds_private_key(settings.tls_cert_file):
