@@ -6,7 +6,7 @@ send their mail again; but a failure that matches nobody never passes for a succ
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from smtp2cf.envelope import Outcomes, address_key
@@ -114,18 +114,22 @@ def _in_no_list(outcomes: Outcomes) -> list[str]:
 
 
 def _items(result: dict[str, Any], limit: int | None = None) -> Iterator[tuple[str, Reply, object]]:
-    """What is in the lists, the worst last, so that it counts. limit: items of one list.
+    """What is in the lists, the worst last, so that it counts. limit: items of one list."""
+    for name, reply in reversed(LISTS):
+        listed = result.get(name)
+        for item in itertools.islice(listed if isinstance(listed, list) else _entries(name, listed), limit):
+            yield name, reply, item
+
+
+def _entries(name: str, value: object) -> Collection[object]:
+    """What is in a list of an answer that is no list.
 
     An address without a list around it is an entry; so is whatever stands for failures, such as their number.
     """
-    for name, reply in reversed(LISTS):
-        listed = result.get(name)
-        is_address = isinstance(listed, str) or (isinstance(listed, dict) and listed.keys() & ADDRESS_FIELDS)
-        if is_address or (name in FAILURES and not isinstance(listed, list | dict)):
-            listed = [listed] if listed else []
-        if isinstance(listed, list | dict):
-            for item in itertools.islice(listed, limit):
-                yield name, reply, item
+    is_address = isinstance(value, str) or (isinstance(value, dict) and value.keys() & ADDRESS_FIELDS)
+    if is_address or (name in FAILURES and not isinstance(value, dict)):
+        return [value] if value else []
+    return value if isinstance(value, dict) else []
 
 
 def _address_in(item: object) -> str:

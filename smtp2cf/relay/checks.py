@@ -43,8 +43,10 @@ class Checks:
             if policy.bare_newline == "reject":
                 return BARE_NEWLINE
             message = normalize_newlines(message)
-        # Most messages have fewer colons than that, and their header need not be looked for.
-        if message.count(b":") > MAX_RECEIVED and received_count(message) > MAX_RECEIVED:
+        # Most headers have fewer colons than that, and need no closer look.
+        end = message.find(b"\r\n\r\n")
+        colons = message.count(b":", 0, end if end >= 0 else len(message))
+        if colons > MAX_RECEIVED and received_count(message) > MAX_RECEIVED:
             return LOOP
         if policy.drop_headers:
             message = drop_headers(message, policy.drop_headers)
