@@ -65,6 +65,10 @@ class Envelope:
     given. auth_user: who authenticated, "" for nobody. client: the peer's address, "" where there is
     none. helo: the name it gave. received_at: seconds since the epoch. per_recipient: the client takes
     one reply for each recipient (LMTP, PRDR).
+
+    reverse_path, forward_paths and what is known of each are what goes out. What the client said is kept
+    where that is something else: given_reverse_path; given_forward_paths, by forward path: for whom the mail
+    goes there.
     """
 
     reverse_path: str
@@ -81,6 +85,29 @@ class Envelope:
     per_recipient: bool = False
     received_at: float = field(default_factory=time.time)
     queue_id: str = field(default_factory=new_queue_id)
+    given_reverse_path: str | None = None
+    given_forward_paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def is_rewritten(self) -> bool:
+        """Not all that goes out is what the client said."""
+        return self.given_reverse_path is not None or bool(self.given_forward_paths)
+
+    @property
+    def sender_as_given(self) -> str:
+        """The reverse path as the client said it."""
+        return self.reverse_path if self.given_reverse_path is None else self.given_reverse_path
+
+    @property
+    def recipients_as_given(self) -> tuple[str, ...]:
+        """The client's recipients; where they were rewritten, each once."""
+        if not self.given_forward_paths:
+            return self.forward_paths
+        return tuple(dict.fromkeys(who for path in self.forward_paths for who in self.given_for(path)))
+
+    def given_for(self, forward_path: str) -> tuple[str, ...]:
+        """Whom the client named: for them the mail goes to this forward path."""
+        return self.given_forward_paths.get(forward_path, (forward_path,))
 
 
 class Verdict(NamedTuple):
@@ -184,6 +211,35 @@ def domain_of(address: str) -> str:
     """The domain in the form that is sent and compared, "" where there is none."""
     _, at, domain = address.rpartition("@")
     return address_key(f"@{domain}")[1:] if at else ""
+
+
+_NEVER_PUBLIC = frozenset(
+    (
+        *("localhost", "localdomain", "local", "internal", "lan", "home", "corp", "intranet", "private"),
+        *("invalid", "onion"),
+    )
+)
+"""Top-level domains of which nobody outside knows a domain (RFC 6761, RFC 6762, ICANN's list, habit)."""
+
+
+_HOME = ".home.arpa"
+"""The domain of homes (RFC 8375)."""
+
+
+def is_public(domain: str) -> bool:
+    """Whether mail to this domain can arrive from anywhere, as far as its name tells: it is no bare host
+    name, nor one that only a network of its own knows. domain: as `domain_of` returns it."""
+    if domain[:1] == "[":
+        return _is_global(domain.strip("[]").lower().removeprefix("ipv6:"))
+    _, dot, top = domain.rpartition(".")
+    return bool(dot) and not top.isdigit() and top not in _NEVER_PUBLIC and not f".{domain}".endswith(_HOME)
+
+
+def _is_global(literal: str) -> bool:
+    try:
+        return ipaddress.ip_address(literal).is_global
+    except ValueError:
+        return False
 
 
 def _without_quotes(form: str) -> str:

@@ -12,7 +12,15 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from smtp2cf.envelope import SENT_AS_IS, Envelope, address_key, domain_of, new_queue_id, sent_form
+from smtp2cf.envelope import (
+    SENT_AS_IS,
+    Envelope,
+    address_key,
+    domain_of,
+    is_public,
+    new_queue_id,
+    sent_form,
+)
 from smtp2cf.reply import RefusedError
 from tests.support.each import each
 
@@ -191,3 +199,15 @@ def test_a_thousand_recipients_in_one_domain_cost_one_look_at_it(monkeypatch: py
     for number in range(1000):
         assert sent_form(f"n{number}@tausend-bücher.example") == f"n{number}@xn--tausend-bcher-4ob.example"
     assert looks == ["tausend-bücher.example"]
+
+
+PUBLIC = ("example.com", "web07.example.com", "xn--bcher-kva.example", "brand.test", "arpa.com", "[9.9.9.9]")
+NOT_PUBLIC = (
+    *("", "localhost", "3f2a1b", "web07", "web07.local", "nas.lan", "a.b.internal", "localhost.localdomain"),
+    *("pi.home.arpa", "10.0.0.7", "[127.0.0.1]", "[10.0.0.7]", "[ipv6:::1]", "[ipv6:fd00::1]", "[nonsense]"),
+)
+
+
+@each(("domain", "public"), [*((each_, True) for each_ in PUBLIC), *((each_, False) for each_ in NOT_PUBLIC)])
+def test_a_domain_is_public_if_mail_to_it_can_come_from_anywhere(domain: str, public: bool) -> None:
+    assert is_public(domain_of(f"root@{domain}")) is public

@@ -130,6 +130,8 @@ def attempted(
             "client": envelope.client,
             "attempts": attempts,
         }
+        if envelope.is_rewritten:
+            fields |= _as_given(envelope, recipients)
         if envelope.auth_user:
             fields["user"] = envelope.auth_user
         if message_id:
@@ -181,6 +183,7 @@ def kept(envelope: Envelope, why: str, *, size: int) -> None:
         reason=why,
         size=size,
         client=envelope.client,
+        **_as_given(envelope, envelope.forward_paths),
     )
 
 
@@ -198,6 +201,7 @@ def expired(envelope: Envelope, outcomes: Outcomes, *, size: int, attempts: int)
         delay=round(time.time() - envelope.received_at, 3),
         size=size,
         attempts=attempts,
+        **_as_given(envelope, list(outcomes)),
     )
 
 
@@ -205,7 +209,7 @@ def reported(envelope: Envelope, *, dsns_sent: int, undeliverable: bool = False)
     """DSNs about a message were queued, or a DSN itself could not be delivered."""
     if dsns_sent:
         DSNS.inc(dsns_sent)
-        log.info("mail.dsn", queue_id=envelope.queue_id, to=envelope.reverse_path, count=dsns_sent)
+        log.info("mail.dsn", queue_id=envelope.queue_id, sender=envelope.sender_as_given, count=dsns_sent)
     if undeliverable:
         log.warning(
             "mail.dsn_undeliverable",
@@ -257,6 +261,18 @@ def sender_failing(domain: str, reply: Reply) -> None:
 def sender_recovered(domain: str) -> None:
     """Cloudflare sends for this domain again."""
     log.info("sender.recovered", domain=domain)
+
+
+def _as_given(envelope: Envelope, recipients: Sequence[str]) -> dict[str, object]:
+    """What the client said, where something else goes out; Postfix has `orig_to` for it."""
+    fields: dict[str, object] = {}
+    if envelope.given_reverse_path is not None:
+        fields["orig_from"] = envelope.given_reverse_path
+    if rewritten := envelope.given_forward_paths:
+        given = [who for path in recipients if path in rewritten for who in rewritten[path]]
+        if given:
+            fields["orig_to"] = first_few(given, NAMED_LIMIT) if len(given) > 1 else given[0]
+    return fields
 
 
 def _status(reply: Reply) -> str:

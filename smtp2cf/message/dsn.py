@@ -40,6 +40,8 @@ from smtp2cf.reply import Reply, few_in_words, rough_duration
 FULL_LIMIT = 64 * 1024
 """Bytes of the largest original that is returned in full, and of the most that is shown of a header."""
 
+GIVEN_LIMIT = 3
+"""Recipients that the text names for whom mail went to another address."""
 NAMED_LIMIT = 100
 """Recipients that the text names; the delivery-status has them all."""
 
@@ -138,18 +140,26 @@ def wanted(envelope: Envelope, recipient: str, event: Event) -> bool:
 
 
 def build(
-    envelope: Envelope, message: bytes, reports: Sequence[Report], *, hostname: str, sender: str, now: float
+    envelope: Envelope,
+    message: bytes,
+    reports: Sequence[Report],
+    *,
+    hostname: str,
+    sender: str,
+    now: float,
+    to: str = "",
 ) -> bytes:
-    """The DSN about `message`, for its sender: bytes with CRLF line ends, in UTF-8.
+    """The DSN about `message`: bytes with CRLF line ends, in UTF-8.
 
     reports: at least one. hostname: the reporting host. sender: the address in From. now: seconds since the
-    epoch. The original is attached as RET asks: in full if something failed and it is UTF-8 and at most
-    FULL_LIMIT bytes, else its header; bare newlines in it become CRLF. Raises ValueError for the null reverse
-    path and for no reports.
+    epoch. to: who is told, "" for the message's sender. The original is attached as RET asks: in full if
+    something failed and it is UTF-8 and at most FULL_LIMIT bytes, else its header; bare newlines in it become
+    CRLF. Raises ValueError for the null reverse path and for no reports.
     """
     if not envelope.reverse_path or not reports:
         raise ValueError("a DSN needs a sender to go to and a recipient to report on")
     hostname = _NOT_IN_HOSTNAME.sub("?", hostname) or "localhost"
+    to = to or envelope.sender_as_given
     message = normalize_newlines(message)
     header = _shown_header(message)
     original, note = _original(envelope, message, header, reports)
@@ -163,7 +173,7 @@ def build(
     report_type = parts[1].content_type.partition("/")[2]
     fields = [
         _from(sender),
-        ("To", mailbox(envelope.reverse_path)),
+        ("To", mailbox(to)),
         ("Subject", next(kind.subject for event, kind in _KINDS.items() if _has(reports, event))),
         ("Date", date(now)),
         ("Message-ID", make_msgid(domain=hostname)),
@@ -197,20 +207,23 @@ def _text(
     importance = list(_KINDS)
     for report in sorted(reports, key=lambda report: importance.index(report.event))[:NAMED_LIMIT]:
         alike = groups.setdefault((report.event, report.reply, report.retry_until), [])
-        alike.append(inline(report.recipient))
+        alike.append(_recipient(envelope, report.recipient))
     about = f'"{subject}"' if subject else "no subject"
     age = rough_duration(now - envelope.received_at)
-    who = f"Your message ({about}, received {date(envelope.received_at)})"
+    given = envelope.given_reverse_path
+    whose = "Your message" if given is None else f"The message from <{inline(given)}>"
+    who = f"{whose} ({about}, received {date(envelope.received_at)})"
     paragraphs = [f"This is the mail relay {hostname}."]
     for (event, reply, retry_until), recipients in groups.items():
         paragraphs.append(wrapped(f"{who} {_KINDS[event].told.format(age=age)}"))
-        paragraphs.append("\r\n".join(f"    <{recipient}>" for recipient in recipients))
+        paragraphs.append("\r\n".join(f"    {recipient}" for recipient in recipients))
         if event not in (Event.DELIVERED, Event.RELAYED):
             paragraphs.append(wrapped(_why(event, reply, retry_until)))
         who = "It"
     if len(reports) > NAMED_LIMIT:
         paragraphs.append(f"{len(reports) - NAMED_LIMIT} more recipients are in the delivery report.")
     paragraphs += [wrapped(note), f"For the postmaster: the queue id is {inline(envelope.queue_id)}."]
+    paragraphs += [wrapped(_sent_as(envelope))] if envelope.given_reverse_path is not None else []
     paragraphs += [
         f"{_answer_for(recipients) if len(groups) > 1 else 'The answer was:'}\r\n"
         + wrapped(quoted(str(reply)), indent="    ")
@@ -220,7 +233,19 @@ def _text(
 
 
 def _answer_for(recipients: Sequence[str]) -> str:
-    return f"The answer for {few_in_words([f'<{who}>' for who in recipients], 1)} was:"
+    return f"The answer for {few_in_words(recipients, 1)} was:"
+
+
+def _recipient(envelope: Envelope, recipient: str) -> str:
+    """A recipient, and whom the client named instead."""
+    given = envelope.given_forward_paths.get(recipient, ())
+    named = few_in_words([f"<{inline(who)}>" for who in given], GIVEN_LIMIT)
+    return f"<{inline(recipient)}>" + (f" (for {named})" if given else "")
+
+
+def _sent_as(envelope: Envelope) -> str:
+    given, sent = inline(envelope.sender_as_given), inline(envelope.reverse_path)
+    return f"The message was sent as <{sent}> instead of <{given}>."
 
 
 def _why(event: Event, reply: Reply, retry_until: float | None) -> str:
@@ -240,6 +265,8 @@ def _status(envelope: Envelope, reports: Sequence[Report], hostname: str, now: f
     if envelope.envid and (envid := inline(decode_xtext(envelope.envid)).strip()):
         about_message.append(("Original-Envelope-Id", envid))
     about_message.append(("X-Smtp2cf-Queue-ID", inline(envelope.queue_id)))
+    if envelope.given_reverse_path is not None:
+        about_message.append(("X-Smtp2cf-Sender", f"rfc822; {inline(envelope.given_reverse_path)}"))
     about_message.append(("Arrival-Date", date(envelope.received_at)))
     blocks = [about_message]
     blocks += [_recipient_fields(report, envelope.orcpt.get(report.recipient), now) for report in reports]

@@ -15,6 +15,7 @@ from smtp2cf.relay.checks import Checks
 from smtp2cf.relay.policy import MessagePolicy
 from smtp2cf.relay.queue import Pace, Queue
 from smtp2cf.relay.retry import RetryPolicy
+from smtp2cf.relay.rewriting import Rewriting
 from smtp2cf.relay.sender_domains import SenderDomains
 from smtp2cf.relay.spooled import SpooledMail
 from smtp2cf.relay.suppressed import LookUp
@@ -31,8 +32,8 @@ class Relay:
 
     spool: keeps mail that can't go out now; without one it stays with its client. pace: what the account's
     limits leave for waiting mail. sender_refusal: who may send as whom; None if everybody may send as
-    anybody. look_up: says why a recipient is suppressed. queue: sends the mail in the spool; None without
-    one.
+    anybody. look_up: says why a recipient is suppressed. rewriting: what becomes of addresses. queue: sends
+    the mail in the spool; None without one.
     """
 
     def __init__(
@@ -46,8 +47,10 @@ class Relay:
         pace: Pace | None = None,
         sender_refusal: SenderRefusal | None = None,
         look_up: LookUp | None = None,
+        rewriting: Rewriting | None = None,
     ) -> None:
         bounce = bounce or BouncePolicy(hostname="localhost")
+        self.rewriting = rewriting or Rewriting()
         checks = Checks(policy, sender_refusal)
         self.sender_domains = SenderDomains(spool)
         attempts = Attempts(
@@ -60,11 +63,13 @@ class Relay:
         )
         self.queue: Queue | None = None
         if spool is None:
-            self._way: WithSpool | WithoutSpool = WithoutSpool(checks, attempts, policy, bounce)
+            self._way: WithSpool | WithoutSpool = WithoutSpool(
+                checks, self.rewriting, attempts, policy, bounce
+            )
         else:
             mail = SpooledMail(spool, retry or RetryPolicy(), bounce)
             self.queue = Queue(mail, attempts.make, pace)
-            self._way = WithSpool(checks, attempts, policy, bounce, mail)
+            self._way = WithSpool(checks, self.rewriting, attempts, policy, bounce, mail)
         self.accept: Accept = self._way.accept
         self.answered: Answered = self._way.answered
 

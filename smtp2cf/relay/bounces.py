@@ -6,9 +6,9 @@ against NOTIFY, so there can be no loop. Knows no spool beyond the shape of its 
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from smtp2cf.envelope import Envelope, Outcomes, address_key, domain_of, sent_form
+from smtp2cf.envelope import Envelope, Outcomes, address_key, domain_of, is_public, sent_form
 from smtp2cf.message import dsn
 from smtp2cf.reply import DELIVERED, RefusedError, Reply
 from smtp2cf.spool import NewMail
@@ -30,6 +30,14 @@ class BouncePolicy:
         an attempt finds that this one's domain may not send."""
         return self.postmaster or f"{MAILER_DAEMON}@{domain_of(recipient)}"
 
+    def whom_to_tell(self, envelope: Envelope) -> str:
+        """The address that DSNs about an envelope go to: the client's own if mail gets there, else the
+        postmaster's, and without one the one it was sent as."""
+        given = envelope.given_reverse_path
+        if given is None or is_public(domain_of(given)):
+            return envelope.sender_as_given
+        return self.postmaster or envelope.reverse_path
+
     def sends_from(self, address: str) -> bool:
         """DSNs come from this address, so mail from it is one of ours that came back in."""
         key = address_key(address)
@@ -41,7 +49,7 @@ def dsns_for(envelope: Envelope, message: bytes, outcomes: Outcomes, policy: Bou
 
     outcomes: of those recipients only; those with a transient reply were given up.
     """
-    sender = envelope.reverse_path
+    sender = envelope.sender_as_given
     if not sender or not outcomes or policy.sends_from(sender):
         return []
     failures: list[dsn.Report] = []
@@ -62,16 +70,18 @@ def _event(reply: Reply) -> dsn.Event:
 
 def _mail(envelope: Envelope, message: bytes, reports: list[dsn.Report], policy: BouncePolicy) -> NewMail:
     now = time.time()
+    told = policy.whom_to_tell(envelope)
     try:
-        recipient = sent_form(envelope.reverse_path)
+        recipient = sent_form(told)
     except RefusedError:  # mail that an older bridge took in: nobody can be told
-        recipient = envelope.reverse_path
+        recipient = told
     content = dsn.build(
-        replace(envelope, reverse_path=recipient),
+        envelope,
         message,
         reports,
+        to=recipient,
         hostname=policy.hostname,
-        sender=policy.sender_of(envelope.reverse_path),
+        sender=policy.sender_of(told),
         now=now,
     )
     about: Mapping[str, str] = {recipient: "NEVER"}

@@ -173,7 +173,7 @@ class Duplicates:
 
     async def _verdict(self, envelope: Envelope, transaction: _Transaction, reply: Reply) -> Verdict:
         """The earlier answers: each recipient's own if the client takes one for each."""
-        outcomes = dict.fromkeys(envelope.forward_paths, reply)
+        outcomes = dict.fromkeys(envelope.recipients_as_given, reply)
         if envelope.per_recipient:
             digests = {who: _digest_of(transaction.digest, who) for who in outcomes}
             for who, digest in digests.items():

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from smtp2cf.envelope import Envelope, Outcomes, Verdict
+from smtp2cf.relay.as_given import as_given
 from smtp2cf.relay.attempt import Attempt
 from smtp2cf.reply import Reply, first_few, rough_duration
 
@@ -132,8 +133,10 @@ def _given_up(envelope: Envelope, outcomes: Outcomes, age: float) -> Outcomes:
 
 
 def same_for_all(envelope: Envelope, reply: Reply) -> Verdict:
-    """One reply to the client, and for every recipient."""
-    return Verdict(reply, dict.fromkeys(envelope.forward_paths, reply))
+    """One reply to the client, and for every recipient that it named."""
+    outcomes = dict.fromkeys(envelope.forward_paths, reply)
+    verdict = Verdict(reply, outcomes)
+    return as_given(envelope, verdict, outcomes) if envelope.is_rewritten else verdict
 
 
 def answer_to(
@@ -142,12 +145,13 @@ def answer_to(
     """The answers to an attempt. kept: the transient ones are in the spool and will be tried again."""
     outcomes, queue_id, ids = attempt.outcomes, envelope.queue_id, attempt.message_ids
     if envelope.per_recipient:
-        own = own_replies(outcomes, queue_id, ids, kept=kept)
-        return Verdict(joint_reply(outcomes, queue_id, ids, kept=kept), own)
-    reply = joint_reply(outcomes, queue_id, ids, kept=kept, partial_bounce=partial_bounce)
-    if kept:
-        outcomes = {who: reply if out.transient else out for who, out in outcomes.items()}
-    return Verdict(reply, outcomes)
+        reply = joint_reply(outcomes, queue_id, ids, kept=kept)
+        replies = own_replies(outcomes, queue_id, ids, kept=kept)
+    else:
+        reply = joint_reply(outcomes, queue_id, ids, kept=kept, partial_bounce=partial_bounce)
+        replies = {who: reply if kept and out.transient else out for who, out in outcomes.items()}
+    verdict = Verdict(reply, replies)
+    return as_given(envelope, verdict, outcomes) if envelope.is_rewritten else verdict
 
 
 def joint_reply(

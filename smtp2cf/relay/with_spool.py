@@ -20,6 +20,7 @@ from smtp2cf.relay.dsn_sender import DsnSender
 from smtp2cf.relay.duplicates import Duplicates
 from smtp2cf.relay.lease import Lease
 from smtp2cf.relay.policy import MessagePolicy
+from smtp2cf.relay.rewriting import Rewriting
 from smtp2cf.relay.settle import Situation, answer_to, same_for_all, settle
 from smtp2cf.relay.spooled import SpooledMail
 from smtp2cf.reply import Reply, SendError
@@ -34,12 +35,14 @@ class WithSpool:
     def __init__(
         self,
         checks: Checks,
+        rewriting: Rewriting,
         attempts: Attempts,
         policy: MessagePolicy,
         bounce: BouncePolicy,
         mail: SpooledMail,
     ) -> None:
         self._checks = checks
+        self._rewriting = rewriting
         self._attempts = attempts
         self._policy = policy
         self._bounce = bounce
@@ -65,6 +68,8 @@ class WithSpool:
             maillog.answered(earlier.reply)
             return earlier
         try:
+            if self._rewriting.steps:
+                envelope, message = self._rewriting.apply(envelope, message)
             verdict = await (self._send_or_keep if direct else self._keep)(envelope, message)
         except BaseException:
             self._duplicates.fail(envelope)

@@ -13,6 +13,7 @@ from smtp2cf.relay.bounces import BouncePolicy, dsns_for
 from smtp2cf.relay.checks import Checks
 from smtp2cf.relay.dsn_sender import DsnSender
 from smtp2cf.relay.policy import MessagePolicy
+from smtp2cf.relay.rewriting import Rewriting
 from smtp2cf.relay.settle import Situation, answer_to, same_for_all, settle
 from smtp2cf.reply import Reply
 
@@ -23,9 +24,15 @@ class WithoutSpool:
     """One of the two ways in; `WithSpool` is the other."""
 
     def __init__(
-        self, checks: Checks, attempts: Attempts, policy: MessagePolicy, bounce: BouncePolicy
+        self,
+        checks: Checks,
+        rewriting: Rewriting,
+        attempts: Attempts,
+        policy: MessagePolicy,
+        bounce: BouncePolicy,
     ) -> None:
         self._checks = checks
+        self._rewriting = rewriting
         self._attempts = attempts
         self._policy = policy
         self._bounce = bounce
@@ -39,6 +46,8 @@ class WithoutSpool:
             maillog.refused(envelope, message)
             maillog.answered(message)
             return same_for_all(envelope, message)
+        if self._rewriting.steps:
+            envelope, message = self._rewriting.apply(envelope, message)
         attempt = await self._attempts.make(
             envelope, envelope.forward_paths, message, patience=self._policy.reply_timeout
         )

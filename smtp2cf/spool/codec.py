@@ -93,6 +93,10 @@ def encode_envelope(envelope: Envelope) -> str:
         fields["auth_user"] = envelope.auth_user
     if envelope.per_recipient:
         fields["per_recipient"] = True
+    if envelope.given_reverse_path is not None:
+        fields["given_reverse_path"] = envelope.given_reverse_path
+    if envelope.given_forward_paths:
+        fields["given_forward_paths"] = dict(envelope.given_forward_paths)
     return _dumps(fields)
 
 
@@ -100,6 +104,8 @@ def decode_envelope(text: str) -> Envelope:
     """The envelope in JSON of `encode_envelope`; fields of a newer version are ignored."""
     found = {name: value for name, value in _loads(text).items() if name in _ENVELOPE_FIELDS}
     found["forward_paths"] = tuple(found["forward_paths"])
+    if given := found.get("given_forward_paths"):
+        found["given_forward_paths"] = {path: tuple(those) for path, those in given.items()}
     return Envelope(**found)
 
 

@@ -1,5 +1,7 @@
 """Envelopes and outcomes as columns: nothing an address may hold gets lost or breaks a filter."""
 
+import dataclasses
+import json
 import re
 from typing import Any
 
@@ -32,14 +34,38 @@ envelopes = st.builds(
     per_recipient=st.booleans(),
     received_at=st.floats(0, 1e11),
 )
+rewritten = st.builds(
+    dataclasses.replace,
+    envelopes,
+    given_reverse_path=st.none() | addresses,
+    given_forward_paths=st.dictionaries(
+        addresses, st.lists(addresses, min_size=1, max_size=3).map(tuple), max_size=3
+    ),
+)
 
 
-@given(envelopes)
+@given(rewritten)
 def test_an_envelope_comes_back(envelope: Envelope) -> None:
     text = codec.encode_envelope(envelope)
     assert codec.decode_envelope(text) == envelope
     assert "\x00" not in text
     text.encode()
+
+
+def test_what_the_client_said_is_an_addition_that_older_bridges_pass_over() -> None:
+    """They send what goes out; and what they wrote themselves has nothing of it."""
+    envelope = Envelope(
+        reverse_path="noreply@example.com",
+        forward_paths=("ops@example.com",),
+        given_reverse_path="root@web07",
+        given_forward_paths={"ops@example.com": ("root@web07", "admin@web07")},
+    )
+    fields = json.loads(codec.encode_envelope(envelope))
+    assert (fields["reverse_path"], fields["forward_paths"]) == ("noreply@example.com", ["ops@example.com"])
+    added = {name for name in fields if name.startswith("given_")}
+    older = codec.decode_envelope(json.dumps({name: fields[name] for name in fields if name not in added}))
+    assert older == dataclasses.replace(envelope, given_reverse_path=None, given_forward_paths={})
+    assert not any(name in codec.encode_envelope(older) for name in added)
 
 
 @given(st.dictionaries(addresses, replies, max_size=5))
