@@ -7,11 +7,12 @@ SMTP or of the settings but their names, which are in what it tells the operator
 
 import asyncio
 import contextlib
+import functools
 import re
 import ssl
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,9 +54,12 @@ class CertificateError(Exception):
 
 
 class _Pair(NamedTuple):
-    """A certificate and its key, ready for use. starts, expires: seconds since the epoch."""
+    """A certificate and its key, ready for use. starts, expires: seconds since the epoch.
 
-    context: ssl.SSLContext
+    contexts: by the oldest version of TLS that each of them takes.
+    """
+
+    contexts: Mapping[str, ssl.SSLContext]
     subject: str
     starts: float
     expires: float
@@ -65,8 +69,8 @@ class Certificate:
     """The certificate of the bridge and its key, from files.
 
     cert_file: PEM, the server's own first, then its chain. key_file: PEM; the cert_file holds it too by
-    default. min_version: "1.0", "1.1", "1.2" or "1.3". off_loop: calls what reads files while the bridge
-    runs. Raises CertificateError.
+    default. min_version: "1.0", "1.1", "1.2" or "1.3". others: versions that some listeners have instead.
+    off_loop: calls what reads files while the bridge runs. Raises CertificateError.
     """
 
     def __init__(
@@ -75,17 +79,20 @@ class Certificate:
         key_file: Path | None = None,
         min_version: str = "1.2",
         off_loop: OffLoop = asyncio.to_thread,
+        *,
+        others: Collection[str] = (),
     ) -> None:
         self._off_loop = off_loop
         self._cert_file = cert_file
         self._key_file = key_file or cert_file
         self._key_setting = KEY_SETTING if key_file else CERT_SETTING
-        self._min_version = _VERSIONS[min_version]
+        self._min_version = min_version
+        self._versions = {min_version, *others}
         self._files = FileWatch(
             cert_file, self._key_file, every=POLL_INTERVAL, steady=True, off_loop=off_loop
         )
         self._pair = self._load()
-        self._show_newest_in(self._pair.context)
+        self._show_newest_in(self._pair)
 
     def __str__(self) -> str:
         ends = "has expired" if self.expires <= time.time() else "expires"
@@ -99,7 +106,11 @@ class Certificate:
     @property
     def context(self) -> ssl.SSLContext:
         """What to shake hands with now. A listener that keeps it still shows newer certificates."""
-        return self._pair.context
+        return self._pair.contexts[self._min_version]
+
+    def at_least(self, version: str) -> ssl.SSLContext:
+        """`context`, for listeners with this oldest version, one of `others`."""
+        return self._pair.contexts[version]
 
     @property
     def subject(self) -> str:
@@ -151,7 +162,7 @@ class Certificate:
             if not patient:
                 self._complain(stamps, new)
             return False
-        self._show_newest_in(new.context)
+        self._show_newest_in(new)
         self._pair, self._files.read = new, stamps
         log.info("tls.reloaded", subject=new.subject, expires=_date(new.expires))
         self._warn_of_time()
@@ -171,11 +182,14 @@ class Certificate:
         elif pair.starts > now:
             log.warning("tls.not_yet_valid", subject=pair.subject, starts=_date(pair.starts))
 
-    def _show_newest_in(self, context: ssl.SSLContext) -> None:
-        def newest(handshake: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
-            handshake.context = self._pair.context
+    def _show_newest_in(self, pair: _Pair) -> None:
+        for version, context in pair.contexts.items():
+            context.sni_callback = functools.partial(self._newest, version)
 
-        context.sni_callback = newest
+    def _newest(
+        self, version: str, handshake: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext
+    ) -> None:
+        handshake.context = self._pair.contexts[version]
 
     def _load(self) -> _Pair:
         cert, key = self._cert_file, self._key_file
@@ -184,11 +198,12 @@ class Certificate:
         if not re.search(rb"-----BEGIN ([A-Z0-9]+ )*PRIVATE KEY-----", _read(self._key_setting, key)):
             unset = f", and {KEY_SETTING} is not set" if self._key_setting == CERT_SETTING else ""
             raise CertificateError(f"{self._key_setting}: {key} holds no private key in PEM{unset}")
-        context = _server_context(self._min_version)
+        contexts = {version: _server_context(_VERSIONS[version]) for version in self._versions}
         with self._explained():
-            context.load_cert_chain(cert, key, self._refuse_to_ask)
+            for context in contexts.values():
+                context.load_cert_chain(cert, key, self._refuse_to_ask)
         try:
-            return _Pair(context, *_what_clients_see(context, cert))
+            return _Pair(contexts, *_what_clients_see(contexts[self._min_version], cert))
         except (OSError, ValueError) as error:
             why = getattr(error, "verify_message", "") or getattr(error, "reason", "") or str(error)
             raise CertificateError(f"{CERT_SETTING}: no client can use {cert}: {why}") from None

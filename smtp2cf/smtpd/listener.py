@@ -19,13 +19,14 @@ MailProtocol = Literal["smtp", "smtps", "lmtp"]
 class Listener:
     """One way in.
 
-    rules: who may do what here. certificate: gives the context for the next handshake, None for no TLS.
-    starttls: offered if there is a certificate. sockets: listening ones. endpoints: what clients connect to,
-    for people. shared: another process has the sockets too (systemd), so clients that wait there wait for the
-    next bridge.
+    rules: who may do what here. name: what log lines call it, "" for nothing. certificate: gives the context
+    for the next handshake, None for no TLS. starttls: offered if there is a certificate. sockets: listening
+    ones. endpoints: what clients connect to, for people. shared: another process has the sockets too
+    (systemd), so clients that wait there wait for the next bridge.
     """
 
     rules: Rules
+    name: str = ""
     protocol: MailProtocol = "smtp"
     certificate: Callable[[], ssl.SSLContext] | None = None
     starttls: bool = True
@@ -36,6 +37,8 @@ class Listener:
     def __post_init__(self) -> None:
         if self.tls_first and self.certificate is None:
             raise ValueError("a listener with TLS needs a certificate")
+        if self.rules.policy.tls_required and not (self.tls_first or self.offers_starttls):
+            raise ValueError("a listener that requires TLS must offer it")
 
     @property
     def lmtp(self) -> bool:

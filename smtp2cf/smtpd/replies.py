@@ -34,6 +34,7 @@ PROXY_CLIENT = Reply(
 
 READY_FOR_TLS = Reply(220, "2.0.0", "go ahead with TLS")
 NO_TLS = Reply(502, "5.5.1", "TLS is not offered here: see SMTP2CF_TLS_CERT_FILE")
+TLS_REQUIRED = Reply(530, "5.7.0", "send STARTTLS first: mail is taken only over TLS here")
 TLS_ALREADY = Reply(503, "5.5.1", "TLS is on already")
 TLS_FIRST = Reply(538, "5.7.11", "AUTH requires TLS: see SMTP2CF_TLS_CERT_FILE, SMTP2CF_AUTH_WITHOUT_TLS")
 NO_AUTH = Reply(502, "5.5.1", "AUTH is not offered here: see SMTP2CF_USERS_FILE")
@@ -81,20 +82,24 @@ def too_many_recipients(limit: int) -> Reply:
     return Reply(452, "4.5.3", f"more than {limit} recipients (SMTP2CF_MAX_RECIPIENTS)")
 
 
-def relaying_denied(client: str) -> Reply:
-    """550 for a client that may not relay, naming its address and the settings."""
-    where = f"{client} may not relay here: it is not in SMTP2CF_ALLOW_NETWORKS"
+def relaying_denied(client: str, networks: str) -> Reply:
+    """550 for a client that may not relay, naming its address and the settings.
+
+    networks: what names the networks that may.
+    """
+    where = f"{client} may not relay here: it is not in {networks}"
     return Reply(550, "5.7.1", f"{where}, and no users may authenticate (SMTP2CF_USERS_FILE)")
 
 
-def authentication_required(client: str, *, tls_first: bool) -> Reply:
-    """530 for a client that may relay once it has authenticated (RFC 4954 §6)."""
+def authentication_required(client: str, networks: str, *, tls_first: bool) -> Reply:
+    """530 for a client that may relay once it has authenticated (RFC 4954 §6).
+
+    networks: what names those that may without, "" where nobody may.
+    """
     what = "start TLS and authenticate" if tls_first else "authenticate"
+    why = f"{client} is not in {networks}, so only users" if networks else "only users"
     return Reply(
-        530,
-        "5.7.0",
-        f"{what} first: {client} is not in SMTP2CF_ALLOW_NETWORKS, so only users of SMTP2CF_USERS_FILE"
-        " may relay",
+        530, "5.7.0", f"{what} first: {why} of SMTP2CF_USERS_FILE may relay{'' if networks else ' here'}"
     )
 
 

@@ -22,7 +22,8 @@ class Policy:
     max_message_size: octets. max_recipients: in one transaction. session_timeout: seconds of silence, and
     seconds in which a command must be complete. auth_without_tls: passwords may come unencrypted.
     proxy_networks: proxies that must say whom they connect for. crlf_only: refuse a command that ends with LF
-    alone. postmaster: who gets mail to `<Postmaster>`, "" for nobody.
+    alone. postmaster: who gets mail to `<Postmaster>`, "" for nobody. tls_required, auth_required: of every
+    client, whatever its address. networks_named: what the operator calls allow_networks.
     """
 
     hostname: str
@@ -34,9 +35,14 @@ class Policy:
     proxy_networks: tuple[Network, ...] = ()
     crlf_only: bool = False
     postmaster: str = ""
+    tls_required: bool = False
+    auth_required: bool = False
+    networks_named: str = "SMTP2CF_ALLOW_NETWORKS"
 
     def may_relay(self, client: str) -> bool:
         """A client at this address may relay. A client on a unix socket has no address, and may."""
+        if self.auth_required:
+            return False
         return not client or is_in(client, self.allow_networks)
 
 
@@ -72,7 +78,8 @@ class Rules:
 
     def may_authenticate(self, *, secure: bool) -> bool:
         """A password may come over this connection."""
-        return self.offers_auth and (secure or self.policy.auth_without_tls)
+        unencrypted = self.policy.auth_without_tls and not self.policy.tls_required
+        return self.offers_auth and (secure or unencrypted)
 
     def is_proxy(self, client: str) -> bool:
         """This client must say whom it connects for."""
@@ -101,9 +108,13 @@ class Rules:
         """The reply if this client may not relay: by its address, or as a user."""
         if user or self._may_relay(client):
             return None
+        networks = self.policy.networks_named
         if not self.offers_auth:
-            return replies.relaying_denied(client)
-        return replies.authentication_required(client, tls_first=not self.may_authenticate(secure=secure))
+            return replies.relaying_denied(client, networks)
+        if self.policy.auth_required:
+            networks = ""
+        tls_first = not self.may_authenticate(secure=secure)
+        return replies.authentication_required(client, networks, tls_first=tls_first)
 
     def no_mail_now(self) -> Reply | None:
         """The reply while no mail can be taken from anybody."""

@@ -20,20 +20,15 @@ from smtp2cf.envelope import Verdict
 from smtp2cf.reply import Reply
 from smtp2cf.smtpd import greetings, replies
 from smtp2cf.smtpd.chunks import Chunks, parse_bdat
+from smtp2cf.smtpd.commands import BDAT_USAGE, COMMAND_LIMIT, LIMITS, NOT_HERE, TLS_FIRST, USAGE
 from smtp2cf.smtpd.data import DataReader
 from smtp2cf.smtpd.input import LONGEST_LINE
 from smtp2cf.smtpd.listener import Listener
 from smtp2cf.smtpd.other_protocols import other_protocol
 from smtp2cf.smtpd.path import NO_POSTMASTER, PathError, parse_forward_path
-from smtp2cf.smtpd.sasl import AUTH_USAGE, Credentials, Exchange, Progress, parse_auth
+from smtp2cf.smtpd.sasl import Credentials, Exchange, Progress, parse_auth
 from smtp2cf.smtpd.steps import CheckPassword, Close, Event, Read, Reader, Relay, Say, StartTls, Step
-from smtp2cf.smtpd.transaction import MAIL_USAGE, RCPT_USAGE, Transaction
-
-COMMAND_LIMIT = 512
-"""Octets of a command line (RFC 5321 §4.5.3.1.4)."""
-PATH_COMMAND_LIMIT = 2048
-"""Octets of MAIL and RCPT with every parameter at its largest (RFC 1870, 3461, 4954, 6531)."""
-BDAT_USAGE = "BDAT size [LAST]"
+from smtp2cf.smtpd.transaction import Transaction
 
 
 class Session(aiosmtpd.Session):
@@ -52,12 +47,19 @@ class Session(aiosmtpd.Session):
         self.transaction = Transaction()
         self.verb = ""
         """The command under way."""
-        self.commands = self.LMTP if listener.lmtp else self.SMTP
+        self.commands = self._commands(listener)
         self._listener = listener
         self._lmtp = listener.lmtp
         self._rules = listener.rules
         self._exchange: Exchange | None = None
         """The AUTH under way: lines are responses to it."""
+
+    def _commands(self, listener: Listener) -> Mapping[str, "Command"]:
+        """What is understood here, now: until there is TLS where it is required, hardly anything."""
+        spoken = self.LMTP if listener.lmtp else self.SMTP
+        if self.secure or not listener.rules.policy.tls_required:
+            return spoken
+        return {**spoken, **dict.fromkeys(TLS_FIRST, Session._tls_first)}
 
     def command(self, line: bytes, *, overlong: bool = False, following: bytes = b"") -> Step:
         """A line has come. overlong: its beginning is missing. following: some octets behind it."""
@@ -243,7 +245,11 @@ class Session(aiosmtpd.Session):
         self.host_name = None
         self.extended_smtp = False
         self.log_out()
+        self.commands = self.LMTP if self._lmtp else self.SMTP
         return StartTls(certificate(), replies.READY_FOR_TLS.wire())
+
+    def _tls_first(self, _: str) -> Step:
+        return self._refuse_line(replies.TLS_REQUIRED)
 
     def _auth(self, argument: str) -> Step:
         """Begin an exchange: the next lines are the client's responses."""
@@ -375,25 +381,3 @@ _SENDER_OK = Say(replies.SENDER_OK.wire(), 250)
 _RECIPIENT_OK = Say(replies.RECIPIENT_OK.wire(), 250)
 
 Command = Callable[[Session, str], Step]
-
-LIMITS = {"MAIL": PATH_COMMAND_LIMIT, "RCPT": PATH_COMMAND_LIMIT, "AUTH": LONGEST_LINE}
-"""Octets of the command lines that may be longer than others."""
-USAGE = {
-    "HELO": "HELO hostname",
-    "EHLO": "EHLO hostname",
-    "LHLO": "LHLO hostname",
-    "MAIL": MAIL_USAGE,
-    "RCPT": RCPT_USAGE,
-    "BDAT": BDAT_USAGE,
-    "NOOP": "NOOP [ignored]",
-    "VRFY": "VRFY address",
-    "HELP": "HELP [command]",
-    "AUTH": AUTH_USAGE,
-}
-NOT_HERE = {
-    "LHLO": replies.SAY_EHLO,
-    "EHLO": replies.SAY_LHLO,
-    "HELO": replies.SAY_LHLO,
-    "EXPN": replies.NO_EXPN,
-}
-"""What commands are answered that are another protocol's, or that nobody has."""

@@ -231,8 +231,10 @@ OLDEST = ("-cipher", "ALL:@SECLEVEL=0")
 def test_versions_from_the_oldest_that_is_wanted_on_are_spoken(
     tmp_path: Path, minimum: str, spoken: list[str]
 ) -> None:
-    certificate = Certificate(*write_pair(tmp_path, PRINTER), minimum)
-    with Listener(certificate.context) as port:
+    everywhere = "1.2" if minimum == "1.3" else "1.3"
+    certificate = Certificate(*write_pair(tmp_path, PRINTER), everywhere, others=[minimum])
+    assert certificate.context is certificate.at_least(everywhere)
+    with Listener(certificate.at_least(minimum)) as port:  # one listener's own
         flags = ("-tls1", "-tls1_1", "-tls1_2", "-tls1_3")
         assert [version_with(port, flag, *OLDEST) for flag in flags] == spoken
 
@@ -267,12 +269,13 @@ def test_a_good_pair_is_shown_from_then_on(files: tuple[Path, Path], logged: Log
 
 
 def test_a_listener_that_keeps_the_context_shows_the_newest_too(files: tuple[Path, Path]) -> None:
-    certificate = Certificate(*files)
-    kept = certificate.context
+    certificate = Certificate(*files, others=["1.0"])
+    kept = (certificate.context, certificate.at_least("1.0"))
     for pair in (OTHER, PRINTER):
         write_pair(files[0].parent, pair)
         certificate.reload()
-        assert shown(kept, GOOD, pair) == pair.certificate
+        for context in kept:
+            assert shown(context, GOOD, pair) == pair.certificate
 
 
 def test_a_session_under_way_goes_on(files: tuple[Path, Path]) -> None:
