@@ -21,7 +21,7 @@ SHOWN_LIMIT = 100
 SendersOf = Callable[[str], "Senders | None"]
 """What a user may send as; None if there is no such user."""
 
-_PATTERN = re.compile(
+PATTERN = re.compile(
     r"""(?:(?P<local>\*|[^\s@*<>()\[\]\\,;:"]+)@)?
         (?P<subdomains>\*\.)?
         (?P<domain>[^\s@*<>()\[\]\\,;:".]+(?:\.[^\s@*<>()\[\]\\,;:".]+)*)\.?""",
@@ -33,7 +33,7 @@ _PATTERN = re.compile(
 class Senders:
     """A list of patterns; an empty one allows every address.
 
-    written: as they were written. addresses, domains: as `_key` returns them. parents: domains whose
+    written: as they were written. addresses, domains: as `match_key` returns them. parents: domains whose
     subdomains are allowed.
     """
 
@@ -47,14 +47,14 @@ class Senders:
         """Parse patterns; raises ValueError naming an invalid one."""
         written, addresses, domains, parents = [], set(), set(), set()
         for pattern in patterns:
-            found = _PATTERN.fullmatch(pattern)
+            found = PATTERN.fullmatch(pattern)
             local = found["local"] if found is not None else None
             if found is None or (found["subdomains"] and local not in (None, "*")):
                 raise ValueError(
                     f"invalid sender {pattern!r}: use anna@example.com, example.com or *.example.com"
                 )
             written.append(pattern)
-            key = _key(f"{local or ''}@{found['domain']}")
+            key = match_key(f"{local or ''}@{found['domain']}")
             if found["subdomains"]:
                 parents.add(key[1])
             elif local in (None, "*"):
@@ -67,7 +67,7 @@ class Senders:
         """Whether this address matches. One without a local part or a domain doesn't."""
         if not self.written:
             return True
-        key = _key(address)
+        key = match_key(address)
         local, domain = key
         if not local or not domain:
             return False
@@ -121,7 +121,9 @@ class SenderRules:
         return None
 
 
-def _key(address: str) -> tuple[str, str]:
-    """Local part and domain, as they are compared."""
+def match_key(address: str) -> tuple[str, str]:
+    """Local part and domain, as they are compared; the domain of a mere name is ""."""
+    if "@" not in address or address.endswith('"'):
+        address = f"{address}@"
     local, _, domain = address_key(address).rpartition("@")
     return local.lower(), domain
