@@ -56,6 +56,10 @@ $(VENV)/.fuzz: $(SET_UP) requirements/fuzz.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/fuzz.txt
 	@touch $@
 
+$(VENV)/.deploy: $(SET_UP) requirements/deploy.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/deploy.txt
+	@touch $@
+
 bench: $(SET_UP)  ## throughput beside what one would use instead; needs Debian's postfix, nginx and nodejs
 	$(BIN)/python -m benchmarks
 
@@ -77,6 +81,7 @@ lock: $(SET_UP)  ## pin the newest releases that pyproject.toml admits, with the
 	$(LOCK) requirements/audit.in --output-file requirements/audit.txt
 	$(LOCK) requirements/fuzz.in --output-file requirements/fuzz.txt
 	$(LOCK) pyproject.toml requirements/dev.in --extra postgres --output-file requirements/dev.txt
+	$(LOCK) requirements/deploy.in --output-file requirements/deploy.txt
 
 LOCK := $(BIN)/uv --quiet pip compile --universal --python-version 3.11 --generate-hashes --upgrade --no-annotate \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
