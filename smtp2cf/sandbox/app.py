@@ -14,17 +14,20 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from http import HTTPStatus
 from typing import Literal
 
 import orjson
 from aiohttp import web
 
 from smtp2cf.listen.endpoint import BACKLOG
-from smtp2cf.sandbox import api, invalid, send_raw
+from smtp2cf.sandbox import api, fates, invalid, send_raw
 from smtp2cf.sandbox.api import MIB, ApiError
+from smtp2cf.sandbox.event_queues import ALL_DOMAINS, EventQueues
+from smtp2cf.sandbox.fates import fate_of
 from smtp2cf.sandbox.limits import Limiter, RateLimit
 from smtp2cf.sandbox.messages import AcceptedMessage, Mailbox
+from smtp2cf.sandbox.pages import Pages
 from smtp2cf.sandbox.quota import Quota
 from smtp2cf.sandbox.senders import Senders
 from smtp2cf.sandbox.subdomains import Subdomains
@@ -45,36 +48,9 @@ _ZONE = _API + "/zones/{zone_id}"
 _SUBDOMAINS = _ZONE + "/email/sending/subdomains"
 _ACCOUNT_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 
-_PAGE = """\
-smtp2cf sandbox: a local stand-in for Cloudflare's Email Sending API. No mail leaves it.
-
-  /messages        what it accepted, newest first (JSON; ?limit=10)
-  /messages/{id}   one message, byte for byte
-  DELETE /messages forgets them all
-  /client/v4       the API: accounts/{id}/email/sending/send_raw, /suppressions and /limits,
-                   accounts/{id}/tokens/verify, user/tokens/verify, zones and their email/sending/subdomains
-
-A recipient's local part picks its fate, alone or after a + as in anna+bounce@example.com:
-
-  bounce           refused for good by the recipient's server
-  queued           accepted, to be delivered later
-  unlisted         accepted, in no list of the answer
-  dropped          dropped as suppressed
-  suppressed       the whole call is refused: a recipient is suppressed
-  throttle         the whole call is refused: rate limit (throttle-30s: come back in 30 s)
-  error, auth      the whole call is refused: HTTP 500, HTTP 401
-  slow-3s          delivered after that time (slow-250ms)
-
-Everything else is delivered. Mail is refused if its sender's domain has one of these labels, as in
-root@unconfigured.example.com, unless there is a list of the domains that may send:
-
-  unconfigured     never set up for sending
-  disabled         set up, and disabled
-"""
-
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 TokenStatus = Literal["active", "disabled", "expired"]
-Permission = Literal["send", "limits", "suppressions", "zones", "dns"]
+Permission = Literal["send", "limits", "suppressions", "zones", "dns", "queues", "subscriptions"]
 
 
 @dataclass(slots=True)
@@ -104,10 +80,14 @@ class Sandbox:
     silent: no answer says anything of the rate limit, nor when to come back. string_codes: the codes of
     errors are strings where their type says so. lacking: what the token may do nothing about.
 
-    token, token_status, delay, strict, silent, string_codes and lacking may be changed while it runs, and
-    so may what senders and quota hold. messages: the accepted ones, oldest first. calls: the last 10,000
-    calls of send_raw. suppressions: the suppression list, for entries that only Cloudflare itself can add.
-    subdomains: what is set up for sending.
+    events: the id of a queue that gets every domain's events, "" for none. event_delay: seconds from an
+    answer to the first event, and from one to the next. cut_off: calls of send_raw get no answer: all those
+    that come (before), or those that were accepted (after).
+
+    token, token_status, delay, strict, silent, string_codes, lacking, event_delay and cut_off may be changed
+    while it runs, and so may what senders and quota hold. messages: the accepted ones, oldest first. calls:
+    the last 10,000 calls of send_raw. suppressions: the suppression list, for entries that only Cloudflare
+    itself can add. subdomains: what is set up for sending. event_queues: the queues, and who is subscribed.
     """
 
     def __init__(
@@ -126,6 +106,8 @@ class Sandbox:
         silent: bool = False,
         string_codes: bool = False,
         lacking: Collection[Permission] = (),
+        events: str = "",
+        event_delay: float = 1.0,
     ) -> None:
         self.token = token
         self.token_status: TokenStatus = "active"  # noqa: S105 - its state, not the token
@@ -138,6 +120,11 @@ class Sandbox:
         self.silent = silent
         self.string_codes = string_codes
         self.lacking = lacking
+        self.event_delay = event_delay
+        self.cut_off: Literal["", "before", "after"] = ""
+        self.event_queues = EventQueues()
+        if events:
+            self.event_queues.add("events", queue_id=events, domain=ALL_DOMAINS, pull=True)
         self._account_id = account_id
         self._hosts = Hosts(hosts)
         self._limiter = Limiter(rate_limit) if rate_limit else None
@@ -188,6 +175,7 @@ class Sandbox:
             ("PATCH", subdomain, subdomains.edit, "zones"),
             ("GET", subdomain + "/dns", subdomains.dns, "zones"),
             ("GET", _ZONE + "/dns_records", subdomains.dns_records, "dns"),
+            *((method, _ACCOUNT + path, call, needs) for method, path, call, needs in self._event_calls()),
             ("*", _API + "/{path:.*}", _no_route, None),
         ]
         app = web.Application(middlewares=[guard(self._hosts, open_to_all=_is_api)])
@@ -197,11 +185,23 @@ class Sandbox:
         app.router.add_route("GET", _API + "/user/tokens/verify", self._verify)
         for method, path, handler, needs in calls:
             app.router.add_route(method, path, partial(self._answer, handler, needs=needs))
-        app.router.add_get("/", _page)
-        app.router.add_get("/messages", self._list_messages)
-        app.router.add_delete("/messages", self._forget_messages)
-        app.router.add_get("/messages/{id}", self._show_message)
+        app.router.add_routes(Pages(self._mailbox).routes())
         return app
+
+    def _event_calls(self) -> list[tuple[str, str, Handler, Permission]]:
+        """The calls about events, by their paths within an account."""
+        queues, queue = self.event_queues, "/queues/{queue_id}"
+        subscriptions = "/event_subscriptions/subscriptions"
+        return [
+            ("GET", "/queues", queues.list, "queues"),
+            ("POST", "/queues", queues.create, "queues"),
+            ("GET", queue + "/consumers", queues.consumers, "queues"),
+            ("POST", queue + "/consumers", queues.add_consumer, "queues"),
+            ("POST", queue + "/messages/pull", queues.pull, "queues"),
+            ("POST", queue + "/messages/ack", queues.acknowledge, "queues"),
+            ("GET", subscriptions, queues.list_subscriptions, "subscriptions"),
+            ("POST", subscriptions, queues.subscribe, "subscriptions"),
+        ]
 
     async def _answer(
         self,
@@ -246,6 +246,8 @@ class Sandbox:
     async def _send_raw(self, request: web.Request) -> web.StreamResponse:
         call = Call(time.monotonic())
         self.calls.append(call)
+        if self.cut_off == "before":
+            return _cut(request)
         response = await self._answer(partial(self._accept, call), request, needs="send")
         call.status = response.status
         call.answered_at = time.monotonic()
@@ -273,7 +275,20 @@ class Sandbox:
         )
         self._mailbox.add(message)
         self.quota.count(len(message.recipients) - len(message.suppressed_recipients))
+        self._publish(message, domain)
+        if self.cut_off == "after" or any(fate_of(each)[0] == "unanswered" for each in message.recipients):
+            return _cut(request)
         return api.success(message.outcome())
+
+    def _publish(self, message: AcceptedMessage, domain: str) -> None:
+        """Say what becomes of each recipient, to whoever is subscribed."""
+        if not self.event_queues.subscriptions:
+            return
+        sent = fates.Sent(message.received_at, message.from_, message.message_id, message.subject)
+        for recipient in message.recipients:
+            suppressed = recipient in message.suppressed_recipients
+            for delay, body in fates.bodies(sent, recipient, suppressed=suppressed, delay=self.event_delay):
+                self.event_queues.publish(domain, orjson.dumps(body), delay)
 
     def _judge(self, submission: send_raw.Submission, domain: str) -> None:
         """Raise ApiError for what is refused whoever the recipients are."""
@@ -300,24 +315,6 @@ class Sandbox:
             messages=[{"code": 10000, "message": f"This API Token is valid and {self.token_status}"}],
         )
 
-    async def _list_messages(self, request: web.Request) -> web.Response:
-        limit = request.query.get("limit", str(len(self.messages)))
-        if not re.fullmatch("[0-9]{1,9}", limit):
-            raise web.HTTPBadRequest(text="limit must be a number\n")
-        newest = islice(reversed(self.messages), int(limit))
-        listing = {"count": self._mailbox.count, "messages": [message.summary() for message in newest]}
-        return web.Response(body=orjson.dumps(listing), content_type="application/json")
-
-    async def _show_message(self, request: web.Request) -> web.Response:
-        message = self._mailbox.get(request.match_info["id"])
-        if message is None:
-            raise web.HTTPNotFound(text="no such message; it may have been removed to make room\n")
-        return web.Response(body=message.mime_message, content_type="message/rfc822")
-
-    async def _forget_messages(self, _request: web.Request) -> web.Response:
-        self.messages.clear()
-        return web.Response(status=204)
-
 
 def _is_api(path: str) -> bool:
     """Whether it is the API's, which needs a token and shows no mail, so it may be called by any name."""
@@ -329,9 +326,12 @@ async def _add_headers(request: web.Request, response: web.StreamResponse) -> No
         await add_headers(request, response)
 
 
+def _cut(request: web.Request) -> web.Response:
+    """Close the connection instead of an answer."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response(status=HTTPStatus.OK)
+
+
 async def _no_route(_request: web.Request) -> web.StreamResponse:
     raise ApiError(api.NO_ROUTE)
-
-
-async def _page(_request: web.Request) -> web.Response:
-    return web.Response(text=_PAGE)

@@ -18,14 +18,12 @@ from aiohttp import web
 
 from smtp2cf.sandbox import api
 from smtp2cf.sandbox.api import KIB, MIB, ApiError, malformed
+from smtp2cf.sandbox.fates import LISTS, fate_of
 
 MESSAGE_LIMIT = 5 * MIB
 RECIPIENTS_LIMIT = 50
 BODY_LIMIT = 6 * MESSAGE_LIMIT + 64 * KIB
 """The longest body a message within the limit can need: JSON may escape every octet as \\u00XX."""
-
-SLOWEST = 3600.0
-"""Seconds that a fate can delay an answer at most."""
 
 _KEYS = frozenset({"from", "recipients", "mime_message"})
 _ADDRESS = re.compile(
@@ -34,21 +32,8 @@ _ADDRESS = re.compile(
         (?P<domain>(?:[^\W_](?:[\w-]*[^\W_])?\.)*[^\W_](?:[\w-]*[^\W_])? | \[[0-9A-Za-z.:]+\])""",
     re.VERBOSE,
 )
-_TIMED = re.compile(r"(?P<fate>slow|throttle)-(?P<number>\d+(?:\.\d+)?)(?P<unit>ms|s)")
-
-_THROTTLED_FOR = 1.0
-"""Seconds to wait after `throttle` without a number."""
-
 _REFUSED = {"throttle": api.THROTTLED, "error": api.INTERNAL_SERVER, "auth": api.UNAUTHORIZED}
 """Fates that refuse the whole call. `suppressed` does as well, like an address that is listed."""
-
-_LISTS = {
-    "bounce": "permanent_bounces",
-    "queued": "queued",
-    "dropped": "suppressed_recipients",
-    "unlisted": None,
-}
-"""The list of the answer that a recipient of this fate is in; any other address is delivered."""
 
 
 class Submission(NamedTuple):
@@ -119,12 +104,12 @@ def domain_of(address: str) -> str:
 
 def has_bounced(recipient: str) -> bool:
     """Its fate is to be on the suppression list, as if mail to it had bounced before."""
-    return _fate(recipient)[0] in ("suppressed", "dropped")
+    return fate_of(recipient)[0] in ("suppressed", "dropped")
 
 
 async def pause(recipients: tuple[str, ...], delay: float) -> None:
     """Wait as long as the slowest recipient asks for, in addition to `delay` seconds."""
-    fates = map(_fate, recipients)
+    fates = map(fate_of, recipients)
     seconds = delay + max((seconds for fate, seconds in fates if fate == "slow"), default=0.0)
     if seconds > 0:
         await asyncio.sleep(seconds)
@@ -139,22 +124,12 @@ def decide(recipients: tuple[str, ...], *, listed: Callable[[str], bool], drop_s
     """
     outcome: defaultdict[str | None, list[str]] = defaultdict(list)
     for recipient in recipients:
-        fate, seconds = _fate(recipient)
+        fate, seconds = fate_of(recipient)
         if refusal := _REFUSED.get(fate):
             raise ApiError(refusal, retry_after=math.ceil(seconds) if fate == "throttle" else None)
         if fate == "suppressed" or (fate != "dropped" and listed(recipient)):
             if not drop_suppressed:
                 raise ApiError(api.RECIPIENT_SUPPRESSED)
             fate = "dropped"
-        outcome[_LISTS.get(fate, "delivered")].append(recipient)
+        outcome[LISTS.get(fate, "delivered")].append(recipient)
     return Outcome(*(tuple(outcome[name]) for name in Outcome._fields))
-
-
-def _fate(recipient: str) -> tuple[str, float]:
-    """The outcome that an address selects, and its seconds."""
-    word = recipient.rpartition("@")[0].lower().rpartition("+")[2]
-    timed = _TIMED.fullmatch(word)
-    if timed is None:
-        return word, _THROTTLED_FOR
-    seconds = float(timed["number"]) / (1000 if timed["unit"] == "ms" else 1)
-    return timed["fate"], min(seconds, SLOWEST)
