@@ -63,8 +63,9 @@ class Envelope:
     order of RCPT, duplicates kept. body, smtputf8, ret, envid: parameters of MAIL as given
     (RFC 6152, 6531, 3461). notify, orcpt: parameters of RCPT by forward path, absent where none was
     given. auth_user: who authenticated, "" for nobody. client: the peer's address, "" where there is
-    none. helo: the name it gave. received_at: seconds since the epoch. per_recipient: the client takes
-    one reply for each recipient (LMTP, PRDR).
+    none. helo: the name it gave. listener: where it came in, "" where that has no name of its own.
+    received_at: seconds since the epoch. per_recipient: the client takes one reply for each recipient (LMTP,
+    PRDR).
 
     reverse_path, forward_paths and what is known of each are what goes out. What the client said is kept
     where that is something else: given_reverse_path; given_forward_paths, by forward path: for whom the mail
@@ -82,6 +83,7 @@ class Envelope:
     auth_user: str = ""
     client: str = ""
     helo: str = ""
+    listener: str = ""
     per_recipient: bool = False
     received_at: float = field(default_factory=time.time)
     queue_id: str = field(default_factory=new_queue_id)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from smtp2cf.envelope import address_key
+from smtp2cf.envelope import SenderRefusal, address_key
 from smtp2cf.reply import Reply, few_in_words, one_line
 
 NAMED_LIMIT = 5
@@ -119,6 +119,23 @@ class SenderRules:
             text = f"sending as <{one_line(address, SHOWN_LIMIT)}> is not allowed"
             return Reply(550, "5.7.1", f"{text}: SMTP2CF_ALLOWED_SENDER_DOMAINS allows {self._everybody}")
         return None
+
+
+def also(first: SenderRefusal | None, allowed: Senders, setting: str) -> SenderRefusal | None:
+    """A refusal of whom the first one refuses, and of whom a listener's own list doesn't allow.
+
+    setting: what names the listener. None if nobody is refused.
+    """
+    if not allowed.written:
+        return first
+
+    def refusal(user: str, address: str) -> Reply | None:
+        if address and not allowed.allow(address):
+            text = f"sending as <{one_line(address, SHOWN_LIMIT)}> is not allowed here"
+            return Reply(550, "5.7.1", f"{text}: allowed_senders of {setting} allows {allowed}")
+        return first(user, address) if first is not None else None
+
+    return refusal
 
 
 def match_key(address: str) -> tuple[str, str]:

@@ -13,7 +13,8 @@ from smtp2cf.cli import stand_in
 from smtp2cf.cli.arguments import EnvFile
 from smtp2cf.cli.loop import run_loop
 from smtp2cf.cli.terminal import endpoint_of
-from smtp2cf.listen.places import Places
+from smtp2cf.listen.places import Place, Places
+from smtp2cf.listen.systemd import PROTOCOLS
 
 if TYPE_CHECKING:
     from smtp2cf.settings.fields import Settings
@@ -109,6 +110,11 @@ def _warn(settings: "Settings", env_file: Path | None, *, sandbox: bool) -> None
         log.warning("settings.doubtful", note=line)
 
 
+def _lines(what: str, place: Place | None, more: str = "") -> list[str]:
+    """A line for each endpoint of a place."""
+    return [f"  {what:<14} {endpoint}{more}" for endpoint in place.endpoints] if place is not None else []
+
+
 def _announce(places: Places) -> None:
     """Tell a person at a terminal where to send mail and where to look."""
     sandbox = places.sandbox.endpoints
@@ -117,10 +123,16 @@ def _announce(places: Places) -> None:
     plain = "  (no TLS)" if places.ca_file is not None else ""
     lines = [
         f"smtp2cf {__version__}",
-        *(f"  send mail to   {endpoint}{plain}" for endpoint in places.smtp.endpoints),
-        *(f"  with STARTTLS  {endpoint}  (trust {places.ca_file})" for endpoint in places.starttls.endpoints),
-        *(f"  with TLS       {endpoint}" for endpoint in places.smtps.endpoints),
-        *(f"  with LMTP      {endpoint}" for endpoint in places.lmtp.endpoints),
+        *_lines("send mail to", places.mail.get("smtp"), plain),
+        *_lines("with STARTTLS", places.starttls, f"  (trust {places.ca_file})"),
+        *_lines("with TLS", places.mail.get("smtps")),
+        *_lines("with LMTP", places.mail.get("lmtp")),
+        *(
+            line
+            for name, place in places.mail.items()
+            if name not in PROTOCOLS
+            for line in _lines(f"at {name}", place)
+        ),
         *(
             f"  what went out  http://{endpoint}/messages  (a sandbox: nothing leaves this host)"
             for endpoint in sandbox

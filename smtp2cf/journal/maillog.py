@@ -132,6 +132,8 @@ def attempted(
         }
         if envelope.is_rewritten:
             fields |= _as_given(envelope, recipients)
+        if envelope.listener:
+            fields["listener"] = envelope.listener
         if envelope.auth_user:
             fields["user"] = envelope.auth_user
         if message_id:

@@ -36,50 +36,58 @@ class RelayWarning(NamedTuple):
     note: str
 
 
-def log_relay_warnings(
-    sockets: Sequence[socket.socket], allow_networks: Sequence[Network], *, has_users: bool
-) -> None:
-    """Log a warning if everybody may send, or if nobody can who is meant to.
+class Door(NamedTuple):
+    """Listeners with the same rules, and who may send through them.
 
-    sockets: all that take mail, listening. has_users: clients may log in.
+    listens: where other hosts reach them. networks: whose clients may send without a password; setting: what
+    the operator calls these. users: clients may log in.
     """
-    listens = reachable(sockets)
-    for event, note in relay_warnings(listens, allow_networks, has_users=has_users):
-        log.warning(event, listens=listens, note=note)
+
+    listens: Sequence[str]
+    networks: Sequence[Network]
+    setting: str = "SMTP2CF_ALLOW_NETWORKS"
+    users: bool = False
 
 
-def relay_warnings(
-    listens: Sequence[str], allow_networks: Sequence[Network], *, has_users: bool
-) -> Iterator[RelayWarning]:
-    """What to warn of where other hosts reach `listens`. has_users: clients may log in."""
-    if (everybody := everybody_in(allow_networks)) is not None:
+def log_relay_warnings(door: Door) -> None:
+    """Log a warning if everybody may send, or if nobody can who is meant to."""
+    for event, note in relay_warnings(door):
+        log.warning(event, listens=door.listens, note=note)
+
+
+def relay_warnings(door: Door) -> Iterator[RelayWarning]:
+    """What to warn of."""
+    if (everybody := everybody_in(door.networks)) is not None:
         yield RelayWarning(
             "serve.open_relay",
-            f"SMTP2CF_ALLOW_NETWORKS contains {everybody}: anybody who can reach this bridge can send mail"
+            f"{door.setting} contains {everybody}: anybody who can reach this bridge can send mail"
             " with your account, and spammers will (SMTP2CF_I_AM_AN_OPEN_RELAY=yes)",
         )
-    if listens and not has_users and not beyond_loopback(allow_networks):
+    if door.listens and not door.users and not beyond_loopback(door.networks):
         yield RelayWarning(
             "serve.nobody_may_relay",
             "other hosts can reach this bridge, but it refuses them all: name their networks in"
-            " SMTP2CF_ALLOW_NETWORKS, or their users in SMTP2CF_USERS_FILE",
+            f" {door.setting}, or their users in SMTP2CF_USERS_FILE",
         )
 
 
-def refused_to_all(endpoint: Endpoint, allow_networks: Sequence[Network], *, socket_mode: int) -> str:
+def refused_to_all(
+    endpoint: Endpoint, allow_networks: Sequence[Network], setting: str, *, socket_mode: int
+) -> str:
     """Why no client that has not logged in may send through a listener, "" if some may.
 
-    socket_mode: of a unix socket; whoever can connect to one may send.
+    setting: what the operator calls the networks. socket_mode: of a unix socket; whoever can connect to one
+    may send.
     """
     if endpoint.path:
         return "" if socket_mode & 0o222 else f"SMTP2CF_SOCKET_MODE={socket_mode:04o} lets nobody connect"
     if not allow_networks:
-        return "SMTP2CF_ALLOW_NETWORKS is none"
+        return f"{setting} is none"
     if any(
         _may_come_from(network, address) for network in allow_networks for address in _addresses(endpoint)
     ):
         return ""
-    return f"no client in SMTP2CF_ALLOW_NETWORKS={','.join(map(str, allow_networks))} can reach it"
+    return f"no client in {setting} ({', '.join(map(str, allow_networks))}) can reach it"
 
 
 def _addresses(endpoint: Endpoint) -> list[Address]:

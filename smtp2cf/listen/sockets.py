@@ -1,6 +1,6 @@
-"""Sockets: those to listen on for each protocol, handed over by systemd or opened where the settings say.
+"""Sockets: those to listen on at each place, handed over by systemd or opened where the settings say.
 
-Knows only the name of what is spoken on them.
+Knows only the names of the places and of the settings.
 """
 
 import contextlib
@@ -11,9 +11,6 @@ from collections.abc import Mapping
 from smtp2cf.listen.endpoint import Endpoint, bound, listen, overlaps
 from smtp2cf.listen.places import Place
 
-OPTIONS = {"sandbox": "--sandbox-listen", "starttls": "--sandbox-tls-listen"}
-"""Options that say where to listen; for other protocols, it is SMTP2CF_…_LISTEN."""
-
 
 class NamedTwiceError(OSError):
     """Another of our settings has the place already; the text says which."""
@@ -22,8 +19,8 @@ class NamedTwiceError(OSError):
 class ListeningSockets:
     """Opens listening sockets, and closes them all at the end.
 
-    handed_over: sockets that listen already, by protocol. opened: what closes them. mode, group: of the
-    unix sockets that are opened here.
+    handed_over: sockets that listen already, by the name of the place. opened: what closes them. mode, group:
+    of the unix sockets that are opened here.
     """
 
     def __init__(
@@ -42,14 +39,13 @@ class ListeningSockets:
         for sockets in handed_over.values():
             self._close_at_the_end(sockets)
 
-    def open(self, protocol: str, endpoints: tuple[Endpoint, ...]) -> Place:
-        """The place for a protocol: these endpoints, unless sockets for it were handed over.
+    def open(self, name: str, endpoints: tuple[Endpoint, ...], setting: str) -> Place:
+        """A place: these endpoints, unless sockets for it were handed over. setting: what names them.
 
         Raises OSError, whose text names the endpoint and the setting: NamedTwiceError where it was opened
         for another one.
         """
-        setting = OPTIONS.get(protocol, f"SMTP2CF_{protocol.upper()}_LISTEN")
-        if given := self._handed_over.get(protocol):
+        if given := self._handed_over.get(name):
             return Place(given, tuple(map(Endpoint.of, given)))
         sockets: list[socket.socket] = []
         found = []

@@ -12,7 +12,7 @@ from collections.abc import MutableMapping
 from smtp2cf.listen.endpoint import SEND_BUFFER
 
 PROTOCOLS = ("smtp", "smtps", "lmtp", "admin")
-"""What FileDescriptorName= may be; a socket without such a name speaks the first."""
+"""What FileDescriptorName= may be, beside the name of a listener; a socket without a name is the first."""
 
 FIRST = 3
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
@@ -27,7 +27,7 @@ class HandedOverError(Exception):
 
 
 def handed_over(environ: MutableMapping[str, str] = os.environ) -> dict[str, list[socket.socket]]:
-    """The listening sockets that were handed over to this process, by what is spoken on them.
+    """The listening sockets that were handed over to this process, by the name of the place.
 
     They don't block, and children don't inherit them. The variables are removed, so that a child does not
     take the sockets for its own. Raises HandedOverError, and closes the sockets then.
@@ -44,8 +44,7 @@ def handed_over(environ: MutableMapping[str, str] = os.environ) -> dict[str, lis
     found: dict[str, list[socket.socket]] = {}
     try:
         for number, name in zip(numbers, given, strict=True):
-            protocol = _protocol(name)
-            found.setdefault(protocol, []).append(_listening(number, name))
+            found.setdefault(_place(name), []).append(_listening(number, name))
     except HandedOverError:
         for sock in (sock for sockets in found.values() for sock in sockets):
             sock.close()
@@ -53,15 +52,9 @@ def handed_over(environ: MutableMapping[str, str] = os.environ) -> dict[str, lis
     return found
 
 
-def _protocol(name: str) -> str:
-    if name in PROTOCOLS:
-        return name
+def _place(name: str) -> str:
     # What systemd calls a socket whose unit has no FileDescriptorName=, and one that has no unit.
-    if name.endswith(".socket") or name in ("", "unknown"):
-        return PROTOCOLS[0]
-    raise HandedOverError(
-        f"FileDescriptorName={name} of a socket from systemd must be one of {', '.join(PROTOCOLS)}"
-    )
+    return PROTOCOLS[0] if name.endswith(".socket") or name in ("", "unknown") else name
 
 
 def _listening(number: int, name: str) -> socket.socket:

@@ -12,6 +12,7 @@ import structlog
 
 from smtp2cf import __version__, spool
 from smtp2cf.access.rules import Access
+from smtp2cf.access.senders import also
 from smtp2cf.cloudflare.account import Account
 from smtp2cf.journal import metrics, tasks
 from smtp2cf.listen import limits, open_relay
@@ -24,8 +25,9 @@ from smtp2cf.relay import DropDirectory, Relay
 from smtp2cf.relay.sender_domains import NOBODY_KNOWN
 from smtp2cf.reply import Reply
 from smtp2cf.serve.outside import OutsideView
-from smtp2cf.settings import rooms, trial
+from smtp2cf.settings import listening, rooms, trial
 from smtp2cf.settings.fields import Settings
+from smtp2cf.settings.listening import Way
 from smtp2cf.settings.reread import Reread, SettingsFile
 from smtp2cf.settings.secret_files import SecretFile
 from smtp2cf.settings.trial import Trial
@@ -67,13 +69,8 @@ class Bridge:
         self.account = rooms.account(settings, rooms.budget(settings, store))
         self.relay = _relay(settings, store, self.account, self.access)
         closed = functools.partial(_spool_refusal, store) if store is not None else None
-        self.rules = Rules(
-            rooms.smtp_policy(settings),
-            authenticate=self.access.authenticate,
-            sender_refusal=self.access.sender_refusal,
-            quotas=rooms.quotas(settings),
-            closed=closed,
-        )
+        self._quotas = rooms.quotas(settings)
+        self._closed = closed
         self.server = Server(
             self.relay.accept, rooms.capacity(settings), self.relay.answered if store is not None else None
         )
@@ -99,6 +96,16 @@ class Bridge:
         self._drop_run: asyncio.Task[None] | None = None
         self._watches: list[asyncio.Task[None]] = []
         self._watch_spool: asyncio.Task[None] | None = None
+
+    def rules_at(self, way: Way) -> Rules:
+        """Who may do what at one way in. What is counted is counted for all of them together."""
+        return Rules(
+            listening.policy_at(way, rooms.smtp_policy(self._settings)),
+            authenticate=self.access.authenticate if way.described.auth != "off" else None,
+            sender_refusal=also(self.access.sender_refusal, listening.senders_at(way), way.setting),
+            quotas=self._quotas,
+            closed=self._closed,
+        )
 
     def _settings_files(self, secrets: Mapping[str, Path], file: SettingsFile | None) -> Iterator[Rereadable]:
         uses = {
@@ -250,7 +257,7 @@ async def run(
 ) -> None:
     """Run the bridge until SIGTERM or SIGINT. Raises OSError if it can't listen.
 
-    settings: checked (settings.check). handed_over: sockets from systemd, by protocol. on_trial: with a
+    settings: checked (settings.check). handed_over: sockets from systemd, by their names. on_trial: with a
     stand-in for Cloudflare. announce: called as soon as mail can be sent. secrets, file: as in
     Bridge.
     """
@@ -260,12 +267,12 @@ async def run(
         settings = on_trial.set_up(settings)
     certificate = rooms.certificate(settings)
     with contextlib.ExitStack() as opened:
-        places = rooms.places(settings, handed_over, opened, on_trial)
+        places = listening.open_places(settings, handed_over, opened, on_trial)
         if on_trial is not None:
             settings = await on_trial.start(places.sandbox, settings, rooms.own_names(settings))
-        settings = rooms.settings_at(settings, places)
+        settings = listening.settings_at(settings, places)
         bridge = Bridge(settings, await rooms.open_spool(settings), certificate, secrets, file)
-        listeners = rooms.listeners(places, bridge.rules, certificate)
+        listeners = listening.listeners(settings, places, certificate, bridge.rules_at)
         _warn(settings, bridge, listeners)
         notifier = Notifier()
         signals = Signals(functools.partial(bridge.reload, notifier))
@@ -290,11 +297,8 @@ def _warn(settings: Settings, bridge: Bridge, listeners: Sequence[Listener]) -> 
         max_sessions=settings.max_sessions,
         calls=settings.api_concurrency,
     )
-    open_relay.log_relay_warnings(
-        [sock for listener in listeners for sock in listener.sockets],
-        settings.allow_networks,
-        has_users=settings.users_file is not None,
-    )
+    for door in listening.doors(settings, listeners):
+        open_relay.log_relay_warnings(door)
     for line in rooms.certificate_complaints(settings, bridge.certificate):
         log.warning("tls.clients_will_refuse", note=line)
 

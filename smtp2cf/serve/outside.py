@@ -10,6 +10,7 @@ from smtp2cf.journal.readiness import Readiness
 from smtp2cf.listen.certificate import Certificate
 from smtp2cf.relay.sender_domains import SenderDomains
 from smtp2cf.settings.fields import Settings
+from smtp2cf.settings.listening import relays_for
 from smtp2cf.smtpd import Server
 from smtp2cf.spool.health import SpoolHealth
 
@@ -52,7 +53,7 @@ class OutsideView:
             **self._server.where_mail_is_taken(),
             **self._account.summary(),
             **({"does not send for": troubles} if (troubles := self._sender_domains.summary()) else {}),
-            "relays for": ", ".join(map(str, self._settings.allow_networks)),
+            **relays_for(self._settings),
             "sessions": f"{len(self._server.sessions)} of {self._settings.max_sessions}",
             **({"waiting mail": self._spool.summary()} if self._spool is not None else {}),
             "recent": maillog.recent(),

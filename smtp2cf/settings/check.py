@@ -13,7 +13,9 @@ import httpx
 
 from smtp2cf.listen import open_relay
 from smtp2cf.listen.endpoint import group_id
+from smtp2cf.listen.systemd import PROTOCOLS
 from smtp2cf.settings.fields import Settings, SettingsError
+from smtp2cf.settings.listening import Way, ways_of
 from smtp2cf.settings.units import as_duration, as_size
 
 LARGEST_MESSAGE = 25 * 1024 * 1024
@@ -21,11 +23,11 @@ LARGEST_MESSAGE = 25 * 1024 * 1024
 _ACCOUNT_ID = re.compile("[0-9a-f]{32}")
 
 
-def check(settings: Settings, *, sandbox: bool = False, handed_over: Collection[str] = ()) -> None:
+def check(settings: Settings, *, sandbox: bool = False, handed_over: Collection[str] | None = None) -> None:
     """Raise SettingsError with a line for each contradiction.
 
     sandbox: a stand-in takes Cloudflare's place: it needs no account, and makes a certificate.
-    handed_over: protocols for which systemd has opened sockets.
+    handed_over: places for which systemd has opened sockets, None where that is not known.
     """
     if not sandbox:
         require_account(settings)
@@ -34,12 +36,13 @@ def check(settings: Settings, *, sandbox: bool = False, handed_over: Collection[
 
 
 def contradictions(
-    settings: Settings, *, sandbox: bool = False, handed_over: Collection[str] = ()
+    settings: Settings, *, sandbox: bool = False, handed_over: Collection[str] | None = None
 ) -> list[str]:
     """A line for each contradiction, apart from a missing account. The arguments are as for `check`."""
     return [
         *_open_relay(settings),
-        *_certificate(settings, sandbox=sandbox, handed_over=handed_over),
+        *_certificate(settings, sandbox=sandbox, handed_over=handed_over or ()),
+        *_listeners(settings, handed_over),
         *_spool_and_users(settings, sandbox=sandbox),
         *_socket_group(settings),
     ]
@@ -93,13 +96,8 @@ def doubts(settings: Settings, *, sandbox: bool = False) -> Iterator[str]:
 
 def _without_effect(settings: Settings) -> Iterator[str]:
     no_users = settings.users_file is None
-    unix = any(
-        endpoint.path
-        for endpoint in (
-            *(settings.smtp_listen + settings.smtps_listen),
-            *(settings.lmtp_listen + settings.admin_listen),
-        )
-    )
+    mail = (endpoint for way in ways_of(settings) for endpoint in way.described.listen)
+    unix = any(endpoint.path for endpoint in (*mail, *settings.admin_listen))
     for given, name, missing in (
         (settings.auth_without_tls and no_users, "AUTH_WITHOUT_TLS", "SMTP2CF_USERS_FILE"),
         (
@@ -147,12 +145,15 @@ def _open_relay(settings: Settings) -> Iterator[str]:
     """Nobody becomes an open relay without saying so."""
     if settings.i_am_an_open_relay:
         return
-    if (everybody := open_relay.everybody_in(settings.allow_networks)) is not None:
-        yield (
-            f"SMTP2CF_ALLOW_NETWORKS contains {everybody}: anybody who reaches it could send with your"
-            " account. Name your clients' networks, or use SMTP2CF_USERS_FILE; if this is what you want, set"
-            " SMTP2CF_I_AM_AN_OPEN_RELAY=yes"
-        )
+    networks = {"SMTP2CF_ALLOW_NETWORKS": settings.allow_networks}
+    networks |= {way.networks_setting: way.networks for way in ways_of(settings) if not way.auth_required}
+    for setting, allowed in networks.items():
+        if (everybody := open_relay.everybody_in(allowed)) is not None:
+            yield (
+                f"{setting} contains {everybody}: anybody who reaches it could send with your"
+                " account. Name your clients' networks, or use SMTP2CF_USERS_FILE; if this is what you want,"
+                " set SMTP2CF_I_AM_AN_OPEN_RELAY=yes"
+            )
     if (everybody := open_relay.everybody_in(settings.proxy_networks)) is not None:
         yield (
             f"SMTP2CF_PROXY_NETWORKS contains {everybody}: anybody who reaches it could claim to be in"
@@ -166,12 +167,43 @@ def _certificate(settings: Settings, *, sandbox: bool, handed_over: Collection[s
         return
     if settings.tls_key_file is not None:
         yield "SMTP2CF_TLS_KEY_FILE is set, but SMTP2CF_TLS_CERT_FILE is not"
-    elif sandbox:
         return
-    elif "smtps" in handed_over:
-        yield "SMTPS needs a certificate: SMTP2CF_TLS_CERT_FILE is not set"
-    elif settings.smtps_listen:
-        yield "SMTP2CF_SMTPS_LISTEN needs a certificate: SMTP2CF_TLS_CERT_FILE is not set"
+    if sandbox:
+        return
+    for way in ways_of(settings):
+        if way.needs_certificate and (way.name in handed_over or way.described.listen):
+            who = "SMTPS" if not way.tabled and way.name in handed_over else way.setting
+            yield f"{who} needs a certificate: SMTP2CF_TLS_CERT_FILE is not set"
+
+
+def _listeners(settings: Settings, handed_over: Collection[str] | None) -> Iterator[str]:
+    """What each table of a listener says, against everything else."""
+    tabled = [way for way in ways_of(settings) if way.tabled]
+    for way in tabled:
+        if way.name in PROTOCOLS and f"{way.name}_listen" in settings.model_fields_set:
+            yield f"{way.setting} and SMTP2CF_{way.name.upper()}_LISTEN are both set: set only one of them"
+        if way.auth_required:
+            yield from _nobody_can_log_in(settings, way)
+        if handed_over is not None and not way.described.listen and way.name not in handed_over:
+            yield f"{way.setting} has no listen, and systemd has opened no socket named {way.name}"
+    names = [*PROTOCOLS, *(way.name for way in tabled if way.name not in PROTOCOLS)]
+    for name in handed_over or ():
+        if name not in names:
+            yield (
+                f"FileDescriptorName={name} of a socket from systemd must be one of {', '.join(names)}, or"
+                " the name of a [[listener]]"
+            )
+
+
+def _nobody_can_log_in(settings: Settings, way: Way) -> Iterator[str]:
+    if settings.users_file is None:
+        yield f'{way.setting} has auth = "required", but SMTP2CF_USERS_FILE is not set'
+    unencrypted = way.described.protocol != "smtps" and way.described.tls == "off"
+    if unencrypted and not settings.auth_without_tls:
+        yield (
+            f'{way.setting} has auth = "required" and tls = "off", but AUTH is offered over TLS only: set'
+            ' tls = "required"'
+        )
 
 
 def _spool_and_users(settings: Settings, *, sandbox: bool) -> Iterator[str]:

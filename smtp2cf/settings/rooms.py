@@ -8,7 +8,7 @@ import contextlib
 import os
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from smtp2cf import spool
 from smtp2cf.access.rules import Access, open_access
@@ -17,13 +17,10 @@ from smtp2cf.cloudflare.budget import Budget
 from smtp2cf.journal import maillog
 from smtp2cf.listen import trust
 from smtp2cf.listen.certificate import Certificate, CertificateError
-from smtp2cf.listen.endpoint import group_id
-from smtp2cf.listen.places import Place, Places
-from smtp2cf.listen.sockets import ListeningSockets
 from smtp2cf.relay import BouncePolicy, DropPolicy, MessagePolicy, RetryPolicy
 from smtp2cf.settings.fields import Settings, SettingsError
-from smtp2cf.settings.trial import Trial
-from smtp2cf.smtpd import Capacity, Listener, MailProtocol, Policy, Quota, Quotas, Rules
+from smtp2cf.settings.listening import ways_of
+from smtp2cf.smtpd import Capacity, Policy, Quota, Quotas
 from smtp2cf.spool import Spool
 
 
@@ -97,30 +94,6 @@ def capacity(settings: Settings) -> Capacity:
     return Capacity(settings.max_sessions, settings.max_message_memory)
 
 
-def listeners(places: Places, rules: Rules, certificate: Certificate | None) -> list[Listener]:
-    """The ways in for mail. Today's share their rules and their certificate."""
-    starttls = places.ca_file is None  # else a trial offers it at a place of its own
-    ways: tuple[tuple[MailProtocol, Place, bool], ...] = (
-        ("smtp", places.smtp, starttls),
-        ("lmtp", places.lmtp, starttls),
-        ("smtps", places.smtps, False),
-        ("smtp", places.starttls, True),
-    )
-    return [
-        Listener(
-            rules=rules,
-            protocol=protocol,
-            certificate=(lambda: certificate.context) if certificate is not None else None,
-            starttls=offered,
-            sockets=place.sockets,
-            endpoints=tuple(map(str, place.endpoints)),
-            shared=place.shared,
-        )
-        for protocol, place, offered in ways
-        if place.sockets
-    ]
-
-
 def quotas(settings: Settings) -> Quotas:
     """How much one client address and one user may send."""
     return Quotas(
@@ -180,7 +153,12 @@ def certificate(settings: Settings) -> Certificate | None:
     if settings.tls_cert_file is None:
         return None
     try:
-        return Certificate(settings.tls_cert_file, settings.tls_key_file, settings.tls_min_version)
+        return Certificate(
+            settings.tls_cert_file,
+            settings.tls_key_file,
+            settings.tls_min_version,
+            others={table.tls_min_version for table in settings.listeners if table.tls_min_version},
+        )
     except CertificateError as error:
         raise SettingsError(str(error)) from None
 
@@ -189,7 +167,8 @@ def certificate_complaints(settings: Settings, certificate: Certificate | None) 
     """What clients will reject in the certificate, a line each."""
     if certificate is None:
         return []
-    places = (*settings.smtp_listen, *settings.smtps_listen, *settings.lmtp_listen)
+    ways = (way.described for way in ways_of(settings))
+    places = [place for way in ways if way.protocol == "smtps" or way.tls != "off" for place in way.listen]
     try:
         with _public_cas():
             return list(trust.complaints(certificate, places, settings.hostname, settings.tls_ca_file))
@@ -203,46 +182,6 @@ async def open_spool(settings: Settings) -> Spool | None:
     if url.lower() == "none":
         return None
     return await spool.open_spool(url, state_dir=settings.state_dir, min_free=spool_min_free(settings))
-
-
-def listening_sockets(
-    settings: Settings, handed_over: Mapping[str, list[socket.socket]], opened: contextlib.ExitStack
-) -> ListeningSockets:
-    """What opens the sockets to listen on. opened: what closes them."""
-    return ListeningSockets(
-        handed_over, opened, mode=int(settings.socket_mode, 8), group=group_id(settings.socket_group)
-    )
-
-
-def places(
-    settings: Settings,
-    handed_over: Mapping[str, list[socket.socket]],
-    opened: contextlib.ExitStack,
-    on_trial: Trial | None,
-) -> Places:
-    """Open every place to listen on. handed_over, opened: see listening_sockets. Raises OSError."""
-    sockets = listening_sockets(settings, handed_over, opened)
-    return Places(
-        smtp=sockets.open("smtp", settings.smtp_listen),
-        smtps=sockets.open("smtps", settings.smtps_listen),
-        lmtp=sockets.open("lmtp", settings.lmtp_listen),
-        admin=sockets.open("admin", settings.admin_listen),
-        sandbox=sockets.open("sandbox", (on_trial.listen,) if on_trial is not None else ()),
-        starttls=sockets.open("starttls", on_trial.starttls if on_trial is not None else ()),
-        ca_file=on_trial.ca_file if on_trial is not None else None,
-    )
-
-
-def settings_at(settings: Settings, places: Places) -> Settings:
-    """The settings with the endpoints that are listened on: real ports, and the sockets of systemd."""
-    return settings.model_copy(
-        update={
-            "smtp_listen": places.smtp.endpoints,
-            "smtps_listen": places.smtps.endpoints,
-            "lmtp_listen": places.lmtp.endpoints,
-            "admin_listen": places.admin.endpoints,
-        }
-    )
 
 
 @contextlib.contextmanager

@@ -47,7 +47,7 @@ class Connection(Outgoing):
     session: Session
 
     def __init__(self, sessions: Sessions, listener: Listener, peer: tuple[str, int] | None = None) -> None:
-        super().__init__(sessions, listener.rules)
+        super().__init__(sessions, listener.rules, listener.name)
         self.client_ended = False
         """The client sends no more, but may still read."""
         self.finishing = False

@@ -56,12 +56,13 @@ COMMANDS, MESSAGE, WORKING, HANDSHAKE, HUNG_UP, GONE = State
 class Outgoing(aiosmtpd.SMTP):
     """What goes out to one client.
 
-    sessions: all that are open, and what they share. rules: who may do what, for how long.
+    sessions: all that are open, and what they share. rules: who may do what, for how long. listener: the name
+    of where it came in.
     """
 
     transport: asyncio.Transport | None
 
-    def __init__(self, sessions: Sessions, rules: Rules) -> None:
+    def __init__(self, sessions: Sessions, rules: Rules, listener: str) -> None:
         policy = rules.policy
         # What aiosmtpd finds out about itself is the same for every session.
         shared = aiosmtpd_attributes(policy.hostname, policy.max_message_size, policy.session_timeout)
@@ -69,6 +70,7 @@ class Outgoing(aiosmtpd.SMTP):
         self.loop = asyncio.get_running_loop()
         self.rules = rules
         self.client = ""
+        self._came_in = {"listener": listener} if listener else {}
         self.state = COMMANDS
         self.stalled = False
         """The client doesn't read its replies."""
@@ -127,9 +129,10 @@ class Outgoing(aiosmtpd.SMTP):
 
     def _log(self, event: Event) -> None:
         if event.about_message:
-            log.info(event.name, client=self.client, **event.fields)
+            log.info(event.name, client=self.client, **self._came_in, **event.fields)
         else:
-            self._sessions.limited_log.warning(event.name, client=self.client, **event.fields)
+            fields = {**self._came_in, **event.fields}
+            self._sessions.limited_log.warning(event.name, client=self.client, **fields)
 
     # ---- time
 

@@ -66,11 +66,12 @@ class Server:
             self._served.append(served)
 
     def where_mail_is_taken(self) -> dict[str, str]:
-        """The endpoints of each protocol, for the status page."""
+        """The endpoints of each protocol, and of each listener with a name, for the status page."""
         endpoints: dict[str, list[str]] = {}
         for listener in self._listeners:
             spoken = "" if listener.protocol == "smtp" else f", over {listener.protocol.upper()}"
-            endpoints.setdefault(f"takes mail on{spoken}", []).extend(listener.endpoints)
+            named = f" ({listener.name})" if listener.name else ""
+            endpoints.setdefault(f"takes mail on{spoken}{named}", []).extend(listener.endpoints)
         return {label: ", ".join(known) for label, known in endpoints.items()}
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - sessions outlive it and are told

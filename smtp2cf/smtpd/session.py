@@ -109,6 +109,7 @@ class Session(aiosmtpd.Session):
             helo=self.host_name or "",
             user=self.user,
             lmtp=self._lmtp,
+            listener=self._listener.name,
         )
         return Relay(envelope, message)
 

@@ -84,10 +84,11 @@ class Transaction(aiosmtpd.Envelope):
         """Its client asked for an answer for each of several recipients."""
         return "PRDR" in self.parameters and len(self.rcpt_tos) > 1
 
-    def complete(self, *, client: str, helo: str, user: str, lmtp: bool) -> Envelope:
+    def complete(self, *, client: str, helo: str, user: str, lmtp: bool, listener: str = "") -> Envelope:
         """The envelope. client: the peer's address. helo: the name it gave. user: who authenticated.
 
-        lmtp: each recipient gets a reply of its own, even if the client has not asked for PRDR.
+        lmtp: each recipient gets a reply of its own, even if the client has not asked for PRDR. listener: its
+        name.
         """
         parameters = self.parameters
         notify, orcpt = {}, {}
@@ -108,6 +109,7 @@ class Transaction(aiosmtpd.Envelope):
             auth_user=user,
             client=client,
             helo=helo,
+            listener=listener,
             per_recipient=lmtp or ("PRDR" in parameters and len(self.rcpt_tos) > 1),
             queue_id=self.queue_id or new_queue_id(),
         )

@@ -91,6 +91,8 @@ def encode_envelope(envelope: Envelope) -> str:
         fields["orcpt"] = dict(envelope.orcpt)
     if envelope.auth_user:
         fields["auth_user"] = envelope.auth_user
+    if envelope.listener:
+        fields["listener"] = envelope.listener
     if envelope.per_recipient:
         fields["per_recipient"] = True
     if envelope.given_reverse_path is not None:

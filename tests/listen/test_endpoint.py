@@ -231,8 +231,8 @@ def test_a_place_overlaps_another_in_whatever_form_it_is_named(host: str, other:
 def test_a_place_of_ours_is_not_called_another_process(path: Path) -> None:
     with contextlib.ExitStack() as opened:
         ours = ListeningSockets({}, opened, mode=0o600, group=None)
-        ours.open("lmtp", (at(path),))
-        port = ours.open("smtp", (Endpoint("127.0.0.1", 0),)).endpoints[0].port
-        for protocol, endpoint in (("smtps", Endpoint("0.0.0.0", port)), ("admin", at(path))):
-            with pytest.raises(NamedTwiceError, match=f"SMTP2CF_{protocol.upper()}_LISTEN: cannot listen on"):
-                ours.open(protocol, (endpoint,))
+        ours.open("lmtp", (at(path),), "SMTP2CF_LMTP_LISTEN")
+        port = ours.open("smtp", (Endpoint("127.0.0.1", 0),), "SMTP2CF_SMTP_LISTEN").endpoints[0].port
+        for name, endpoint in (("smtps", Endpoint("0.0.0.0", port)), ("admin", at(path))):
+            with pytest.raises(NamedTwiceError, match=f"what names {name}: cannot listen on .*: SMTP2CF_"):
+                ours.open(name, (endpoint,), f"what names {name}")

@@ -56,6 +56,7 @@ def closed(found: dict[str, list[socket.socket]]) -> dict[str, list[object]]:
     [
         ("smtp:lmtp", ["smtp", "lmtp"]),
         ("smtps:admin", ["smtps", "admin"]),
+        ("smtp:printers", ["smtp", "printers"]),
         ("unknown:smtp2cf.socket", ["smtp", "smtp"]),
         (":", ["smtp", "smtp"]),
         (None, ["smtp", "smtp"]),
@@ -111,16 +112,6 @@ def refusal(environ: dict[str, str]) -> str:
     with pytest.raises(HandedOverError) as refused:
         handed_over(environ)
     return str(refused.value)
-
-
-def test_a_name_nobody_knows_is_refused(given: list[socket.socket]) -> None:
-    said = refusal(environment(names="smtp:submission"))
-    assert (
-        said
-        == "FileDescriptorName=submission of a socket from systemd must be one of smtp, smtps, lmtp, admin"
-    )
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(FIRST)
 
 
 def test_names_and_sockets_are_as_many(given: list[socket.socket]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from smtp2cf.listen.endpoint import Endpoint, listen
-from smtp2cf.listen.open_relay import beyond_loopback, everybody_in, log_relay_warnings, reachable
+from smtp2cf.listen.open_relay import Door, beyond_loopback, everybody_in, log_relay_warnings, reachable
 from smtp2cf.settings import fields
 from smtp2cf.settings.check import check
 from tests.support.bridge import running_bridge
@@ -108,7 +108,7 @@ def warned_of(sockets: list[socket.socket], **settings: Any) -> dict[str, Any]:
     """What a start with these listening sockets warns of, by event."""
     read = fields.Settings(**settings)
     with capture_logs() as lines:
-        log_relay_warnings(sockets, read.allow_networks, has_users=read.users_file is not None)
+        log_relay_warnings(Door(reachable(sockets), read.allow_networks, users=read.users_file is not None))
     assert {line["log_level"] for line in lines} <= {"warning"}
     return {line["event"]: line for line in lines}
 

@@ -16,8 +16,9 @@ from smtp2cf.cli.healthcheck import ask
 from smtp2cf.listen import open_relay
 from smtp2cf.listen.endpoint import Endpoint
 from smtp2cf.listen.sockets import ListeningSockets, NamedTwiceError
-from smtp2cf.settings import rooms
+from smtp2cf.settings import listening
 from smtp2cf.settings.fields import Settings
+from smtp2cf.settings.listening import Way, ways_of
 
 PATIENCE = 3.0
 """Seconds for whoever has a place already."""
@@ -27,34 +28,43 @@ BANNER_LIMIT = 512
 
 def listeners(settings: Settings, *, has_users: bool) -> Iterator[Finding]:
     """Every place to listen, and whether anybody may use it. has_users: somebody can log in."""
-    mail = {
-        "smtp": settings.smtp_listen,
-        "smtps": settings.smtps_listen,
-        "lmtp": settings.lmtp_listen,
-    }
-    if not any(mail.values()):
+    ways = ways_of(settings)
+    if not any(way.described.listen for way in ways):
         yield warning(
             "listeners",
             "no address to take mail on is set, so only sockets from systemd can: set SMTP2CF_SMTP_LISTEN",
         )
     with contextlib.ExitStack() as opened:  # all of them at once, as serve opens them
         sockets = _sockets(settings, opened)
-        for protocol, endpoints in (*mail.items(), ("admin", settings.admin_listen)):
-            for endpoint in endpoints:
+        for way in ways:
+            for endpoint in way.described.listen:
                 if sockets is not None:
-                    yield _can_listen(sockets, protocol, endpoint)
-                if protocol != "admin" and (why := _nobody(settings, endpoint, has_users=has_users)):
-                    yield error("listeners", f"nobody may send through {_named(protocol, endpoint)}: {why}")
-    beyond = [str(endpoint) for endpoint in sum(mail.values(), ()) if open_relay.is_beyond_loopback(endpoint)]
-    for _, note in open_relay.relay_warnings(beyond, settings.allow_networks, has_users=has_users):
-        yield warning("listeners", f"{', '.join(beyond) or 'every listener'}: {note}")
+                    yield _can_listen(sockets, way.described.protocol, way.setting, endpoint)
+                if why := _nobody(settings, way, endpoint, has_users=has_users):
+                    where = _named(way.setting, endpoint)
+                    yield error("listeners", f"nobody may send through {where}: {why}")
+        for endpoint in settings.admin_listen:
+            if sockets is not None:
+                yield _can_listen(sockets, "admin", "SMTP2CF_ADMIN_LISTEN", endpoint)
+    yield from _warnings(settings, has_users=has_users)
 
 
-def _nobody(settings: Settings, endpoint: Endpoint, *, has_users: bool) -> str:
-    if settings.proxy_networks or (has_users and not endpoint.path):
+def _warnings(settings: Settings, *, has_users: bool) -> Iterator[Finding]:
+    for door in listening.doors_of(settings, has_users=has_users):
+        for event, note in open_relay.relay_warnings(door):
+            if event == "serve.open_relay" and not settings.i_am_an_open_relay:
+                continue  # the settings' check has said so
+            yield warning("listeners", f"{', '.join(door.listens) or 'every listener'}: {note}")
+
+
+def _nobody(settings: Settings, way: Way, endpoint: Endpoint, *, has_users: bool) -> str:
+    may_log_in = has_users and way.described.auth != "off"
+    if settings.proxy_networks or (may_log_in and (way.auth_required or not endpoint.path)):
         return ""
+    if way.auth_required:
+        return "it requires a login, and there are no users: see SMTP2CF_USERS_FILE"
     why = open_relay.refused_to_all(
-        endpoint, settings.allow_networks, socket_mode=int(settings.socket_mode, 8)
+        endpoint, way.networks, way.networks_setting, socket_mode=int(settings.socket_mode, 8)
     )
     return (
         f"{why}. Name its clients' networks there, or set SMTP2CF_USERS_FILE"
@@ -66,15 +76,15 @@ def _nobody(settings: Settings, endpoint: Endpoint, *, has_users: bool) -> str:
 def _sockets(settings: Settings, opened: contextlib.ExitStack) -> ListeningSockets | None:
     """What opens them; None where their group is unknown, which the settings' check has said."""
     try:
-        return rooms.listening_sockets(settings, {}, opened)
+        return listening.listening_sockets(settings, {}, opened)
     except ValueError:
         return None
 
 
-def _can_listen(sockets: ListeningSockets, protocol: str, endpoint: Endpoint) -> Finding:
-    named = _named(protocol, endpoint)
+def _can_listen(sockets: ListeningSockets, protocol: str, setting: str, endpoint: Endpoint) -> Finding:
+    named = _named(setting, endpoint)
     try:
-        sockets.open(protocol, (endpoint,))
+        sockets.open(setting, (endpoint,), setting)
     except NamedTwiceError as wrong:
         return error("listeners", wrong.strerror or str(wrong))
     except OSError as wrong:
@@ -84,8 +94,8 @@ def _can_listen(sockets: ListeningSockets, protocol: str, endpoint: Endpoint) ->
     return ok("listeners", f"{named}: free to listen on")
 
 
-def _named(protocol: str, endpoint: Endpoint) -> str:
-    return f"SMTP2CF_{protocol.upper()}_LISTEN, {endpoint}"
+def _named(setting: str, endpoint: Endpoint) -> str:
+    return f"{setting}, {endpoint}"
 
 
 def _is_a_bridge(protocol: str, endpoint: Endpoint) -> bool:
