@@ -13,8 +13,7 @@ import structlog
 
 from smtp2cf.envelope import Network
 from smtp2cf.listen.endpoint import Endpoint
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+from smtp2cf.listen.interfaces import Address
 
 _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 """IPv4 addresses as IPv6 sockets show them (RFC 4291 §2.5.5.2)."""
@@ -40,13 +39,14 @@ class Door(NamedTuple):
     """Listeners with the same rules, and who may send through them.
 
     listens: where other hosts reach them. networks: whose clients may send without a password; setting: what
-    the operator calls these. users: clients may log in.
+    the operator calls these. users: clients may log in. gateways: of the container's network, if it has one.
     """
 
     listens: Sequence[str]
     networks: Sequence[Network]
     setting: str = "SMTP2CF_ALLOW_NETWORKS"
     users: bool = False
+    gateways: Sequence[Address] = ()
 
 
 def log_relay_warnings(door: Door) -> None:
@@ -63,12 +63,25 @@ def relay_warnings(door: Door) -> Iterator[RelayWarning]:
             f"{door.setting} contains {everybody}: anybody who can reach this bridge can send mail"
             " with your account, and spammers will (SMTP2CF_I_AM_AN_OPEN_RELAY=yes)",
         )
+    elif door.listens and (gateway := _allowed(door.gateways, door.networks)) is not None:
+        yield RelayWarning(
+            "serve.gateway_may_relay",
+            f"{door.setting} contains {gateway}, the gateway of this container's network. Where a proxy"
+            " publishes the port (Docker, Podman), clients from anywhere arrive with that address, and"
+            " could send with your account: publish it on 127.0.0.1 only, or name your clients' networks"
+            " without the gateway, use SMTP2CF_USERS_FILE, or give the container the host's network",
+        )
     if door.listens and not door.users and not beyond_loopback(door.networks):
         yield RelayWarning(
             "serve.nobody_may_relay",
             "other hosts can reach this bridge, but it refuses them all: name their networks in"
             f" {door.setting}, or their users in SMTP2CF_USERS_FILE",
         )
+
+
+def _allowed(addresses: Iterable[Address], networks: Sequence[Network]) -> Address | None:
+    """The first of these addresses that is in one of the networks."""
+    return next((each for each in addresses if any(each in network for network in networks)), None)
 
 
 def refused_to_all(

@@ -15,6 +15,7 @@ from smtp2cf.envelope import Network
 from smtp2cf.listen import open_relay
 from smtp2cf.listen.certificate import Certificate
 from smtp2cf.listen.endpoint import Endpoint, group_id
+from smtp2cf.listen.interfaces import container_gateways
 from smtp2cf.listen.open_relay import Door
 from smtp2cf.listen.places import Place, Places
 from smtp2cf.listen.sockets import ListeningSockets
@@ -172,14 +173,15 @@ def doors_of(settings: Settings, *, has_users: bool) -> list[Door]:
 def _doors(settings: Settings, listens: Mapping[str, Sequence[str]], *, users: bool) -> list[Door]:
     """listens: where other hosts reach it, by the name of a table, and "" for all without one."""
     tabled = {way.name: way for way in ways_of(settings) if way.tabled}
+    gateways = container_gateways()
     found = []
     for name, places in listens.items():
         if (way := tabled.get(name)) is None:
-            found.append(Door(places, settings.allow_networks, users=users))
+            found.append(Door(places, settings.allow_networks, users=users, gateways=gateways))
         else:
             networks = () if way.auth_required else way.networks
             may_log_in = users and way.described.auth != "off"
-            found.append(Door(places, networks, way.networks_setting, users=may_log_in))
+            found.append(Door(places, networks, way.networks_setting, may_log_in, gateways))
     return found
 
 

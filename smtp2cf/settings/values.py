@@ -19,6 +19,7 @@ from smtp2cf.access.senders import Senders
 from smtp2cf.cloudflare.tally import Rate
 from smtp2cf.envelope import Network, sent_form
 from smtp2cf.listen.endpoint import Endpoint
+from smtp2cf.listen.interfaces import connected
 from smtp2cf.settings.units import octets, seconds
 from smtp2cf.spool.url import can_be_read
 
@@ -29,6 +30,13 @@ RATE = re.compile(r"([0-9]{1,9})\s*/\s*(.{1,40})")
 DATABASES = ("postgresql", "postgres")
 SPOOLS = ("sqlite", *DATABASES)
 LOOPBACK: tuple[Network, ...] = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
+
+PRIVATE: tuple[Network, ...] = (
+    *LOOPBACK,
+    *(ipaddress.ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")),
+    *(ipaddress.ip_network(text) for text in ("169.254.0.0/16", "fe80::/10")),
+)
+"""Networks that no route of the Internet leads to (RFC 1918, RFC 4193, RFC 3927, RFC 4291), and this host."""
 
 
 def default_state_dir() -> Path:
@@ -54,12 +62,40 @@ def _endpoints(value: object) -> object:
 def _networks(value: object) -> object:
     if not isinstance(value, str):
         return value
+    return () if value.lower() == "none" else tuple(_network(part) for part in _listed(value))
+
+
+def _network(text: str, others: str = "") -> Network:
+    """others: what else could stand there, for the message."""
+    try:
+        return _unmapped(ipaddress.ip_network(text, strict=False))
+    except ValueError as error:
+        use = "10.0.0.0/8, fd00::/8" if others else "10.0.0.0/8 or fd00::/8"
+        raise ValueError(f"{error}: use networks such as {use}{others}") from None
+
+
+def _client_networks(value: object) -> object:
+    """With words for networks that nobody wants to list."""
+    if not isinstance(value, str):
+        return value
     if value.lower() == "none":
         return ()
+    found: list[Network] = []
+    for part in _listed(value):
+        if part.lower() == "private":
+            found += PRIVATE
+        elif part.lower() == "connected":
+            found += _connected()
+        else:
+            found.append(_network(part, ", connected or private"))
+    return tuple(dict.fromkeys(found))
+
+
+def _connected() -> tuple[Network, ...]:
     try:
-        return tuple(_unmapped(ipaddress.ip_network(part, strict=False)) for part in _listed(value))
-    except ValueError as error:
-        raise ValueError(f"{error}: use networks such as 10.0.0.0/8 or fd00::/8") from None
+        return connected()
+    except OSError as error:
+        raise ValueError(f"the networks of this host's interfaces are not known: {error}") from None
 
 
 def _unmapped(network: Network) -> Network:
@@ -208,6 +244,8 @@ Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)]
 """Networks, separated by commas; none for nobody."""
 SenderPatterns = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_sender_patterns)]
 """Patterns of senders (access.senders), separated by commas; any for all."""
+ClientNetworks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_client_networks)]
+"""The same, or connected for those of this host's interfaces, or private; in any order."""
 FieldNames = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_field_names)]
 """Names of header fields, separated by commas."""
 HostNames = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_host_names)]

@@ -246,6 +246,10 @@ TABLE: list[tuple[dict[str, str], list[Finding]]] = [
         [warning("listeners", "0.0.0.0:0: other hosts can reach this bridge")],
     ),
     (
+        {"ALLOW_NETWORKS": "0.0.0.0/0"},
+        [error("settings", "SMTP2CF_ALLOW_NETWORKS contains 0.0.0.0/0: anybody who reaches it")],
+    ),
+    (
         {"ALLOW_NETWORKS": "0.0.0.0/0", "I_AM_AN_OPEN_RELAY": "yes"},
         [warning("listeners", "every listener: SMTP2CF_ALLOW_NETWORKS contains 0.0.0.0/0")],
     ),

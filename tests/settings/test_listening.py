@@ -11,6 +11,7 @@ from smtp2cf.settings.check import contradictions
 from smtp2cf.settings.fields import Settings
 from smtp2cf.settings.fields.tables import ListenerTable
 from smtp2cf.smtpd import Policy
+from smtp2cf.smtpd.networks import is_in
 from tests.support.each import each
 
 PRINTERS = {"name": "printers", "listen": "0.0.0.0:25", "tls": "off", "allow_networks": "10.0.7.11"}
@@ -124,6 +125,34 @@ def test_a_listener_that_others_reach_and_nobody_may_use_is_warned_of_by_its_nam
     assert found == {"0.0.0.0:2525": nobody, "0.0.0.0:25": [], "0.0.0.0:587": nobody}
     *_, submission = listening.doors_of(settings, has_users=True)
     assert not [*relay_warnings(submission)]
+
+
+@each(
+    ("text", "in_it", "not_in_it"),
+    [
+        (
+            "private",
+            "10.1.2.3 172.31.0.1 192.168.0.9 fd00::5 fe80::1 169.254.7.7 ::1",
+            "172.32.0.1 2001:db8::1",
+        ),
+        ("connected", "127.0.0.1", "198.51.100.1"),
+        ("Private, 203.0.113.0/24", "10.0.0.1 203.0.113.9", "203.0.114.1"),
+        ("none", "", "127.0.0.1"),
+    ],
+)
+def test_networks_have_names(text: str, in_it: str, not_in_it: str) -> None:
+    in_settings = Settings(allow_networks=text).allow_networks  # type: ignore[arg-type]
+    in_table = ListenerTable.model_validate({"name": "a", "allow_networks": text}).allow_networks
+    assert in_settings == in_table
+    for address in in_it.split():
+        assert is_in(address, in_settings), address
+    for address in not_in_it.split():
+        assert not is_in(address, in_settings), address
+
+
+def test_a_proxys_networks_have_no_names() -> None:
+    with pytest.raises(ValueError, match="'private' does not appear to be"):
+        Settings(proxy_networks="private")  # type: ignore[arg-type]
 
 
 def test_no_listener_has_the_name_of_a_place_that_is_not_for_mail() -> None:

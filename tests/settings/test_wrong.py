@@ -15,6 +15,7 @@ from tests.support.command import smtp2cf
 NETWORK = "does not appear to be an IPv4 or IPv6 network: use networks such as 10.0.0.0/8 or fd00::/8"
 ENDPOINT = "is not host:port, [v6]:port or unix:/path"
 SENDER = "use anna@example.com, example.com or *.example.com"
+CLIENTS = f"{NETWORK.replace('/8 or', '/8,')}, connected or private"
 INTEGER = "it must be a valid integer"
 DURATION = "it must be a duration such as 90s, 15m, 36h or 5d"
 SIZE = "it must be a size such as 25MiB, or a number of bytes"
@@ -57,7 +58,7 @@ BROKEN = [
         )
         for wrong in ("a b", "a\r\nBcc: v@x", "<a>", "a@b", "-a", "a..b", "a,b", "[zz]", "a\x1b")
     ),
-    ("SMTP2CF_ALLOW_NETWORKS", "10.0.0.0/40", f"'10.0.0.0/40' {NETWORK}"),
+    ("SMTP2CF_ALLOW_NETWORKS", "10.0.0.0/40", f"'10.0.0.0/40' {CLIENTS}"),
     ("SMTP2CF_PROXY_NETWORKS", "balancer", f"'balancer' {NETWORK}"),
     ("SMTP2CF_I_AM_AN_OPEN_RELAY", "maybe", "it must be yes or no"),
     ("SMTP2CF_AUTH_WITHOUT_TLS", "2", "it must be yes or no"),

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from smtp2cf.listen.endpoint import Endpoint
-from smtp2cf.settings.values import HOST_NAME, LOOPBACK, Endpoints, Networks
+from smtp2cf.settings.values import HOST_NAME, LOOPBACK, ClientNetworks, Endpoints, Networks
 
 
 class ListeningFields(BaseModel):
@@ -46,9 +46,11 @@ class ListeningFields(BaseModel):
         pattern=HOST_NAME,
         description="The name in the SMTP greeting. Default: this host's name.",
     )
-    allow_networks: Networks = Field(
+    allow_networks: ClientNetworks = Field(
         LOOPBACK,
-        description="Networks whose clients may send without a password, separated by commas. none: nobody.",
+        description="Networks whose clients may send without a password, separated by commas. connected:"
+        " those of this host's interfaces. private: 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, fc00::/7,"
+        " link-local addresses, and this host. none: nobody.",
     )
     proxy_networks: Networks = Field(
         (),

@@ -15,8 +15,8 @@ from smtp2cf.settings.values import (
     LOWER_CASE,
     ApiRate,
     BaseUrl,
+    ClientNetworks,
     Endpoints,
-    Networks,
     SenderPatterns,
     TableName,
     Token,
@@ -108,7 +108,7 @@ class ListenerTable(BaseModel):
         description="The oldest TLS version a client may use here. Default: SMTP2CF_TLS_MIN_VERSION.",
         examples=["1.0"],
     )
-    allow_networks: Networks | None = Field(
+    allow_networks: ClientNetworks | None = Field(
         None,
         description="Networks whose clients may send without a password here. none: nobody. Default:"
         " SMTP2CF_ALLOW_NETWORKS.",
