@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -25,6 +26,7 @@ from smtp2cf.relay import DropDirectory, Relay
 from smtp2cf.relay.sender_domains import NOBODY_KNOWN
 from smtp2cf.reply import Reply
 from smtp2cf.serve.outside import OutsideView
+from smtp2cf.serve.rules import RulesInUse
 from smtp2cf.settings import listening, rooms, trial
 from smtp2cf.settings.fields import Settings
 from smtp2cf.settings.listening import Way
@@ -74,8 +76,16 @@ class Bridge:
         self.server = Server(
             self.relay.accept, rooms.capacity(settings), self.relay.answered if store is not None else None
         )
+        written = file.first.settings.listeners if file is not None else settings.listeners
+        self.rules = RulesInUse(settings, written, self._rules_at)
         self.outside = OutsideView(
-            settings, self.account, self.relay.sender_domains, self.server, self.spool_health, certificate
+            settings,
+            self.account,
+            self.relay.sender_domains,
+            self.server,
+            self.spool_health,
+            certificate,
+            self.rules.relays_for,
         )
         self.admin = Admin(
             self.outside.readiness,
@@ -84,23 +94,16 @@ class Bridge:
             functools.partial(items_as_json, store) if store is not None else None,
             hosts=rooms.own_names(settings),
         )
-        self.drop = DropDirectory(
-            rooms.drop_policy(settings),
-            functools.partial(judge, rooms.smtp_policy(settings)),
-            self.relay.accept,
-            self.relay.bounce,
-            self.relay.answered,
-            closed=closed,
-        )
+        self.drop = _drop(settings, self.relay, closed)
         self._read_from_files = [*self._settings_files(secrets or {}, file), *self._other_files()]
         self._drop_run: asyncio.Task[None] | None = None
         self._watches: list[asyncio.Task[None]] = []
         self._watch_spool: asyncio.Task[None] | None = None
 
-    def rules_at(self, way: Way) -> Rules:
+    def _rules_at(self, settings: Settings, way: Way) -> Rules:
         """Who may do what at one way in. What is counted is counted for all of them together."""
         return Rules(
-            listening.policy_at(way, rooms.smtp_policy(self._settings)),
+            listening.policy_at(way, rooms.smtp_policy(settings)),
             authenticate=self.access.authenticate if way.described.auth != "off" else None,
             sender_refusal=also(self.access.sender_refusal, listening.senders_at(way), way.setting),
             quotas=self._quotas,
@@ -108,9 +111,11 @@ class Bridge:
         )
 
     def _settings_files(self, secrets: Mapping[str, Path], file: SettingsFile | None) -> Iterator[Rereadable]:
-        uses = {
+        uses: dict[str, Callable[[Any], None]] = {
             "api_token": self.account.use_token,
             "spool_url": self.spool.use_url if self.spool is not None else _restart,
+            "allow_networks": self.rules.use_networks,
+            "listeners": self.rules.use_listeners,
         }
         for name, path in secrets.items():
             yield SecretFile(self._settings, name, path, uses[name])
@@ -236,6 +241,18 @@ def _relay(settings: Settings, store: Spool | None, account: Account, access: Ac
     return relay
 
 
+def _drop(settings: Settings, relay: Relay, closed: Callable[[], Reply | None] | None) -> DropDirectory:
+    """The directory where sendmail(1) leaves mail, which is judged by the same policy as over SMTP."""
+    return DropDirectory(
+        rooms.drop_policy(settings),
+        functools.partial(judge, rooms.smtp_policy(settings)),
+        relay.accept,
+        relay.bounce,
+        relay.answered,
+        closed=closed,
+    )
+
+
 def _restart(_url: str) -> None:
     """Take the URL of a spool where there is none."""
     raise ValueError(spool.ANOTHER_SPOOL)
@@ -272,7 +289,7 @@ async def run(
             settings = await on_trial.start(places.sandbox, settings, rooms.own_names(settings))
         settings = listening.settings_at(settings, places)
         bridge = Bridge(settings, await rooms.open_spool(settings), certificate, secrets, file)
-        listeners = listening.listeners(settings, places, certificate, bridge.rules_at)
+        listeners = listening.listeners(settings, places, certificate, bridge.rules.at)
         _warn(settings, bridge, listeners)
         notifier = Notifier()
         signals = Signals(functools.partial(bridge.reload, notifier))

@@ -10,13 +10,14 @@ from smtp2cf.journal.readiness import Readiness
 from smtp2cf.listen.certificate import Certificate
 from smtp2cf.relay.sender_domains import SenderDomains
 from smtp2cf.settings.fields import Settings
-from smtp2cf.settings.listening import relays_for
 from smtp2cf.smtpd import Server
 from smtp2cf.spool.health import SpoolHealth
 
 
 class OutsideView:
-    """One bridge's. spool: None for no spool. certificate: None for no TLS."""
+    """One bridge's. spool: None for no spool. certificate: None for no TLS. relays_for: whose clients may
+    send without a password.
+    """
 
     def __init__(
         self,
@@ -26,6 +27,7 @@ class OutsideView:
         server: Server,
         spool: SpoolHealth | None,
         certificate: Certificate | None,
+        relays_for: Callable[[], Mapping[str, str]],
     ) -> None:
         self._settings = settings
         self._account = account
@@ -33,6 +35,7 @@ class OutsideView:
         self._server = server
         self._spool = spool
         self._certificate = certificate
+        self._relays_for = relays_for
         self._started = time.time()
 
     def readiness(self) -> Readiness:
@@ -53,7 +56,7 @@ class OutsideView:
             **self._server.where_mail_is_taken(),
             **self._account.summary(),
             **({"does not send for": troubles} if (troubles := self._sender_domains.summary()) else {}),
-            **relays_for(self._settings),
+            **self._relays_for(),
             "sessions": f"{len(self._server.sessions)} of {self._settings.max_sessions}",
             **({"waiting mail": self._spool.summary()} if self._spool is not None else {}),
             "recent": maillog.recent(),

@@ -69,6 +69,10 @@ class Rules:
         self._closed = closed
         self._may_relay = functools.lru_cache(maxsize=4096)(policy.may_relay)
 
+    def become(self, other: "Rules") -> None:
+        """Judge by other rules from now on, in sessions under way too."""
+        vars(self).update(vars(other))
+
     # ---- what is offered
 
     @property

@@ -1,8 +1,10 @@
 """Several ways in at one bridge, as tables describe them: who may send through which, and what each says."""
 
+import signal
 import smtplib
 import socket
 import ssl
+import urllib.request
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -157,3 +159,22 @@ def test_they_all_are_one_bridge(running: Running) -> None:
     assert len(running.bridge.messages()) == 3
     sent = [line.get("listener", "") for line in running.bridge.log() if line["event"] == "mail.attempt"]
     assert sorted(sent) == ["", "handed", "mailboxes"]
+
+
+def test_who_may_send_is_used_at_once_and_where_they_connect_after_a_restart(running: Running) -> None:
+    file = running.bridge.log_path.with_name("smtp2cf.toml")
+    changed = file.read_text().replace('"127.0.0.2"', '["127.0.0.3"]').replace("printer@", "copier@")
+    with running.connect("printers", "127.0.0.3") as under_way:
+        under_way.ehlo()
+        assert mail(under_way, "<copier@example.com>").startswith("550 5.7.1 127.0.0.3 may not relay here")
+        file.write_text(changed)
+        running.bridge.process.send_signal(signal.SIGHUP)
+        used = running.bridge.wait_for_log("settings.reloaded")
+        assert used["settings"] == ["[[listener]]"]
+        assert mail(under_way, "<copier@example.com>").startswith("250 ")
+        assert mail(under_way, "<printer@example.com>").startswith("550 5.7.1 sending as")
+    with urllib.request.urlopen(running.bridge.admin_url) as page:
+        assert "127.0.0.3/32" in page.read().decode()
+    file.write_text(changed.replace('tls = "off"', 'tls = "offered"'))
+    running.bridge.process.send_signal(signal.SIGHUP)
+    assert running.bridge.wait_for_log("settings.restart_needed")["settings"] == ["[[listener]]"]
