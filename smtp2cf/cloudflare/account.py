@@ -32,9 +32,9 @@ ONE_CALL = 0.01
 class Account:
     """Sends mail for one account.
 
-    base_url, account_id, token, timeout, concurrency: see Client. budget: how many calls may be made, None
-    for any number. Raises ValueError for a proxy in the environment that can't be used, OSError for CA
-    certificates there that can't be.
+    base_url, account_id, token, timeout, concurrency: see Client. name: what people call it; "" where it is
+    the only one. budget: how many calls may be made, None for any number. Raises ValueError for a proxy in
+    the environment that can't be used, OSError for CA certificates there that can't be.
     """
 
     def __init__(
@@ -45,9 +45,11 @@ class Account:
         token: str,
         timeout: float,
         concurrency: int,
+        name: str = "",
         budget: Budget | None = None,
     ) -> None:
-        self.name = account_id
+        self.name = name
+        self.account_id = account_id
         self.base_url = base_url
         self.health = ApiHealth()
         self.client = Client(
@@ -66,7 +68,7 @@ class Account:
         self._token_is_new = asyncio.Event()
 
     def __repr__(self) -> str:
-        return f"<Account {self.name}>"
+        return f"<Account {self.account_id}>"
 
     @property
     def pacer(self) -> Pacer:
@@ -148,7 +150,7 @@ class Account:
         """For the status page."""
         pacer, health = self.pacer, self.health
         return {
-            "sends to": f"{self.base_url}, account {self.name}",
+            "sends to": f"{self.base_url}, account {self.account_id}",
             "API": health.in_words() + (f": {health.reply.text}" if health.state is not State.UP else ""),
             "calls in flight": f"{pacer.in_flight} of {self._concurrency}, {pacer.waiting} waiting",
             "rate limit": self._rate_limit(),

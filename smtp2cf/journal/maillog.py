@@ -102,11 +102,12 @@ def attempted(
     original_id: str,
     size: int,
     attempts: int = 1,
+    account: str = "",
 ) -> None:
     """An attempt to send has ended: one line for each different reply and call.
 
     message_ids: Cloudflare's, by recipient, of calls that were accepted. original_id: the message's own,
-    which Cloudflare replaces; "" for none.
+    which Cloudflare replaces; "" for none. account: "" where there is only one.
     """
     now = time.time()
     delay = now - envelope.received_at
@@ -134,6 +135,8 @@ def attempted(
             fields |= _as_given(envelope, recipients)
         if envelope.listener:
             fields["listener"] = envelope.listener
+        if account:
+            fields["account"] = account
         if envelope.auth_user:
             fields["user"] = envelope.auth_user
         if message_id:

@@ -6,14 +6,16 @@ Cloudflare, or fsynced in the spool. Knows no SMTP session and no HTTP.
 """
 
 import time
+from collections.abc import Awaitable
 
 from smtp2cf.envelope import Accept, Answered, Envelope, Outcomes, SenderRefusal
 from smtp2cf.journal import maillog
-from smtp2cf.relay.attempt import Attempts, SendRaw
+from smtp2cf.relay.accounts import Accounts, Outlet, Pace, SendRaw
+from smtp2cf.relay.attempt import Attempts
 from smtp2cf.relay.bounces import BouncePolicy
 from smtp2cf.relay.checks import Checks
 from smtp2cf.relay.policy import MessagePolicy
-from smtp2cf.relay.queue import Pace, Queue
+from smtp2cf.relay.queue import Queue
 from smtp2cf.relay.retry import RetryPolicy
 from smtp2cf.relay.rewriting import Rewriting
 from smtp2cf.relay.sender_domains import SenderDomains
@@ -21,7 +23,7 @@ from smtp2cf.relay.spooled import SpooledMail
 from smtp2cf.relay.suppressed import LookUp
 from smtp2cf.relay.with_spool import WithSpool
 from smtp2cf.relay.without_spool import WithoutSpool
-from smtp2cf.spool import Spool
+from smtp2cf.spool import Spool, SpoolItem
 
 
 class Relay:
@@ -30,15 +32,15 @@ class Relay:
     accept: relays one message, and gives every recipient's outcome and the answer to the client. answered: is
     told whether the client has its answer, or went away without it, and will send the message again.
 
-    spool: keeps mail that can't go out now; without one it stays with its client. pace: what the account's
-    limits leave for waiting mail. sender_refusal: who may send as whom; None if everybody may send as
-    anybody. look_up: says why a recipient is suppressed. rewriting: what becomes of addresses. queue: sends
-    the mail in the spool; None without one.
+    out: one account's send_raw, with its pace (what its limits leave for waiting mail) and its look_up (says
+    why a recipient is suppressed); or several accounts. spool: keeps mail that can't go out now; without one
+    it stays with its client. sender_refusal: who may send as whom; None if everybody may send as anybody.
+    rewriting: what becomes of addresses. queue: sends the mail in the spool; None without one.
     """
 
     def __init__(
         self,
-        send_raw: SendRaw,
+        out: SendRaw | Accounts,
         policy: MessagePolicy,
         *,
         spool: Spool | None = None,
@@ -51,15 +53,15 @@ class Relay:
     ) -> None:
         bounce = bounce or BouncePolicy(hostname="localhost")
         self.rewriting = rewriting or Rewriting()
+        accounts = out if isinstance(out, Accounts) else Accounts.of_one(out, pace, look_up)
         checks = Checks(policy, sender_refusal)
-        self.sender_domains = SenderDomains(spool)
+        self.sender_domains = SenderDomains(spool, accounts)
         attempts = Attempts(
-            send_raw,
+            accounts,
             policy.null_sender_address,
             bounce,
             self.sender_domains,
             repair=policy.on_invalid == "repair",
-            look_up=look_up,
         )
         self.queue: Queue | None = None
         if spool is None:
@@ -68,7 +70,11 @@ class Relay:
             )
         else:
             mail = SpooledMail(spool, retry or RetryPolicy(), bounce)
-            self.queue = Queue(mail, attempts.make, pace)
+
+            def outlet_of(item: SpoolItem) -> Awaitable[Outlet | None]:
+                return attempts.outlet_of(item.envelope, is_dsn=item.is_dsn)
+
+            self.queue = Queue(mail, attempts.make, accounts=accounts, outlet_of=outlet_of)
             self._way = WithSpool(checks, self.rewriting, attempts, policy, bounce, mail)
         self.accept: Accept = self._way.accept
         self.answered: Answered = self._way.answered

@@ -16,6 +16,7 @@ def log_attempt(envelope: Envelope, attempt: Attempt, message: bytes, *, attempt
             original_id=message_id(message),
             size=len(message),
             attempts=attempts,
+            account=attempt.account,
         )
     if attempt.repaired:
         maillog.repaired(envelope, attempt.repaired)

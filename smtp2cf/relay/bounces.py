@@ -91,5 +91,6 @@ def _mail(envelope: Envelope, message: bytes, reports: list[dsn.Report], policy:
         notify=about,
         body="7BIT" if content.isascii() else "8BITMIME",
         smtputf8=not content.isascii(),
+        auth_user=envelope.auth_user,  # by which its account may be chosen
     )
     return NewMail(envelope=new, message=content, expires_in=policy.expire_after, is_dsn=True)

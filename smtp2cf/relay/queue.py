@@ -1,86 +1,80 @@
 """Queue: sends the mail that waits in the spool.
 
-Claims what is due while the account's limits leave room for it, and tries those recipients that have no final
-outcome yet. What follows from that is settled as for new mail (`settle`), and written down by `spooled`.
-Knows no SMTP session and no HTTP.
+Claims what is due while the accounts' limits leave room for it, and tries those recipients that have no final
+outcome yet. Each account has a lane of its own (`lanes`). What follows from an attempt is settled as for new
+mail (`settle`), and written down by `spooled`. Knows no SMTP session and no HTTP.
 """
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
 from smtp2cf.journal import maillog, tasks
 from smtp2cf.relay import spooled
+from smtp2cf.relay.accounts import UNLIMITED, Accounts, Outlet, Pace
 from smtp2cf.relay.attempt import Attempt
+from smtp2cf.relay.lanes import BLOCKED, PUT_OFF, Lane
 from smtp2cf.relay.lease import Lease
 from smtp2cf.relay.settle import Situation
 from smtp2cf.relay.spooled import SpooledMail
+from smtp2cf.relay.waiting import make_due
 from smtp2cf.reply import SendError
-from smtp2cf.spool import Action, Filter, SpoolItem, Status
+from smtp2cf.spool import NOW, Filter, Period, SpoolItem, Status
 
 PATIENCE = 60.0
 """Seconds that mail waits for its turn under the account's limits before it is put back."""
 POLL = 60.0
 """Seconds until the spool is asked again if nothing wakes us."""
-LOADED_BYTES = 32 * 2**20
-"""Bytes of messages held in memory at a time (one message may be larger). Their calls need as much again."""
-BLOCKED = 1.0
-"""While the account is blocked for longer than this many seconds, nothing is claimed."""
 RUSH = 4
 """While this many clients wait for their mail to be kept, taking it in goes before sending."""
 RUSH_PAUSE = 0.01
 """Seconds between two messages sent during a rush: still far more than any account's limit allows."""
 LOOK_AGAIN = 0.05
 """Seconds until we look again whether calls still stand in line."""
+SWEEP = 200
+"""Messages that are claimed beyond those that have room, while some account takes none: its mail is put off,
+for what is due behind it."""
+LATER = Period(PUT_OFF, 1.5 * PUT_OFF)
+NOBODY = "nobody"
+"""The lane of mail that no account sends. No account is called that: its attempts need no call."""
 
 Attempting = Callable[..., Awaitable[Attempt]]
 """`Attempts.make`."""
+OutletOf = Callable[[SpoolItem], Awaitable[Outlet | None]]
+"""Which account would send a message now, None for none."""
 
 log = structlog.stdlib.get_logger("smtp2cf.queue")
 
 
-class Pace(Protocol):
-    """How much of the account may be used: cloudflare's Account."""
-
-    @property
-    def waiting(self) -> int:
-        """Calls that wait for their turn."""
-
-    @property
-    def in_flight(self) -> int:
-        """Calls under way."""
-
-    @property
-    def line(self) -> int:
-        """How many calls for mail from the spool may stand in line."""
-
-    @property
-    def blocked_for(self) -> float:
-        """Seconds until the next call may go out; infinity if nobody knows."""
-
-
-class Unlimited:
-    """The pace of an account without limits."""
-
-    waiting = 0
-    in_flight = 0
-    line = 1
-    blocked_for = 0.0
-
-
 class Queue:
-    """Sends mail when it is due. pace: what the account's limits leave."""
+    """Sends mail when it is due.
 
-    def __init__(self, mail: SpooledMail, attempt: Attempting, pace: Pace | None = None) -> None:
+    pace: what the limits leave of the one account. accounts, outlet_of: where there are several.
+    """
+
+    def __init__(
+        self,
+        mail: SpooledMail,
+        attempt: Attempting,
+        pace: Pace | None = None,
+        *,
+        accounts: Accounts | None = None,
+        outlet_of: OutletOf | None = None,
+    ) -> None:
         self._mail = mail
         self._spool = mail.spool
         self._attempt = attempt
-        self._pace: Pace = pace or Unlimited()
-        self._loaded = 0
-        self._unloaded = asyncio.Condition()
+        parallel = mail.retry.parallel
+        several = accounts is not None and accounts.only is None
+        outlets = accounts.outlets if accounts is not None else ()
+        paces = {each.name: each.pace for each in outlets} or {"": pace or UNLIMITED}
+        self._lanes = {name: Lane(name, its, parallel) for name, its in paces.items()}
+        if several:
+            self._lanes[NOBODY] = Lane(NOBODY, UNLIMITED, parallel)
+        self._outlet_of = outlet_of if several else None
+        self._only = None if several else next(iter(self._lanes.values()))
         self._runner: asyncio.Task[None] | None = None
         self._retrying: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
@@ -93,9 +87,19 @@ class Queue:
         """More may go out than before."""
         self._woken.set()
 
-    def retry_all(self) -> None:
-        """Make all mail due that waits for another attempt."""
-        self._retrying = tasks.start(self._mail.surely(self._make_due), "queue.retry_all")
+    def retry_all(self, account: str | None = None) -> None:
+        """Make all mail due that waits for another attempt. account: only what this one would send."""
+
+        async def wanted(item: SpoolItem) -> bool:
+            return (await self._lane_of(item)).name == account
+
+        async def due() -> None:
+            # Mail whose attempt ended before its call was made is queued, not deferred, and waits as well.
+            waiting = Filter(statuses=(Status.QUEUED, Status.DEFERRED))
+            everything = account is None or self._only is not None
+            await make_due(self._spool, waiting, NOW, None if everything else wanted)
+
+        self._retrying = tasks.start(self._mail.surely(due), "queue.retry_all")
 
     async def stop_claiming(self) -> None:
         """Send nothing more than what is under way."""
@@ -126,12 +130,12 @@ class Queue:
     async def _claim(self) -> None:
         """Take what is due and there is room for; if there is neither, wait."""
         self._woken.clear()
-        if (blocked_for := self._pace.blocked_for) > BLOCKED:
+        lanes = self._lanes.values()
+        await self._recall()
+        if all(lane.closed for lane in lanes if lane.name != NOBODY):
             # Nothing can be sent, so don't waste an attempt on finding that out.
             if not await self._claim_expired():
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(blocked_for, POLL)):
-                        await self._woken.wait()
+                await self._wait_to_open()
             return
         room = self._room()
         if self._mail.arriving >= RUSH:
@@ -140,40 +144,94 @@ class Queue:
         if room <= 0:
             await self._mail.one_less(LOOK_AGAIN)
             return
+        if self._only is None and not all(lane.free for lane in lanes):
+            room += SWEEP
         items = await self._spool.claim(room)
-        for item in items:
-            self._mail.work(item.queue_id, self._send(item))
+        await self._begin(items)
         if not items:
-            await self._spool.wait_due(POLL)
+            await self._wait_for_mail()
 
     async def _claim_expired(self) -> bool:
         """Take what is to be given up; False if there is nothing."""
         items = await self._spool.claim(self._mail.retry.parallel, expired=True)
-        await asyncio.gather(*(self._send(item) for item in items))
+        await asyncio.gather(*[self._send(item, await self._lane_of(item)) for item in items])
         return bool(items)
 
-    async def _make_due(self) -> None:
-        # Mail whose attempt ended before its call was made is queued, not deferred, and waits as well.
-        async for _ in self._spool.apply(Action.RETRY, Filter(statuses=(Status.QUEUED, Status.DEFERRED))):
-            pass
+    async def _wait_to_open(self) -> None:
+        """Wait until some account may send again that may not now."""
+        blocked_for = min(
+            (lane.pace.blocked_for for lane in self._lanes.values() if lane.closed), default=0.0
+        )
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(blocked_for, POLL)):
+                await self._woken.wait()
+
+    async def _wait_for_mail(self) -> None:
+        """Wait until mail is due, or there may be a place for what was put off."""
+        lanes = self._lanes.values()
+        if any(lane.holds_back for lane in lanes):
+            await self._mail.one_less(LOOK_AGAIN)
+        elif not any(lane.closed for lane in lanes):
+            await self._spool.wait_due(POLL)
+        else:
+            due = tasks.start(self._spool.wait_due(POLL), "queue.wait_due")
+            open_ = tasks.start(self._wait_to_open(), "queue.wait_to_open")
+            try:
+                await asyncio.wait((due, open_), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                due.cancel()
+                open_.cancel()
 
     def _room(self) -> int:
-        """How many messages to claim: at most `parallel` in all, doubling; while calls stand in line, as many
-        as will go out soon, for another bridge may be able to send the rest.
-        """
-        active = self._mail.under_way
-        room = active + 1
-        if self._pace.waiting or self._pace.blocked_for:
-            room = self._pace.line - max(0, active - self._pace.in_flight)
-        return min(self._mail.retry.parallel - active, room)
+        """How many messages to claim."""
+        if self._only is not None:
+            return self._only.room(self._mail.under_way)
+        return sum(max(0, lane.room()) for lane in self._lanes.values() if not lane.closed)
+
+    # ---- several accounts
+
+    async def _begin(self, items: Sequence[SpoolItem]) -> None:
+        """Begin to send claimed mail; what its account can't take now is put off."""
+        aside: dict[str, list[str]] = {}
+        for item in items:
+            lane = self._only or await self._lane_of(item)
+            if lane is self._only or lane.free or (item.expired and item.attempts):
+                lane.active += 1
+                self._mail.work(item.queue_id, self._send_in(lane, item))
+            else:
+                aside.setdefault(lane.name, []).append(item.queue_id)
+        for name, queue_ids in aside.items():
+            await self._mail.give_back(*queue_ids)
+            await make_due(self._spool, Filter(queue_ids=tuple(queue_ids)), LATER)
+            self._lanes[name].put_off(queue_ids)
+
+    async def _recall(self) -> None:
+        """What was put off is due where there is a place for it."""
+        for lane in self._lanes.values():
+            if queue_ids := lane.next_ones():
+                await make_due(self._spool, Filter(queue_ids=tuple(queue_ids)), NOW)
+
+    async def _lane_of(self, item: SpoolItem) -> Lane:
+        """The lane of the account that would send a message now."""
+        if self._only is not None or self._outlet_of is None:
+            return next(iter(self._lanes.values()))
+        outlet = await self._outlet_of(item)
+        return self._lanes[NOBODY if outlet is None else outlet.name]
 
     # ---- sending
 
-    async def _send(self, item: SpoolItem) -> None:
+    async def _send_in(self, lane: Lane, item: SpoolItem) -> None:
+        """The same as `_send`, in a place of the lane's that is free afterwards."""
+        try:
+            await self._send(item, lane)
+        finally:
+            lane.active -= 1
+
+    async def _send(self, item: SpoolItem, lane: Lane) -> None:
         """One attempt for one message, whatever happens."""
         try:
-            async with self._loading(item.size):
-                await self._try(item)
+            async with lane.loading(item.size):
+                await self._try(item, lane)
         except SendError as error:
             # The spool could not be read, or could not note the attempt: so none was made.
             log.warning("queue.spool_unavailable", queue_id=item.queue_id, reply=str(error.reply))
@@ -189,24 +247,11 @@ class Queue:
                 failures=item.failures + 1,
             )
 
-    @contextlib.asynccontextmanager
-    async def _loading(self, size: int) -> AsyncIterator[None]:
-        """Hold the message's share of memory; wait until there is room for it."""
-        async with self._unloaded:
-            await self._unloaded.wait_for(lambda: not self._loaded or self._loaded + size <= LOADED_BYTES)
-            self._loaded += size
-        try:
-            yield
-        finally:
-            self._loaded -= size
-            async with self._unloaded:
-                self._unloaded.notify_all()
-
-    async def _try(self, item: SpoolItem) -> None:
+    async def _try(self, item: SpoolItem, lane: Lane) -> None:
         message = await self._spool.read(item.queue_id)
         if message is None:
             await self._spool.give_back(item.queue_id)  # it is gone, and so is the claim
-        elif item.unresolved and self._is_over(item):
+        elif item.unresolved and self._is_over(item, lane):
             await self._settle(item, message, Attempt(), attempts=item.attempts, called=False, expired=True)
         elif await self._spool.begin(item.queue_id):
             if item.unanswered:
@@ -260,11 +305,11 @@ class Queue:
             failures=item.failures,
         )
 
-    def _is_over(self, item: SpoolItem) -> bool:
+    def _is_over(self, item: SpoolItem, lane: Lane) -> bool:
         """It has expired and gets no further attempt.
 
         Every message gets one, and another while it is due, however old it is: it may only look old because
         the bridge was off, or the host's clock wrong.
         """
-        can_be_tried = not item.attempts or (item.due and self._pace.blocked_for <= BLOCKED)
+        can_be_tried = not item.attempts or (item.due and lane.pace.blocked_for <= BLOCKED)
         return item.expired and not can_be_tried

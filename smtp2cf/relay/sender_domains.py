@@ -6,7 +6,8 @@ waits for somebody to mend that; mail from any other is refused at once, with th
 is remembered, and so is an `internal_server` that persists for one domain: it costs no call for each message,
 and one domain's trouble never delays another's mail.
 
-Which domains have sent is a note in the spool, or in memory without one. Knows no SMTP session and no HTTP.
+Each account is set up by itself, so a domain may be in trouble with one and not with another. Which domains
+have sent is a note in the spool, or in memory without one. Knows no SMTP session and no HTTP.
 """
 
 import asyncio
@@ -22,9 +23,11 @@ import structlog
 
 from smtp2cf.envelope import domain_of
 from smtp2cf.journal import maillog, tasks
+from smtp2cf.relay.accounts import Accounts
 from smtp2cf.relay.bounces import MAILER_DAEMON, BouncePolicy
+from smtp2cf.relay.waiting import make_due
 from smtp2cf.reply import Reply, Scope, SendError, few_in_words, first_few
-from smtp2cf.spool import Action, Filter, Period, Spool, Status
+from smtp2cf.spool import Filter, Period, Spool, SpoolItem, Status
 
 NOTE = "sender.domains"
 """The name of the note: a list of domains as JSON, in the order in which they first sent."""
@@ -62,6 +65,9 @@ NOBODY_KNOWN = (
 """What an operator is told where nobody is known whom DSNs could come from."""
 
 T = TypeVar("T")
+K = TypeVar("K")
+Sending = tuple[str, str]
+"""A domain and the account it sends through, "" where there is only one."""
 
 log = structlog.stdlib.get_logger("smtp2cf.relay")
 
@@ -91,58 +97,63 @@ class Trouble:
 class SenderDomains:
     """Asked before a call for a sender's domain, and told what came of it.
 
-    spool: where it is kept which have sent; None for in memory.
+    spool: where it is kept which have sent; None for in memory. accounts: who sends for which, None where
+    there is only one.
     """
 
-    def __init__(self, spool: Spool | None = None) -> None:
+    def __init__(self, spool: Spool | None = None, accounts: Accounts | None = None) -> None:
         self._spool = spool
+        self._accounts = accounts if accounts is not None and accounts.only is None else None
         self._sent: dict[str, None] = {}
         self.noted: set[str] = set()
         """Domains that are known to have sent, now and after a restart."""
         self._noting: asyncio.Task[None] | None = None
         self._is_read = spool is None
-        self.troubles: dict[str, Trouble] = {}
+        self.troubles: dict[Sending, Trouble] = {}
         """Domains that something is wrong with."""
-        self._logged: dict[str, float] = {}
+        self._logged: dict[Sending, float] = {}
 
     # ---- calls
 
-    def refusal(self, domain: str, *, keep: bool, waits: bool) -> SendError | None:
+    def refusal(self, domain: str, account: str = "", *, keep: bool, waits: bool) -> SendError | None:
         """What is known to come of a call for a domain in trouble; None if a call is to find out.
 
         keep: the mail is a DSN, which is never refused for its sender. waits: it is from the spool.
         """
-        trouble, now = self.troubles[domain], time.monotonic()
+        sending = domain, account
+        trouble, now = self.troubles[sending], time.monotonic()
         wait = max(trouble.until, trouble.probed_until) - now
         if not trouble.pause:
             return None
         if wait > 0:
-            self._count(domain, trouble)
+            self._count(sending, trouble)
             if waits and not trouble.spread:
                 trouble.spread = True
                 later = None if trouble.reply.permanent else Period(wait, wait + trouble.pause)
-                self._reschedule(domain, later)
+                self._reschedule(sending, later)
             # Not all at the same moment: one of them finds out for the others.
             return _error_of(trouble, keep=keep, wait=wait + random.uniform(0, trouble.pause))  # noqa: S311
         if not trouble.reply.permanent:
             trouble.probed_until = now + PROBE
         return None
 
-    def has_sent(self, domain: str) -> None:
+    def has_sent(self, domain: str, account: str = "") -> None:
         """Cloudflare has taken mail from this domain."""
-        if (trouble := self.troubles.pop(domain, None)) is not None and trouble.pause:
-            self._logged.pop(domain, None)
-            maillog.sender_recovered(domain)
-            self._reschedule(domain)
+        sending = domain, account
+        if (trouble := self.troubles.pop(sending, None)) is not None and trouble.pause:
+            self._logged.pop(sending, None)
+            maillog.sender_recovered(_named(sending))
+            self._reschedule(sending)
         _set(self._sent, domain, None)
         if self._spool is None:
             self.noted.add(domain)
         elif domain not in self.noted and (self._noting is None or self._noting.done()):
             self._noting = tasks.start(self._note(), "relay.note_sender")
 
-    async def refused(self, domain: str, reply: Reply, *, keep: bool) -> SendError:
+    async def refused(self, domain: str, reply: Reply, account: str = "", *, keep: bool) -> SendError:
         """Cloudflare refuses a call for its sender's domain. Returns what that means. keep: see refusal."""
-        trouble = self.troubles.get(domain)
+        sending = domain, account
+        trouble = self.troubles.get(sending)
         text = reply.text.replace("the sender's domain", domain)
         if reply.status == NOT_CONFIGURED and not await self._is_known(domain):
             until = time.monotonic() + NEVER_SET_UP
@@ -152,55 +163,66 @@ class SenderDomains:
                 trouble = Trouble(reply)
             trouble.reply = reply._replace(text=text)
             _pause(trouble)
-        _set(self.troubles, domain, trouble)
-        self._count(domain, trouble)
+        _set(self.troubles, sending, trouble)
+        self._count(sending, trouble)
         return _error_of(trouble, keep=keep, wait=trouble.until - time.monotonic())
 
-    def _count(self, domain: str, trouble: Trouble) -> None:
+    def _count(self, sending: Sending, trouble: Trouble) -> None:
         """Count a failed attempt; one line per domain and hour."""
         if not trouble.pause:
             return
         now = time.monotonic()
-        last = self._logged.get(domain)
+        last = self._logged.get(sending)
         is_news = last is None or now - last >= LOG_INTERVAL
         if is_news:
-            _set(self._logged, domain, now)
+            _set(self._logged, sending, now)
         if trouble.not_configured:
-            maillog.sender_not_configured(domain, trouble.reply, is_news=is_news)
+            maillog.sender_not_configured(_named(sending), trouble.reply, is_news=is_news)
         elif is_news:
-            maillog.sender_failing(domain, trouble.reply)
+            maillog.sender_failing(_named(sending), trouble.reply)
 
     def ask_again(self) -> None:
         """Somebody may have mended what was wrong: call for every domain, and try what waits."""
-        paused = [domain for domain, trouble in self.troubles.items() if trouble.pause]
+        paused = [sending for sending, trouble in self.troubles.items() if trouble.pause]
         self.troubles.clear()
         self._logged.clear()
-        for domain in paused:
-            self._reschedule(domain)
+        for sending in paused:
+            self._reschedule(sending)
         if paused:
-            log.info("sender.asked_again", domains=first_few(paused, NAMED_LIMIT))
+            log.info("sender.asked_again", domains=first_few([*map(_named, paused)], NAMED_LIMIT))
 
     # ---- what waits
 
-    def _reschedule(self, domain: str, within: Period | None = None) -> None:
+    def _reschedule(self, sending: Sending, within: Period | None = None) -> None:
         """Have the domain's waiting mail tried evenly within this time; without one, WORK_RATE a second.
 
         So it doesn't come all at once, and what others send is not behind it.
         """
         if self._spool is not None:
-            tasks.start(self._reschedule_all(self._spool, domain, within), "relay.reschedule")
+            tasks.start(self._reschedule_all(self._spool, sending, within), "relay.reschedule")
 
-    async def _reschedule_all(self, spool: Spool, domain: str, within: Period | None) -> None:
+    async def _reschedule_all(self, spool: Spool, sending: Sending, within: Period | None) -> None:
+        domain, account = sending
+
+        async def wanted(item: SpoolItem) -> bool:
+            return self._account_of(item.envelope.auth_user, item.envelope.reverse_path) == account
+
         try:
             for spelling in _spellings(domain):
                 which = Filter(sender=f"*@{spelling}", statuses=(Status.QUEUED, Status.DEFERRED))
                 period = within or Period(0.0, await spool.count(which) / WORK_RATE)
-                async for _ in spool.apply(Action.RETRY, which, within=period):
-                    pass
+                await make_due(spool, which, period, wanted if self._accounts is not None else None)
         except SendError as error:
             log.warning("spool.unavailable", reply=str(error.reply))
-            if (trouble := self.troubles.get(domain)) is not None:
+            if (trouble := self.troubles.get(sending)) is not None:
                 trouble.spread = False
+
+    def _account_of(self, user: str, sender: str, *, is_dsn: bool = False) -> str | None:
+        """Which account sends for somebody, None for none."""
+        if self._accounts is None:
+            return ""
+        outlet = self._accounts.for_(user, sender, is_dsn=is_dsn)
+        return outlet.name if outlet is not None else None
 
     # ---- what is known
 
@@ -214,9 +236,10 @@ class SenderDomains:
     def summary(self) -> str:
         """The domains that Cloudflare does not send for now, for people; "" for none."""
         named = [
-            f"{domain}: mail {'is refused' if trouble.reply.permanent else 'waits'} ({trouble.reply.text})"
-            for domain, trouble in self.troubles.items()
-            if self._is_refused(domain) or (trouble.pause and trouble.reply.transient)
+            f"{_named(sending)}: mail {'is refused' if trouble.reply.permanent else 'waits'}"
+            f" ({trouble.reply.text})"
+            for sending, trouble in self.troubles.items()
+            if self._is_refused(sending) or (trouble.pause and trouble.reply.transient)
         ]
         return few_in_words(named, NAMED_LIMIT)
 
@@ -225,21 +248,28 @@ class SenderDomains:
         await self._read_once()
         return list(self._sent)
 
-    async def sender_of_dsn(self, policy: BouncePolicy, recipient: str) -> str:
-        """The address that a DSN comes from now: one that may send, if any is known."""
+    async def sender_of_dsn(self, policy: BouncePolicy, recipient: str, user: str = "") -> str:
+        """The address that a DSN comes from now: one that may send, if any is known.
+
+        user: who gave the mail that it is about.
+        """
         usual = policy.sender_of(recipient)
         domain = domain_of(usual)
-        if policy.postmaster and not self._is_refused(domain):
+        if policy.postmaster and self._may_send(domain, user):
             return usual
         await self._read_once()
         known = [domain, *self._sent] if domain in self._sent else list(self._sent)
-        not_refused = (each for each in known if not self._is_refused(each))
-        may_send = next(not_refused, next(iter(known), None))
+        may_send = next((each for each in known if self._may_send(each, user)), next(iter(known), None))
         return usual if may_send is None else f"{MAILER_DAEMON}@{may_send}"
 
-    def _is_refused(self, domain: str) -> bool:
+    def _may_send(self, domain: str, user: str) -> bool:
+        """As far as is known: an account sends for the domain, and Cloudflare does not refuse it now."""
+        account = self._account_of(user, f"{MAILER_DAEMON}@{domain}", is_dsn=True)
+        return account is not None and not self._is_refused((domain, account))
+
+    def _is_refused(self, sending: Sending) -> bool:
         """It is known what would come of a call for this domain now."""
-        trouble, now = self.troubles.get(domain), time.monotonic()
+        trouble, now = self.troubles.get(sending), time.monotonic()
         return trouble is not None and bool(trouble.pause) and max(trouble.until, trouble.probed_until) > now
 
     async def _is_known(self, domain: str) -> bool:
@@ -324,8 +354,14 @@ def _spellings(domain: str) -> set[str]:
         return {domain}
 
 
-def _set(known: dict[str, T], domain: str, value: T) -> None:
+def _named(sending: Sending) -> str:
+    """For people."""
+    domain, account = sending
+    return f"{domain} (account {account})" if account else domain
+
+
+def _set(known: dict[K, T], key: K, value: T) -> None:
     """Set a value; where there are too many, the oldest is forgotten."""
-    known[domain] = value
+    known[key] = value
     if len(known) > DOMAINS_LIMIT:
         del known[next(iter(known))]

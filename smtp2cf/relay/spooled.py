@@ -260,9 +260,9 @@ class SpooledMail:
             )
         )
 
-    async def give_back(self, queue_id: str) -> None:
-        """End a claim without an outcome."""
-        await self.surely(lambda: self.spool.give_back(queue_id))
+    async def give_back(self, *queue_ids: str) -> None:
+        """End claims without an outcome."""
+        await self.surely(lambda: self.spool.give_back(*queue_ids))
 
     async def surely(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Retry an idempotent spool operation until it succeeds.

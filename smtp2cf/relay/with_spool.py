@@ -94,6 +94,9 @@ class WithSpool:
 
     async def _keep(self, envelope: Envelope, message: bytes) -> Verdict:
         """Queue mode: safe in the spool is all the client waits for."""
+        if (refusal := self._attempts.refusal(envelope)) is not None:
+            maillog.refused(envelope, refusal)
+            return same_for_all(envelope, refusal)
         verdict = same_for_all(envelope, Reply(250, "2.0.0", f"{envelope.queue_id} queued"))
         note = self._duplicates.answer_to_note(envelope, verdict, unless_noted=True)
         try:

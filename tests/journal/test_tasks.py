@@ -14,7 +14,7 @@ from tests.support.waiting import PATIENCE
 ELSEWHERE = {
     ("access/logins.py", "_verified"): "awaited there; _done logs its error when all who waited have left",
     ("relay/with_spool.py", "_send_or_keep"): "awaited there, or by the queue that it is handed to",
-    ("relay/attempt.py", "_each"): "in a TaskGroup",
+    ("relay/calls.py", "_each"): "in a TaskGroup",
     ("relay/drop.py", "_start_due"): "_done logs its error",
     ("relay/lease.py", "keep"): "awaited there",
     ("serve/bridge.py", "until"): "awaited there",

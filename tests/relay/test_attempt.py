@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtp2cf.cloudflare import Sent
-from smtp2cf.relay.attempt import (
+from smtp2cf.relay.calls import (
     NOT_FOUND_OUT,
     PARALLEL_CALLS,
     PROBE_ROUNDS,

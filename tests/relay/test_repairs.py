@@ -15,8 +15,9 @@ from structlog.testing import capture_logs
 from smtp2cf.cloudflare import Sent
 from smtp2cf.envelope import Envelope
 from smtp2cf.relay import BouncePolicy, repairs
-from smtp2cf.relay.attempt import NOT_FOUND_OUT, SEARCH_LIMIT, Attempt, Attempts
+from smtp2cf.relay.attempt import Attempt, Attempts
 from smtp2cf.relay.attempt_log import log_attempt
+from smtp2cf.relay.calls import NOT_FOUND_OUT, SEARCH_LIMIT
 from smtp2cf.relay.repairs import REMEMBERED_FOR, SENDERS_LIMIT, Repairs
 from smtp2cf.reply import DELIVERED, SUPPRESSED, Reply, Scope, SendError
 from tests.relay.test_attempt import at_once

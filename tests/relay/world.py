@@ -31,6 +31,7 @@ class Call(NamedTuple):
     sender: str
     recipients: list[str]
     message: bytes
+    account: str = "test"
 
     def parsed(self) -> Message:
         return BytesParser().parsebytes(self.message)
@@ -53,7 +54,7 @@ class Api:
     async def start(self) -> None:
         """Listen; at the port it had, if it listened before."""
         app = web.Application(client_max_size=64 * 2**20)
-        app.router.add_post("/client/v4/accounts/test/email/sending/send_raw", self._send_raw)
+        app.router.add_post("/client/v4/accounts/{account}/email/sending/send_raw", self._send_raw)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.05)
         await self._runner.setup()
         listener = socket.create_server(("127.0.0.1", self._port))
@@ -74,7 +75,8 @@ class Api:
 
     async def _send_raw(self, request: web.Request) -> web.Response:
         body = await request.json()
-        call = Call(body["from"], body["recipients"], body["mime_message"].encode())
+        account = request.match_info["account"]
+        call = Call(body["from"], body["recipients"], body["mime_message"].encode(), account)
         self.calls.append(call)
         async with self._came:
             self._came.notify_all()
