@@ -80,10 +80,14 @@ def _load(env_file: Path | None, sandbox: bool, handed_over: Collection[str]) ->
 
     from smtp2cf.settings import loading
     from smtp2cf.settings.check import check
+    from smtp2cf.settings.fields import SettingsError
     from smtp2cf.settings.reread import Loaded
 
     settings, secrets = loading.load(env_file), loading.files_of_secrets(env_file)
-    check(settings, sandbox=sandbox, handed_over=handed_over)
+    try:
+        check(settings, sandbox=sandbox, handed_over=handed_over)
+    except SettingsError as error:
+        raise SettingsError(*loading.named(error.args, env_file)) from None
     if sandbox:  # it takes any token, and has been given one
         settings = settings.model_copy(update={"api_token": SecretStr("")})
         secrets.pop("api_token", None)
@@ -106,7 +110,8 @@ def _warn(settings: "Settings", env_file: Path | None, *, sandbox: bool) -> None
 
     for line in loading.unknown_variables(env_file):
         log.warning("settings.unknown", setting=line)
-    for line in (*check.mistakes(settings, sandbox=sandbox), *check.doubts(settings, sandbox=sandbox)):
+    doubtful = (*check.mistakes(settings, sandbox=sandbox), *check.doubts(settings, sandbox=sandbox))
+    for line in loading.named(doubtful, env_file):
         log.warning("settings.doubtful", note=line)
 
 

@@ -7,7 +7,7 @@ and of their values only how to say that one is wrong (wrong.py).
 import difflib
 import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from dotenv.parser import parse_stream
 from pydantic import AliasChoices, SecretStr, ValidationError
 
 from smtp2cf.listen import files
-from smtp2cf.settings import secret_files, toml_file, toml_tables
+from smtp2cf.settings import naming, secret_files, toml_file, toml_tables
 from smtp2cf.settings.fields import PREFIX, Plain, Settings, SettingsError
 from smtp2cf.settings.wrong import as_written, line_of
 
@@ -81,6 +81,16 @@ def unknown_variables(env_file: Path | None = None) -> list[str]:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.65)
         lines.append(f"{variable} is not a setting{f': did you mean {PREFIX}{near[0]}?' if near else ''}")
     return [*lines, *given.unknown]
+
+
+def named(lines: Iterable[str], env_file: Path | None = None) -> list[str]:
+    """Messages about settings, with the places of those that the TOML file has set."""
+    lines = [*lines]
+    try:
+        given = _given(env_file)
+    except SettingsError:
+        return lines  # which is told already
+    return [naming.named(line, given.places, given.tables) for line in lines]
 
 
 class Effective(NamedTuple):

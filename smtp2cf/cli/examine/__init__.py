@@ -17,6 +17,12 @@ __all__ = ["Finding", "Status", "examine"]
 
 async def examine(env_file: Path | None) -> AsyncIterator[Finding]:
     """Look at everything. Where the settings can't be read, that is all there is."""
+    async for finding in _findings(env_file):
+        (text,) = loading.named([finding.text], env_file)
+        yield finding._replace(text=text)
+
+
+async def _findings(env_file: Path | None) -> AsyncIterator[Finding]:
     settings, found = configuration.settings_read(env_file)
     for finding in found:
         yield finding
