@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 
 from smtp2cf import __version__, spool
+from smtp2cf.access.counts import Counts
 from smtp2cf.access.rules import Access
 from smtp2cf.access.senders import also
 from smtp2cf.cloudflare.account import Account
@@ -26,8 +27,8 @@ from smtp2cf.relay import DropDirectory, Relay
 from smtp2cf.relay.sender_domains import NOBODY_KNOWN
 from smtp2cf.reply import Reply
 from smtp2cf.serve.outside import OutsideView
-from smtp2cf.serve.rules import RulesInUse
-from smtp2cf.settings import listening, rooms, trial
+from smtp2cf.serve.rules import GENERAL, RulesInUse
+from smtp2cf.settings import listening, quotas, rooms, trial
 from smtp2cf.settings.fields import Settings
 from smtp2cf.settings.listening import Way
 from smtp2cf.settings.reread import Reread, SettingsFile
@@ -71,7 +72,8 @@ class Bridge:
         self.account = rooms.account(settings, rooms.budget(settings, store))
         self.relay = _relay(settings, store, self.account, self.access)
         closed = functools.partial(_spool_refusal, store) if store is not None else None
-        self._quotas = rooms.quotas(settings)
+        self._sessions = quotas.session_limits(settings)
+        self._counts = Counts()
         self._closed = closed
         self.server = Server(
             self.relay.accept, rooms.capacity(settings), self.relay.answered if store is not None else None
@@ -106,7 +108,8 @@ class Bridge:
             listening.policy_at(way, rooms.smtp_policy(settings)),
             authenticate=self.access.authenticate if way.described.auth != "off" else None,
             sender_refusal=also(self.access.sender_refusal, listening.senders_at(way), way.setting),
-            quotas=self._quotas,
+            sessions=self._sessions,
+            quotas=quotas.quotas_at(settings, way, self._counts),
             closed=self._closed,
         )
 
@@ -114,7 +117,7 @@ class Bridge:
         uses: dict[str, Callable[[Any], None]] = {
             "api_token": self.account.use_token,
             "spool_url": self.spool.use_url if self.spool is not None else _restart,
-            "allow_networks": self.rules.use_networks,
+            **{name: functools.partial(self.rules.use, name) for name in GENERAL},
             "listeners": self.rules.use_listeners,
         }
         for name, path in secrets.items():

@@ -6,14 +6,16 @@ listener listens waits for a restart.
 
 from collections.abc import Callable, Mapping, Sequence
 
-from smtp2cf.envelope import Network
+from smtp2cf.settings import quotas
 from smtp2cf.settings.fields import Settings
 from smtp2cf.settings.fields.tables import ListenerTable
 from smtp2cf.settings.listening import Way, relays_for, ways_of
 from smtp2cf.smtpd import Rules
 
-LIVE = frozenset({"allow_networks", "allowed_senders"})
-"""Keys of [[listener]] that are used without a restart."""
+GENERAL = ("allow_networks", *quotas.SETTINGS)
+"""Settings that are used without a restart."""
+LIVE = frozenset({"allow_networks", "allowed_senders", *quotas.OF_LISTENER})
+"""Keys of [[listener]] that are."""
 
 
 class RulesInUse:
@@ -44,9 +46,9 @@ class RulesInUse:
         """Whose clients may send without a password, for the status page."""
         return relays_for(self._settings)
 
-    def use_networks(self, networks: tuple[Network, ...]) -> None:
-        """Other clients may send without a password, wherever no table says whose."""
-        self._use(self._settings.model_copy(update={"allow_networks": networks}))
+    def use(self, name: str, value: object) -> None:
+        """Another value of one of GENERAL, wherever no table says otherwise."""
+        self._use(self._settings.model_copy(update={name: value}))
 
     def use_listeners(self, tables: Sequence[ListenerTable]) -> None:
         """Raises ValueError if the tables differ in what waits for a restart."""

@@ -16,6 +16,7 @@ from smtp2cf.listen.endpoint import group_id
 from smtp2cf.listen.systemd import PROTOCOLS
 from smtp2cf.settings.fields import Settings, SettingsError
 from smtp2cf.settings.listening import Way, ways_of
+from smtp2cf.settings.quotas import set_twice
 from smtp2cf.settings.units import as_duration, as_size
 
 LARGEST_MESSAGE = 25 * 1024 * 1024
@@ -91,6 +92,7 @@ def doubts(settings: Settings, *, sandbox: bool = False) -> Iterator[str]:
             f"SMTP2CF_WARN_AFTER={as_duration(settings.warn_after)} has no effect: mail is given up earlier,"
             f" after SMTP2CF_EXPIRE_AFTER={as_duration(settings.expire_after)}"
         )
+    yield from set_twice(settings)
     yield from _without_effect(settings)
 
 

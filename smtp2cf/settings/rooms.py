@@ -20,7 +20,7 @@ from smtp2cf.listen.certificate import Certificate, CertificateError
 from smtp2cf.relay import BouncePolicy, DropPolicy, MessagePolicy, RetryPolicy
 from smtp2cf.settings.fields import Settings, SettingsError
 from smtp2cf.settings.listening import ways_of
-from smtp2cf.smtpd import Capacity, Policy, Quota, Quotas
+from smtp2cf.smtpd import Capacity, Policy
 from smtp2cf.spool import Spool
 
 
@@ -92,22 +92,6 @@ def smtp_policy(settings: Settings) -> Policy:
 def capacity(settings: Settings) -> Capacity:
     """How many sessions there may be at once, and how much of messages in memory."""
     return Capacity(settings.max_sessions, settings.max_message_memory)
-
-
-def quotas(settings: Settings) -> Quotas:
-    """How much one client address and one user may send."""
-    return Quotas(
-        Quota(
-            settings.client_max_sessions,
-            settings.client_messages_per_minute,
-            settings.client_recipients_per_minute,
-        ),
-        Quota(
-            settings.user_max_sessions,
-            settings.user_messages_per_minute,
-            settings.user_recipients_per_minute,
-        ),
-    )
 
 
 def own_names(settings: Settings) -> tuple[str, ...]:

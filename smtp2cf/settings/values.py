@@ -15,6 +15,8 @@ import platformdirs
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 from pydantic_settings import NoDecode
 
+from smtp2cf.access import limit
+from smtp2cf.access.limit import Limit
 from smtp2cf.access.senders import Senders
 from smtp2cf.cloudflare.tally import Rate
 from smtp2cf.envelope import Network, sent_form
@@ -260,6 +262,12 @@ BaseUrl = Annotated[str, AfterValidator(checked_base_url)]
 """The URL of an API, up to and without what it is asked."""
 Token = Annotated[SecretStr, AfterValidator(checked_token)]
 """An API token."""
+Limits = Annotated[
+    tuple[Limit, ...],
+    NoDecode,
+    BeforeValidator(lambda value: limit.parse(value) if isinstance(value, str) else value),
+]
+"""A quota: how much in how long, separated by commas; none for no limit."""
 ApiRate = Annotated[Rate | None, NoDecode, BeforeValidator(_rate)]
 """Calls in so many seconds; none for any number."""
 SpoolUrl = Annotated[SecretStr, AfterValidator(checked_spool_url)]

@@ -7,9 +7,9 @@ surface, and `judge(policy, …)` for mail that comes without a session.
 from smtp2cf.smtpd.descriptors import Files
 from smtp2cf.smtpd.dropped import judge
 from smtp2cf.smtpd.listener import Listener, MailProtocol
-from smtp2cf.smtpd.quotas import Quota, Quotas
 from smtp2cf.smtpd.rules import Policy, Rules
 from smtp2cf.smtpd.server import Server
+from smtp2cf.smtpd.session_limits import SessionLimits
 from smtp2cf.smtpd.sessions import Capacity
 
 __all__ = [
@@ -18,9 +18,8 @@ __all__ = [
     "Listener",
     "MailProtocol",
     "Policy",
-    "Quota",
-    "Quotas",
     "Rules",
     "Server",
+    "SessionLimits",
     "judge",
 ]

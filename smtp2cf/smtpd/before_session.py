@@ -107,7 +107,7 @@ class Acceptor:
 
     def _has_enough(self, client: str) -> bool:
         """This client has as many connections on the way as it may have sessions; a proxy may have more."""
-        limit = self._rules.quotas.client_sessions
+        limit = self._rules.sessions.client
         if not limit or not client or self._rules.is_proxy(client):
             return False
         return sum(other == client for other in self._preparing.values()) >= limit

@@ -6,12 +6,13 @@ Knows no session and no socket: it is given a client's address, a user's name an
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from smtp2cf.envelope import Authenticate, Network, SenderRefusal
 from smtp2cf.reply import Reply
 from smtp2cf.smtpd import replies
 from smtp2cf.smtpd.networks import is_in
-from smtp2cf.smtpd.quotas import Quota, Quotas
+from smtp2cf.smtpd.session_limits import SessionLimits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +47,23 @@ class Policy:
         return not client or is_in(client, self.allow_networks)
 
 
+class Quotas(Protocol):
+    """How much a client, a user and a sender may send. "" is a client without an address, nobody, and the
+    null sender."""
+
+    def message(self, client: str, user: str, sender: str) -> Reply | None:
+        """At MAIL: count a message, or the reply if it is one too many."""
+
+    def recipient(self, client: str, user: str, sender: str) -> Reply | None:
+        """At RCPT: count a recipient, or the reply if it is one too many."""
+
+
 class Rules:
     """Who may do what.
 
     authenticate: None if nobody may. sender_refusal: checks a reverse path against what its user may send
-    as. quotas: for each address and each user. closed: the reply to MAIL while no mail can be taken.
+    as. sessions: how many one client and one user may have. quotas: how much they and each sender may send,
+    None for any amount. closed: the reply to MAIL while no mail can be taken.
     """
 
     def __init__(
@@ -59,11 +72,13 @@ class Rules:
         *,
         authenticate: Authenticate | None = None,
         sender_refusal: SenderRefusal | None = None,
+        sessions: SessionLimits | None = None,
         quotas: Quotas | None = None,
         closed: Callable[[], Reply | None] | None = None,
     ) -> None:
         self.policy = policy
-        self.quotas = quotas if quotas is not None else Quotas(Quota(), Quota())
+        self.sessions = sessions if sessions is not None else SessionLimits()
+        self._quotas = quotas
         self._authenticate = authenticate
         self._sender_refusal = sender_refusal
         self._closed = closed
@@ -93,12 +108,12 @@ class Rules:
 
     def session_refusal(self, client: str) -> Reply | None:
         """Count a session of this client in; the reply if it has too many."""
-        return self.quotas.enter(client=client) if self.quotas.active else None
+        return self.sessions.enter(client=client) if self.sessions.active else None
 
     def session_ended(self, client: str) -> None:
         """Count a session of this client out."""
-        if self.quotas.active:
-            self.quotas.leave(client=client)
+        if self.sessions.active:
+            self.sessions.leave(client=client)
 
     async def login_refusal(self, client: str, name: str, password: str) -> Reply | None:
         """The reply if this is not that user's password."""
@@ -128,8 +143,8 @@ class Rules:
         """The reply if this user may not send as that, or has sent too many messages lately."""
         if self._sender_refusal is not None and (refusal := self._sender_refusal(user, reverse_path)):
             return refusal
-        return self.quotas.message(client, user) if self.quotas.active else None
+        return self._quotas.message(client, user, reverse_path) if self._quotas is not None else None
 
-    def recipient_refusal(self, client: str, user: str) -> Reply | None:
+    def recipient_refusal(self, client: str, user: str, reverse_path: str) -> Reply | None:
         """The reply if there were too many recipients lately."""
-        return self.quotas.recipient(client, user) if self.quotas.active else None
+        return self._quotas.recipient(client, user, reverse_path) if self._quotas is not None else None

@@ -133,7 +133,7 @@ class Session(aiosmtpd.Session):
     def password_checked(self, credentials: Credentials, refusal: Reply | None) -> Say | Close:
         """A password was checked. refusal: the reply if it is wrong."""
         event = None
-        if refusal is None and (refusal := self._rules.quotas.enter(user=credentials.name)) is not None:
+        if refusal is None and (refusal := self._rules.sessions.enter(user=credentials.name)) is not None:
             event = Event("session.refused", {"reply": str(refusal)})
         if refusal is None:
             self.user = credentials.name
@@ -148,7 +148,7 @@ class Session(aiosmtpd.Session):
     def log_out(self) -> None:
         """Nobody has authenticated any more."""
         if self.user:
-            self._rules.quotas.leave(user=self.user)
+            self._rules.sessions.leave(user=self.user)
         self.user = ""
 
     # ---- a line
@@ -320,7 +320,8 @@ class Session(aiosmtpd.Session):
         refusal = self.transaction.rcpt(argument, limit=policy.max_recipients, postmaster=policy.postmaster)
         if refusal is not None:
             return self._say(refusal)
-        if (refusal := self._rules.recipient_refusal(self.client, self.user)) is not None:
+        sender = self.transaction.mail_from
+        if (refusal := self._rules.recipient_refusal(self.client, self.user, sender)) is not None:
             self.transaction.take_back()
             return self._say(refusal, Event("session.recipient_refused", {"reply": str(refusal)}))
         return _RECIPIENT_OK

@@ -18,6 +18,7 @@ SENDER = "use anna@example.com, example.com or *.example.com"
 CLIENTS = f"{NETWORK.replace('/8 or', '/8,')}, connected or private"
 INTEGER = "it must be a valid integer"
 DURATION = "it must be a duration such as 90s, 15m, 36h or 5d"
+QUOTA = "it must be limits such as 30 messages/1m, 5000 recipients/1d (up to 366d), or none"
 SIZE = "it must be a size such as 25MiB, or a number of bytes"
 
 BROKEN = [
@@ -41,6 +42,7 @@ BROKEN = [
     ("SMTP2CF_API_RATE", "0/300", "it must be calls/seconds such as 1200/300, or none"),
     ("SMTP2CF_API_RATE", "1200/soon", "it must be calls/seconds such as 1200/300, or none"),
     ("SMTP2CF_API_RATE", "1200/0.5", "it must be calls/seconds such as 1200/300, or none"),
+    *((f"SMTP2CF_{kind}_QUOTA", "30 mails/1m", QUOTA) for kind in ("CLIENT", "USER", "SENDER")),
     ("SMTP2CF_SMTP_LISTEN", "nonsense", f"'nonsense' {ENDPOINT}"),
     ("SMTP2CF_SMTP_LISTEN", "127.0.0.1:99999", f"'127.0.0.1:99999' {ENDPOINT}"),
     ("SMTP2CF_SMTP_LISTEN", "unix:x", "'unix:x': a unix socket needs an absolute path, unix:/path"),

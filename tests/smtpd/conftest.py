@@ -18,7 +18,7 @@ import uvloop
 
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.reply import Reply
-from smtp2cf.smtpd import Capacity, Listener, MailProtocol, Policy, Quotas, Rules, Server
+from smtp2cf.smtpd import Capacity, Listener, MailProtocol, Policy, Rules, Server, SessionLimits
 from smtp2cf.smtpd.connection import Connection
 from tests.smtpd.dialog import Client
 from tests.support.certificates import Certificates, make_certificates
@@ -188,7 +188,8 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             tls: ssl.SSLContext | None = None,
             authenticate: Any = None,
             sender_refusal: Any = None,
-            quotas: Quotas | None = None,
+            sessions: SessionLimits | None = None,
+            quotas: Any = None,
             **policy: Any,
         ) -> Service:
             defaults: dict[str, Any] = {
@@ -202,6 +203,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
                 Policy(**{**defaults, **policy}),
                 authenticate=authenticate,
                 sender_refusal=sender_refusal,
+                sessions=sessions,
                 quotas=quotas,
             )
             certificate = (lambda: tls) if tls is not None else None

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from smtp2cf.access.counts import Counts
+from smtp2cf.access.limit import Limit, Named
+from smtp2cf.access.quotas import Allowance, Quotas, ruling
 from smtp2cf.envelope import Envelope, Verdict
-from smtp2cf.smtpd import Quota, Quotas
 from tests.smtpd.conftest import TAKEN, Service, Start, pass_time, turns
 from tests.smtpd.dialog import Client, dotted, until
 
@@ -324,8 +326,9 @@ async def test_a_client_that_never_reads_is_hung_up_on(start: Start, monkeypatch
     await until(lambda: not service.server.sessions)
 
 
-async def test_a_recipient_that_is_refused_does_not_count_against_the_minute(start: Start) -> None:
-    quotas = Quotas(Quota(recipients=3), Quota())
+async def test_a_recipient_that_is_refused_does_not_count_against_a_quota(start: Start) -> None:
+    limit = Named(Limit(3, "recipients", 60), "SMTP2CF_CLIENT_QUOTA")
+    quotas = Quotas(Allowance(client=ruling(limit)), Counts())
     client = await (await start(max_recipients=2, quotas=quotas)).greeted()
     for recipients in (("a", "b", "c", "d"), ("e", "f")):
         await client.ask("RSET")

@@ -7,7 +7,7 @@ import pytest
 
 from smtp2cf.envelope import Verdict
 from smtp2cf.reply import Reply
-from smtp2cf.smtpd import Listener, MailProtocol, Policy, Quota, Quotas, Rules
+from smtp2cf.smtpd import Listener, MailProtocol, Policy, Rules, SessionLimits
 from smtp2cf.smtpd.chunks import Chunks
 from smtp2cf.smtpd.data import DataReader
 from smtp2cf.smtpd.sasl import Credentials
@@ -152,8 +152,8 @@ def test_auth_asks_for_a_password_to_be_checked() -> None:
 
 
 def test_a_user_with_too_many_sessions_is_hung_up_on() -> None:
-    quotas = Quotas(Quota(), Quota(sessions=1))
-    one, other = (make(authenticate=_nobody, quotas=quotas) for _ in range(2))
+    sessions = SessionLimits(user=1)
+    one, other = (make(authenticate=_nobody, sessions=sessions) for _ in range(2))
     assert isinstance(one.password_checked(Credentials("anna", ""), None), Say)
     step = other.password_checked(Credentials("anna", ""), None)
     assert isinstance(step, Close)

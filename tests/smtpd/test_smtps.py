@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from smtp2cf.smtpd import Listener, Quota, Quotas
+from smtp2cf.smtpd import Listener, SessionLimits
 from tests.smtpd.conftest import Start, arriving
 from tests.smtpd.dialog import until
 from tests.smtpd.rude_tls import RudeTls
@@ -270,8 +270,8 @@ async def test_what_a_refused_client_sent_along_is_nobodys(
 async def test_handshakes_count_against_what_one_client_may_have(
     start: Start, certificates: Certificates
 ) -> None:
-    quotas = Quotas(Quota(sessions=2), Quota())
-    service = await start(protocol="smtps", tls=certificates.server, quotas=quotas)
+    sessions = SessionLimits(client=2)
+    service = await start(protocol="smtps", tls=certificates.server, sessions=sessions)
     for _ in range(2):
         await service.connect()
     with pytest.raises(OSError):

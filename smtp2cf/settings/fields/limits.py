@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, Field
 
-from smtp2cf.settings.values import Duration, Size
+from smtp2cf.settings.values import Duration, Limits, Size
 
 
 class LimitsFields(BaseModel):
@@ -40,6 +40,24 @@ class LimitsFields(BaseModel):
         description="How long a client may be silent, or take for one command, before it gets 421. A message"
         " may take this long, plus one second for every 500 octets.",
     )
+    client_quota: Limits = Field(
+        (),
+        description="How much one client address may send, in any time of that length, such as 30"
+        " messages/1m, 5000 recipients/1d. More gets 450. Of an IPv6 address the /64 counts. none: no limit.",
+        examples=["30 messages/1m, 5000 recipients/1d"],
+    )
+    user_quota: Limits = Field(
+        (),
+        description="How much one user may send; written as SMTP2CF_CLIENT_QUOTA. A user may have a quota of"
+        " its own in the users file.",
+        examples=["1000 messages/1d"],
+    )
+    sender_quota: Limits = Field(
+        (),
+        description="How much may come from one sender address (MAIL FROM as the client gave it); written as"
+        " SMTP2CF_CLIENT_QUOTA.",
+        examples=["100 messages/1h"],
+    )
     client_max_sessions: int = Field(
         0,
         ge=0,
@@ -50,15 +68,15 @@ class LimitsFields(BaseModel):
         0,
         ge=0,
         le=1000000,
-        description="Maximum number of messages a minute from one client address. Further ones get 450. 0: no"
-        " limit.",
+        description="Maximum number of messages a minute from one client address. 0: no limit. The same as"
+        " N messages/1m in SMTP2CF_CLIENT_QUOTA.",
     )
     client_recipients_per_minute: int = Field(
         0,
         ge=0,
         le=1000000,
-        description="Maximum number of recipients a minute from one client address. Further ones get 450. 0:"
-        " no limit.",
+        description="Maximum number of recipients a minute from one client address. 0: no limit. The same as"
+        " N recipients/1m in SMTP2CF_CLIENT_QUOTA.",
     )
     user_max_sessions: int = Field(
         0,
@@ -70,11 +88,13 @@ class LimitsFields(BaseModel):
         0,
         ge=0,
         le=1000000,
-        description="Maximum number of messages a minute from one user. Further ones get 450. 0: no limit.",
+        description="Maximum number of messages a minute from one user. 0: no limit. The same as"
+        " N messages/1m in SMTP2CF_USER_QUOTA.",
     )
     user_recipients_per_minute: int = Field(
         0,
         ge=0,
         le=1000000,
-        description="Maximum number of recipients a minute from one user. Further ones get 450. 0: no limit.",
+        description="Maximum number of recipients a minute from one user. 0: no limit. The same as"
+        " N recipients/1m in SMTP2CF_USER_QUOTA.",
     )

@@ -17,6 +17,7 @@ from smtp2cf.settings.values import (
     BaseUrl,
     ClientNetworks,
     Endpoints,
+    Limits,
     SenderPatterns,
     TableName,
     Token,
@@ -131,14 +132,22 @@ class ListenerTable(BaseModel):
         " any.",
         examples=["example.com"],
     )
-    client_quota: str = Field(
-        "",
-        description="How much one client address may send here.",
+    client_quota: Limits | None = Field(
+        None,
+        description="How much one client address may send here; none: no limit. Default:"
+        " SMTP2CF_CLIENT_QUOTA.",
         examples=["30 messages/1m, 5000 recipients/1d"],
     )
-    user_quota: str = Field("", description="How much one user may send here.", examples=["1000 messages/1d"])
-    sender_quota: str = Field(
-        "", description="How much may come from one sender address here.", examples=["100 messages/1h"]
+    user_quota: Limits | None = Field(
+        None,
+        description="How much one user may send here, unless the users file says something else about the"
+        " user. Default: SMTP2CF_USER_QUOTA.",
+        examples=["1000 messages/1d"],
+    )
+    sender_quota: Limits | None = Field(
+        None,
+        description="How much may come from one sender address here. Default: SMTP2CF_SENDER_QUOTA.",
+        examples=["100 messages/1h"],
     )
 
 

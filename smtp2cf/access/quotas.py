@@ -1,0 +1,126 @@
+"""Quotas: how much one client address, one user and one sender may send, at one way in.
+
+A message counts when MAIL is accepted, a recipient when RCPT is, whatever becomes of the transaction. An IPv6
+client is its /64, which is what one customer has at least. Senders are compared as addresses, in any letter
+case, as the client gave them; the null sender is one of them, or it would be the way around the quota. A
+client without an address (a unix socket) and a client that has not logged in have no quota of that kind.
+
+Knows no session; where counts are kept is the counts' own business.
+"""
+
+import functools
+import ipaddress
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from smtp2cf.access.counts import Charge, Counts, Refused, name_of
+from smtp2cf.access.limit import Named, What, as_time, strictest
+from smtp2cf.envelope import address_key
+from smtp2cf.journal import quotas as journal
+from smtp2cf.reply import Reply
+
+NETWORK = 64
+"""Bits of an IPv6 address that are one client."""
+
+OfUser = Callable[[str], tuple[Named, ...] | None]
+"""A user's own limits; None if there are none."""
+
+
+class Ruling(NamedTuple):
+    """The limits for one kind of key. scope: whose counts they are: those of one listener, "" of all."""
+
+    limits: tuple[Named, ...] = ()
+    scope: str = ""
+
+
+class Allowance(NamedTuple):
+    """How much may be sent at one way in."""
+
+    client: Ruling = Ruling()
+    user: Ruling = Ruling()
+    sender: Ruling = Ruling()
+
+
+class Quotas:
+    """What is asked at MAIL and RCPT. of_user: takes the place of the user's limits in the allowance."""
+
+    def __init__(self, allowance: Allowance, counts: Counts, of_user: OfUser = lambda _user: None) -> None:
+        self._allowance = allowance
+        self._counts = counts
+        self._of_user = of_user
+
+    def message(self, client: str, user: str, sender: str) -> Reply | None:
+        """At MAIL: count a message, or the 450 if it is one too many."""
+        return self._take("messages", client, user, sender)
+
+    def recipient(self, client: str, user: str, sender: str) -> Reply | None:
+        """At RCPT: count a recipient, or the 450 if it is one too many."""
+        return self._take("recipients", client, user, sender)
+
+    def _take(self, what: What, client: str, user: str, sender: str) -> Reply | None:
+        charges = self._charges(what, client, user, sender)
+        refused = self._counts.take(charges) if charges else None
+        if refused is None:
+            return None
+        journal.refused(refused.charge.named.setting)
+        return too_many(refused)
+
+    def _charges(self, what: What, client: str, user: str, sender: str) -> list[Charge]:
+        allowance = self._allowance
+        charges: list[Charge] = []
+        if allowance.client.limits and client:
+            charges += _charges("client", allowance.client, what, client_key(client))
+        if user:
+            own = self._of_user(user)
+            ruling = allowance.user if own is None else Ruling(own)
+            charges += _charges("user", ruling, what, user)
+        if allowance.sender.limits:
+            charges += _charges("sender", allowance.sender, what, sender_key(sender))
+        return charges
+
+
+def ruling(*limits: Named, scope: str = "") -> Ruling:
+    """The limits for one kind of key, of which the lowest count."""
+    return Ruling(strictest(limits), scope)
+
+
+def _charges(kind: str, ruling: Ruling, what: What, who: str) -> Sequence[Charge]:
+    return [
+        Charge(name_of(f"{kind}/{ruling.scope}/{what}", named.limit.seconds, who), who, named)
+        for named in ruling.limits
+        if named.limit.what == what
+    ]
+
+
+@functools.lru_cache(maxsize=4096)
+def client_key(client: str) -> str:
+    """What an address is counted as: IPv4 as it is, also where it is written as IPv6; of IPv6 the network."""
+    try:
+        address = ipaddress.ip_address(client)
+    except ValueError:
+        return client
+    if isinstance(address, ipaddress.IPv4Address):
+        return client
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(address) >> NETWORK << NETWORK, NETWORK)))
+
+
+@functools.lru_cache(maxsize=4096)
+def sender_key(sender: str) -> str:
+    """What a reverse path is counted as."""
+    return address_key(sender).lower() if sender else "<>"
+
+
+def too_many(refused: Refused) -> Reply:
+    """The reply to one too many."""
+    limit, setting = refused.charge.named
+    ends = moment(refused.until - refused.now)
+    text = f"{refused.charge.who} has sent {limit.number} {limit.what} in {as_time(limit.seconds)}"
+    return Reply(450, "4.7.1", f"{text} ({setting}={limit}): try again after {ends}")
+
+
+def moment(wait: float) -> str:
+    """When so many seconds have passed, in the local time of this host, rounded up."""
+    return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(time.time() + wait + 0.999))
