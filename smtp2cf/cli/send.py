@@ -23,7 +23,7 @@ from smtp2cf.cli.smtp_client import Target
 from smtp2cf.cli.terminal import endpoint_of, fail, password_line, printable, read_password
 from smtp2cf.listen import files
 from smtp2cf.reply import SendError
-from smtp2cf.settings import fields, loading
+from smtp2cf.settings import fields, listening, loading
 from smtp2cf.spool import Filter, SpoolError, open_spool
 
 PATIENCE = 10.0
@@ -85,8 +85,9 @@ def _target(
     if server:
         endpoint = endpoint_of(server, "--server")
     else:
-        smtps = smtps or (not settings.smtp_listen and bool(settings.smtps_listen) and not starttls)
-        places = settings.smtps_listen if smtps else settings.smtp_listen
+        plain, encrypted = listening.places_of(settings, "smtp"), listening.places_of(settings, "smtps")
+        smtps = smtps or (not plain and bool(encrypted) and not starttls)
+        places = encrypted if smtps else plain
         if not places:
             which = "SMTP2CF_SMTPS_LISTEN" if smtps else "SMTP2CF_SMTP_LISTEN"
             fail(f"{which} is none: use --server", os.EX_CONFIG)

@@ -1,8 +1,9 @@
 """smtp2cf serve: start the bridge, and tell a person at a terminal where it is."""
 
+import contextlib
 import functools
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,7 +72,20 @@ def serve(
         )
         on_trial = Trial(endpoint_of(sandbox_listen), starttls, make)
     file = _file(env_file, load, first)
-    run_loop(bridge.run(settings, sockets, on_trial, _announce, first.secrets, file))
+    with _named(env_file):
+        run_loop(bridge.run(settings, sockets, on_trial, _announce, first.secrets, file))
+
+
+@contextlib.contextmanager
+def _named(env_file: Path | None) -> Iterator[None]:
+    """What is said of settings names them as the file does that has set them."""
+    from smtp2cf.settings import loading
+    from smtp2cf.settings.fields import SettingsError
+
+    try:
+        yield
+    except SettingsError as error:
+        raise SettingsError(*loading.named(error.args, env_file)) from None
 
 
 def _load(env_file: Path | None, sandbox: bool, handed_over: Collection[str]) -> "Loaded":
@@ -80,14 +94,11 @@ def _load(env_file: Path | None, sandbox: bool, handed_over: Collection[str]) ->
 
     from smtp2cf.settings import loading
     from smtp2cf.settings.check import check
-    from smtp2cf.settings.fields import SettingsError
     from smtp2cf.settings.reread import Loaded
 
     settings, secrets = loading.load(env_file), loading.files_of_secrets(env_file)
-    try:
+    with _named(env_file):
         check(settings, sandbox=sandbox, handed_over=handed_over)
-    except SettingsError as error:
-        raise SettingsError(*loading.named(error.args, env_file)) from None
     if sandbox:  # it takes any token, and has been given one
         settings = settings.model_copy(update={"api_token": SecretStr("")})
         secrets.pop("api_token", None)

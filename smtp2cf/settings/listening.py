@@ -81,6 +81,13 @@ def ways_of(settings: Settings) -> tuple[Way, ...]:
     )
 
 
+def places_of(settings: Settings, protocol: MailProtocol) -> list[Endpoint]:
+    """Where a protocol is spoken: first where that needs neither STARTTLS nor a login."""
+    ways = (way for way in ways_of(settings) if way.described.protocol == protocol)
+    open_first = sorted(ways, key=lambda way: (way.auth_required, way.described.tls == "required"))
+    return [endpoint for way in open_first for endpoint in way.described.listen]
+
+
 def _networks(table: ListenerTable, settings: Settings) -> tuple[Network, ...]:
     return settings.allow_networks if table.allow_networks is None else table.allow_networks
 

@@ -59,6 +59,13 @@ def test_a_listener_has_rules_of_its_own_and_the_others_those_of_the_settings() 
     assert (submission.tls_required, submission.auth_required) == (True, True)
 
 
+def test_where_a_test_message_goes_is_where_it_is_easiest_to_hand_in() -> None:
+    table = {"name": "smtp", "listen": "127.0.0.1:25"}
+    settings = settings_with(SUBMISSION, table, {"name": "x", "listen": ":465", "protocol": "smtps"})
+    assert [str(place) for place in listening.places_of(settings, "smtp")] == ["127.0.0.1:25", "0.0.0.0:587"]
+    assert [str(place) for place in listening.places_of(settings, "smtps")] == ["0.0.0.0:465"]
+
+
 TLS = {"tls_cert_file": "/c"}
 USERS = {"users_file": "/u"}
 

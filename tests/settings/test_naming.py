@@ -61,6 +61,9 @@ def test_a_start_does_too(tmp_path: Path) -> None:
     done = smtp2cf("serve", "--sandbox", CONFIG=str(tmp_path / "c.toml"))
     place = f"{tmp_path}/c.toml, line"
     assert done.err == f"smtp2cf: {place} 1: mode=queue needs a spool, but spool_url ({place} 2) is none\n"
+    (tmp_path / "c.toml").write_text('tls_cert_file = "/no/cert"\n')
+    done = smtp2cf("serve", "--sandbox", CONFIG=str(tmp_path / "c.toml"))
+    assert done.err == f"smtp2cf: {place} 1: tls_cert_file: /no/cert: No such file or directory\n"
 
 
 def test_a_file_that_broke_since_is_told_elsewhere(config: Config) -> None:
