@@ -1,11 +1,16 @@
 """Lines: on which line of a TOML file each key stands, in tables too. Knows no settings."""
 
+import re
 import tomllib
 from collections.abc import Iterator
 from typing import Any
 
 TomlPath = tuple[str | int, ...]
 """The way to a value: keys, and the number of a table among several of one name, from 0."""
+
+
+_CLOSING = re.compile(r"""[\]}]|\"{3}|'{3}""")
+"""What is in the last line of a statement of several lines."""
 
 
 def lines_of(text: str) -> dict[TomlPath, int]:
@@ -19,7 +24,9 @@ def lines_of(text: str) -> dict[TomlPath, int]:
     table: TomlPath = ()
     statement, start = "", 0
     for number, line in enumerate(text.split("\n"), start=1):
-        statement, start = f"{statement}{line}\n", start or number
+        within, statement, start = bool(statement), f"{statement}{line}\n", start or number
+        if within and not _CLOSING.search(line):
+            continue
         try:
             found = tomllib.loads(statement)
         except tomllib.TOMLDecodeError:

@@ -285,3 +285,12 @@ def test_the_line_of_a_key_in_a_table_is_where_its_statement_begins() -> None:
         ("f g", "h", "i"): 10,
         ("f g", "h", "i", "j"): 10,
     }
+
+
+def test_a_long_array_is_not_read_again_at_each_of_its_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    loads = tomllib.loads
+    monkeypatch.setattr(tomllib, "loads", lambda text: read.append(text) or loads(text))
+    networks = "".join(f'"10.0.0.{number}",\n' for number in range(250))
+    assert lines_of(f"allow_networks = [\n{networks}]\nmode = 1\n")["mode",] == 253
+    assert len(read) < 10
