@@ -19,7 +19,7 @@ import structlog
 
 from smtp2cf.envelope import Outcomes
 from smtp2cf.reply import Reply, SendError, printable
-from smtp2cf.spool import codec, postgres_notes, postgres_reserve, postgres_sql
+from smtp2cf.spool import codec, postgres_counts, postgres_notes, postgres_reserve, postgres_sql
 from smtp2cf.spool.batcher import Batcher
 from smtp2cf.spool.claims import Claims, DueAlarm, Moment
 from smtp2cf.spool.postgres_answers import PostgresAnswers
@@ -36,6 +36,7 @@ from smtp2cf.spool.protocol import (
     Memory,
     NewMail,
     Period,
+    Recount,
     SpoolFull,
     SpoolItem,
     SpoolUnavailable,
@@ -264,6 +265,16 @@ class PostgresSpool:
         """See protocol.Spool. Nobody holds a lock while he thinks, so one who is frozen stops nobody."""
         return await self._database.run(partial(postgres_notes.amend, name=name, change=change), fills=True)
 
+    async def recount(self, names: Sequence[str], change: Recount[T]) -> T:
+        """See protocol.Spool."""
+        work = partial(postgres_counts.recount, names=names, change=change)
+        return await self._database.run(work, fills=True)
+
+    async def counts(self) -> tuple[dict[str, str], float]:
+        """See protocol.Spool."""
+        rows = await self._database.fetch(postgres_counts.ALL)
+        return {name: text for _, name, text in rows if name is not None}, rows[0][0]
+
     async def close(self) -> None:
         """See protocol.Spool."""
         if self._closed:
@@ -366,6 +377,7 @@ class PostgresSpool:
         if not self._claim_lost:
             await self._database.run(self._give_back_strays)
         await self._database.execute(postgres_sql.FORGET_OLD)
+        await self._database.execute(postgres_counts.FORGET)
         return renewed
 
     async def _renew_leases(self, queue_ids: Sequence[str]) -> set[str]:

@@ -44,6 +44,11 @@ MIGRATIONS: tuple[str, ...] = (
     """,
     "ALTER TABLE smtp2cf_spool ADD COLUMN schema_version integer NOT NULL DEFAULT 0",
     "CREATE TABLE smtp2cf_note (name text PRIMARY KEY, version bigint NOT NULL, text text NOT NULL)",
+    """
+    CREATE TABLE smtp2cf_count (
+        name text PRIMARY KEY, version bigint NOT NULL, text text NOT NULL, until float8 NOT NULL
+    )
+    """,
 )
 """Each takes the schema one version further; see schema.py for what it may do.
 

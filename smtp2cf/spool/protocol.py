@@ -36,7 +36,7 @@ Knows nothing of sockets, of Cloudflare or of the relay.
 """
 
 import enum
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -47,11 +47,25 @@ T = TypeVar("T")
 Change = Callable[[str, float], tuple[str, T]]
 """See Spool.amend."""
 
+
+class Kept(NamedTuple):
+    """A count to keep. lasts: seconds until it may be forgotten."""
+
+    text: str
+    lasts: float
+
+
+Recount = Callable[[Mapping[str, str], float], tuple[Mapping[str, Kept], T]]
+"""See Spool.recount."""
+
 LEASE = 60.0
 """Seconds a claim lasts unless renewed; it is renewed three times in that time."""
 
 MEMORY = 600.0
 """Seconds that an unconfirmed transaction is remembered."""
+
+MOST_COUNTS = 100_000
+"""Counts that are kept; beyond that, those that end first are forgotten."""
 
 PAGE = 500
 """Messages that are listed or changed in one go."""
@@ -347,6 +361,16 @@ class Spool(Protocol):
         change: takes the note's text, "" for none yet, and the time in seconds by the spool's clock; returns
         the new text and what this call returns. It may run in another thread, and several times.
         """
+
+    async def recount(self, names: Sequence[str], change: Recount[T]) -> T:
+        """Change counts that survive the process and that all who share the spool see: all of them or none.
+
+        change: takes the text of each, "" for none yet, and the time in seconds by the spool's clock; returns
+        those to write, of these names, and what this call returns. As for `amend`. Waits for no disk.
+        """
+
+    async def counts(self) -> tuple[dict[str, str], float]:
+        """All counts by name, those first that end first, and the time as for `recount`."""
 
     async def close(self) -> None:
         """Finish what was asked for, give back all claims, and close."""

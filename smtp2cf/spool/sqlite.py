@@ -40,12 +40,14 @@ from smtp2cf.spool.protocol import (
     Memory,
     NewMail,
     Period,
+    Recount,
     SpoolFull,
     SpoolItem,
     SpoolUnavailable,
     Status,
     Total,
 )
+from smtp2cf.spool.sqlite_counts import ALL as ALL_COUNTS
 from smtp2cf.spool.sqlite_errors import SpoolDamaged, send_error
 from smtp2cf.spool.sqlite_guard import FileGuard
 from smtp2cf.spool.sqlite_opening import Opened, open_files
@@ -273,6 +275,16 @@ class SqliteSpool:
         """See protocol.Spool. As durable as the process."""
         amended: T = await self._writer.do(self._store.amend, (name, change))
         return amended
+
+    async def recount(self, names: Sequence[str], change: Recount[T]) -> T:
+        """See protocol.Spool. As durable as the process."""
+        recounted: T = await self._writer.do(self._store.recount, (names, change))
+        return recounted
+
+    async def counts(self) -> tuple[dict[str, str], float]:
+        """See protocol.Spool."""
+        now = self._clock.now()
+        return dict(await self._read(lambda reader: reader.execute(ALL_COUNTS, (now,)).fetchall())), now
 
     async def close(self) -> None:
         """See protocol.Spool."""

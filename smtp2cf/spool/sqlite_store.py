@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from smtp2cf.reply import printable
-from smtp2cf.spool import codec, reserve
+from smtp2cf.spool import codec, reserve, sqlite_counts
 from smtp2cf.spool.clock import Clock
 from smtp2cf.spool.protocol import (
     MEMORY,
@@ -21,6 +21,7 @@ from smtp2cf.spool.protocol import (
     Filter,
     NewMail,
     Period,
+    Recount,
     SpoolItem,
     SpoolUnavailable,
 )
@@ -103,6 +104,7 @@ class Store:
         self.claim = Kind(9, self._claim, durable=False, drains=True)
         self.set_aside = Kind(10, self._set_aside)
         self.amend = Kind(11, self._amend, durable=False)
+        self.recount = Kind(12, self._recount, durable=False)
 
     def _put(
         self, connection: sqlite3.Connection, jobs: list[Sequence[NewMail]]
@@ -298,6 +300,12 @@ class Store:
         connection.execute("INSERT OR REPLACE INTO note (name, text) VALUES (?, ?)", (name, text))
         return result
 
+    def _recount(
+        self, connection: sqlite3.Connection, jobs: list[tuple[Sequence[str], Recount[Any]]]
+    ) -> list[Any]:
+        now = self._clock.now()
+        return [sqlite_counts.recount(connection, now, names, change) for names, change in jobs]
+
     def _note_time(self, connection: sqlite3.Connection) -> None:
         """For the next process, in case the host is off in between."""
         connection.execute("UPDATE clock SET boot = ?, passed = ?, now = ?", self._clock.mark())
@@ -305,6 +313,7 @@ class Store:
     def _tidy(self, connection: sqlite3.Connection, jobs: list[None]) -> list[bool]:
         """Forget old answers and give some free room back; True if there is more to give back."""
         connection.execute("DELETE FROM memory WHERE until < ?", (self._clock.now(),))
+        sqlite_counts.forget(connection, self._clock.now())
         (free,) = connection.execute("PRAGMA freelist_count").fetchone()
         if free <= FREE_PAGES:
             return [False] * len(jobs)
