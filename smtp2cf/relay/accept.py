@@ -13,7 +13,7 @@ from smtp2cf.journal import maillog
 from smtp2cf.relay.accounts import Accounts, Outlet, Pace, SendRaw
 from smtp2cf.relay.attempt import Attempts
 from smtp2cf.relay.bounces import BouncePolicy
-from smtp2cf.relay.checks import Checks
+from smtp2cf.relay.checks import Checks, RefusalAt
 from smtp2cf.relay.policy import MessagePolicy
 from smtp2cf.relay.queue import Queue
 from smtp2cf.relay.retry import RetryPolicy
@@ -35,7 +35,8 @@ class Relay:
     out: one account's send_raw, with its pace (what its limits leave for waiting mail) and its look_up (says
     why a recipient is suppressed); or several accounts. spool: keeps mail that can't go out now; without one
     it stays with its client. sender_refusal: who may send as whom; None if everybody may send as anybody.
-    rewriting: what becomes of addresses. queue: sends the mail in the spool; None without one.
+    refusal_at: the same at listeners with a name. rewriting: what becomes of addresses. queue: sends the mail
+    in the spool; None without one.
     """
 
     def __init__(
@@ -48,13 +49,14 @@ class Relay:
         bounce: BouncePolicy | None = None,
         pace: Pace | None = None,
         sender_refusal: SenderRefusal | None = None,
+        refusal_at: RefusalAt | None = None,
         look_up: LookUp | None = None,
         rewriting: Rewriting | None = None,
     ) -> None:
         bounce = bounce or BouncePolicy(hostname="localhost")
         self.rewriting = rewriting or Rewriting()
         accounts = out if isinstance(out, Accounts) else Accounts.of_one(out, pace, look_up)
-        checks = Checks(policy, sender_refusal)
+        checks = Checks(policy, sender_refusal, refusal_at)
         self.sender_domains = SenderDomains(spool, accounts)
         attempts = Attempts(
             accounts,

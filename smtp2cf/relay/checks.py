@@ -1,5 +1,7 @@
 """Checks: may this message go out, and as which bytes? Knows no spool and no Cloudflare."""
 
+from collections.abc import Callable
+
 from smtp2cf.envelope import Envelope, SenderRefusal
 from smtp2cf.message.eightbit import is_utf8, to_utf8
 from smtp2cf.message.header import drop_headers, received_count
@@ -27,12 +29,24 @@ ANYBODY = "@"
 """Matches no pattern of allowed senders: only somebody who may send as anybody may send as this."""
 
 
-class Checks:
-    """sender_refusal: who may send as whom; None if everybody may send as anybody."""
+RefusalAt = Callable[[str], SenderRefusal | None]
+"""Who may send as whom at the listener with a name."""
 
-    def __init__(self, policy: MessagePolicy, sender_refusal: SenderRefusal | None) -> None:
+
+class Checks:
+    """sender_refusal: who may send as whom; None if everybody may send as anybody. refusal_at: the same at
+    listeners with a name, where it may differ.
+    """
+
+    def __init__(
+        self,
+        policy: MessagePolicy,
+        sender_refusal: SenderRefusal | None,
+        refusal_at: RefusalAt | None = None,
+    ) -> None:
         self._policy = policy
         self._sender_refusal = sender_refusal
+        self._refusal_at = refusal_at
 
     def fit(self, envelope: Envelope, message: bytes) -> bytes | Reply:
         """The message as send_raw can take it, the very same bytes if they are fit; or why it is refused."""
@@ -54,8 +68,11 @@ class Checks:
             if policy.non_utf8 == "reject":
                 return NOT_UTF8
             message = to_utf8(message)
-        if self._sender_refusal is not None:
-            return self._refusal_of_sender(self._sender_refusal, envelope, message) or message
+        sender_refusal = self._sender_refusal
+        if envelope.listener and self._refusal_at is not None:
+            sender_refusal = self._refusal_at(envelope.listener)
+        if sender_refusal is not None:
+            return self._refusal_of_sender(sender_refusal, envelope, message) or message
         return message
 
     def _refusal_of_sender(

@@ -16,6 +16,7 @@ from smtp2cf.access.counts import Counts
 from smtp2cf.access.rules import Access
 from smtp2cf.access.senders import also
 from smtp2cf.cloudflare.account import Account
+from smtp2cf.envelope import SenderRefusal
 from smtp2cf.journal import metrics, tasks
 from smtp2cf.listen import limits, open_relay
 from smtp2cf.listen.certificate import Certificate
@@ -24,6 +25,7 @@ from smtp2cf.listen.notify import Notifier
 from smtp2cf.listen.places import Place, Places
 from smtp2cf.listen.signals import LeftBehind, Signals, finished, leave
 from smtp2cf.relay import DropDirectory, Relay
+from smtp2cf.relay.checks import RefusalAt
 from smtp2cf.relay.sender_domains import NOBODY_KNOWN
 from smtp2cf.reply import Reply
 from smtp2cf.serve.outside import OutsideView
@@ -70,7 +72,7 @@ class Bridge:
         self.spool_health = SpoolHealth(store, settings.warn_after) if store is not None else None
         self.access = rooms.access(settings)
         self.account = rooms.account(settings, rooms.budget(settings, store))
-        self.relay = _relay(settings, store, self.account, self.access)
+        self.relay = _relay(settings, store, self.account, self.access, self._sender_refusal_at)
         closed = functools.partial(_spool_refusal, store) if store is not None else None
         self._sessions = quotas.session_limits(settings)
         self._counts = Counts()
@@ -112,6 +114,9 @@ class Bridge:
             quotas=quotas.quotas_at(settings, way, self._counts),
             closed=self._closed,
         )
+
+    def _sender_refusal_at(self, listener: str) -> SenderRefusal | None:
+        return self.rules.sender_refusal(listener)
 
     def _settings_files(self, secrets: Mapping[str, Path], file: SettingsFile | None) -> Iterator[Rereadable]:
         uses: dict[str, Callable[[Any], None]] = {
@@ -226,7 +231,9 @@ class Bridge:
                 await thing.reread()
 
 
-def _relay(settings: Settings, store: Spool | None, account: Account, access: Access) -> Relay:
+def _relay(
+    settings: Settings, store: Spool | None, account: Account, access: Access, refusal_at: RefusalAt
+) -> Relay:
     """The relay, whose waiting mail is told when calls get through again."""
     relay = Relay(
         account.client.send,
@@ -237,6 +244,7 @@ def _relay(settings: Settings, store: Spool | None, account: Account, access: Ac
         pace=account,
         look_up=account.suppression_reasons.replies,
         sender_refusal=access.sender_refusal,
+        refusal_at=refusal_at,
     )
     if relay.queue is not None:
         account.health.recovered = relay.queue.retry_all

@@ -6,6 +6,7 @@ listener listens waits for a restart.
 
 from collections.abc import Callable, Mapping, Sequence
 
+from smtp2cf.envelope import SenderRefusal
 from smtp2cf.settings import quotas
 from smtp2cf.settings.fields import Settings
 from smtp2cf.settings.fields.tables import ListenerTable
@@ -41,6 +42,11 @@ class RulesInUse:
         if way.name not in self._rules:
             self._rules[way.name] = self._make(self._settings, way)
         return self._rules[way.name]
+
+    def sender_refusal(self, name: str) -> SenderRefusal | None:
+        """Who may send as whom at the listener with this name, None if everybody may as anybody."""
+        rules = self._rules.get(name)
+        return rules.sender_refusal if rules is not None else None
 
     def relays_for(self) -> Mapping[str, str]:
         """Whose clients may send without a password, for the status page."""

@@ -80,7 +80,7 @@ class Rules:
         self.sessions = sessions if sessions is not None else SessionLimits()
         self._quotas = quotas
         self._authenticate = authenticate
-        self._sender_refusal = sender_refusal
+        self.sender_refusal = sender_refusal
         self._closed = closed
         self._may_relay = functools.lru_cache(maxsize=4096)(policy.may_relay)
 
@@ -141,7 +141,7 @@ class Rules:
 
     def mail_refusal(self, client: str, user: str, reverse_path: str) -> Reply | None:
         """The reply if this user may not send as that, or has sent too many messages lately."""
-        if self._sender_refusal is not None and (refusal := self._sender_refusal(user, reverse_path)):
+        if self.sender_refusal is not None and (refusal := self.sender_refusal(user, reverse_path)):
             return refusal
         return self._quotas.message(client, user, reverse_path) if self._quotas is not None else None
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from smtp2cf.access.senders import SenderRules, Senders
+from smtp2cf.access.senders import SenderRules, Senders, also
 from smtp2cf.cloudflare import Sent
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.relay import MessagePolicy, Relay, checks
@@ -165,3 +165,27 @@ async def test_no_header_is_read_where_nothing_is_to_be_checked(monkeypatch: pyt
     assert (await send(Api(), RULES, user="anna")).reply.success
     assert (await send(Api(), RULES, user="root", check_header_from=True)).reply.success
     assert (await send(Api(), None, check_header_from=True)).reply.success
+
+
+PRINTERS = also(None, Senders.parse(["printer@example.com"]), "[[listener]] printers")
+
+
+@pytest.mark.parametrize(
+    ("listener", "header", "passes"),
+    [
+        ("printers", b"From: Printer <printer@example.com>\r\n", True),
+        ("printers", b"From: anna@example.com\r\n", False),
+        ("", b"From: anna@example.com\r\n", True),
+        ("elsewhere", b"From: anna@example.com\r\n", True),
+    ],
+)
+async def test_the_header_is_held_against_what_the_listener_allows(
+    listener: str, header: bytes, passes: bool
+) -> None:
+    relay = Relay(Api(), MessagePolicy(check_header_from=True), refusal_at={"printers": PRINTERS}.get)
+    envelope = Envelope(
+        reverse_path="printer@example.com", forward_paths=("b@example.net",), listener=listener
+    )
+    verdict = await relay.accept(envelope, b"Subject: x\r\n" + header + b"\r\nhello\r\n")
+    assert verdict.reply.success is passes
+    assert passes or "allowed_senders of [[listener]] printers" in verdict.reply.text
