@@ -90,9 +90,7 @@ def _named(env_file: Path | None) -> Iterator[None]:
 
 def _load(env_file: Path | None, sandbox: bool, handed_over: Collection[str]) -> "Loaded":
     """The settings, if a bridge can start with them. Raises SettingsError."""
-    from pydantic import SecretStr
-
-    from smtp2cf.settings import loading
+    from smtp2cf.settings import accounts, loading
     from smtp2cf.settings.check import check
     from smtp2cf.settings.reread import Loaded
 
@@ -100,7 +98,7 @@ def _load(env_file: Path | None, sandbox: bool, handed_over: Collection[str]) ->
     with _named(env_file):
         check(settings, sandbox=sandbox, handed_over=handed_over)
     if sandbox:  # it takes any token, and has been given one
-        settings = settings.model_copy(update={"api_token": SecretStr("")})
+        settings = accounts.without_tokens(settings)
         secrets.pop("api_token", None)
     return Loaded(settings, secrets)
 

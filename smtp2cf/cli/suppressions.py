@@ -1,8 +1,9 @@
 """Cloudflare's suppression list by hand: smtp2cf suppressions list, show, add, remove.
 
-A table for people, one JSON object a line for scripts. Exit status (sysexits.h): 1 where the address is on
-the list already, 66 where it is not, 77 where the token or a read-only entry forbids it, 65 where Cloudflare
-refuses what was asked for, 69 where the API gives no answer. Knows the account, and no bridge.
+Of one account: suppressions --account NAME list. A table for people, one JSON object a line for scripts. Exit
+status (sysexits.h): 1 where the address is on the list already, 66 where it is not, 77 where the token or a
+read-only entry forbids it, 65 where Cloudflare refuses what was asked for, 69 where the API gives no answer.
+Knows the account, and no bridge.
 """
 
 import asyncio
@@ -23,10 +24,12 @@ from smtp2cf.cloudflare.errors import TokenRefusedError
 from smtp2cf.cloudflare.suppressions import NOTE_LIMIT, ReadOnlyError, Suppression, Suppressions
 from smtp2cf.envelope import domain_of, sent_form
 from smtp2cf.reply import RefusedError, SendError
-from smtp2cf.settings import check, loading, rooms
+from smtp2cf.settings import accounts, check, loading
 from smtp2cf.settings.units import seconds
 
 app = App(help="List, look up, add or remove addresses that Cloudflare sends no mail to.")
+_chosen: list[str] = []
+"""The account that the command line names."""
 
 Reason = StrEnum("Reason", ["manual", "complaint", "hard_bounce", "soft_bounce", "policy"])
 
@@ -38,6 +41,16 @@ Domain = Annotated[
 AccountOnly = Annotated[bool, typer.Option("--account", help="Only what is for the whole account.")]
 
 _COLUMNS = "{:<32}  {:<24}  {:<11}  {:<20}  {}"
+
+
+@app.callback()
+def _choose(
+    account: Annotated[
+        str,
+        typer.Option("--account", help="Whose list, where there are several accounts.", metavar="NAME"),
+    ] = "",
+) -> None:
+    _chosen[:] = [account]
 
 
 @app.command("list")
@@ -187,7 +200,7 @@ def _with_list(env_file: Path | None, work: Callable[[Suppressions], Awaitable[N
     async def run() -> None:
         settings = loading.load(env_file)
         check.require_account(settings)
-        account = rooms.account(settings)
+        account = accounts.named(settings, *_chosen)
         try:
             await work(Suppressions(account.client.api))
         finally:

@@ -1,7 +1,7 @@
 """Account: one Cloudflare account that sends, with everything that belongs to it.
 
-Its client, its pacing, whether calls get through, and the probes that find that out. There is one today;
-several would be a list of these. Knows no settings, no session and no spool.
+Its client, its pacing, whether calls get through, and the probes that find that out. Where there are several,
+each has all of that for itself. Knows no settings, no session and no spool.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ class Account:
         self.name = name
         self.account_id = account_id
         self.base_url = base_url
-        self.health = ApiHealth()
+        self.health = ApiHealth(account=name)
         self.client = Client(
             base_url=base_url,
             account_id=account_id,
@@ -63,7 +63,7 @@ class Account:
         )
         self.suppression_reasons = SuppressionReasons(Suppressions(self.client.api), self.client.pacer)
         self.budget = budget
-        self.quota = QuotaWatch(self.client.api, self.client.pacer)
+        self.quota = QuotaWatch(self.client.api, self.client.pacer, account=name)
         self._concurrency = concurrency
         self._token_is_new = asyncio.Event()
 

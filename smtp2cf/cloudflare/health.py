@@ -57,11 +57,15 @@ class State(enum.StrEnum):
 class ApiHealth:
     """One account's.
 
-    clock: seconds. changed: called when more mail may go out than before: all of it, or one message that may
-    try (`on_trial`). recovered: called first if it was down. doubt: set while a probe would tell something.
+    account: its name, "" where there is only one. clock: seconds. changed: called when more mail may go out
+    than before: all of it, or one message that may try (`on_trial`). recovered: called first if it was down.
+    doubt: set while a probe would tell something.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, account: str = "") -> None:
+        self._account = account
+        self._whose = {"account": account} if account else {}
+        self._calls = CALLS.of(account)
         self.state = State.UP
         self.reply = Reply(250, "2.0.0", "")
         """While it is down: what any call would come to."""
@@ -113,7 +117,7 @@ class ApiHealth:
 
     def ended(self, began: float, error: SendError | None) -> None:
         """A call with mail ended. error: what its answer means, None for a success."""
-        _count(error, self.now() - began)
+        self._count(error, self.now() - began)
         if error is None or error.scope is not Scope.ACCOUNT:
             self._failures = 0
             if began >= self.since:
@@ -125,6 +129,11 @@ class ApiHealth:
             self._enter(State.TOKEN_REFUSED, error.reply)
         else:
             self._failed(began, error.reply)
+
+    def _count(self, error: SendError | None, seconds: float) -> None:
+        outcome = "success" if error is None else _outcome(error)
+        self._calls[outcome] += 1
+        LATENCY.observe(outcome, seconds, self._account)
 
     def _failed(self, began: float, reply: Reply) -> None:
         self.doubt.set()
@@ -169,7 +178,9 @@ class ApiHealth:
         self._new_token = False
         self.state, self.since = state, self.now()
         self._probe_failed = self.on_trial = False
-        (log.error if state is State.TOKEN_REFUSED else log.warning)(f"api.{state}", reason=reply.text)
+        (log.error if state is State.TOKEN_REFUSED else log.warning)(
+            f"api.{state}", reason=reply.text, **self._whose
+        )
 
     def _is_up(self) -> None:
         if self.doubt.is_set():
@@ -177,7 +188,7 @@ class ApiHealth:
             self.changed()
         if self.state is State.UP:
             return
-        log.info("api.recovered", was=str(self.state), after=round(self.seconds, 3))
+        log.info("api.recovered", was=str(self.state), after=round(self.seconds, 3), **self._whose)
         was_down = self.down
         self.state, self.since = State.UP, self.now()
         self._probe_failed = self.on_trial = self._new_token = False
@@ -195,12 +206,6 @@ class Unwatched(ApiHealth):
 
 def _nothing() -> None:
     """Nobody wants to be told."""
-
-
-def _count(error: SendError | None, seconds: float) -> None:
-    outcome = "success" if error is None else _outcome(error)
-    CALLS.counted[outcome] += 1
-    LATENCY.observe(outcome, seconds)
 
 
 def _outcome(error: SendError) -> str:

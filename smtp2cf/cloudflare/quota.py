@@ -109,11 +109,14 @@ async def ask_quota(api: Api, *, blocked: bool = False) -> tuple[Quota | None, s
 class QuotaWatch:
     """Knows one account's quota while it is watched, and holds the pacer's calls while it is used up.
 
-    clock: seconds since the epoch.
+    clock: seconds since the epoch. account: its name, "" where there is only one.
     """
 
-    def __init__(self, api: Api, pacer: Pacer, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, api: Api, pacer: Pacer, clock: Callable[[], float] = time.time, *, account: str = ""
+    ) -> None:
         self.quota: Quota | None = None
+        self._whose = {"account": account} if account else {}
         self._api = api
         self._pacer = pacer
         self._clock = clock
@@ -162,10 +165,10 @@ class QuotaWatch:
         if self._holding:
             self._holding = False
             self._pacer.hold(0.0, "")
-            log.info("api.quota_available", **_fields(quota))
+            log.info("api.quota_available", **_fields(quota), **self._whose)
         if quota is not None and quota.is_low and self._warned_of != quota.resets_at:
             self._warned_of = quota.resets_at
-            log.warning("api.quota_low", **_fields(quota))
+            log.warning("api.quota_low", **_fields(quota), **self._whose)
         elif quota is not None and not quota.is_low:
             self._warned_of = -math.inf
         return ASK_EVERY
@@ -179,7 +182,7 @@ class QuotaWatch:
         if not self._holding:
             self._holding = True
             note = f"waiting mail goes out in {rough_duration(seconds)}"
-            log.warning("api.quota_used_up", **_fields(quota), note=note)
+            log.warning("api.quota_used_up", **_fields(quota), **self._whose, note=note)
         return seconds
 
     def __str__(self) -> str:

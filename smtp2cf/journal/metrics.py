@@ -9,6 +9,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 from prometheus_client import REGISTRY, Info
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -19,18 +20,28 @@ from smtp2cf import __version__
 
 
 class Counters(Collector):
-    """A counter for each of the values that a label may have: `counted[value] += 1`."""
+    """A counter for each of the values that a label may have: `counted[value] += 1`.
+
+    `of(account)` are those of one of several accounts.
+    """
 
     def __init__(self, name: str, text: str, label: str, values: Sequence[str]) -> None:
         self.counted = dict.fromkeys(values, 0)
+        self._by_account = {"": self.counted}
         self._name, self._text, self._label = name, text, label
         REGISTRY.register(self)
 
+    def of(self, account: str) -> dict[str, int]:
+        """What is counted of an account, "" for the only one."""
+        return self._by_account.setdefault(account, dict.fromkeys(self.counted, 0))
+
     def collect(self) -> Iterable[Metric]:
         """For a scrape."""
-        family = CounterMetricFamily(self._name, self._text, labels=[self._label])
-        for value, count in self.counted.items():
-            family.add_metric([value], count)
+        family = CounterMetricFamily(self._name, self._text)
+        for account, counted in self._by_account.items():
+            if account or len(self._by_account) == 1 or any(counted.values()):
+                for value, count in counted.items():
+                    family.add_sample(self._name, {**_of(account), self._label: value}, count)
         return [family]
 
 
@@ -53,24 +64,31 @@ class Histogram(Collector):
 
 
 class Histograms(Collector):
-    """A histogram for each of the values that a label may have."""
+    """A histogram for each of the values that a label may have; of each of several accounts."""
 
     def __init__(
         self, name: str, text: str, label: str, values: Sequence[str], buckets: Sequence[float]
     ) -> None:
-        self._family, self._label = (name, text), label
-        self._observed = {value: _Observed(buckets) for value in values}
+        self._family, self._label, self._buckets = (name, text), label, buckets
+        self._observed = {(value, ""): _Observed(buckets) for value in values}
         REGISTRY.register(self)
 
-    def observe(self, label: str, value: float) -> None:
+    def observe(self, label: str, value: float, account: str = "") -> None:
         """Count one value for one of the label's."""
-        self._observed[label].add(value)
+        if (observed := self._observed.get((label, account))) is None:
+            observed = self._observed[label, account] = _Observed(self._buckets)
+        observed.add(value)
 
     def collect(self) -> Iterable[Metric]:
         """For a scrape."""
-        family = HistogramMetricFamily(*self._family, labels=[self._label])
-        for label, observed in self._observed.items():
-            family.add_metric([label], *observed.for_scrape())
+        family = HistogramMetricFamily(*self._family)
+        for (label, account), observed in self._observed.items():
+            buckets, total = observed.for_scrape()
+            labels, name = {**_of(account), self._label: label}, self._family[0]
+            for bound, count in buckets:
+                family.add_sample(f"{name}_bucket", {**labels, "le": bound}, count)
+            family.add_sample(f"{name}_count", labels, buckets[-1][1])
+            family.add_sample(f"{name}_sum", labels, total)
         return [family]
 
 
@@ -92,27 +110,48 @@ class _Observed:
         return list(zip(bounds, accumulate(map(float, self._counts)), strict=True)), self._sum
 
 
-class _Gauge(Collector):
-    """A value that is asked for at each scrape."""
+class Gauge(NamedTuple):
+    """What is asked for at each scrape: a value for each account, whose name is "" where there is only one.
 
-    def __init__(self, name: str, text: str, value: Callable[[], float]) -> None:
-        self._name, self._text, self._value = name, text, value
+    A value is left out while it is no number.
+    """
+
+    name: str
+    text: str
+    values: dict[str, Callable[[], float]]
+
+
+class _Asked(Collector):
+    """Asks for a gauge at each scrape."""
+
+    def __init__(self, gauge: Gauge) -> None:
+        self._gauge = gauge
 
     def describe(self) -> Iterable[Metric]:
         """What it is called, without asking."""
-        return [GaugeMetricFamily(self._name, self._text)]
+        return [GaugeMetricFamily(self._gauge.name, self._gauge.text)]
 
     def collect(self) -> Iterable[Metric]:
         """For a scrape."""
-        value = float(self._value())
-        return [] if math.isnan(value) else [GaugeMetricFamily(self._name, self._text, value=value)]
+        family = GaugeMetricFamily(self._gauge.name, self._gauge.text)
+        for account, ask in self._gauge.values.items():
+            if not math.isnan(value := float(ask())):
+                family.add_sample(self._gauge.name, _of(account), value)
+        return [family] if family.samples else []
 
 
-def export(gauges: Mapping[str, tuple[str, Callable[[], float]]]) -> None:
+def _of(account: str) -> dict[str, str]:
+    """The labels that say whose a value is."""
+    return {"account": account} if account else {}
+
+
+def export(gauges: Mapping[str, tuple[str, Callable[[], float]]], by_account: Iterable[Gauge] = ()) -> None:
     """Export gauges, and the version.
 
     gauges: by name, a text and what returns the value at each scrape; it is left out while it is no number.
     """
     for name, (text, value) in gauges.items():
-        REGISTRY.register(_Gauge(name, text, value))
+        REGISTRY.register(_Asked(Gauge(name, text, {"": value})))
+    for gauge in by_account:
+        REGISTRY.register(_Asked(gauge))
     Info("smtp2cf_build", "The version that is running").info({"version": __version__})

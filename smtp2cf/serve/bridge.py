@@ -15,7 +15,6 @@ from smtp2cf import __version__, spool
 from smtp2cf.access.counts import Counts
 from smtp2cf.access.rules import Access
 from smtp2cf.access.senders import also
-from smtp2cf.cloudflare.account import Account
 from smtp2cf.envelope import SenderRefusal
 from smtp2cf.journal import metrics, tasks
 from smtp2cf.listen import limits, open_relay
@@ -28,6 +27,7 @@ from smtp2cf.relay import DropDirectory, Relay
 from smtp2cf.relay.checks import RefusalAt
 from smtp2cf.relay.sender_domains import NOBODY_KNOWN
 from smtp2cf.reply import Reply
+from smtp2cf.serve.accounts import AccountsInUse
 from smtp2cf.serve.outside import OutsideView
 from smtp2cf.serve.rules import GENERAL, RulesInUse
 from smtp2cf.settings import listening, quotas, rooms, trial
@@ -71,8 +71,9 @@ class Bridge:
         self.spool = store
         self.spool_health = SpoolHealth(store, settings.warn_after) if store is not None else None
         self.access = rooms.access(settings)
-        self.account = rooms.account(settings, rooms.budget(settings, store))
-        self.relay = _relay(settings, store, self.account, self.access, self._sender_refusal_at)
+        from_file = file.first.settings if file is not None else settings
+        self.accounts = AccountsInUse(settings, store, from_file.accounts)
+        self.relay = _relay(settings, store, self.accounts, self.access, self._sender_refusal_at)
         closed = functools.partial(_spool_refusal, store) if store is not None else None
         self._sessions = quotas.session_limits(settings)
         self._counts = Counts()
@@ -80,11 +81,10 @@ class Bridge:
         self.server = Server(
             self.relay.accept, rooms.capacity(settings), self.relay.answered if store is not None else None
         )
-        written = file.first.settings.listeners if file is not None else settings.listeners
-        self.rules = RulesInUse(settings, written, self._rules_at)
+        self.rules = RulesInUse(settings, from_file.listeners, self._rules_at)
         self.outside = OutsideView(
             settings,
-            self.account,
+            self.accounts,
             self.relay.sender_domains,
             self.server,
             self.spool_health,
@@ -120,7 +120,8 @@ class Bridge:
 
     def _settings_files(self, secrets: Mapping[str, Path], file: SettingsFile | None) -> Iterator[Rereadable]:
         uses: dict[str, Callable[[Any], None]] = {
-            "api_token": self.account.use_token,
+            "api_token": self.accounts.use_token,
+            "accounts": self.accounts.use_tables,
             "spool_url": self.spool.use_url if self.spool is not None else _restart,
             **{name: functools.partial(self.rules.use, name) for name in GENERAL},
             "listeners": self.rules.use_listeners,
@@ -138,9 +139,9 @@ class Bridge:
         await self.admin.start(admin.sockets)
         for listener in listeners:
             await self.server.start(listener)
-        metrics.export(self.outside.gauges())
-        self._watch(self.account.watch, "serve.watch_account")
-        self._watch(self.account.quota.watch, "serve.watch_quota")
+        metrics.export(self.outside.gauges(), self.accounts.gauges())
+        for name, watch in self.accounts.watches():
+            self._watch(watch, name)
         self._watch(memory.give_back, "serve.give_back_memory")
         for thing in self._read_from_files:
             self._watch(thing.watch, "serve.watch_file")
@@ -191,7 +192,7 @@ class Bridge:
         self.drop.stop()
         if self.relay.queue is not None:
             await self.relay.queue.stop_claiming()
-        self.account.pacer.stop_waiting()
+        self.accounts.stop_waiting()
         await self.server.drain(self._settings.drain_timeout)
         if self._drop_run is not None:
             await asyncio.wait((self._drop_run,), timeout=max(0.0, deadline - time.monotonic()))
@@ -201,7 +202,7 @@ class Bridge:
             watch.cancel()
         await asyncio.gather(*self._watches, return_exceptions=True)
         await self.admin.stop()
-        await self.account.aclose()
+        await self.accounts.aclose()
         self.access.close()
         if self.spool is not None:
             await self.spool.close()
@@ -232,23 +233,20 @@ class Bridge:
 
 
 def _relay(
-    settings: Settings, store: Spool | None, account: Account, access: Access, refusal_at: RefusalAt
+    settings: Settings, store: Spool | None, accounts: AccountsInUse, access: Access, refusal_at: RefusalAt
 ) -> Relay:
     """The relay, whose waiting mail is told when calls get through again."""
     relay = Relay(
-        account.client.send,
+        accounts.choice,
         rooms.message_policy(settings),
         spool=store,
         retry=rooms.retry_policy(settings),
         bounce=rooms.bounce_policy(settings),
-        pace=account,
-        look_up=account.suppression_reasons.replies,
         sender_refusal=access.sender_refusal,
         refusal_at=refusal_at,
     )
     if relay.queue is not None:
-        account.health.recovered = relay.queue.retry_all
-        account.health.changed = relay.queue.wake
+        accounts.wake(relay.queue)
     return relay
 
 

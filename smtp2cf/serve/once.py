@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from smtp2cf.journal import logs
 from smtp2cf.relay import Relay, once
-from smtp2cf.settings import check, loading, rooms
+from smtp2cf.settings import accounts, check, loading, rooms
 from smtp2cf.smtpd import judge
 
 
@@ -27,13 +27,12 @@ def relay_once(
     judged = judge(rooms.smtp_policy(settings), mail, recipients, written_at)
 
     async def run_once() -> bool:
-        account = rooms.account(settings)
+        built = accounts.build_all(settings)
         try:
             relay = Relay(
-                account.client.send,
+                accounts.choice(settings, built),
                 rooms.message_policy(settings),
                 bounce=rooms.bounce_policy(settings),
-                look_up=account.suppression_reasons.replies,
                 sender_refusal=rooms.access(settings.model_copy(update={"users_file": None})).sender_refusal,
             )
             return await once.relay_once(
@@ -45,6 +44,7 @@ def relay_once(
                 drain_timeout=settings.api_timeout,
             )
         finally:
-            await account.aclose()
+            for account in built:
+                await account.aclose()
 
     return asyncio.run(run_once())

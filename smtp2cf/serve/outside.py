@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable, Mapping
 
 from smtp2cf import __version__
-from smtp2cf.cloudflare.account import Account
 from smtp2cf.journal import maillog
 from smtp2cf.journal.readiness import Readiness
 from smtp2cf.listen.certificate import Certificate
 from smtp2cf.relay.sender_domains import SenderDomains
+from smtp2cf.serve.accounts import AccountsInUse
 from smtp2cf.settings.fields import Settings
 from smtp2cf.smtpd import Server
 from smtp2cf.spool.health import SpoolHealth
@@ -22,7 +22,7 @@ class OutsideView:
     def __init__(
         self,
         settings: Settings,
-        account: Account,
+        accounts: AccountsInUse,
         sender_domains: SenderDomains,
         server: Server,
         spool: SpoolHealth | None,
@@ -30,7 +30,7 @@ class OutsideView:
         relays_for: Callable[[], Mapping[str, str]],
     ) -> None:
         self._settings = settings
-        self._account = account
+        self._accounts = accounts
         self._sender_domains = sender_domains
         self._server = server
         self._spool = spool
@@ -44,9 +44,11 @@ class OutsideView:
 
     def can_send(self) -> Readiness:
         """Whether mail can be taken and sent: nor has any waited for too long."""
-        if self._account.health.down:
-            return Readiness(False, self._account.health.reply.text)
-        return self._spool.all_well() if self._spool is not None else Readiness(True, "")
+        sending = self._accounts.can_send()
+        if not sending.ready or self._spool is None:
+            return sending
+        well = self._spool.all_well()
+        return well if well.reason else sending
 
     def status(self) -> Mapping[str, object]:
         """What the status page shows."""
@@ -54,7 +56,7 @@ class OutsideView:
             "version": __version__,
             "running since": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._started)),
             **self._server.where_mail_is_taken(),
-            **self._account.summary(),
+            **self._accounts.summary(),
             **({"does not send for": troubles} if (troubles := self._sender_domains.summary()) else {}),
             **self._relays_for(),
             "sessions": f"{len(self._server.sessions)} of {self._settings.max_sessions}",
@@ -65,14 +67,13 @@ class OutsideView:
     def in_a_line(self) -> str:
         """What waits, and whether calls get through: what systemd shows."""
         waiting = f"{self._spool.messages} waiting, " if self._spool is not None else ""
-        return f"{waiting}API {self._account.health.in_words()}"
+        return f"{waiting}API {self._accounts.in_words()}"
 
     def gauges(self) -> Mapping[str, tuple[str, Callable[[], float]]]:
         """For /metrics: by name, a text and what returns the value."""
         certificate = self._certificate
         gauges: dict[str, tuple[str, Callable[[], float]]] = {
             "smtp2cf_sessions": ("SMTP sessions", lambda: len(self._server.sessions)),
-            **self._account.gauges(),
             "smtp2cf_ready": ("1 when mail can be taken", lambda: self.readiness().ready),
             "smtp2cf_ready_to_send": ("1 when mail can be taken and sent", lambda: self.can_send().ready),
         }

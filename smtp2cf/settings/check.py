@@ -68,20 +68,14 @@ def mistakes(settings: Settings, *, sandbox: bool = False) -> Iterator[str]:
             f"SMTP2CF_MAX_MESSAGE_MEMORY={as_size(settings.max_message_memory)} has no room for one message"
             f" of SMTP2CF_MAX_MESSAGE_SIZE={as_size(settings.max_message_size)}: raise it, or lower the size"
         )
-    if not sandbox and (host := _clear_text_host(settings.api_base_url)):
-        yield (
-            f"SMTP2CF_API_BASE_URL={settings.api_base_url} sends the API token to {host} unencrypted, so"
-            " others on the network can read it: use https://"
-        )
+    if not sandbox:
+        yield from _clear_text(settings)
 
 
 def doubts(settings: Settings, *, sandbox: bool = False) -> Iterator[str]:
     """A line for each thing that is hardly meant so."""
-    if not sandbox and settings.account_id and not _ACCOUNT_ID.fullmatch(settings.account_id):
-        yield (
-            f"SMTP2CF_ACCOUNT_ID={settings.account_id} is not an account id, which is 32 hexadecimal digits:"
-            " copy it from the account's overview in Cloudflare's dashboard"
-        )
+    if not sandbox:
+        yield from _wrong_ids(settings)
     if settings.max_message_size > LARGEST_MESSAGE:
         yield (
             f"SMTP2CF_MAX_MESSAGE_SIZE={as_size(settings.max_message_size)} is more than Cloudflare accepts:"
@@ -118,6 +112,30 @@ def _without_effect(settings: Settings) -> Iterator[str]:
             yield f"SMTP2CF_{name} has no effect without {missing}"
 
 
+def _wrong_ids(settings: Settings) -> Iterator[str]:
+    ids = {"SMTP2CF_ACCOUNT_ID": settings.account_id}
+    ids |= {f"[[account]] {table.name}: account_id": table.account_id for table in settings.accounts}
+    for setting, value in ids.items():
+        if value and not _ACCOUNT_ID.fullmatch(value):
+            yield (
+                f"{setting}={value} is not an account id, which is 32 hexadecimal digits: copy it from the"
+                " account's overview in Cloudflare's dashboard"
+            )
+
+
+def _clear_text(settings: Settings) -> Iterator[str]:
+    urls = {"SMTP2CF_API_BASE_URL": settings.api_base_url}
+    urls |= {
+        f"[[account]] {table.name}: api_base_url": table.api_base_url or "" for table in settings.accounts
+    }
+    for setting, url in urls.items():
+        if url and (host := _clear_text_host(url)):
+            yield (
+                f"{setting}={url} sends the API token to {host} unencrypted, so others on the network can"
+                " read it: use https://"
+            )
+
+
 def _clear_text_host(url: str) -> str:
     """The host to which a token would go unencrypted, "" for this host or an encrypted way."""
     try:
@@ -132,7 +150,9 @@ def _clear_text_host(url: str) -> str:
 
 
 def require_account(settings: Settings) -> None:
-    """Raise SettingsError unless the settings name an account and a token."""
+    """Raise SettingsError unless the settings name an account and a token, or tables do."""
+    if settings.accounts and not settings.account_id and not settings.api_token.get_secret_value():
+        return
     if not settings.account_id:
         raise SettingsError(
             "SMTP2CF_ACCOUNT_ID is not set: set it to the id of the Cloudflare account that sends"

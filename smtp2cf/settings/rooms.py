@@ -12,8 +12,6 @@ from collections.abc import Iterator
 
 from smtp2cf import spool
 from smtp2cf.access.rules import Access, open_access
-from smtp2cf.cloudflare.account import Account
-from smtp2cf.cloudflare.budget import Budget
 from smtp2cf.journal import maillog
 from smtp2cf.listen import trust
 from smtp2cf.listen.certificate import Certificate, CertificateError
@@ -100,30 +98,6 @@ def own_names(settings: Settings) -> tuple[str, ...]:
     return (settings.hostname, socket.gethostname(), *settings.admin_hosts, *listening)
 
 
-def budget(settings: Settings, store: Spool | None) -> Budget | None:
-    """How many calls may be made, as counted in the spool; None for any number."""
-    if settings.api_rate is None:
-        return None
-    shared = settings.spool_url.get_secret_value().startswith("postgres")
-    return Budget(settings.api_rate, settings.account_id, store, shared=shared)
-
-
-def account(settings: Settings, budget: Budget | None = None) -> Account:
-    """The account that sends."""
-    try:
-        with _public_cas():
-            return Account(
-                base_url=settings.api_base_url,
-                account_id=settings.account_id,
-                token=settings.api_token.get_secret_value(),
-                timeout=settings.api_timeout,
-                concurrency=settings.api_concurrency,
-                budget=budget,
-            )
-    except ValueError as error:
-        raise SettingsError(str(error)) from None
-
-
 def access(settings: Settings) -> Access:
     """Who may send."""
     try:
@@ -154,7 +128,7 @@ def certificate_complaints(settings: Settings, certificate: Certificate | None) 
     ways = (way.described for way in ways_of(settings))
     places = [place for way in ways if way.protocol == "smtps" or way.tls != "off" for place in way.listen]
     try:
-        with _public_cas():
+        with public_cas():
             return list(trust.complaints(certificate, places, settings.hostname, settings.tls_ca_file))
     except CertificateError as error:
         raise SettingsError(str(error)) from None
@@ -169,7 +143,7 @@ async def open_spool(settings: Settings) -> Spool | None:
 
 
 @contextlib.contextmanager
-def _public_cas() -> Iterator[None]:
+def public_cas() -> Iterator[None]:
     """Name the variable of the environment whose CA certificates can't be loaded."""
     try:
         yield

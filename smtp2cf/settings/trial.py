@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from smtp2cf.listen.endpoint import Endpoint
 from smtp2cf.listen.places import Place
 from smtp2cf.settings.fields import Settings
+from smtp2cf.settings.fields.tables import AccountTable
 
 if TYPE_CHECKING:
     from smtp2cf.sandbox import Sandbox
@@ -44,7 +45,11 @@ class Trial:
     def set_up(self, settings: Settings) -> Settings:
         """The settings apart from real mail, and with a certificate. Opens nothing."""
         settings = settings.model_copy(
-            update={"account_id": settings.account_id or "sandbox", "api_token": SecretStr(TOKEN)}
+            update={
+                "account_id": settings.account_id or ("" if settings.accounts else "sandbox"),
+                "api_token": SecretStr(TOKEN),
+                "accounts": tuple(_on_trial(table) for table in settings.accounts),
+            }
         )
         if not {"spool_url", "state_dir"} & settings.model_fields_set:
             settings = settings.model_copy(update={"state_dir": _temporary_directory()})
@@ -74,6 +79,12 @@ class Trial:
         """Stop the stand-in."""
         if self._sandbox is not None:
             await self._sandbox.stop()
+
+
+def _on_trial(table: AccountTable) -> AccountTable:
+    """An account that sends to the stand-in."""
+    table = table.model_copy(update={"api_token": SecretStr(TOKEN), "api_base_url": None})
+    return table if "api_rate" in table.model_fields_set else table.model_copy(update={"api_rate": None})
 
 
 def is_temporary(directory: Path) -> bool:

@@ -20,10 +20,12 @@ def metric(bridge: Bridge, name: str, **labels: str) -> float:
     return 0.0
 
 
-def wait_for_metric(bridge: Bridge, name: str, value: float, timeout: float = PATIENCE) -> None:
+def wait_for_metric(
+    bridge: Bridge, name: str, value: float, timeout: float = PATIENCE, **labels: str
+) -> None:
     """Return as soon as the sample has that value."""
     deadline = time.monotonic() + timeout
-    while (now := metric(bridge, name)) != value:
+    while (now := metric(bridge, name, **labels)) != value:
         if time.monotonic() > deadline:
             raise AssertionError(f"{name} is {now}, not {value}")
         time.sleep(0.01)

@@ -34,7 +34,7 @@ async def test_where_nothing_is_set_nothing_is_asked() -> None:
     bridge = bridge_of()
     assert bridge.access.authenticate is None
     assert bridge.access.sender_refusal is None
-    await bridge.account.aclose()
+    await bridge.accounts.aclose()
 
 
 async def test_users_may_log_in_and_each_login_is_logged_and_counted(users: Path) -> None:
@@ -55,7 +55,7 @@ async def test_users_may_log_in_and_each_login_is_logged_and_counted(users: Path
     assert "wr0ng" not in str(lines)
     assert (logins("failure"), logins("success")) == (failed + 1, succeeded + 1)
     bridge.access.close()
-    await bridge.account.aclose()
+    await bridge.accounts.aclose()
 
 
 @pytest.mark.parametrize(
@@ -83,4 +83,4 @@ async def test_the_relay_refuses_senders_as_the_settings_say(
     assert reply[:2] == (550, "5.7.1")
     assert names in reply.text
     bridge.access.close()
-    await bridge.account.aclose()
+    await bridge.accounts.aclose()

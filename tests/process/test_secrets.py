@@ -165,13 +165,13 @@ def test_a_refused_token_is_not_repeated_by_check() -> None:
 
 
 def test_the_settings_do_not_show_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from smtp2cf.settings import loading, rooms
+    from smtp2cf.settings import accounts, loading
 
     monkeypatch.setenv("SMTP2CF_API_TOKEN", TOKEN)
     monkeypatch.setenv("SMTP2CF_ACCOUNT_ID", "1")
     monkeypatch.setenv("SMTP2CF_SPOOL_URL", f"postgresql://u:{TOKEN}@h/d")
     settings = loading.load()
-    account = rooms.account(settings)
+    account = accounts.named(settings)
     assert not shown_in(
         f"{settings!r} {settings} {settings.model_dump_json()} {account!r} {account.client!r} {account}"
     )

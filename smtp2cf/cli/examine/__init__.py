@@ -9,7 +9,7 @@ from pathlib import Path
 from smtp2cf.access.senders import Senders
 from smtp2cf.cli.examine import account, configuration, files, listeners
 from smtp2cf.cli.examine.finding import Finding, Status, warning
-from smtp2cf.settings import loading
+from smtp2cf.settings import accounts, loading
 from smtp2cf.settings.fields import Settings
 
 __all__ = ["Finding", "Status", "examine"]
@@ -47,11 +47,19 @@ async def _findings(env_file: Path | None) -> AsyncIterator[Finding]:
 
 
 async def _cloudflare(settings: Settings, senders: Iterable[Senders]) -> AsyncIterator[Finding]:
-    if not settings.account_id or not settings.api_token.get_secret_value():
+    """What each account's API says. A domain is looked up in the account that sends for it."""
+    described = [each for each in accounts.tables(settings) if each.api_token.get_secret_value()]
+    if not described:
         yield warning("cloudflare", "not checked: that needs an account and a token")
-        return
-    async for finding in account.account(settings, account.domains_of(settings, senders)):
-        yield finding
+    own = {each.name: account.domains_of_table(each) for each in settings.accounts}
+    others = account.domains_of(settings, senders) - set().union(*own.values())
+    anybody = not settings.allowed_sender_domains
+    for each in described:
+        domains = own.get(each.name, others)
+        whose = f"account {each.name}: " if settings.accounts else ""
+        of_default = each.name not in own
+        async for finding in account.account(settings, each, domains, anybody=anybody and of_default):
+            yield finding._replace(text=f"{whose}{finding.text}")
 
 
 def _secrets(settings: Settings, env_file: Path | None) -> dict[str, Path]:
@@ -63,9 +71,7 @@ def _secrets(settings: Settings, env_file: Path | None) -> dict[str, Path]:
         found["--env-file"] = env_file
     if (toml := loading.toml_with_secrets(env_file)) is not None:
         found["SMTP2CF_CONFIG"] = toml
-    for one in settings.accounts:
-        if one.api_token_file is not None:
-            found[f"[[account]] {one.name}: api_token_file"] = one.api_token_file
+    found |= accounts.token_files(settings)
     if settings.tls_key_file is not None:
         found["SMTP2CF_TLS_KEY_FILE"] = settings.tls_key_file
     if settings.tls_cert_file is not None and files.holds_private_key(settings.tls_cert_file):

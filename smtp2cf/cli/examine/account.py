@@ -12,8 +12,9 @@ from smtp2cf.cloudflare.quota import ask_quota
 from smtp2cf.cloudflare.setup import SendingDomain
 from smtp2cf.envelope import domain_of
 from smtp2cf.reply import SendError, few_in_words
-from smtp2cf.settings import rooms
+from smtp2cf.settings import accounts
 from smtp2cf.settings.fields import Settings, SettingsError
+from smtp2cf.settings.fields.tables import AccountTable
 
 DOMAINS_LIMIT = 20
 """Domains that are looked up."""
@@ -23,21 +24,25 @@ SHOWN = 5
 _ACCEPTED = ok("token", "active")
 
 
-async def account(settings: Settings, domains: Collection[str]) -> AsyncIterator[Finding]:
-    """Everything that the API can be asked. domains: those that are to send, as far as is known."""
+async def account(
+    settings: Settings, table: AccountTable, domains: Collection[str], *, anybody: bool
+) -> AsyncIterator[Finding]:
+    """Everything that the API can be asked.
+
+    domains: those that are to send through this account, as far as is known. anybody: any other may as well.
+    """
     try:
-        sender = rooms.account(settings)
+        sender = accounts.build(settings, table)
     except SettingsError as wrong:
         yield error("cloudflare", str(wrong))
         return
     try:
         accepted = False
-        async for finding in _token(sender, settings.api_base_url):
+        async for finding in _token(sender, sender.base_url):
             accepted = finding == _ACCEPTED or accepted
             yield finding
         if accepted:
             yield await _quota(sender.client.api)
-            anybody = not settings.allowed_sender_domains
             async for finding in _domains(sender.client.api, domains, anybody=anybody):
                 yield finding
     finally:
@@ -165,6 +170,13 @@ def domains_of(settings: Settings, users: Iterable[Senders]) -> set[str]:
         found |= senders.domains | {domain for _, domain in senders.addresses}
         found |= {f"*.{parent}" for parent in senders.parents}
     return {_in_sent_form(domain) for domain in found if "." in domain}
+
+
+def domains_of_table(table: AccountTable) -> set[str]:
+    """The same, of one account's own."""
+    senders = Senders.parse(table.sender_domains)
+    found = senders.domains | {domain for _, domain in senders.addresses}
+    return {_in_sent_form(domain) for domain in found | {f"*.{parent}" for parent in senders.parents}}
 
 
 def _in_sent_form(domain: str) -> str:

@@ -1,0 +1,106 @@
+"""Accounts: those that the settings describe, and whose mail each of them sends."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from smtp2cf.access.senders import Senders
+from smtp2cf.cloudflare.account import Account
+from smtp2cf.cloudflare.budget import Budget
+from smtp2cf.relay.accounts import Accounts, Outlet, Share
+from smtp2cf.settings.fields import Settings, SettingsError
+from smtp2cf.settings.fields.tables import AccountTable
+from smtp2cf.settings.rooms import public_cas
+from smtp2cf.spool import Spool
+
+DEFAULT = "default"
+"""What the account is called that no table describes, where there are others."""
+
+
+def tables(settings: Settings) -> tuple[AccountTable, ...]:
+    """A table for each account, each with the URL of its API; the default is called DEFAULT."""
+    default = AccountTable.model_construct(
+        name=DEFAULT,
+        account_id=settings.account_id,
+        api_token=settings.api_token,
+        api_token_file=None,
+        api_base_url=settings.api_base_url,
+        api_rate=settings.api_rate,
+    )
+    others = (
+        table.model_copy(update={"api_base_url": table.api_base_url or settings.api_base_url})
+        for table in settings.accounts
+    )
+    return (*((default,) if settings.account_id else ()), *others)
+
+
+def build(settings: Settings, table: AccountTable, store: Spool | None = None) -> Account:
+    """One account. store: where its calls are counted. Raises SettingsError."""
+    rate, shared = table.api_rate, settings.spool_url.get_secret_value().startswith("postgres")
+    try:
+        with public_cas():
+            return Account(
+                base_url=table.api_base_url or settings.api_base_url,
+                account_id=table.account_id,
+                token=table.api_token.get_secret_value(),
+                timeout=settings.api_timeout,
+                concurrency=settings.api_concurrency,
+                name=table.name if settings.accounts else "",
+                budget=Budget(rate, table.account_id, store, shared=shared) if rate is not None else None,
+            )
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+
+
+def build_all(settings: Settings, store: Spool | None = None) -> list[Account]:
+    """Every account, the default first. Raises SettingsError."""
+    return [build(settings, table, store) for table in tables(settings)]
+
+
+def named(settings: Settings, name: str = "") -> Account:
+    """One account, for a command; without a name, the default or the only one. Raises SettingsError."""
+    found = tables(settings)
+    for table in found:
+        if table.name == name or (not name and (table.name == DEFAULT or len(found) == 1)):
+            return build(settings, table)
+    known = ", ".join(table.name for table in found)
+    if name:
+        raise SettingsError(f"there is no account {name}: name one of {known}")
+    raise SettingsError(f"there are several accounts: name one of {known} with --account")
+
+
+def shares(described: Sequence[AccountTable], accounts: Sequence[Account]) -> list[Share]:
+    """Whose mail each account sends that has a table."""
+    by_name = {account.name: account for account in accounts}
+    return [
+        Share(outlet_of(by_name[table.name]), Senders.parse(table.sender_domains), table.users)
+        for table in described
+    ]
+
+
+def choice(settings: Settings, accounts: Sequence[Account]) -> Accounts:
+    """What the relay chooses from. accounts: as `build_all` made them."""
+    default = outlet_of(accounts[0]) if settings.account_id else None
+    return Accounts(default, shares(settings.accounts, accounts))
+
+
+def outlet_of(account: Account) -> Outlet:
+    """An account as the relay uses it."""
+    return Outlet(account.client.send, account.name, account, account.suppression_reasons.replies)
+
+
+def without_tokens(settings: Settings) -> Settings:
+    """For a sandbox, which needs none."""
+    blank: dict[str, object] = {"api_token": SecretStr(""), "api_token_file": None}
+    accounts = tuple(table.model_copy(update=blank) for table in settings.accounts)
+    return settings.model_copy(update={"api_token": SecretStr(""), "accounts": accounts})
+
+
+def token_files(settings: Settings) -> dict[str, Path]:
+    """The files that hold accounts' tokens, by what names them."""
+    return {
+        f"[[account]] {table.name}: api_token_file": table.api_token_file
+        for table in settings.accounts
+        if table.api_token_file is not None
+    }
