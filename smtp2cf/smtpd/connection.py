@@ -90,7 +90,9 @@ class Connection(Outgoing):
             self._timer.cancel()
         if self._message_reader is not None:
             sender = self.session.transaction.mail_from
-            self._sessions.limited_log.info("session.lost_in_data", client=self.client, reverse_path=sender)
+            self._sessions.limited_log.info(
+                "session.lost_in_data", client=self.client, **self._came_in, reverse_path=sender
+            )
         self.transport = self._message_reader = None
         self.state = GONE
         self.input.clear()
@@ -216,7 +218,7 @@ class Connection(Outgoing):
         if reader.held > self._room_until:
             self._room_until = reader.held + ROOM_STEP
             if not self._sessions.has_room(self):
-                self._sessions.limited_log.warning("session.no_room", client=self.client)
+                self._sessions.limited_log.warning("session.no_room", client=self.client, **self._came_in)
                 reader.drop()
         if done:
             self._message_reader = None

@@ -111,7 +111,9 @@ class Outgoing(aiosmtpd.SMTP):
         if code in _NONSENSE:
             self._errors_left -= 1
             if self._errors_left <= 0:
-                self._sessions.limited_log.warning("session.too_many_errors", client=self.client)
+                self._sessions.limited_log.warning(
+                    "session.too_many_errors", client=self.client, **self._came_in
+                )
                 self.close(replies.TOO_MANY_ERRORS)
 
     def _send_answer(self, envelope: Envelope, reply: Reply, wire: bytes, *, unheard: bool) -> None:
@@ -153,7 +155,9 @@ class Outgoing(aiosmtpd.SMTP):
         if left > 0:
             self._look_at_time_in(left)
             return
-        self._sessions.limited_log.info("session.timeout", client=self.client, reply=str(goodbye))
+        self._sessions.limited_log.info(
+            "session.timeout", client=self.client, **self._came_in, reply=str(goodbye)
+        )
         self.close(goodbye)
 
     # ---- closing

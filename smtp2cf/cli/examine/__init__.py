@@ -18,8 +18,9 @@ __all__ = ["Finding", "Status", "examine"]
 async def examine(env_file: Path | None) -> AsyncIterator[Finding]:
     """Look at everything. Where the settings can't be read, that is all there is."""
     async for finding in _findings(env_file):
-        (text,) = loading.named([finding.text], env_file)
-        yield finding._replace(text=text)
+        # What is well needs no place to be found at.
+        lines = [finding.text] if finding.status is Status.OK else loading.named([finding.text], env_file)
+        yield finding._replace(text=lines[0])
 
 
 async def _findings(env_file: Path | None) -> AsyncIterator[Finding]:
