@@ -6,7 +6,7 @@ SET_UP := $(VENV)/.set-up
 TESTS  ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check audit fuzz bench attack lock config clean
+.PHONY: help run test check audit fuzz bench attack lock config man clean
 
 help:  ## this list
 	@grep -hE '^[a-z.]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -40,6 +40,9 @@ check: $(SET_UP)  ## lint, types, the rooms' dependencies, the examples and the 
 		kind=$$(expr $$file : '.*[.]\(env\|toml\|schema\)'); \
 		$(BIN)/python -m smtp2cf.settings.example $$kind | diff -u $$file - \
 		|| { echo "$$file is out of step: run 'make config'"; exit 1; }; done
+	@there=$$(mktemp -d) && trap 'rm -r "$$there"' EXIT && $(BIN)/python deploy/generate.py "$$there" \
+		&& for room in man completion; do diff -ru deploy/$$room "$$there/$$room" \
+		|| { echo "deploy/$$room is out of step: run 'make man'"; exit 1; }; done
 
 audit: $(VENV)-audit/.set-up  ## known vulnerabilities of every pinned dependency, where PyPI's database can be had
 	@$(VENV)-audit/bin/python requirements/audit.py
@@ -70,6 +73,9 @@ config: $(SET_UP)  ## write config.example.env, config.example.toml and its sche
 	$(BIN)/python -m smtp2cf.settings.example env > config.example.env
 	$(BIN)/python -m smtp2cf.settings.example toml > config.example.toml
 	$(BIN)/python -m smtp2cf.settings.example schema > smtp2cf.schema.json
+
+man: $(SET_UP)  ## write the man pages and the shells' completion from --help, the examples and docs/sendmail.md
+	$(BIN)/python deploy/generate.py deploy
 
 attack: $(SET_UP)  ## what attacks cost a bridge and its other clients; needs openssl
 	$(BIN)/python -m benchmarks.attacks

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.completion import get_completion_inspect_parameters
 
 from smtp2cf import __version__
 from smtp2cf.cli.arguments import App, run
@@ -22,6 +23,9 @@ from smtp2cf.cli.user import app as user_app
 from smtp2cf.listen.systemd import HandedOverError
 from smtp2cf.settings import fields
 from smtp2cf.spool import SpoolError
+
+COMPLETE = "_SMTP2CF_COMPLETE"
+"""Set by the shells' completion (deploy/completion), which asks what may come next."""
 
 app = App(help="An SMTP relay that hands mail to Cloudflare's Email Sending API.")
 for command in (send, serve, sandbox, check, quota):
@@ -62,6 +66,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # whatever the locale, no message is lost
+    if COMPLETE in os.environ:
+        get_completion_inspect_parameters()  # which makes typer know the shells
     try:
         status = run(app, "smtp2cf")
         sys.stdout.flush()

@@ -1,0 +1,1 @@
+complete --command smtp2cf --no-files --arguments "(env _SMTP2CF_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS=(commandline -cp) smtp2cf)" --condition "env _SMTP2CF_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=is-args _TYPER_COMPLETE_ARGS=(commandline -cp) smtp2cf"
