@@ -5,6 +5,7 @@
 
 from pathlib import Path
 
+from smtp2cf.spool.following import Followed, Following, FollowingSpool
 from smtp2cf.spool.protocol import (
     ANOTHER_SPOOL,
     EVERYTHING,
@@ -38,6 +39,9 @@ __all__ = [
     "Action",
     "Answer",
     "Filter",
+    "Followed",
+    "Following",
+    "FollowingSpool",
     "Memory",
     "NewMail",
     "Period",
@@ -55,7 +59,7 @@ __all__ = [
 
 async def open_spool(
     url: str, *, state_dir: Path, serve: bool = True, lease: float = LEASE, min_free: int = 0
-) -> Spool:
+) -> FollowingSpool:
     """Open the spool at `url`; create it if there is none.
 
     url: `sqlite:///path`, `postgresql://…`, or "" for SQLite in `state_dir`. serve: this process

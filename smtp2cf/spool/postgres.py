@@ -24,6 +24,7 @@ from smtp2cf.spool.batcher import Batcher
 from smtp2cf.spool.claims import Claims, DueAlarm, Moment
 from smtp2cf.spool.postgres_answers import PostgresAnswers
 from smtp2cf.spool.postgres_database import Connection, Database, QueueIdTaken
+from smtp2cf.spool.postgres_following import PostgresFollowing
 from smtp2cf.spool.postgres_put import put_values
 from smtp2cf.spool.protocol import (
     EVERYTHING,
@@ -70,6 +71,7 @@ class PostgresSpool:
         self._confirms = Batcher(self._confirm_all)
         self._finishes = Batcher(self._finish_all)
         self._answers = PostgresAnswers(database)
+        self.following = PostgresFollowing(database, self._put_values, self._arrived)
         self._closed = False
         self._full: SpoolFull | None = None
         self._claiming = asyncio.Lock()
@@ -284,6 +286,7 @@ class PostgresSpool:
         for batcher in (self._puts, self._begins, self._confirms, self._finishes):
             await batcher.finish()
         await self._answers.finish()
+        await self.following.finish()
         try:
             await self._database.execute(postgres_sql.GIVE_BACK, self._owner, None)
             self._database.announce()
@@ -377,6 +380,7 @@ class PostgresSpool:
         if not self._claim_lost:
             await self._database.run(self._give_back_strays)
         await self._database.execute(postgres_sql.FORGET_OLD)
+        await self.following.forget_old()
         await self._database.execute(postgres_counts.FORGET)
         return renewed
 

@@ -45,6 +45,17 @@ MIGRATIONS: tuple[str, ...] = (
     "ALTER TABLE smtp2cf_spool ADD COLUMN schema_version integer NOT NULL DEFAULT 0",
     "CREATE TABLE smtp2cf_note (name text PRIMARY KEY, version bigint NOT NULL, text text NOT NULL)",
     """
+    CREATE TABLE smtp2cf_followed (
+        message_id text NOT NULL,
+        recipient text NOT NULL,
+        envelope text NOT NULL,
+        original_id text NOT NULL,
+        until float8 NOT NULL,
+        PRIMARY KEY (message_id, recipient)
+    );
+    CREATE INDEX smtp2cf_followed_until ON smtp2cf_followed (until);
+    """,
+    """
     CREATE TABLE smtp2cf_count (
         name text PRIMARY KEY, version bigint NOT NULL, text text NOT NULL, until float8 NOT NULL
     )

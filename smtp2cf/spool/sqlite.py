@@ -49,6 +49,7 @@ from smtp2cf.spool.protocol import (
 )
 from smtp2cf.spool.sqlite_counts import ALL as ALL_COUNTS
 from smtp2cf.spool.sqlite_errors import SpoolDamaged, send_error
+from smtp2cf.spool.sqlite_following import SqliteFollowing
 from smtp2cf.spool.sqlite_guard import FileGuard
 from smtp2cf.spool.sqlite_opening import Opened, open_files
 from smtp2cf.spool.sqlite_sql import conditions
@@ -85,6 +86,9 @@ class SqliteSpool:
         self._connections = _Connections(self._guard)
         self._claims = Claims(lease, self._renew)
         self._alarm = DueAlarm(self._until_due, POLL)
+        self.following = SqliteFollowing(
+            self._writer, self._store, self._clock, self._one, arrived=self._arrived
+        )
         until = self._clock.now() + MEMORY
         self._memory = {
             digest: (codec.decode_reply(reply), until) for digest, reply in opened.left.memory.items()

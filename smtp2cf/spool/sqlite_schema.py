@@ -48,6 +48,17 @@ MIGRATIONS: tuple[str, ...] = (
     "CREATE TABLE clock (boot TEXT NOT NULL, passed REAL NOT NULL, now REAL NOT NULL)",
     "CREATE TABLE schema (version INTEGER NOT NULL); INSERT INTO schema VALUES (0)",
     "CREATE TABLE note (name TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID",
+    """
+    CREATE TABLE followed (
+        message_id TEXT NOT NULL,
+        recipient TEXT NOT NULL,
+        envelope TEXT NOT NULL,
+        original_id TEXT NOT NULL,
+        until REAL NOT NULL,
+        PRIMARY KEY (message_id, recipient)
+    ) WITHOUT ROWID;
+    CREATE INDEX followed_until ON followed (until)
+    """,
     "CREATE TABLE count (name TEXT PRIMARY KEY, text TEXT NOT NULL, until REAL NOT NULL) WITHOUT ROWID",
 )
 """Each takes the schema one version further; see schema.py for what it may do.

@@ -112,7 +112,7 @@ class Store:
         letters = {mail.envelope.queue_id: mail for together in jobs for mail in together}
         connection.execute("SAVEPOINT put")
         try:
-            self._insert(connection, tuple(letters.values()))
+            self.insert(connection, tuple(letters.values()))
         except sqlite3.IntegrityError:
             connection.execute("ROLLBACK TO put")  # part of it may have been written
             return self._put_again(connection, jobs, letters)
@@ -137,13 +137,14 @@ class Store:
             for together in jobs
         ]
         left = [mail for together, no in zip(jobs, refused, strict=True) if not no for mail in together]
-        self._insert(
+        self.insert(
             connection,
             tuple({key: mail for mail in left if (key := mail.envelope.queue_id) not in known}.values()),
         )
         return [SpoolUnavailable("its queue id belongs to other mail") if no else None for no in refused]
 
-    def _insert(self, connection: sqlite3.Connection, letters: Sequence[NewMail]) -> None:
+    def insert(self, connection: sqlite3.Connection, letters: Sequence[NewMail]) -> None:
+        """Put in mail that is not there yet."""
         now = self._clock.now()
         (first,) = connection.execute("SELECT ifnull(max(id), 0) + 1 FROM message").fetchone()
         for start, end in _powers_of_two(len(letters)):
@@ -202,7 +203,7 @@ class Store:
             cursor = connection.execute("DELETE FROM mail WHERE queue_id = ? AND owner = ?", ours)
         settled = cursor.rowcount > 0
         if settled and job.dsns:
-            self._insert(connection, job.dsns)
+            self.insert(connection, job.dsns)
         return settled
 
     def _begin(self, connection: sqlite3.Connection, jobs: list[str]) -> list[bool]:
@@ -311,8 +312,10 @@ class Store:
         connection.execute("UPDATE clock SET boot = ?, passed = ?, now = ?", self._clock.mark())
 
     def _tidy(self, connection: sqlite3.Connection, jobs: list[None]) -> list[bool]:
-        """Forget old answers and give some free room back; True if there is more to give back."""
-        connection.execute("DELETE FROM memory WHERE until < ?", (self._clock.now(),))
+        """Forget what is too old, and give some free room back; True if there is more to give back."""
+        now = self._clock.now()
+        connection.execute("DELETE FROM memory WHERE until < ?", (now,))
+        connection.execute("DELETE FROM followed WHERE until < ?", (now,))
         sqlite_counts.forget(connection, self._clock.now())
         (free,) = connection.execute("PRAGMA freelist_count").fetchone()
         if free <= FREE_PAGES:

@@ -81,11 +81,17 @@ class Writer:
 
     async def do(self, kind: Kind, argument: Any, size: int = 0) -> Any:
         """Do a job; raises SendError."""
-        if self._closed:
-            raise SpoolUnavailable("it is closed")
+        return await self.ask(kind, argument, size)
+
+    def ask(self, kind: Kind, argument: Any, size: int = 0) -> "asyncio.Future[Any]":
+        """Do a job, before all that are passed in later; who awaits the future gets its SendError."""
         future = self._loop.create_future()
-        self._jobs.put(Job(kind, argument, future, size))
-        return await future
+        future.add_done_callback(_look_at)
+        if self._closed:
+            future.set_exception(SpoolUnavailable("it is closed"))
+        else:
+            self._jobs.put(Job(kind, argument, future, size))
+        return future
 
     def post(self, kind: Kind, argument: Any) -> None:
         """Do a job later; nobody waits for it, and it may fail."""
@@ -228,6 +234,12 @@ class Writer:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _look_at(future: "asyncio.Future[Any]") -> None:
+    """Keep asyncio from warning that nobody looked at an error."""
+    if not future.cancelled():
+        future.exception()
 
 
 def resolve(done: Iterable[tuple[Job, Any]]) -> None:
