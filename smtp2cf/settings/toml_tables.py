@@ -168,7 +168,7 @@ def _wrong_token(at: TomlPath, model: type[BaseModel], row: Mapping[str, Any]) -
         yield at, " has no api_token and no api_token_file"
     elif isinstance(file, str):
         try:
-            secret_files.secret_in(Path(file))
+            secret_files.secret_in(Path(as_text(file)))
         except ValueError as error:
             yield (*at, "api_token_file"), f": {error}"
 

@@ -149,6 +149,10 @@ IN_QUOTES = "it must be in quotes"
             ACCOUNT.replace('n = "t"', 'n_file = "/no/t"'),
             "4: [[account]] api_token_file: /no/t: No such file or directory",
         ),
+        (
+            ACCOUNT.replace('n = "t"', 'n_file = """/no/t\n"""'),
+            "4: [[account]] api_token_file: /no/t: No such file or directory",
+        ),
         (ACCOUNT.replace("account_id", "#"), "1: [[account]] has no account_id"),
         (ACCOUNT.replace("name", "#"), "1: [[account]] has no name"),
         (ACCOUNT.replace('"a"', '""'), "1: [[account]] has no name"),
