@@ -111,14 +111,15 @@ class _Observed:
 
 
 class Gauge(NamedTuple):
-    """What is asked for at each scrape: a value for each account, whose name is "" where there is only one.
+    """What is asked for at each scrape: a value for each account, or each other thing that the label names.
 
-    A value is left out while it is no number.
+    The name is "" where there is only one. A value is left out while it is no number.
     """
 
     name: str
     text: str
     values: dict[str, Callable[[], float]]
+    label: str = "account"
 
 
 class _Asked(Collector):
@@ -134,9 +135,9 @@ class _Asked(Collector):
     def collect(self) -> Iterable[Metric]:
         """For a scrape."""
         family = GaugeMetricFamily(self._gauge.name, self._gauge.text)
-        for account, ask in self._gauge.values.items():
+        for name, ask in self._gauge.values.items():
             if not math.isnan(value := float(ask())):
-                family.add_sample(self._gauge.name, _of(account), value)
+                family.add_sample(self._gauge.name, {self._gauge.label: name} if name else {}, value)
         return [family] if family.samples else []
 
 
@@ -145,13 +146,14 @@ def _of(account: str) -> dict[str, str]:
     return {"account": account} if account else {}
 
 
-def export(gauges: Mapping[str, tuple[str, Callable[[], float]]], by_account: Iterable[Gauge] = ()) -> None:
+def export(gauges: Mapping[str, tuple[str, Callable[[], float]]], labelled: Iterable[Gauge] = ()) -> None:
     """Export gauges, and the version.
 
     gauges: by name, a text and what returns the value at each scrape; it is left out while it is no number.
+    labelled: those with several values.
     """
     for name, (text, value) in gauges.items():
         REGISTRY.register(_Asked(Gauge(name, text, {"": value})))
-    for gauge in by_account:
+    for gauge in labelled:
         REGISTRY.register(_Asked(gauge))
     Info("smtp2cf_build", "The version that is running").info({"version": __version__})

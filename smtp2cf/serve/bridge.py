@@ -139,7 +139,7 @@ class Bridge:
         await self.admin.start(admin.sockets)
         for listener in listeners:
             await self.server.start(listener)
-        metrics.export(self.outside.gauges(), self.accounts.gauges())
+        metrics.export(self.outside.gauges(), [*self.accounts.gauges(), *self.outside.at_listeners()])
         for name, watch in self.accounts.watches():
             self._watch(watch, name)
         self._watch(memory.give_back, "serve.give_back_memory")

@@ -1,10 +1,11 @@
 """The outside view: what probes, the status page and the gauges say of a bridge, asked of its parts."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from smtp2cf import __version__
 from smtp2cf.journal import maillog
+from smtp2cf.journal.metrics import Gauge
 from smtp2cf.journal.readiness import Readiness
 from smtp2cf.listen.certificate import Certificate
 from smtp2cf.relay.sender_domains import SenderDomains
@@ -68,6 +69,11 @@ class OutsideView:
         """What waits, and whether calls get through: what systemd shows."""
         waiting = f"{self._spool.messages} waiting, " if self._spool is not None else ""
         return f"{waiting}API {self._accounts.in_words()}"
+
+    def at_listeners(self) -> Iterator[Gauge]:
+        """What /metrics has of each listener with a name."""
+        if sessions := self._server.sessions_at():
+            yield Gauge("smtp2cf_listener_sessions", "SMTP sessions at a listener", sessions, "listener")
 
     def gauges(self) -> Mapping[str, tuple[str, Callable[[], float]]]:
         """For /metrics: by name, a text and what returns the value."""

@@ -70,6 +70,7 @@ class Outgoing(aiosmtpd.SMTP):
         self.loop = asyncio.get_running_loop()
         self.rules = rules
         self.client = ""
+        self.listener = listener
         self._came_in = {"listener": listener} if listener else {}
         self.state = COMMANDS
         self.stalled = False

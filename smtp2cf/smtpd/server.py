@@ -9,7 +9,7 @@ import contextlib
 import functools
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
@@ -73,6 +73,11 @@ class Server:
             named = f" ({listener.name})" if listener.name else ""
             endpoints.setdefault(f"takes mail on{spoken}{named}", []).extend(listener.endpoints)
         return {label: ", ".join(known) for label, known in endpoints.items()}
+
+    def sessions_at(self) -> dict[str, Callable[[], float]]:
+        """What counts the open sessions of each listener with a name."""
+        names = {listener.name: None for listener in self._listeners if listener.name}
+        return {name: functools.partial(self.sessions.at, name) for name in names}
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - sessions outlive it and are told
         """Take no new sessions, let transactions finish for `timeout` seconds, then hang up."""

@@ -20,6 +20,7 @@ class OpenSession(Protocol):
     """What has to be known about an open session."""
 
     client: str
+    listener: str
     rules: Rules
 
     @property
@@ -61,6 +62,10 @@ class Sessions:
 
     def __iter__(self) -> Iterator[OpenSession]:
         return iter(tuple(self._open))
+
+    def at(self, listener: str) -> int:
+        """How many are open at the listener with this name."""
+        return sum(session.listener == listener for session in self._open)
 
     def admit(self, session: OpenSession, descriptor: int) -> Reply | None:
         """Count a session in; the reply if there are too many, or no more are wanted."""

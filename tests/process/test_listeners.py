@@ -109,6 +109,10 @@ def test_printers_send_without_tls_from_their_own_addresses_as_themselves(runnin
         assert said.startswith(
             "550 5.7.1 127.0.0.1 may not relay here: it is not in allow_networks of [[listener]]"
         )
+        with urllib.request.urlopen(f"{running.bridge.admin_url}/metrics") as metrics:
+            lines = metrics.read().decode().splitlines()
+        assert 'smtp2cf_listener_sessions{listener="printers"} 1.0' in lines
+        assert 'smtp2cf_listener_sessions{listener="submission"} 0.0' in lines
     denied = running.bridge.wait_for_log("session.relaying_denied")
     assert (denied["listener"], denied["client"]) == ("printers", "127.0.0.1")
 
