@@ -1,104 +1,109 @@
-"""Counts: what all keys have sent, in memory, and whether one may send more.
+"""Counts: what all keys have sent, in the memory of one process, and kept in its spool.
 
-What is refused is not counted: nobody is kept out for trying again. Keys that have been idle for a whole
-window are forgotten as new ones come, and past MAX_KEYS the one that was heard longest ago.
+Nobody waits for the spool: what was counted is written a second later, together. What a killed process has
+counted in its last second is lost. Keys that have been idle for a whole window are forgotten as new ones
+come, and past MAX_KEYS the one that was heard longest ago.
 """
 
+import asyncio
 import time
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
-from smtp2cf.access.limit import Named
+import structlog
+
+from smtp2cf.access import charge as charges
+from smtp2cf.access.charge import Charge, Refused
 from smtp2cf.access.usage import Usage
-from smtp2cf.journal import quotas as journal
+from smtp2cf.reply import SendError
 
 MAX_KEYS = 100_000
 """Keys that are counted at once, over all quotas."""
-SCARCE = 0.8
-"""The share of a limit at which a warning is due."""
-WORTH_A_WARNING = 5
-"""The lowest limit whose last part is worth a warning."""
+EVERY = 1.0
+"""Seconds between two writes."""
+
+log = structlog.stdlib.get_logger("smtp2cf.quotas")
 
 
-class Charge(NamedTuple):
-    """One more that has to fit: of what is counted as `name`, by `who`, within a limit."""
+class Kept(NamedTuple):
+    """A count to keep. lasts: seconds until it may be forgotten."""
 
-    name: str
-    who: str
-    named: Named
-
-
-class Refused(NamedTuple):
-    """No room for a charge. until: when there is some, by the clock of the counts; now: what that says."""
-
-    charge: Charge
-    until: float
-    now: float
+    text: str
+    lasts: float
 
 
-def name_of(family: str, seconds: int, key: str) -> str:
-    """What a count is kept as. family: of what, for whom."""
-    return f"{family}/{seconds}/{key}"
+class Store(Protocol):
+    """Where counts are kept: a spool that nobody shares."""
 
+    async def counts(self) -> tuple[dict[str, str], float]:
+        """All of them by name, and the time in seconds by the store's clock."""
 
-def seconds_of(name: str) -> int:
-    """The window of a count, 0 if it can't be one."""
-    seconds = name.split("/", 4)[3:4]
-    return int(seconds[0]) if seconds and seconds[0].isdecimal() else 0
-
-
-def say_scarce(charge: Charge, used: int) -> None:
-    """Somebody nears a limit."""
-    limit, setting = charge.named
-    journal.scarce(setting=setting, limit=str(limit), who=charge.who, used=used)
+    async def recount(
+        self,
+        names: Sequence[str],
+        change: Callable[[Mapping[str, str], float], tuple[Mapping[str, Kept], None]],
+    ) -> None:
+        """Write some."""
 
 
 class Counts:
-    """All counts of one process. clock: seconds. on_scarce: told once a window of who nears a limit."""
+    """All counts of one process. store: None for none. clock: seconds, at the pace of the store's.
+
+    on_scarce: told once a window of who nears a limit.
+    """
 
     def __init__(
         self,
+        store: Store | None = None,
         clock: Callable[[], float] = time.monotonic,
-        on_scarce: Callable[[Charge, int], None] = say_scarce,
+        on_scarce: Callable[[Charge, int], None] = charges.say_scarce,
     ) -> None:
+        self._store = store
         self._clock = clock
         self._on_scarce = on_scarce
+        self._ahead = 0.0
         # The names are in the order in which they were last counted.
         self._usages: dict[str, Usage] = {}
+        self._unwritten: set[str] = set()
+        self._counted = asyncio.Event()
 
-    def take(self, charges: Sequence[Charge]) -> Refused | None:
+    async def read(self) -> None:
+        """Go on from what the store has. Without this, or if it fails, nothing is written."""
+        store, self._store = self._store, None
+        if store is None:
+            return
+        try:
+            kept, now = await store.counts()
+        except SendError as error:
+            note = "what was sent earlier does not count, and what is sent now is not kept over a restart"
+            log.warning("quota.not_read", reason=error.reply.text, note=note)
+            return
+        self._store, self._ahead = store, now - self._clock()
+        for name, text in kept.items():
+            if seconds := charges.seconds_of(name):
+                self._usages[name] = Usage.read(text, now, seconds)
+
+    def take(self, wanted: Sequence[Charge]) -> Refused | None:
         """Count one of each, or none: then the refusal that lasts longest."""
-        now = self._clock()
-        refused = [found for charge in charges if (found := self._refusal(charge, now)) is not None]
-        if refused:
-            return max(refused, key=lambda one: one.until)
-        for charge in charges:
-            self._count(charge, now)
+        now = self._clock() + self._ahead
+        found = (charges.refusal(self._usages.get(one.name), one, now) for one in wanted)
+        if (refused := charges.longest([one for one in found if one is not None])) is not None:
+            return refused
+        for one in wanted:
+            self._count(one, now)
         return None
 
-    def _refusal(self, charge: Charge, now: float) -> Refused | None:
-        usage, limit = self._usages.get(charge.name), charge.named.limit
-        if usage is None or usage.sum < limit.number:
-            return None
-        usage.forget(now, limit.seconds)
-        if usage.sum < limit.number:
-            return None
-        return Refused(charge, usage.room_at(limit.number, limit.seconds), now)
-
     def _count(self, charge: Charge, now: float) -> None:
-        limit = charge.named.limit
         usage = self._usages.pop(charge.name, None)
         if usage is None:
             self._forget_idle(now)
             usage = Usage()
-        else:
-            usage.forget(now, limit.seconds)
         self._usages[charge.name] = usage
-        usage.add(now, limit.seconds)
-        if usage.sum >= limit.number * SCARCE and usage.warned_until <= now:
-            usage.warned_until = now + limit.seconds
-            if limit.number >= WORTH_A_WARNING:
-                self._on_scarce(charge, usage.sum)
+        if charges.count(usage, charge, now):
+            self._on_scarce(charge, usage.sum)
+        if self._store is not None:
+            self._unwritten.add(charge.name)
+            self._counted.set()
 
     def _forget_idle(self, now: float) -> None:
         """Drop up to two names for the one that comes: so many at a time that no call takes long."""
@@ -107,8 +112,33 @@ class Counts:
             if oldest is None:
                 return
             usage = self._usages[oldest]
-            usage.forget(now, seconds_of(oldest))
-            if usage.sum == 0 or len(self._usages) >= MAX_KEYS:
-                del self._usages[oldest]
-            else:
+            usage.forget(now, charges.seconds_of(oldest))
+            if usage.sum and len(self._usages) < MAX_KEYS:
                 return
+            del self._usages[oldest]
+            self._unwritten.discard(oldest)
+
+    async def keep(self) -> None:
+        """Write what was counted, a second later, until cancelled."""
+        while True:
+            await self._counted.wait()
+            await asyncio.sleep(EVERY)
+            await self.write()
+
+    async def write(self) -> None:
+        """Write what was counted. What can't be written now is written the next time."""
+        if self._store is None or not self._unwritten:
+            return
+        names, self._unwritten = self._unwritten, set()
+        self._counted.clear()
+        kept = {
+            name: Kept(self._usages[name].text(), charges.lasts(charges.seconds_of(name)))
+            for name in names
+            if name in self._usages
+        }
+        try:
+            await self._store.recount((), lambda _, __: (kept, None))
+        except SendError as error:
+            self._unwritten |= names
+            self._counted.set()
+            log.debug("quota.not_written", reason=error.reply.text)

@@ -11,17 +11,22 @@ Knows no session; where counts are kept is the counts' own business.
 import functools
 import ipaddress
 import time
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, NamedTuple
 
-from smtp2cf.access.counts import Charge, Counts, Refused, name_of
+from smtp2cf.access.charge import Charge, Refused, name_of
+from smtp2cf.access.counts import Counts
 from smtp2cf.access.limit import Named, What, as_time, strictest
+from smtp2cf.access.shared_counts import SharedCounts
 from smtp2cf.envelope import address_key
 from smtp2cf.journal import quotas as journal
-from smtp2cf.reply import Reply
+from smtp2cf.reply import Reply, SendError
 
 NETWORK = 64
 """Bits of an IPv6 address that are one client."""
+
+Judgement = Reply | Coroutine[Any, Any, Reply | None] | None
+"""The reply to one too many, None if there is room; or what to await for that."""
 
 OfUser = Callable[[str], tuple[Named, ...] | None]
 """A user's own limits; None if there are none."""
@@ -45,26 +50,28 @@ class Allowance(NamedTuple):
 class Quotas:
     """What is asked at MAIL and RCPT. of_user: takes the place of the user's limits in the allowance."""
 
-    def __init__(self, allowance: Allowance, counts: Counts, of_user: OfUser = lambda _user: None) -> None:
+    def __init__(
+        self, allowance: Allowance, counts: Counts | SharedCounts, of_user: OfUser = lambda _user: None
+    ) -> None:
         self._allowance = allowance
         self._counts = counts
         self._of_user = of_user
 
-    def message(self, client: str, user: str, sender: str) -> Reply | None:
+    def message(self, client: str, user: str, sender: str) -> Judgement:
         """At MAIL: count a message, or the 450 if it is one too many."""
         return self._take("messages", client, user, sender)
 
-    def recipient(self, client: str, user: str, sender: str) -> Reply | None:
+    def recipient(self, client: str, user: str, sender: str) -> Judgement:
         """At RCPT: count a recipient, or the 450 if it is one too many."""
         return self._take("recipients", client, user, sender)
 
-    def _take(self, what: What, client: str, user: str, sender: str) -> Reply | None:
+    def _take(self, what: What, client: str, user: str, sender: str) -> Judgement:
         charges = self._charges(what, client, user, sender)
-        refused = self._counts.take(charges) if charges else None
-        if refused is None:
+        if not charges:
             return None
-        journal.refused(refused.charge.named.setting)
-        return too_many(refused)
+        if isinstance(self._counts, SharedCounts):
+            return _take_shared(self._counts, charges)
+        return _reply(self._counts.take(charges))
 
     def _charges(self, what: What, client: str, user: str, sender: str) -> list[Charge]:
         allowance = self._allowance
@@ -78,6 +85,21 @@ class Quotas:
         if allowance.sender.limits:
             charges += _charges("sender", allowance.sender, what, sender_key(sender))
         return charges
+
+
+async def _take_shared(counts: SharedCounts, charges: Sequence[Charge]) -> Reply | None:
+    """Without the counts nobody knows: then it is the spool's own 45x."""
+    try:
+        return _reply(await counts.take(charges))
+    except SendError as error:
+        return error.reply
+
+
+def _reply(refused: Refused | None) -> Reply | None:
+    if refused is None:
+        return None
+    journal.refused(refused.charge.named.setting)
+    return too_many(refused)
 
 
 def ruling(*limits: Named, scope: str = "") -> Ruling:

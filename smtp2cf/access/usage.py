@@ -60,7 +60,7 @@ class Usage:
 
     def text(self) -> str:
         """For a store."""
-        return orjson.dumps(self._slots.tolist()).decode()
+        return orjson.dumps([self.warned_until, *self._slots.tolist()]).decode()
 
     @classmethod
     def read(cls, text: str, now: float, seconds: int) -> "Usage":
@@ -68,7 +68,8 @@ class Usage:
         set back) counts as if it were now."""
         usage, latest = cls(), int(now * SLOTS / seconds)
         try:
-            numbers = orjson.loads(text) if text else []
+            warned_until, *numbers = orjson.loads(text) if text else [0.0]
+            usage.warned_until = min(float(warned_until), now + seconds)
             for slot, count in zip(numbers[::2], numbers[1::2], strict=True):
                 usage._put(min(int(slot), latest), int(count))
         except (ValueError, TypeError, OverflowError):

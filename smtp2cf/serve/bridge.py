@@ -76,7 +76,7 @@ class Bridge:
         self.relay = _relay(settings, store, self.accounts, self.access, self._sender_refusal_at)
         closed = functools.partial(_spool_refusal, store) if store is not None else None
         self._sessions = quotas.session_limits(settings)
-        self._counts = Counts()
+        self._counts = quotas.counts_in(store, settings)
         self._closed = closed
         self.server = Server(
             self.relay.accept, rooms.capacity(settings), self.relay.answered if store is not None else None
@@ -137,6 +137,9 @@ class Bridge:
     async def start(self, listeners: Sequence[Listener], admin: Place) -> None:
         """Take mail and answer probes on listening sockets."""
         await self.admin.start(admin.sockets)
+        if isinstance(self._counts, Counts):
+            await self._counts.read()
+            self._watch(self._counts.keep, "serve.keep_counts")
         for listener in listeners:
             await self.server.start(listener)
         metrics.export(self.outside.gauges(), [*self.accounts.gauges(), *self.outside.at_listeners()])
@@ -202,6 +205,8 @@ class Bridge:
             watch.cancel()
         await asyncio.gather(*self._watches, return_exceptions=True)
         await self.admin.stop()
+        if isinstance(self._counts, Counts):
+            await self._counts.write()
         await self.accounts.aclose()
         self.access.close()
         if self.spool is not None:

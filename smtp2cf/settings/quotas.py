@@ -5,9 +5,12 @@ from collections.abc import Iterator
 from smtp2cf.access.counts import Counts
 from smtp2cf.access.limit import Limit, Named, What
 from smtp2cf.access.quotas import Allowance, Quotas, Ruling, ruling
+from smtp2cf.access.shared_counts import SharedCounts
 from smtp2cf.settings.fields import PREFIX, Settings
 from smtp2cf.settings.listening import Way
 from smtp2cf.smtpd import SessionLimits
+from smtp2cf.spool import Spool
+from smtp2cf.spool.clock import passed
 
 KINDS = ("client", "user", "sender")
 """Who is counted."""
@@ -22,12 +25,19 @@ SETTINGS = (
 """The settings that are."""
 
 
+def counts_in(store: Spool | None, settings: Settings) -> Counts | SharedCounts:
+    """Where it is counted what was sent: in memory, kept in the spool, or in the spool that bridges share."""
+    if store is not None and settings.spool_url.get_secret_value().startswith("postgres"):
+        return SharedCounts(store)
+    return Counts(store, clock=passed)
+
+
 def session_limits(settings: Settings) -> SessionLimits:
     """How many sessions one client address and one user may have."""
     return SessionLimits(settings.client_max_sessions, settings.user_max_sessions)
 
 
-def quotas_at(settings: Settings, way: Way, counts: Counts) -> Quotas | None:
+def quotas_at(settings: Settings, way: Way, counts: Counts | SharedCounts) -> Quotas | None:
     """How much may be sent at one way in; None for any amount."""
     allowance = Allowance(**{kind: _ruling(settings, way, kind) for kind in KINDS})
     return Quotas(allowance, counts) if any(one.limits for one in allowance) else None

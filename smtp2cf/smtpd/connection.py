@@ -25,7 +25,7 @@ from smtp2cf.smtpd.outgoing import COMMANDS, GONE, HANDSHAKE, HUNG_UP, MESSAGE, 
 from smtp2cf.smtpd.reply_arrival import Sign
 from smtp2cf.smtpd.session import Session
 from smtp2cf.smtpd.sessions import Sessions
-from smtp2cf.smtpd.steps import CheckPassword, Read, Relay, Say, StartTls, Step
+from smtp2cf.smtpd.steps import Await, CheckPassword, Read, Relay, Say, StartTls, Step
 
 PIPELINE_LIMIT = 65536
 """Octets of commands that may wait for an answer to an earlier one; more are left in the kernel."""
@@ -171,6 +171,8 @@ class Connection(Outgoing):
             self._read(step)
         elif isinstance(step, CheckPassword):
             self._wait_for(self._check_password(step))
+        elif isinstance(step, Await):
+            self._wait_for(self._await(step))
         elif isinstance(step, StartTls):
             self._wait_for(self._start_tls(step))
         else:
@@ -298,6 +300,11 @@ class Connection(Outgoing):
         refusal = await self.rules.login_refusal(self.client, name, password)
         self._limits.heard_at = self.loop.time()
         self._do(self.session.password_checked(step.credentials, refusal))
+
+    async def _await(self, step: Await) -> None:
+        refusal = await step.judgement
+        self._limits.heard_at = self.loop.time()
+        self._do(step.then(refusal))
 
     async def _start_tls(self, step: StartTls) -> None:
         """Go on in TLS, as if nothing had been said before (RFC 3207 §4.2)."""

@@ -4,9 +4,9 @@ Knows no session and no socket: it is given a client's address, a user's name an
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from smtp2cf.envelope import Authenticate, Network, SenderRefusal
 from smtp2cf.reply import Reply
@@ -47,14 +47,20 @@ class Policy:
         return not client or is_in(client, self.allow_networks)
 
 
+Judging = Coroutine[Any, Any, Reply | None]
+"""What to await for a refusal, if it takes its time."""
+Judgement = Reply | Judging | None
+"""A refusal, None for none; or what to await for that."""
+
+
 class Quotas(Protocol):
     """How much a client, a user and a sender may send. "" is a client without an address, nobody, and the
     null sender."""
 
-    def message(self, client: str, user: str, sender: str) -> Reply | None:
+    def message(self, client: str, user: str, sender: str) -> Judgement:
         """At MAIL: count a message, or the reply if it is one too many."""
 
-    def recipient(self, client: str, user: str, sender: str) -> Reply | None:
+    def recipient(self, client: str, user: str, sender: str) -> Judgement:
         """At RCPT: count a recipient, or the reply if it is one too many."""
 
 
@@ -139,12 +145,12 @@ class Rules:
         """The reply while no mail can be taken from anybody."""
         return self._closed() if self._closed is not None else None
 
-    def mail_refusal(self, client: str, user: str, reverse_path: str) -> Reply | None:
+    def mail_refusal(self, client: str, user: str, reverse_path: str) -> Judgement:
         """The reply if this user may not send as that, or has sent too many messages lately."""
         if self.sender_refusal is not None and (refusal := self.sender_refusal(user, reverse_path)):
             return refusal
         return self._quotas.message(client, user, reverse_path) if self._quotas is not None else None
 
-    def recipient_refusal(self, client: str, user: str, reverse_path: str) -> Reply | None:
+    def recipient_refusal(self, client: str, user: str, reverse_path: str) -> Judgement:
         """The reply if there were too many recipients lately."""
         return self._quotas.recipient(client, user, reverse_path) if self._quotas is not None else None

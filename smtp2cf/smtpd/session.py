@@ -26,8 +26,9 @@ from smtp2cf.smtpd.input import LONGEST_LINE
 from smtp2cf.smtpd.listener import Listener
 from smtp2cf.smtpd.other_protocols import other_protocol
 from smtp2cf.smtpd.path import NO_POSTMASTER, PathError, parse_forward_path
+from smtp2cf.smtpd.rules import Judging
 from smtp2cf.smtpd.sasl import Credentials, Exchange, Progress, parse_auth
-from smtp2cf.smtpd.steps import CheckPassword, Close, Event, Read, Reader, Relay, Say, StartTls, Step
+from smtp2cf.smtpd.steps import Await, CheckPassword, Close, Event, Read, Reader, Relay, Say, StartTls, Step
 from smtp2cf.smtpd.transaction import Transaction
 
 
@@ -304,12 +305,21 @@ class Session(aiosmtpd.Session):
         refusal = self.transaction.mail(argument, size_limit=rules.policy.max_message_size)
         if refusal is not None:
             return self._say(refusal)
-        refusal = rules.mail_refusal(self.client, self.user, self.transaction.mail_from or "")
-        if refusal is not None:
-            self.transaction = Transaction()
-            event = Event("session.sender_refused", {"user": self.user, "reply": str(refusal)})
-            return self._say(refusal, event)
+        judgement = rules.mail_refusal(self.client, self.user, self.transaction.mail_from or "")
+        if judgement is not None:
+            return self._judge(judgement, self._refuse_sender, _SENDER_OK)
         return _SENDER_OK
+
+    def _refuse_sender(self, refusal: Reply) -> Say:
+        self.transaction = Transaction()
+        event = Event("session.sender_refused", {"user": self.user, "reply": str(refusal)})
+        return self._say(refusal, event)
+
+    def _judge(self, judgement: Reply | Judging, refuse: Callable[[Reply], Say], accepted: Say) -> Step:
+        """Refuse, or wait to see whether to."""
+        if isinstance(judgement, Reply):
+            return refuse(judgement)
+        return Await(judgement, lambda refusal: accepted if refusal is None else refuse(refusal))
 
     def _rcpt(self, argument: str) -> Step:
         if self.transaction.mail_from is None:
@@ -320,11 +330,14 @@ class Session(aiosmtpd.Session):
         refusal = self.transaction.rcpt(argument, limit=policy.max_recipients, postmaster=policy.postmaster)
         if refusal is not None:
             return self._say(refusal)
-        sender = self.transaction.mail_from
-        if (refusal := self._rules.recipient_refusal(self.client, self.user, sender)) is not None:
-            self.transaction.take_back()
-            return self._say(refusal, Event("session.recipient_refused", {"reply": str(refusal)}))
+        judgement = self._rules.recipient_refusal(self.client, self.user, self.transaction.mail_from)
+        if judgement is not None:
+            return self._judge(judgement, self._refuse_recipient, _RECIPIENT_OK)
         return _RECIPIENT_OK
+
+    def _refuse_recipient(self, refusal: Reply) -> Say:
+        self.transaction.take_back()
+        return self._say(refusal, Event("session.recipient_refused", {"reply": str(refusal)}))
 
     def _data(self, argument: str) -> Step:
         """Invite the message: what follows is the message, up to its final dot."""

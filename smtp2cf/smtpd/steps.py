@@ -1,13 +1,14 @@
 """Steps: what a session can want done next. Plain values; the connection does it."""
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from smtp2cf.envelope import Envelope
 from smtp2cf.reply import Reply
 from smtp2cf.smtpd.chunks import Chunks
 from smtp2cf.smtpd.data import DataReader
+from smtp2cf.smtpd.rules import Judging
 from smtp2cf.smtpd.sasl import Credentials
 
 Reader = DataReader | Chunks
@@ -57,6 +58,13 @@ class CheckPassword(NamedTuple):
     credentials: Credentials
 
 
+class Await(NamedTuple):
+    """Await whether something is refused, and do what `then` makes of that."""
+
+    judgement: Judging
+    then: Callable[[Reply | None], Say]
+
+
 class StartTls(NamedTuple):
     """Send the invitation and begin TLS."""
 
@@ -71,5 +79,5 @@ class Close(NamedTuple):
     event: Event | None = None
 
 
-Step = Say | Read | CheckPassword | StartTls | Close
+Step = Say | Read | CheckPassword | Await | StartTls | Close
 """What has to be done next, after a command."""

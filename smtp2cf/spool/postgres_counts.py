@@ -70,6 +70,6 @@ async def _write(connection: Any, changed: Mapping[str, Kept], versions: Mapping
     names = sorted(changed)
     if new := [name for name in names if not versions[name]]:
         await connection.execute(_BEGIN, new)
-    texts, lasts = [changed[name].text for name in names], [changed[name].lasts for name in names]
+    texts, lasts = zip(*(changed[name] for name in names), strict=True)
     row = await connection.fetchrow(_WRITE, names, [versions[name] for name in names], texts, lasts)
     return bool(row[0])

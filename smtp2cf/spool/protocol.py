@@ -48,13 +48,8 @@ Change = Callable[[str, float], tuple[str, T]]
 """See Spool.amend."""
 
 
-class Kept(NamedTuple):
-    """A count to keep. lasts: seconds until it may be forgotten."""
-
-    text: str
-    lasts: float
-
-
+Kept = tuple[str, float]
+"""A count to keep: its text, and the seconds until it may be forgotten."""
 Recount = Callable[[Mapping[str, str], float], tuple[Mapping[str, Kept], T]]
 """See Spool.recount."""
 

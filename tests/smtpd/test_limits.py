@@ -13,6 +13,7 @@ from smtp2cf.access.counts import Counts
 from smtp2cf.access.limit import Limit, Named
 from smtp2cf.access.quotas import Allowance, Quotas, ruling
 from smtp2cf.envelope import Envelope, Verdict
+from smtp2cf.reply import Reply
 from tests.smtpd.conftest import TAKEN, Service, Start, pass_time, turns
 from tests.smtpd.dialog import Client, dotted, until
 
@@ -337,3 +338,52 @@ async def test_a_recipient_that_is_refused_does_not_count_against_a_quota(start:
         expected = ["250 2.1.5", "250 2.1.5", "452 4.5.3", "452 4.5.3"]
         assert replies == (expected if recipients[0] == "a" else ["250 2.1.5", "450 4.7.1"])
     assert (await client.ask("DATA")).startswith("354"), "the one that was taken is still there"
+
+
+class SlowQuotas:
+    """Quotas that know the answer later: every second message, and every second recipient, is too many."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+        self.asked: list[str] = []
+
+    def message(self, *_: str) -> Any:
+        return self._judge("message")
+
+    def recipient(self, *_: str) -> Any:
+        return self._judge("recipient")
+
+    async def _judge(self, what: str) -> Reply | None:
+        await self.go_on.wait()
+        self.asked.append(what)
+        return Reply(450, "4.7.1", "too many") if self.asked.count(what) % 2 == 0 else None
+
+
+async def test_commands_wait_for_quotas_that_take_their_time(start: Start) -> None:
+    quotas = SlowQuotas()
+    service = await start(quotas=quotas)
+    client = await service.greeted()
+    one = "MAIL FROM:<anna@example.com>\r\nRCPT TO:<a@example.net>\r\nRCPT TO:<b@example.net>\r\nNOOP\r\n"
+    client.writer.write((one + "RSET\r\n" + one).encode())
+    await turns()
+    assert quotas.asked == []
+    quotas.go_on.set()
+    replies = [(await client.reply())[:3] for _ in range(9)]
+    assert replies == ["250", "250", "450", "250", "250", "450", "503", "503", "250"]
+    client.writer.write(b"MAIL FROM:<anna@example.com>\r\nRCPT TO:<c@example.net>\r\nDATA\r\n")
+    assert [(await client.reply())[:3] for _ in range(3)] == ["250", "250", "354"]
+    client.writer.write(b"\r\n.\r\n")
+    assert (await client.reply())[:3] == "250"
+    assert service.envelope.forward_paths == ("c@example.net",)
+
+
+async def test_a_client_that_goes_while_its_quota_is_looked_up_leaves_nothing(start: Start) -> None:
+    quotas = SlowQuotas()
+    service = await start(quotas=quotas)
+    client = await service.greeted()
+    client.writer.write(b"MAIL FROM:<anna@example.com>\r\n")
+    await turns()
+    client.reset()
+    await turns()
+    quotas.go_on.set()
+    await until(lambda: not service.server.sessions)

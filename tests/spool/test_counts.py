@@ -8,7 +8,6 @@ import pytest
 
 from smtp2cf.reply import SendError
 from smtp2cf.spool import postgres_counts, sqlite_counts
-from smtp2cf.spool.protocol import Kept
 from tests.spool.conftest import Backend
 from tests.spool.inside import renew
 
@@ -21,7 +20,7 @@ def add(*names: str, lasts: float = HOUR) -> Callable[[Mapping[str, str], float]
     def change(texts: Mapping[str, str], now: float) -> Any:
         assert now > 1e9
         before = {name: int(texts[name] or 0) for name in names}
-        return {name: Kept(str(before[name] + 1), lasts) for name in names}, before
+        return {name: (str(before[name] + 1), lasts) for name in names}, before
 
     return change
 
@@ -50,7 +49,7 @@ async def test_what_is_only_read_is_not_written(spool: Any) -> None:
 async def test_a_change_of_counts_that_fails_changes_none(spool: Any) -> None:
     await spool.recount(["a"], add("a"))
     with pytest.raises((ZeroDivisionError, SendError)):
-        await spool.recount(["a", "b"], lambda _, __: ({"a": Kept("9", HOUR)}, 1 // 0))
+        await spool.recount(["a", "b"], lambda _, __: ({"a": ("9", HOUR)}, 1 // 0))
     assert (await spool.counts())[0] == {"a": "1"}
 
 
