@@ -121,11 +121,16 @@ def told(steps: Iterable[Columns], names: Mapping[int, str], texts: Texts) -> li
     for _, recipient, *columns in steps:
         whole = is_whole(columns[1])
         step = past(columns, () if whole else (names.get(recipient, "?"),), texts)
-        if found and not whole and found[-1]._replace(recipients=step.recipients) == step:
+        if found and not whole and _is_same(found[-1], step):
             found[-1] = found[-1]._replace(recipients=(*found[-1].recipients, *step.recipients))
         else:
             found.append(step)
     return found
+
+
+def _is_same(one: Past, other: Past) -> bool:
+    """Whether it happened to both recipients together; one recipient may take two steps in a millisecond."""
+    return one._replace(recipients=other.recipients) == other and other.recipients[0] not in one.recipients
 
 
 def _text(number: int, texts: Texts) -> str:

@@ -1,4 +1,4 @@
-"""One function for each mail event: the log line, in Postfix's terms, and the counters.
+"""One function for each mail event: the log line, in Postfix's terms, the counters, and the journal's steps.
 
 No message content and no token goes through here. Counters are prometheus-client's, under smtp2cf_.
 Knows no SMTP session and no HTTP.
@@ -7,13 +7,16 @@ Knows no SMTP session and no HTTP.
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import structlog
 from prometheus_client import Counter
 
 from smtp2cf.envelope import Envelope, Outcomes
 from smtp2cf.journal.metrics import Counters, Histogram
+from smtp2cf.journal.record import Step
+from smtp2cf.journal.recorder import Recorder
+from smtp2cf.journal.steps import Kind
 from smtp2cf.reply import QUEUED, Reply, few_in_words, first_few
 
 RECENT = 50
@@ -67,6 +70,23 @@ _LOGIN_EVENTS = {"failure": "auth.failed", "refused": "auth.refused", "unavailab
 
 log = structlog.stdlib.get_logger("smtp2cf.mail")
 
+_recorder: Recorder | None = None
+
+
+def record_with(recorder: Recorder | None) -> None:
+    """Keep a journal from now on; None for none."""
+    global _recorder
+    _recorder = recorder
+
+
+class Dsn(Protocol):
+    """A delivery report that goes out."""
+
+    @property
+    def envelope(self) -> Envelope: ...
+    @property
+    def message(self) -> bytes: ...
+
 
 class Recent(NamedTuple):
     """A line of the status page."""
@@ -103,11 +123,13 @@ def attempted(
     size: int,
     attempts: int = 1,
     account: str = "",
+    message: bytes = b"",
 ) -> None:
     """An attempt to send has ended: one line for each different reply and call.
 
     message_ids: Cloudflare's, by recipient, of calls that were accepted. original_id: the message's own,
-    which Cloudflare replaces; "" for none. account: "" where there is only one.
+    which Cloudflare replaces; "" for none. account: "" where there is only one. message: for the journal,
+    which reads its header.
     """
     now = time.time()
     delay = now - envelope.received_at
@@ -133,17 +155,19 @@ def attempted(
         }
         if envelope.is_rewritten:
             fields |= _as_given(envelope, recipients)
-        if envelope.listener:
-            fields["listener"] = envelope.listener
-        if account:
-            fields["account"] = account
-        if envelope.auth_user:
-            fields["user"] = envelope.auth_user
-        if message_id:
-            fields["message_id"] = message_id
-        if original_id:
-            fields["original_message_id"] = original_id
-        log.info("mail.attempt", **fields)
+        known = {"listener": envelope.listener, "account": account, "user": envelope.auth_user}
+        known |= {"message_id": message_id, "original_message_id": original_id}
+        log.info("mail.attempt", **fields, **{name: value for name, value in known.items() if value})
+    if _recorder is not None:
+        _recorder.note(envelope, *_steps(groups, now, attempts), message=message, size=size, account=account)
+
+
+def _steps(groups: Mapping[tuple[Reply, str], Sequence[str]], now: float, attempts: int) -> list[Step]:
+    """What the journal has of an attempt. groups: recipients by reply and Cloudflare's message id."""
+    return [
+        Step(now, Kind(_status(reply)), recipients, str(reply), message_id, attempts)
+        for (reply, message_id), recipients in groups.items()
+    ]
 
 
 def login(
@@ -155,6 +179,10 @@ def login(
         log.debug("auth.success", client=client, user=user)
     else:
         log.warning(_LOGIN_EVENTS[result], client=client, user=user[:USER_LIMIT], reason=reason)
+        if _recorder is not None:
+            _recorder.login_failed(
+                _LOGIN_EVENTS[result], user[:USER_LIMIT], {"client": client, "reason": reason}
+            )
 
 
 def answered(reply: Reply) -> None:
@@ -162,8 +190,8 @@ def answered(reply: Reply) -> None:
     MESSAGES.counted[f"{reply.code // 100}xx"] += 1
 
 
-def refused(envelope: Envelope, reply: Reply) -> None:
-    """A message was refused before anything was sent."""
+def refused(envelope: Envelope, reply: Reply, message: bytes = b"") -> None:
+    """A message was refused before anything was sent. message: for the journal, which reads its header."""
     status = _status(reply)
     RECIPIENTS.counted[status] += len(envelope.forward_paths)
     _recent.append((envelope, status, reply, envelope.forward_paths, time.time()))
@@ -176,9 +204,10 @@ def refused(envelope: Envelope, reply: Reply) -> None:
         client=envelope.client,
         **({"user": envelope.auth_user} if envelope.auth_user else {}),
     )
+    _record(envelope, Kind(status), envelope.forward_paths, reply=str(reply), message=message)
 
 
-def kept(envelope: Envelope, why: str, *, size: int) -> None:
+def kept(envelope: Envelope, why: str, *, message: bytes) -> None:
     """A message is safe in the spool, and its client has been told."""
     log.info(
         "mail.kept",
@@ -186,10 +215,11 @@ def kept(envelope: Envelope, why: str, *, size: int) -> None:
         to=first_few(envelope.forward_paths, NAMED_LIMIT),
         status="kept",
         reason=why,
-        size=size,
+        size=len(message),
         client=envelope.client,
         **_as_given(envelope, envelope.forward_paths),
     )
+    _record(envelope, Kind.KEPT, detail=why, message=message)
 
 
 def expired(envelope: Envelope, outcomes: Outcomes, *, size: int, attempts: int) -> None:
@@ -208,25 +238,38 @@ def expired(envelope: Envelope, outcomes: Outcomes, *, size: int, attempts: int)
         attempts=attempts,
         **_as_given(envelope, list(outcomes)),
     )
+    _record(envelope, Kind.EXPIRED, list(outcomes), reply=str(reply), attempt=attempts)
 
 
-def reported(envelope: Envelope, *, dsns_sent: int, undeliverable: bool = False) -> None:
+def held(envelope: Envelope, reason: str) -> None:
+    """A message waits for an operator, because our own code failed on it."""
+    log.error("mail.held", queue_id=envelope.queue_id, reason=reason)
+    _record(envelope, Kind.HELD, detail=reason)
+
+
+def reported(envelope: Envelope, *, dsns: Sequence[Dsn], undeliverable: bool = False) -> None:
     """DSNs about a message were queued, or a DSN itself could not be delivered."""
-    if dsns_sent:
-        DSNS.inc(dsns_sent)
-        log.info("mail.dsn", queue_id=envelope.queue_id, sender=envelope.sender_as_given, count=dsns_sent)
+    if dsns:
+        DSNS.inc(len(dsns))
+        log.info("mail.dsn", queue_id=envelope.queue_id, sender=envelope.sender_as_given, count=len(dsns))
+        _record(envelope, Kind.REPORTED, detail=" ".join(dsn.envelope.queue_id for dsn in dsns))
+        for dsn in dsns:
+            about = f"a DSN about {envelope.queue_id}"
+            _record(dsn.envelope, Kind.KEPT, detail=about, message=dsn.message, parent=envelope.queue_id)
     if undeliverable:
         log.warning(
             "mail.dsn_undeliverable",
             queue_id=envelope.queue_id,
             to=first_few(envelope.forward_paths, NAMED_LIMIT),
         )
+        _record(envelope, Kind.UNREPORTED)
 
 
 def answer_repeated(envelope: Envelope, reply: Reply) -> None:
     """A client repeated a message that had been sent, because our answer did not reach it."""
     REPEATED.inc()
     log.warning("mail.answer_repeated", queue_id=envelope.queue_id, client=envelope.client, reply=str(reply))
+    _record(envelope, Kind.REPEATED, reply=str(reply))
 
 
 def repaired(envelope: Envelope, changed: Sequence[str]) -> None:
@@ -237,12 +280,14 @@ def repaired(envelope: Envelope, changed: Sequence[str]) -> None:
         **{"queue_id": envelope.queue_id, "from": envelope.reverse_path},
         changed=list(changed),
     )
+    _record(envelope, Kind.REPAIRED, detail=", ".join(changed))
 
 
 def possible_duplicate(envelope: Envelope, recipients: Sequence[str]) -> None:
     """A call got no answer: its mail may have been sent, and a retry may send it twice."""
     POSSIBLE_DUPLICATES.inc()
     log.warning("mail.possible_duplicate", queue_id=envelope.queue_id, to=first_few(recipients, NAMED_LIMIT))
+    _record(envelope, Kind.UNANSWERED, detail=few_in_words(recipients, 3))
 
 
 def unmatched(envelope: Envelope, entries: Sequence[str]) -> None:
@@ -278,6 +323,23 @@ def _as_given(envelope: Envelope, recipients: Sequence[str]) -> dict[str, object
         if given:
             fields["orig_to"] = first_few(given, NAMED_LIMIT) if len(given) > 1 else given[0]
     return fields
+
+
+def _record(
+    envelope: Envelope,
+    kind: Kind,
+    recipients: Sequence[str] = (),
+    *,
+    reply: str = "",
+    detail: str = "",
+    attempt: int = 0,
+    message: bytes = b"",
+    parent: str = "",
+) -> None:
+    """Put a step into the journal, if one is kept."""
+    if _recorder is not None:
+        step = Step(time.time(), kind, recipients, reply, "", attempt, detail)
+        _recorder.note(envelope, step, message=message, parent=parent)
 
 
 def _status(reply: Reply) -> str:

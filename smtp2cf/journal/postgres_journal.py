@@ -63,7 +63,7 @@ class PostgresJournal:
         self._texts_of = 0
 
     def use_url(self, url: str) -> None:
-        """Connect by this URL from now on: another login."""
+        """See record.Journal."""
         self._writer.url = self._reader.url = url
 
     async def record(self, entries: Sequence[Entry], actions: Sequence[Action] = ()) -> None:

@@ -30,7 +30,8 @@ class JournalError(Exception):
 class Message(NamedTuple):
     """What is known of a message. header_from: the address in its From, "" for the sender's. original_id: its
     own Message-ID. parent: the queue id of the message that this one, a DSN, is about. subject: "" unless it
-    is to be kept. Message-IDs are without brackets."""
+    is to be kept. rewritten: what its addresses became, which is its first step. Message-IDs are without
+    brackets. A message without recipients is only recorded if it is known already."""
 
     queue_id: str
     received_at: float
@@ -45,6 +46,7 @@ class Message(NamedTuple):
     original_id: str = ""
     parent: str = ""
     subject: str = ""
+    rewritten: str = ""
 
 
 class Step(NamedTuple):
@@ -199,6 +201,9 @@ class Journal(Protocol):
 
     async def size(self) -> int:
         """Octets it takes on disk."""
+
+    def use_url(self, url: str) -> None:
+        """Connect by this URL from now on: another login to the same database."""
 
     async def close(self) -> None:
         """Let go of it."""

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from smtp2cf.envelope import domain_of
 from smtp2cf.journal.record import Entry, Message, Step
-from smtp2cf.journal.steps import MEANING, OPEN, STATUS_NUMBERS
+from smtp2cf.journal.steps import MEANING, OPEN, STATUS_NUMBERS, Kind
 from smtp2cf.reply import printable
 
 SEGMENT_BITS = 15
@@ -125,6 +125,7 @@ def texts_of(entries: Iterable[Entry]) -> set[str]:
         found.update(domain_of(address) for address in (message.sender, *message.recipients))
         for step in steps:
             found.update((step.reply, step.detail))
+        found.add(message.rewritten)
     return {storable(text) for text in found if text}
 
 
@@ -146,6 +147,8 @@ class Compiler:
         met: dict[str, Known] = {}
         for message, steps in entries:
             known = self._known.get(message.queue_id)
+            if known is None and not message.recipients:
+                continue
             if known is None:
                 known = self._known[message.queue_id] = self._add(message)
             met[message.queue_id] = known
@@ -168,6 +171,8 @@ class Compiler:
             first, last = self._rows.segments.get(segment, (received, received))
             self._rows.segments[segment] = min(first, received), max(last, received)
         self._find_by(known, bare(message.original_id))
+        if message.rewritten:
+            self._add_step(known, Step(message.received_at, Kind.REWRITTEN, detail=message.rewritten))
         return known
 
     def _columns(self, message: Message, count: int, received: int) -> tuple[object, ...]:

@@ -116,6 +116,9 @@ class SqliteJournal:
         files = (self._path.with_name(self._path.name + suffix) for suffix in ("", "-wal"))
         return sum(file.stat().st_size for file in files if file.exists())
 
+    def use_url(self, url: str) -> None:
+        """See record.Journal. A file has no login."""
+
     async def close(self) -> None:
         """See record.Journal."""
         await self._write(self._disconnect)

@@ -25,6 +25,8 @@ class Status(enum.StrEnum):
     DELETED = "deleted"
     DELIVERED = "delivered"
     COMPLAINED = "complained"
+    REPEATED = "repeated"
+    """It came twice, and was sent once."""
 
 
 class Kind(enum.StrEnum):
@@ -82,7 +84,7 @@ MEANING: Mapping[Kind, Meaning] = {
     Kind.REWRITTEN: Meaning(12, True, None),
     Kind.REPORTED: Meaning(13, True, None),
     Kind.UNREPORTED: Meaning(14, True, None),
-    Kind.REPEATED: Meaning(15, True, None),
+    Kind.REPEATED: Meaning(15, True, Status.REPEATED),
     Kind.UNANSWERED: Meaning(16, True, None),
     Kind.EVENT_DELIVERED: Meaning(17, False, Status.DELIVERED),
     Kind.EVENT_DEFERRED: Meaning(18, False, Status.DEFERRED),
@@ -102,6 +104,7 @@ STATUS_NUMBERS: Mapping[Status, int] = {
     Status.DELETED: 8,
     Status.DELIVERED: 9,
     Status.COMPLAINED: 10,
+    Status.REPEATED: 11,
 }
 
 OPEN = frozenset({Status.KEPT, Status.DEFERRED, Status.HELD})

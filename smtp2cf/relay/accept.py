@@ -86,8 +86,8 @@ class Relay:
 
         Raises SendError if the DSN can neither be kept nor, without a spool, be sent now.
         """
-        dsns_sent = await self._way.tell(envelope, message, outcomes)
-        maillog.reported(envelope, dsns_sent=dsns_sent)
+        dsns = await self._way.tell(envelope, message, outcomes)
+        maillog.reported(envelope, dsns=dsns)
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - what is under way outlives it
         """Let what is under way end within `timeout` seconds; the rest stays in the spool."""

@@ -17,6 +17,7 @@ def log_attempt(envelope: Envelope, attempt: Attempt, message: bytes, *, attempt
             size=len(message),
             attempts=attempts,
             account=attempt.account,
+            message=message,
         )
     if attempt.repaired:
         maillog.repaired(envelope, attempt.repaired)

@@ -243,7 +243,9 @@ class SpooledMail:
         if settled:  # if not, another bridge has the mail now, or an operator deleted it
             if plan.expired:
                 maillog.expired(envelope, plan.expired, size=len(message), attempts=attempts)
-            maillog.reported(envelope, dsns_sent=len(dsns), undeliverable=plan.undeliverable)
+            if hold:
+                maillog.held(envelope, hold)
+            maillog.reported(envelope, dsns=dsns, undeliverable=plan.undeliverable)
 
     async def fail(
         self, envelope: Envelope, error: Exception, outcomes: Outcomes, *, attempts: int, failures: int
@@ -259,6 +261,8 @@ class SpooledMail:
                 envelope.queue_id, outcomes, retry_in=retry_in, hold=hold, failures=failures
             )
         )
+        if hold:
+            maillog.held(envelope, hold)
 
     async def give_back(self, *queue_ids: str) -> None:
         """End claims without an outcome."""

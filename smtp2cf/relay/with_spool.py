@@ -55,7 +55,7 @@ class WithSpool:
         """Send or keep a message. received: as it came in."""
         message = self._checks.fit(envelope, received)
         if isinstance(message, Reply):
-            maillog.refused(envelope, message)
+            maillog.refused(envelope, message, received)
             maillog.answered(message)
             return same_for_all(envelope, message)
         direct = self._policy.mode == "direct"
@@ -82,11 +82,11 @@ class WithSpool:
         """The client has its answer, or went away without it: then it will send the message again."""
         self._duplicates.answered(envelope, received=received)
 
-    async def tell(self, envelope: Envelope, message: bytes, outcomes: Outcomes) -> int:
-        """Put DSNs to the sender into the spool; how many. Raises SendError if they can't be kept."""
+    async def tell(self, envelope: Envelope, message: bytes, outcomes: Outcomes) -> Sequence[NewMail]:
+        """Put DSNs to the sender into the spool; returns them. Raises SendError if they can't be kept."""
         dsns = dsns_for(envelope, message, outcomes, self._bounce)
         await self._mail.spool.put(*dsns)
-        return len(dsns)
+        return dsns
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - what is under way outlives it
         """Let DSNs that could not be kept go out within `timeout` seconds."""
@@ -104,11 +104,11 @@ class WithSpool:
             if noted is not None:
                 return await self._duplicates.repeat(envelope, noted)
         except SendError as error:
-            maillog.refused(envelope, error.reply)
+            maillog.refused(envelope, error.reply, message)
             if error.unanswered:
                 self._may_be_kept(envelope, envelope.forward_paths)
             return same_for_all(envelope, error.reply)
-        maillog.kept(envelope, "queued", size=len(message))
+        maillog.kept(envelope, "queued", message=message)
         return verdict
 
     async def _send_or_keep(self, envelope: Envelope, message: bytes) -> Verdict:
@@ -143,7 +143,7 @@ class WithSpool:
         verdict = same_for_all(envelope, Reply(250, "2.0.0", text))
         note = self._duplicates.answer_to_note(envelope, verdict)
         await self._mail.keep_in_flight(envelope, message, attempt, lease, note)
-        maillog.kept(envelope, "Cloudflare has not answered yet", size=len(message))
+        maillog.kept(envelope, "Cloudflare has not answered yet", message=message)
         return verdict
 
     async def _settle_in_doubt(
@@ -203,7 +203,7 @@ class WithSpool:
             )
         except SendError as error:
             return self._not_kept(envelope, attempt, error)
-        maillog.reported(envelope, dsns_sent=len(dsns))
+        maillog.reported(envelope, dsns=dsns)
         return verdict
 
     def _not_kept(self, envelope: Envelope, attempt: Attempt, error: SendError) -> Verdict:
@@ -228,7 +228,7 @@ class WithSpool:
             for mail in dsns:
                 self._dsns.send_later(mail)
         else:
-            maillog.reported(envelope, dsns_sent=len(dsns))
+            maillog.reported(envelope, dsns=dsns)
 
     async def _rescue(
         self, envelope: Envelope, message: bytes, attempt: Attempt, failure: Exception

@@ -3,6 +3,8 @@
 There is nothing to look up or to keep: an attempt, and the answer.
 """
 
+from collections.abc import Sequence
+
 import structlog
 
 from smtp2cf.envelope import Envelope, Outcomes, Verdict
@@ -16,6 +18,7 @@ from smtp2cf.relay.policy import MessagePolicy
 from smtp2cf.relay.rewriting import Rewriting
 from smtp2cf.relay.settle import Situation, answer_to, same_for_all, settle
 from smtp2cf.reply import Reply
+from smtp2cf.spool import NewMail
 
 log = structlog.stdlib.get_logger("smtp2cf.relay")
 
@@ -43,7 +46,7 @@ class WithoutSpool:
         """Send a message. received: as it came in."""
         message = self._checks.fit(envelope, received)
         if isinstance(message, Reply):
-            maillog.refused(envelope, message)
+            maillog.refused(envelope, message, received)
             maillog.answered(message)
             return same_for_all(envelope, message)
         if self._rewriting.steps:
@@ -63,12 +66,12 @@ class WithoutSpool:
     def answered(self, envelope: Envelope, received: bool) -> None:
         """The client has its answer, or went away without it: there is no memory of it either way."""
 
-    async def tell(self, envelope: Envelope, message: bytes, outcomes: Outcomes) -> int:
-        """Send the sender DSNs now; how many. Raises SendError if one can't be sent."""
+    async def tell(self, envelope: Envelope, message: bytes, outcomes: Outcomes) -> Sequence[NewMail]:
+        """Send the sender DSNs now; returns them. Raises SendError if one can't be sent."""
         dsns = dsns_for(envelope, message, outcomes, self._bounce)
         for mail in dsns:
             await self._dsns.send(mail)
-        return len(dsns)
+        return dsns
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - what is under way outlives it
         """Let DSNs that are under way go out within `timeout` seconds."""

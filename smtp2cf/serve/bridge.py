@@ -16,7 +16,7 @@ from smtp2cf.access.counts import Counts
 from smtp2cf.access.rules import Access
 from smtp2cf.access.senders import also
 from smtp2cf.envelope import SenderRefusal
-from smtp2cf.journal import metrics, tasks
+from smtp2cf.journal import maillog, metrics, tasks
 from smtp2cf.listen import limits, open_relay
 from smtp2cf.listen.certificate import Certificate
 from smtp2cf.listen.file_watch import Rereadable
@@ -70,6 +70,7 @@ class Bridge:
         self.certificate = certificate
         self.spool = store
         self.spool_health = SpoolHealth(store, settings.warn_after) if store is not None else None
+        self.recorder = rooms.recorder(settings)
         self.access = rooms.access(settings)
         from_file = file.first.settings if file is not None else settings
         self.accounts = AccountsInUse(settings, store, from_file.accounts)
@@ -122,7 +123,7 @@ class Bridge:
         uses: dict[str, Callable[[Any], None]] = {
             "api_token": self.accounts.use_token,
             "accounts": self.accounts.use_tables,
-            "spool_url": self.spool.use_url if self.spool is not None else _restart,
+            "spool_url": self._use_spool_url,
             **{name: functools.partial(self.rules.use, name) for name in GENERAL},
             "listeners": self.rules.use_listeners,
         }
@@ -130,6 +131,14 @@ class Bridge:
             yield SecretFile(self._settings, name, path, uses[name])
         if file is not None:
             yield Reread(file, uses)
+
+    def _use_spool_url(self, url: str) -> None:
+        """Connect with another login. Raises ValueError if that is another spool."""
+        if self.spool is None:
+            raise ValueError(spool.ANOTHER_SPOOL)
+        self.spool.use_url(url)
+        if self.recorder is not None:
+            self.recorder.journal.use_url(url)
 
     def _other_files(self) -> Iterator[Rereadable]:
         yield from filter(None, (self.certificate, self.access.users))
@@ -143,6 +152,7 @@ class Bridge:
         for listener in listeners:
             await self.server.start(listener)
         metrics.export(self.outside.gauges(), [*self.accounts.gauges(), *self.outside.at_listeners()])
+        self._keep_journal()
         for name, watch in self.accounts.watches():
             self._watch(watch, name)
         self._watch(memory.give_back, "serve.give_back_memory")
@@ -153,6 +163,11 @@ class Bridge:
         self._drop_run = tasks.keep_running(self.drop.run, "drop.run")
         if self.spool_health is not None:
             await self._start_to_watch_spool(self.spool_health)
+
+    def _keep_journal(self) -> None:
+        maillog.record_with(self.recorder)
+        if self.recorder is not None:
+            self.recorder.start()
 
     def say_who_reports(self) -> None:
         """Warn, once that is known, if nobody is known whom DSNs could come from."""
@@ -211,6 +226,9 @@ class Bridge:
         self.access.close()
         if self.spool is not None:
             await self.spool.close()
+        if self.recorder is not None:
+            maillog.record_with(None)
+            await self.recorder.close()
 
     async def left_behind(self) -> LeftBehind:
         """What would not be finished if the process ended now."""
@@ -265,11 +283,6 @@ def _drop(settings: Settings, relay: Relay, closed: Callable[[], Reply | None] |
         relay.answered,
         closed=closed,
     )
-
-
-def _restart(_url: str) -> None:
-    """Take the URL of a spool where there is none."""
-    raise ValueError(spool.ANOTHER_SPOOL)
 
 
 def _spool_refusal(store: Spool) -> Reply | None:

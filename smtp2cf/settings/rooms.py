@@ -13,8 +13,12 @@ from collections.abc import Iterator
 from smtp2cf import spool
 from smtp2cf.access.rules import Access, open_access
 from smtp2cf.journal import maillog
+from smtp2cf.journal.record import Journal
+from smtp2cf.journal.recorder import Recorder
+from smtp2cf.journal.store import open_journal
 from smtp2cf.listen import trust
 from smtp2cf.listen.certificate import Certificate, CertificateError
+from smtp2cf.message.facts import facts
 from smtp2cf.relay import BouncePolicy, DropPolicy, MessagePolicy, RetryPolicy
 from smtp2cf.settings.fields import Settings, SettingsError
 from smtp2cf.settings.listening import ways_of
@@ -140,6 +144,28 @@ async def open_spool(settings: Settings) -> Spool | None:
     if url.lower() == "none":
         return None
     return await spool.open_spool(url, state_dir=settings.state_dir, min_free=spool_min_free(settings))
+
+
+def journal(settings: Settings, *, create: bool) -> Journal | None:
+    """The record of what became of mail, None for none. create: make it where there is none yet.
+
+    Raises JournalError.
+    """
+    url = settings.spool_url.get_secret_value()
+    if url.lower() == "none" or not settings.journal_days:
+        return None
+    # What is needed for mail is out of bounds, and as much again.
+    min_free = 2 * spool_min_free(settings)
+    at = spool.sqlite_path(url, settings.state_dir) if spool.is_sqlite(url) else url
+    return open_journal(at, spool.place(url, settings.state_dir), create=create, min_free=min_free)
+
+
+def recorder(settings: Settings) -> Recorder | None:
+    """What keeps the journal, None where there is none. Raises JournalError."""
+    record = journal(settings, create=True)
+    if record is None:
+        return None
+    return Recorder(record, facts, days=settings.journal_days, subjects=settings.journal_subjects)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ FORMS = {
     "i_am_an_open_relay": "yes or no",
     "auth_without_tls": "yes or no",
     "check_header_from": "yes or no",
+    "journal_subjects": "yes or no",
     "api_base_url": "a URL such as https://api.cloudflare.com/client/v4",
     "hostname": "a host name such as mx1.example.com",
     "events_queue_id": "letters, digits, - and _",

@@ -52,8 +52,10 @@ __all__ = [
     "SpoolUnavailable",
     "Status",
     "Total",
+    "is_sqlite",
     "open_spool",
     "place",
+    "sqlite_path",
 ]
 
 

@@ -31,6 +31,17 @@ class WaitingFields(BaseModel):
         description="New mail gets 452 while the SQLite spool's disk has less free space than this; waiting"
         " mail is still sent. Always at least 1.5 times SMTP2CF_MAX_MESSAGE_SIZE.",
     )
+    journal_days: int = Field(
+        14,
+        ge=0,
+        le=3650,
+        description="How many days the journal knows what became of each message, for `smtp2cf log` and"
+        " `smtp2cf trace`: who sent what to whom, never its content. 0: there is none. See docs/journal.md.",
+    )
+    journal_subjects: bool = Field(
+        False,
+        description="yes keeps each message's subject in the journal, too.",
+    )
     retry_min: Duration = Field(
         60, gt=0, le=86400, description="Time until the second attempt. It doubles after each attempt."
     )
