@@ -127,6 +127,8 @@ def running_bridge(
         "LOG_FORMAT": "json",
         "API_TOKEN": TOKEN,
     }
+    if not sandbox:  # whose state is its own; else a test would use the host's
+        settings["STATE_DIR"] = str(directory / "state")
     settings |= env
     environ = {
         name: value for name, value in os.environ.items() if not name.startswith(("SMTP2CF_", "CLOUDFLARE_"))
