@@ -6,7 +6,7 @@ SET_UP := $(VENV)/.set-up
 TESTS  ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check audit fuzz bench attack lock config man clean
+.PHONY: help run test check audit fuzz bench attack lock config man manifests clean
 
 help:  ## this list
 	@grep -hE '^[a-z.]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -76,6 +76,9 @@ config: $(SET_UP)  ## write config.example.env, config.example.toml and its sche
 
 man: $(SET_UP)  ## write the man pages and the shells' completion from --help, the examples and docs/sendmail.md
 	$(BIN)/python deploy/generate.py deploy
+
+manifests: $(VENV)/.deploy  ## render the Helm chart into deploy/kubernetes
+	$(BIN)/python deploy/render.py deploy/kubernetes 2>/dev/null
 
 attack: $(SET_UP)  ## what attacks cost a bridge and its other clients; needs openssl
 	$(BIN)/python -m benchmarks.attacks
