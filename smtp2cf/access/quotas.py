@@ -109,10 +109,15 @@ def ruling(*limits: Named, scope: str = "") -> Ruling:
 
 def _charges(kind: str, ruling: Ruling, what: What, who: str) -> Sequence[Charge]:
     return [
-        Charge(name_of(f"{kind}/{ruling.scope}/{what}", named.limit.seconds, who), who, named)
+        Charge(name_of(family_of(kind, ruling.scope, what), named.limit.seconds, who), who, named)
         for named in ruling.limits
         if named.limit.what == what
     ]
+
+
+def family_of(kind: str, scope: str, what: What) -> str:
+    """What a count is of: the kind of key, whose counts they are, messages or recipients."""
+    return f"{kind}/{scope}/{what}"
 
 
 @functools.lru_cache(maxsize=4096)
@@ -138,11 +143,11 @@ def sender_key(sender: str) -> str:
 def too_many(refused: Refused) -> Reply:
     """The reply to one too many."""
     limit, setting = refused.charge.named
-    ends = moment(refused.until - refused.now)
+    ends = until(refused.until - refused.now)
     text = f"{refused.charge.who} has sent {limit.number} {limit.what} in {as_time(limit.seconds)}"
     return Reply(450, "4.7.1", f"{text} ({setting}={limit}): try again after {ends}")
 
 
-def moment(wait: float) -> str:
+def until(wait: float) -> str:
     """When so many seconds have passed, in the local time of this host, rounded up."""
     return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(time.time() + wait + 0.999))

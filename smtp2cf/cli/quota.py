@@ -12,17 +12,24 @@ from typing import Any
 import orjson
 import typer
 
+from smtp2cf.access.standing import nearly_used_up
 from smtp2cf.cli.arguments import EnvFile, Json
 from smtp2cf.cli.terminal import fail, printable
 from smtp2cf.cloudflare.account import Account
 from smtp2cf.cloudflare.quota import Quota, ask_quota
 from smtp2cf.journal import logs
 from smtp2cf.reply import SendError
-from smtp2cf.settings import accounts, check, loading
+from smtp2cf.settings import accounts, check, loading, quotas
+from smtp2cf.settings.fields import Settings
+from smtp2cf.spool.inspection import read_counts
+from smtp2cf.spool.protocol import SpoolError
+
+SHOWN = 50
+"""Clients, users and senders that are shown."""
 
 
 def quota(as_json: Json = False, env_file: EnvFile = None) -> None:
-    """Show each account's quota, how much of it is used, and when it resets."""
+    """Show each account's quota, how much of it is used, and when it resets; and who nears one of our own."""
     logs.configure("error", "auto")
     settings = loading.load(env_file)
     check.require_account(settings)
@@ -42,10 +49,32 @@ def quota(as_json: Json = False, env_file: EnvFile = None) -> None:
                 typer.echo(printable(f"{whose}{text}"))
 
     asyncio.run(show_all())
+    asyncio.run(_show_local(settings, as_json=as_json))
     for text, _ in failed[:-1]:
         typer.echo(f"smtp2cf: {printable(text)}", err=True)
     if failed:
         fail(*failed[-1])
+
+
+async def _show_local(settings: Settings, *, as_json: bool) -> None:
+    """Who has used most of one of the bridge's own quotas, if it has any."""
+    rulings = [*quotas.all_rulings(settings)]
+    url = settings.spool_url.get_secret_value()
+    if not rulings or url.lower() == "none":
+        return
+    try:
+        counts, now = await read_counts(url, state_dir=settings.state_dir)
+    except (SpoolError, SendError) as error:
+        why = error.reply.text if isinstance(error, SendError) else str(error)
+        typer.echo(f"smtp2cf: the bridge's own quotas are unknown: {printable(why)}", err=True)
+        return
+    found = nearly_used_up(counts, now, rulings)
+    for used in found[:SHOWN]:
+        limit, setting = used.named
+        told = {"setting": setting, "limit": str(limit), "who": used.who, "used": used.used}
+        typer.echo(orjson.dumps(told).decode() if as_json else printable(str(used)))
+    if len(found) > SHOWN and not as_json:
+        typer.echo(f"and {len(found) - SHOWN} more")
 
 
 async def _ask(account: Account) -> tuple[Quota | None, str, int]:

@@ -7,7 +7,7 @@ from smtp2cf.access.limit import Limit, Named, What
 from smtp2cf.access.quotas import Allowance, Quotas, Ruling, ruling
 from smtp2cf.access.shared_counts import SharedCounts
 from smtp2cf.settings.fields import PREFIX, Settings
-from smtp2cf.settings.listening import Way
+from smtp2cf.settings.listening import Way, ways_of
 from smtp2cf.smtpd import SessionLimits
 from smtp2cf.spool import Spool
 from smtp2cf.spool.clock import passed
@@ -59,6 +59,14 @@ def _general(settings: Settings, kind: str) -> Iterator[Named]:
         name = f"{kind}_{what}_per_minute"
         if count := getattr(settings, name, 0):
             yield Named(Limit(count, what, MINUTE), f"{PREFIX}{name.upper()}")
+
+
+def all_rulings(settings: Settings) -> Iterator[tuple[str, Ruling]]:
+    """All that is limited anywhere, with the kind of key."""
+    for way in ways_of(settings):
+        for kind in KINDS:
+            if (found := _ruling(settings, way, kind)).limits:
+                yield kind, found
 
 
 def set_twice(settings: Settings) -> Iterator[str]:

@@ -9,13 +9,17 @@ import os
 import sqlite3
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from smtp2cf.spool import open_spool, sqlite_file, sqlite_schema
+from smtp2cf.spool.clock import Clock, Mark
 from smtp2cf.spool.disk_space import Space
 from smtp2cf.spool.lock import served_by
 from smtp2cf.spool.permissions import permissions
 from smtp2cf.spool.protocol import SpoolError
+from smtp2cf.spool.sqlite_counts import ALL as ALL_COUNTS
 from smtp2cf.spool.sqlite_errors import WHEN_DAMAGED
 from smtp2cf.spool.url import is_sqlite, place, sqlite_path
 
@@ -45,7 +49,9 @@ async def inspect(url: str, *, state_dir: Path, min_free: int) -> str:
 async def read_note(url: str, *, state_dir: Path, name: str) -> str:
     """The text of a note (Spool.amend), "" for none. Raises SpoolError or SendError."""
     if is_sqlite(url):
-        return await asyncio.to_thread(_read_note_in, sqlite_path(url, state_dir), name)
+        path = sqlite_path(url, state_dir)
+        rows = await asyncio.to_thread(_select, path, "SELECT text FROM note WHERE name = ?", name)
+        return str(rows[0][0]) if rows else ""
     spool = await open_spool(url, state_dir=state_dir, serve=False)
     try:
         return await spool.amend(name, lambda text, _: (text, text))
@@ -53,20 +59,34 @@ async def read_note(url: str, *, state_dir: Path, name: str) -> str:
         await spool.close()
 
 
-def _read_note_in(path: Path, name: str) -> str:
+async def read_counts(url: str, *, state_dir: Path) -> tuple[Mapping[str, str], float]:
+    """See Spool.counts. Raises SpoolError or SendError."""
+    if is_sqlite(url):
+        path = sqlite_path(url, state_dir)
+        marks = await asyncio.to_thread(_select, path, "SELECT boot, passed, now FROM clock")
+        now = Clock.resume(Mark(*marks[0])).now() if marks else 0.0
+        return dict(await asyncio.to_thread(_select, path, ALL_COUNTS, now)), now
+    spool = await open_spool(url, state_dir=state_dir, serve=False)
+    try:
+        return await spool.counts()
+    finally:
+        await spool.close()
+
+
+def _select(path: Path, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    """The rows; none of a file that is not there, or that the next start brings up to date."""
     try:
         if not path.exists():
-            return ""
+            return []
         connection = sqlite_file.connect_reader(path)
         try:
             if sqlite_schema.readable(connection, path).version < len(sqlite_schema.MIGRATIONS):
-                return ""
-            row = connection.execute("SELECT text FROM note WHERE name = ?", (name,)).fetchone()
+                return []
+            return connection.execute(statement, values).fetchall()
         finally:
             connection.close()
     except (OSError, sqlite3.Error) as error:
         raise SpoolError(sqlite_file.cannot_open(path, error)) from error
-    return "" if row is None else str(row[0])
 
 
 def _inspect_file(path: Path, min_free: int) -> str:
