@@ -78,4 +78,4 @@ def count(usage: Usage, charge: Charge, now: float) -> bool:
 def say_scarce(charge: Charge, used: int) -> None:
     """Somebody nears a limit."""
     limit, setting = charge.named
-    journal.scarce(setting=setting, limit=str(limit), who=charge.who, used=used)
+    journal.scarce(setting=setting, limit=str(limit), seconds=limit.seconds, who=charge.who, used=used)

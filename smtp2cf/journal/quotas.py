@@ -3,12 +3,40 @@
 Who exceeds a quota has a line in the session's log already (session.sender_refused, …recipient_refused).
 """
 
+import time
+from collections import deque
+from typing import NamedTuple
+
 import structlog
 from prometheus_client import Counter
 
 REFUSED = Counter("smtp2cf_quota_refused_total", "Messages and recipients above a quota", ["setting"])
 
+LINES = 30
+"""Lines of those who near a limit in INTERVAL: anybody can be many senders."""
+INTERVAL = 60.0
+"""Seconds."""
+SHOWN = 10
+"""Of them that the status page shows."""
+
 log = structlog.stdlib.get_logger("smtp2cf.quotas")
+
+
+class _Near(NamedTuple):
+    text: str
+    until: float
+
+
+class Said:
+    """The lines of this INTERVAL, and those who were named last."""
+
+    def __init__(self) -> None:
+        self.since = 0.0
+        self.lines = self.left_out = 0
+        self.near: deque[_Near] = deque(maxlen=SHOWN)
+
+
+said = Said()
 
 
 def refused(setting: str) -> None:
@@ -16,6 +44,22 @@ def refused(setting: str) -> None:
     REFUSED.labels(setting).inc()
 
 
-def scarce(*, setting: str, limit: str, who: str, used: int) -> None:
-    """Somebody has used most of a limit. Said once for each of them and each window."""
-    log.warning("quota.scarce", who=who, used=used, limit=limit, setting=setting)
+def scarce(*, setting: str, limit: str, seconds: float, who: str, used: int) -> None:
+    """Somebody has used most of a limit. Said once for each of them and each window of so many seconds."""
+    now = time.monotonic()
+    said.near.appendleft(_Near(f"{who}, {limit} ({setting})", now + seconds))
+    if now - said.since > INTERVAL:
+        said.since, said.lines = now, 0
+    if said.lines >= LINES:
+        said.left_out += 1
+        return
+    said.lines += 1
+    more = {"left_out": said.left_out} if said.left_out else {}
+    said.left_out = 0
+    log.warning("quota.scarce", who=who, used=used, limit=limit, setting=setting, **more)
+
+
+def near() -> list[str]:
+    """Who was named, with which limit, less than its time ago; the latest first."""
+    now = time.monotonic()
+    return [one.text for one in said.near if one.until > now]

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from smtp2cf import __version__
-from smtp2cf.journal import maillog
+from smtp2cf.journal import maillog, quotas
 from smtp2cf.journal.metrics import Gauge
 from smtp2cf.journal.readiness import Readiness
 from smtp2cf.listen.certificate import Certificate
@@ -62,6 +62,7 @@ class OutsideView:
             **self._relays_for(),
             "sessions": f"{len(self._server.sessions)} of {self._settings.max_sessions}",
             **({"waiting mail": self._spool.summary()} if self._spool is not None else {}),
+            **({"near a quota": "; ".join(near)} if (near := quotas.near()) else {}),
             "recent": maillog.recent(),
         }
 

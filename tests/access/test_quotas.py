@@ -14,9 +14,15 @@ from smtp2cf.access.counts import Counts
 from smtp2cf.access.limit import Named
 from smtp2cf.access.quotas import Allowance, Quotas, Ruling, client_key, ruling, sender_key
 from smtp2cf.access.usage import SLOTS, Usage
+from smtp2cf.journal import quotas as journal
 from tests.support.reach import kept_by
 
 CLIENT, USER, SENDER = "192.0.2.1", "anna", "shop@example.com"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "said", journal.Said())
 
 
 class Clock:
@@ -256,6 +262,27 @@ def test_who_nears_a_limit_is_named_once_a_window() -> None:
         assert len(lines) == 2
         assert let_through(quotas, "message", "", USER, SENDER) == 4
         assert len(lines) == 2, "the last part of so small a quota is worth no line"
+
+
+def test_many_who_near_a_limit_are_a_few_lines_and_the_latest_are_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 5000.0
+    monkeypatch.setattr(journal.time, "monotonic", lambda: now)
+    quotas = quotas_of(Clock(), sender="5 messages/1h")
+    with capture_logs() as lines:
+        for number in range(40):
+            assert let_through(quotas, "message", "", "", f"n{number}@example.com") == 5
+        assert len(lines) == 30
+        now += 61
+        assert let_through(quotas, "message", "", "", "last@example.com") == 5
+    assert lines[-1]["left_out"] == 10
+    assert journal.near()[0] == "last@example.com, 5 messages/1h (SMTP2CF_SENDER_QUOTA)"
+    assert len(journal.near()) == 10
+    now += 3550
+    assert len(journal.near()) == 1
+    now += 100
+    assert journal.near() == []
 
 
 # ---- memory

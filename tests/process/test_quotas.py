@@ -1,5 +1,7 @@
 """Quotas of a bridge as it runs: over an end and a new start, and told where an operator looks."""
 
+import json
+import urllib.request
 from pathlib import Path
 
 from tests.process.metrics import metric
@@ -38,3 +40,7 @@ def test_a_quota_outlives_the_bridge_and_refusals_are_counted(tmp_path: Path) ->
         assert "(SMTP2CF_SENDER_QUOTA=5 messages/1d)" in refusal
         scarce = bridge.wait_for_log("quota.scarce")
         assert (scarce["who"], scarce["used"]) == ("shop@example.com", 4)
+        request = urllib.request.Request(bridge.admin_url, headers={"Accept": "application/json"})
+        with urllib.request.urlopen(request) as answer:
+            near = json.load(answer)["near a quota"]
+        assert near == "shop@example.com, 5 messages/1d (SMTP2CF_SENDER_QUOTA)"

@@ -16,6 +16,7 @@ from smtp2cf.access.counts import Counts
 from smtp2cf.access.limit import Named
 from smtp2cf.access.quotas import Allowance, Quotas, ruling
 from smtp2cf.access.shared_counts import Judged, SharedCounts
+from smtp2cf.journal import quotas as journal
 from smtp2cf.reply import Reply
 from smtp2cf.spool import SpoolUnavailable
 from smtp2cf.spool.clock import passed
@@ -107,7 +108,8 @@ async def test_many_at_once_get_no_more_than_the_limit(place: Place) -> None:
     assert sum(answer is None for answer in answers) == 70
 
 
-async def test_who_nears_a_limit_is_named_once(place: Place) -> None:
+async def test_who_nears_a_limit_is_named_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "said", journal.Said())
     quotas = quotas_in(await place.open(), client="10 messages/1h")
     with capture_logs() as lines:
         assert await let_through(quotas) == 10
