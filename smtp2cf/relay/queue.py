@@ -80,8 +80,9 @@ class Queue:
         self._woken = asyncio.Event()
 
     def start(self) -> None:
-        """Begin to send what is due."""
-        self._runner = tasks.keep_running(self._run, "queue.run")
+        """Begin to send what is due, if it has not begun."""
+        if self._runner is None:
+            self._runner = tasks.keep_running(self._run, "queue.run")
 
     def wake(self) -> None:
         """More may go out than before."""

@@ -26,7 +26,7 @@ from smtp2cf.listen.signals import LeftBehind, Signals, finished, leave
 from smtp2cf.relay import DropDirectory, Relay
 from smtp2cf.relay.checks import RefusalAt
 from smtp2cf.relay.sender_domains import NOBODY_KNOWN
-from smtp2cf.reply import Reply
+from smtp2cf.reply import Reply, SendError
 from smtp2cf.serve.accounts import AccountsInUse
 from smtp2cf.serve.outside import OutsideView
 from smtp2cf.serve.rules import GENERAL, RulesInUse
@@ -40,6 +40,7 @@ from smtp2cf.smtpd import Listener, Rules, Server, judge, memory
 from smtp2cf.spool import Spool
 from smtp2cf.spool.health import SpoolHealth
 from smtp2cf.spool.item_json import items_as_json
+from smtp2cf.spool.mark import Mark
 from smtp2cf.web import Admin
 
 FIRST_LOOK = 1.0
@@ -55,7 +56,7 @@ class Bridge:
     """Everything that runs in one `smtp2cf serve`.
 
     store: the spool, None for none. secrets: the files that hold secrets, by the name of the setting.
-    file: the settings' own, None for none.
+    file: the settings' own, None for none. mark: says that the spool is this bridge's.
     """
 
     def __init__(
@@ -65,8 +66,10 @@ class Bridge:
         certificate: Certificate | None = None,
         secrets: Mapping[str, Path] | None = None,
         file: SettingsFile | None = None,
+        mark: Mark | None = None,
     ) -> None:
         self._settings = settings
+        self.mark = mark
         self.certificate = certificate
         self.spool = store
         self.spool_health = SpoolHealth(store, settings.warn_after) if store is not None else None
@@ -103,7 +106,7 @@ class Bridge:
         self._read_from_files = [*self._settings_files(secrets or {}, file), *self._other_files()]
         self._drop_run: asyncio.Task[None] | None = None
         self._watches: list[asyncio.Task[None]] = []
-        self._watch_spool: asyncio.Task[None] | None = None
+        self._fatal: list[asyncio.Task[None]] = []
 
     def _rules_at(self, settings: Settings, way: Way) -> Rules:
         """Who may do what at one way in. What is counted is counted for all of them together."""
@@ -158,8 +161,9 @@ class Bridge:
         self._watch(memory.give_back, "serve.give_back_memory")
         for thing in self._read_from_files:
             self._watch(thing.watch, "serve.watch_file")
-        if self.relay.queue is not None:
-            self.relay.queue.start()
+        if self.mark is not None and self.relay.queue is not None:
+            keep = functools.partial(self.mark.keep, self.relay.queue.start)
+            self._fatal.append(tasks.keep_running(keep, "serve.keep_mark", fatal=spool.SpoolError))
         self._drop_run = tasks.keep_running(self.drop.run, "drop.run")
         if self.spool_health is not None:
             await self._start_to_watch_spool(self.spool_health)
@@ -183,8 +187,7 @@ class Bridge:
         self._watches.append(tasks.keep_running(work, name))
 
     async def _start_to_watch_spool(self, health: SpoolHealth) -> None:
-        self._watch_spool = tasks.keep_running(health.watch, "serve.watch_spool", fatal=spool.SpoolError)
-        self._watches.append(self._watch_spool)
+        self._fatal.append(tasks.keep_running(health.watch, "serve.watch_spool", fatal=spool.SpoolError))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_LOOK):
                 await health.looked.wait()
@@ -197,9 +200,10 @@ class Bridge:
     async def until(self, stop: asyncio.Event) -> None:
         """Return when `stop` is set; raises SpoolError if the spool turns out to be unusable."""
         stopped = asyncio.create_task(stop.wait())
-        ends = [stopped] if self._watch_spool is None else [stopped, self._watch_spool]
         try:
-            for ended in (await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED))[0]:
+            for ended in (await asyncio.wait((stopped, *self._fatal), return_when=asyncio.FIRST_COMPLETED))[
+                0
+            ]:
                 ended.result()
         finally:
             stopped.cancel()
@@ -216,9 +220,10 @@ class Bridge:
             await asyncio.wait((self._drop_run,), timeout=max(0.0, deadline - time.monotonic()))
             self._drop_run.cancel()
         await self.relay.drain(max(0.0, deadline - time.monotonic()))
-        for watch in self._watches:
+        watches = (*self._watches, *self._fatal)
+        for watch in watches:
             watch.cancel()
-        await asyncio.gather(*self._watches, return_exceptions=True)
+        await asyncio.gather(*watches, return_exceptions=True)
         await self.admin.stop()
         if isinstance(self._counts, Counts):
             await self._counts.write()
@@ -315,7 +320,8 @@ async def run(
         if on_trial is not None:
             settings = await on_trial.start(places.sandbox, settings, rooms.own_names(settings))
         settings = listening.settings_at(settings, places)
-        bridge = Bridge(settings, await rooms.open_spool(settings), certificate, secrets, file)
+        store, mark = await _open_spool(settings, sandbox=on_trial is not None)
+        bridge = Bridge(settings, store, certificate, secrets, file, mark)
         listeners = listening.listeners(settings, places, certificate, bridge.rules.at)
         _warn(settings, bridge, listeners)
         notifier = Notifier()
@@ -331,6 +337,23 @@ async def run(
         finally:
             notifier.stopping(settings.drain_timeout)
             await _end(bridge, on_trial, signals, opened)
+
+
+async def _open_spool(settings: Settings, *, sandbox: bool) -> tuple[Spool | None, Mark | None]:
+    """The spool, and what says that it is ours. Raises SpoolError."""
+    store = await rooms.open_spool(settings)
+    if store is None:
+        return None, None
+    mark = rooms.mark(settings, store, sandbox=sandbox)
+    try:
+        async with asyncio.timeout(FIRST_LOOK):
+            await mark.take()
+    except spool.SpoolError:
+        await store.close()
+        raise
+    except (SendError, TimeoutError):
+        pass  # it is away: nothing is sent from it before that is known
+    return store, mark
 
 
 def _warn(settings: Settings, bridge: Bridge, listeners: Sequence[Listener]) -> None:

@@ -24,6 +24,7 @@ from smtp2cf.settings.fields import Settings, SettingsError
 from smtp2cf.settings.listening import ways_of
 from smtp2cf.smtpd import Capacity, Policy
 from smtp2cf.spool import Spool
+from smtp2cf.spool.mark import Mark, Use
 
 
 def message_policy(settings: Settings) -> MessagePolicy:
@@ -166,6 +167,13 @@ def recorder(settings: Settings) -> Recorder | None:
     if record is None:
         return None
     return Recorder(record, facts, days=settings.journal_days, subjects=settings.journal_subjects)
+
+
+def mark(settings: Settings, store: Spool, *, sandbox: bool) -> Mark:
+    """What says whose the spool is."""
+    url = settings.spool_url.get_secret_value()
+    place = spool.place(url, settings.state_dir)
+    return Mark(store, Use.SANDBOX if sandbox else Use.REAL, place, shared=url.startswith("postgres"))
 
 
 @contextlib.contextmanager

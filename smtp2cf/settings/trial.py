@@ -53,6 +53,8 @@ class Trial:
         )
         if not {"spool_url", "state_dir"} & settings.model_fields_set:
             settings = settings.model_copy(update={"state_dir": _temporary_directory()})
+        if "sendmail_drop_dir" not in settings.model_fields_set:  # real mail may wait in the usual one
+            settings = settings.model_copy(update={"sendmail_drop_dir": _temporary_directory() / "drop"})
         if "api_rate" not in settings.model_fields_set:
             settings = settings.model_copy(update={"api_rate": None})
         if settings.tls_cert_file is None:

@@ -91,10 +91,21 @@ def test_a_bridge_that_starts_on_a_full_disk_sends_what_waits(
         bridge.stop(end)
     disk.fill()
     (tmp_path / "second").mkdir()
-    with running_bridge(tmp_path / "second", constants=LOOKING_OFTEN, RETRY_MIN="0.5", **settings) as bridge:
+    with (
+        running_sandbox(token=None) as (sandbox, url),
+        running_bridge(
+            tmp_path / "second",
+            sandbox=False,
+            constants=LOOKING_OFTEN,
+            RETRY_MIN="0.5",
+            ACCOUNT_ID="test",
+            API_BASE_URL=url,
+            **settings,
+        ) as bridge,
+    ):
         assert mail(bridge)[0] == 452
-        bridge.wait_for(65)
-        wait_until(lambda: waiting(bridge) == 0, "all sent")
+        wait_until(lambda: len(sandbox.messages) == 65, "all sent")
+        wait_until(lambda: waiting(bridge) == 0, "all settled")
         disk.fill()
         assert ready(bridge)[0] == 503
         disk.make_room()
