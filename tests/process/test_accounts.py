@@ -88,7 +88,7 @@ def test_a_dead_token_holds_up_its_own_mail_only_and_everything_names_it(world: 
     assert metric(world.bridge, "smtp2cf_api_up", account="shoes") == 0
     assert metric(world.bridge, "smtp2cf_api_up", account="default") == 1
     assert metric(world.bridge, "smtp2cf_api_calls_total", account="default", outcome="success") == 1
-    assert metric(world.bridge, "smtp2cf_api_calls_total", account="shoes", outcome="token_refused") == 1
+    assert metric(world.bridge, "smtp2cf_api_calls_total", account="shoes", outcome="token_refused") >= 1
     status, text = world.read("/readyz?sending")
     assert (status, "account shoes" in text) == (200, True)
     page = world.read("/")[1]
@@ -121,8 +121,13 @@ def reloads(world: World) -> int:
 
 
 def test_a_new_token_and_new_domains_are_used_at_once_and_a_new_account_after_a_restart(world: World) -> None:
+    """The last of these tests, which leaves a good token behind."""
+    for _ in range(3):
+        world.send("a@shoes.example")
+    assert "a@shoes.example" not in world.senders()
     world.token.write_text(TOKEN)
-    wait_until(lambda: world.senders().count("a@shoes.example") == 5, "the waiting mail goes out")
+    wait_until(lambda: world.senders().count("a@shoes.example") >= 3, "the waiting mail goes out")
+    wait_until(lambda: not world.read("/queue")[1].strip(), "all of it")
     wait_for_metric(world.bridge, "smtp2cf_api_up", 1, account="shoes")
     world.toml.write_text(TABLES.format(token=world.token, domains="boots.example"))
     world.bridge.process.send_signal(signal.SIGHUP)
