@@ -10,9 +10,12 @@ import fcntl
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace as replace_fields
 from pathlib import Path
 
-from smtp2cf.access.users import FILE_LIMIT, UsersFileError, parse_line, parse_users
+from smtp2cf.access.limit import Limit
+from smtp2cf.access.senders import Senders
+from smtp2cf.access.users import FILE_LIMIT, User, UsersFileError, parse_line, parse_users
 from smtp2cf.listen import files
 
 NEW_MODE = 0o600
@@ -27,11 +30,19 @@ class UserExistsError(Exception):
     """The file has a user of this name already."""
 
 
-def put_user(path: Path, name: str, hashed: str, senders: Sequence[str] | None, *, replace: bool) -> bool:
+def put_user(
+    path: Path,
+    name: str,
+    hashed: str,
+    senders: Sequence[str] | None,
+    quota: tuple[Limit, ...] | None = None,
+    *,
+    replace: bool,
+) -> bool:
     """Write a user's line, with a new password's hash; creates the file if there is none.
 
-    senders: patterns, () for any sender, None to keep the user's. Returns whether the user existed; raises
-    UserExistsError if so, unless `replace`. Raises UsersFileError.
+    senders: patterns, () for any sender, None to keep the user's. quota: None to keep it. Returns whether
+    the user existed; raises UserExistsError if so, unless `replace`. Raises UsersFileError.
     """
     existed = False
 
@@ -41,8 +52,12 @@ def put_user(path: Path, name: str, hashed: str, senders: Sequence[str] | None, 
         existed = user is not None
         if existed and not replace:
             raise UserExistsError
-        allowed = user.senders.written if user is not None and senders is None else senders
-        line = f"{name}:{hashed}:{','.join(allowed)}" if allowed else f"{name}:{hashed}"
+        changed = replace_fields(user or User(name, hashed), hash=hashed)
+        if senders is not None:
+            changed = replace_fields(changed, senders=Senders.parse(senders))
+        if quota is not None:
+            changed = replace_fields(changed, quota=quota)
+        line = changed.line
         lines = content.split(b"\n")
         if existed:
             end = b"\r" if lines[place := _place(lines, name)].endswith(b"\r") else b""

@@ -60,6 +60,11 @@ def _parse_one(text: str) -> Limit:
     return Limit(number, what[found[2].lower()], seconds)
 
 
+def written(limits: tuple[Limit, ...]) -> str:
+    """As `parse` reads them."""
+    return ", ".join(map(str, limits)) or "none"
+
+
 def as_time(seconds: int) -> str:
     """Seconds in the largest unit that makes a whole number of them."""
     unit = next(unit for unit, length in _SECONDS.items() if seconds % length == 0)

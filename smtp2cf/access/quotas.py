@@ -51,7 +51,7 @@ class Quotas:
     """What is asked at MAIL and RCPT. of_user: takes the place of the user's limits in the allowance."""
 
     def __init__(
-        self, allowance: Allowance, counts: Counts | SharedCounts, of_user: OfUser = lambda _user: None
+        self, allowance: Allowance, counts: Counts | SharedCounts, of_user: OfUser | None = None
     ) -> None:
         self._allowance = allowance
         self._counts = counts
@@ -79,7 +79,7 @@ class Quotas:
         if allowance.client.limits and client:
             charges += _charges("client", allowance.client, what, client_key(client))
         if user:
-            own = self._of_user(user)
+            own = self._of_user(user) if self._of_user is not None else None
             ruling = allowance.user if own is None else Ruling(own)
             charges += _charges("user", ruling, what, user)
         if allowance.sender.limits:

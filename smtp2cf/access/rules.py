@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from smtp2cf.access.quotas import OfUser
 from smtp2cf.access.senders import SenderRules, Senders
 from smtp2cf.envelope import Authenticate, SenderRefusal
 from smtp2cf.listen.file_watch import Rereadable
@@ -19,12 +20,14 @@ class Access(NamedTuple):
     """What a session and the relay ask. None means that nothing is refused.
 
     authenticate: see smtp2cf.access.logins. close: ends its threads. users: re-read when they change.
+    quota_of: what a user may send, where that is set for the user.
     """
 
     authenticate: Authenticate | None = None
     sender_refusal: SenderRefusal | None = None
     close: Callable[[], None] = lambda: None
     users: Rereadable | None = None
+    quota_of: OfUser | None = None
 
 
 def open_access(users_file: Path | None, allowed_senders: Sequence[str], on_login: "OnLogin") -> Access:
@@ -41,4 +44,4 @@ def open_access(users_file: Path | None, allowed_senders: Sequence[str], on_logi
     users = UsersFile(users_file)
     logins = Logins(users, on_login)
     refusal = SenderRules(everybody, users.senders_of).refusal
-    return Access(logins.authenticate, refusal, logins.close, users)
+    return Access(logins.authenticate, refusal, logins.close, users, users.quota_of)

@@ -27,7 +27,7 @@ def nearly_used_up(
     counts: Mapping[str, str],
     now: float,
     rulings: Iterable[tuple[str, Ruling]],
-    of_user: OfUser = lambda _user: None,
+    of_user: OfUser | None = None,
 ) -> list[Used]:
     """Who has used four fifths of a limit or more; those first that have used most of it.
 
@@ -37,7 +37,7 @@ def nearly_used_up(
     found = []
     for name, text in counts.items():
         prefix, who = _parts(name)
-        own = of_user(who) if name.startswith("user/") else None
+        own = of_user(who) if of_user is not None and name.startswith("user/") else None
         limits = general if own is None else dict(_by_prefix("user", Ruling(own)))
         if (named := limits.get(prefix)) is not None:
             used = _used(who, text, now, named)

@@ -1,4 +1,4 @@
-"""The users file: `name:hash[:allowed senders]`, one line per user, re-read when it changes.
+"""The users file: `name:hash[:allowed senders[:option=value …]]`, one line per user, re-read when it changes.
 
 The hash is argon2id's (RFC 9106) in its usual form, which has no colon; `smtp2cf user add` writes it. Blank
 lines and lines that start with # are comments. Names are compared exactly, in NFC (RFC 8265 §3.4). No error
@@ -10,18 +10,23 @@ import base64
 import re
 import stat
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import structlog
 from argon2 import Parameters, extract_parameters
 
+from smtp2cf.access import limit
+from smtp2cf.access.limit import Limit, Named, written
 from smtp2cf.access.senders import ANY, Senders
 from smtp2cf.listen import files
 from smtp2cf.listen.file_watch import FileWatch, Stamps
 from smtp2cf.reply import UNPRINTABLE
 
+QUOTA_SETTING = "SMTP2CF_USERS_FILE: quota"
+"""What an operator looks for to change a user's own quota."""
 NAME_LIMIT = 255
 """Characters of a user's name."""
 FILE_LIMIT = 16 * 1024 * 1024
@@ -47,11 +52,19 @@ class UsersFileError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """One line of the file."""
+    """One line of the file. quota: what the user may send, None for what others may."""
 
     name: str
     hash: str = field(repr=False)
     senders: Senders = ANY
+    quota: tuple[Limit, ...] | None = None
+
+    @property
+    def line(self) -> str:
+        """The line, without its end."""
+        options = [f"quota={written(self.quota)}"] if self.quota is not None else []
+        senders = [",".join(self.senders.written)] if self.senders.written or options else []
+        return ":".join([self.name, self.hash, *senders, *options])
 
 
 class UsersFile:
@@ -82,6 +95,13 @@ class UsersFile:
         """What a user may send as; None if there is no such user."""
         user = self.find(name)
         return None if user is None else user.senders
+
+    def quota_of(self, name: str) -> tuple[Named, ...] | None:
+        """A user's own quota; None if the user has none."""
+        user = self.find(name)
+        if user is None or user.quota is None:
+            return None
+        return tuple(Named(limit, QUOTA_SETTING) for limit in user.quota)
 
     async def watch(self) -> None:
         """Re-read the file when it changes, until cancelled."""
@@ -168,15 +188,32 @@ def parse_line(line: bytes) -> User | None:
         raise ValueError("not UTF-8") from None
     if not text or text.startswith("#"):
         return None
-    name, *rest = (part.strip() for part in text.split(":", 2))
+    name, *rest = (part.strip() for part in text.split(":"))
     if not rest:
         raise ValueError("no colon: write name:hash or name:hash:allowed senders")
     name = checked_name(name)
     check_hash(rest[0])
-    if len(rest) == 1:
-        return User(name, rest[0])
-    senders = Senders.parse(pattern.strip() for pattern in rest[1].split(","))
-    return User(name, rest[0], senders)
+    hashed, senders, *options = rest if len(rest) > 1 else (*rest, "")
+    patterns = [pattern.strip() for pattern in senders.split(",")] if len(rest) == 2 or senders else []
+    return User(name, hashed, Senders.parse(patterns), **_options(options))
+
+
+def _options(given: Sequence[str]) -> dict[str, Any]:
+    """The values of options, by name. Raises ValueError."""
+    found: dict[str, Any] = {}
+    for option in given:
+        name, equals, value = (part.strip() for part in option.partition("="))
+        if name not in OPTIONS or not equals:
+            raise ValueError(f"{option!r} is not an option: there is {', '.join(OPTIONS)}=…")
+        try:
+            found[name] = OPTIONS[name](value)
+        except ValueError as error:
+            raise ValueError(f"{name}={value}: {error}") from None
+    return found
+
+
+OPTIONS: Mapping[str, Callable[[str], Any]] = {"quota": limit.parse}
+"""What may follow a user's senders, and how each is read."""
 
 
 def checked_name(name: str) -> str:

@@ -7,11 +7,13 @@ are wrong. Where it does not say, the quota is unknown, which is no error.
 import asyncio
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import orjson
 import typer
 
+from smtp2cf.access.quotas import OfUser
 from smtp2cf.access.standing import nearly_used_up
 from smtp2cf.cli.arguments import EnvFile, Json
 from smtp2cf.cli.terminal import fail, printable
@@ -60,7 +62,7 @@ async def _show_local(settings: Settings, *, as_json: bool) -> None:
     """Who has used most of one of the bridge's own quotas, if it has any."""
     rulings = [*quotas.all_rulings(settings)]
     url = settings.spool_url.get_secret_value()
-    if not rulings or url.lower() == "none":
+    if (not rulings and settings.users_file is None) or url.lower() == "none":
         return
     try:
         counts, now = await read_counts(url, state_dir=settings.state_dir)
@@ -68,13 +70,25 @@ async def _show_local(settings: Settings, *, as_json: bool) -> None:
         why = error.reply.text if isinstance(error, SendError) else str(error)
         typer.echo(f"smtp2cf: the bridge's own quotas are unknown: {printable(why)}", err=True)
         return
-    found = nearly_used_up(counts, now, rulings)
+    found = nearly_used_up(counts, now, rulings, _of_user(settings.users_file))
     for used in found[:SHOWN]:
         limit, setting = used.named
         told = {"setting": setting, "limit": str(limit), "who": used.who, "used": used.used}
         typer.echo(orjson.dumps(told).decode() if as_json else printable(str(used)))
     if len(found) > SHOWN and not as_json:
         typer.echo(f"and {len(found) - SHOWN} more")
+
+
+def _of_user(users_file: Path | None) -> OfUser | None:
+    """Users' own quotas; none where the file can't be used, which `check` says."""
+    if users_file is None:
+        return None
+    from smtp2cf.access.users import UsersFile, UsersFileError
+
+    try:
+        return UsersFile(users_file).quota_of
+    except UsersFileError:
+        return None
 
 
 async def _ask(account: Account) -> tuple[Quota | None, str, int]:

@@ -24,18 +24,26 @@ FileOption = Annotated[
     Path | None,
     typer.Option("--users-file", help="The users file. Default: SMTP2CF_USERS_FILE.", metavar="FILE"),
 ]
+SenderOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="An address, a domain or *.domain that the user may send as. May be repeated.", metavar="SENDER"
+    ),
+]
+QuotaOption = Annotated[
+    str | None,
+    typer.Option(
+        help="How much the user may send, instead of SMTP2CF_USER_QUOTA: 1000 messages/1d, or none.",
+        metavar="QUOTA",
+    ),
+]
 
 
 @app.command()
 def add(
     name: Name,
-    sender: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="An address, a domain or *.domain that the user may send as. May be repeated.",
-            metavar="SENDER",
-        ),
-    ] = None,
+    sender: SenderOption = None,
+    quota: QuotaOption = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Set a new password for an existing user.")
     ] = False,
@@ -49,7 +57,7 @@ def add(
     env_file: EnvFile = None,
 ) -> None:
     """Add a user. Asks for the password, or reads it from standard input."""
-    from smtp2cf.access import edit
+    from smtp2cf.access import edit, limit
     from smtp2cf.access.logins import hash_password
     from smtp2cf.access.senders import Senders
     from smtp2cf.access.users import UsersFileError, checked_name, read_users
@@ -59,12 +67,13 @@ def add(
         name = checked_name(name)
         senders = [part.strip() for given in sender for part in given.split(",")] if sender else None
         Senders.parse(senders or ())
+        limits = limit.parse(quota) if quota is not None else None
         is_new = not path.exists()
         exists = not is_new and name in read_users(path)[0]
         if exists and not replace:
             raise edit.UserExistsError  # noqa: TRY301 - before a password is typed in vain
         hashed = hash_password(read_password(name, from_stdin=password_stdin, twice=True))
-        existed = edit.put_user(path, name, hashed, senders, replace=replace)
+        existed = edit.put_user(path, name, hashed, senders, limits, replace=replace)
     except edit.UserExistsError:
         fail(f"{path} already has a user {printable(name)}: use --replace to set a new password", 1)
     except UsersFileError as error:
@@ -82,6 +91,7 @@ def add(
 @app.command("list")
 def list_(as_json: Json = False, users_file: FileOption = None, env_file: EnvFile = None) -> None:
     """List the users and what they may send as."""
+    from smtp2cf.access.limit import written
     from smtp2cf.access.users import UsersFileError, read_users
 
     try:
@@ -90,11 +100,13 @@ def list_(as_json: Json = False, users_file: FileOption = None, env_file: EnvFil
         fail(str(error), os.EX_CONFIG)
     for user in users.values():
         if as_json:
-            sys.stdout.write(
-                orjson.dumps({"name": user.name, "senders": list(user.senders.written)}).decode() + "\n"
-            )
+            told = {"name": user.name, "senders": list(user.senders.written)}
+            own = {"quota": written(user.quota)} if user.quota is not None else {}
+            sys.stdout.write(orjson.dumps(told | own).decode() + "\n")
         else:
-            typer.echo(printable(f"{user.name:<24}  {', '.join(user.senders.written) or 'any sender'}"))
+            quota = f"; quota {written(user.quota)}" if user.quota is not None else ""
+            senders = ", ".join(user.senders.written) or "any sender"
+            typer.echo(printable(f"{user.name:<24}  {senders}{quota}"))
 
 
 @app.command()

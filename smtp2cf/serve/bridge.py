@@ -111,7 +111,7 @@ class Bridge:
             authenticate=self.access.authenticate if way.described.auth != "off" else None,
             sender_refusal=also(self.access.sender_refusal, listening.senders_at(way), way.setting),
             sessions=self._sessions,
-            quotas=quotas.quotas_at(settings, way, self._counts),
+            quotas=quotas.quotas_at(settings, way, self._counts, self.access.quota_of),
             closed=self._closed,
         )
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from smtp2cf.access.counts import Counts
 from smtp2cf.access.limit import Limit, Named, What
-from smtp2cf.access.quotas import Allowance, Quotas, Ruling, ruling
+from smtp2cf.access.quotas import Allowance, OfUser, Quotas, Ruling, ruling
 from smtp2cf.access.shared_counts import SharedCounts
 from smtp2cf.settings.fields import PREFIX, Settings
 from smtp2cf.settings.listening import Way, ways_of
@@ -37,10 +37,13 @@ def session_limits(settings: Settings) -> SessionLimits:
     return SessionLimits(settings.client_max_sessions, settings.user_max_sessions)
 
 
-def quotas_at(settings: Settings, way: Way, counts: Counts | SharedCounts) -> Quotas | None:
-    """How much may be sent at one way in; None for any amount."""
+def quotas_at(
+    settings: Settings, way: Way, counts: Counts | SharedCounts, of_user: OfUser | None = None
+) -> Quotas | None:
+    """How much may be sent at one way in; None for any amount. of_user: a user's own quota."""
     allowance = Allowance(**{kind: _ruling(settings, way, kind) for kind in KINDS})
-    return Quotas(allowance, counts) if any(one.limits for one in allowance) else None
+    limited = of_user is not None or any(one.limits for one in allowance)
+    return Quotas(allowance, counts, of_user) if limited else None
 
 
 def _ruling(settings: Settings, way: Way, kind: str) -> Ruling:

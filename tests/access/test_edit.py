@@ -9,6 +9,7 @@ import pytest
 
 from smtp2cf.access import edit
 from smtp2cf.access.edit import NoSuchUserError, UserExistsError, delete_user, put_user
+from smtp2cf.access.limit import Limit
 from smtp2cf.access.logins import verify
 from smtp2cf.access.users import UsersFileError, read_users
 from tests.access.hashes import CHEAP, line
@@ -41,6 +42,15 @@ def test_comments_order_and_line_ends_stay(path: Path) -> None:
     assert path.read_bytes() == (head + tail).encode()
     put_user(path, "dora", HASH, [], replace=False)
     assert path.read_bytes() == (head + tail + f"\ndora:{HASH}\n").encode()
+
+
+def test_a_quota_stays_unless_another_is_given(path: Path) -> None:
+    put_user(path, "anna", HASH, None, (Limit(5, "messages", 3600),), replace=False)
+    assert path.read_text() == f"anna:{HASH}::quota=5 messages/1h\n"
+    put_user(path, "anna", HASH, ["example.com"], replace=True)
+    assert path.read_text() == f"anna:{HASH}:example.com:quota=5 messages/1h\n"
+    put_user(path, "anna", HASH, None, (), replace=True)
+    assert path.read_text() == f"anna:{HASH}:example.com:quota=none\n"
 
 
 def test_a_user_behind_a_byte_order_mark_can_be_deleted(path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from smtp2cf.access.limit import Limit
 from smtp2cf.access.users import UsersFile, UsersFileError, check_hash, parse_users
 from smtp2cf.listen.file_watch import FileWatch
 from tests.access.hashes import CHEAP, line
@@ -42,6 +43,21 @@ def test_a_line_is_a_name_a_hash_and_senders() -> None:
     assert {user.hash for user in users.values()} == {HASH}
 
 
+def test_a_line_may_go_on_with_options() -> None:
+    users = parse_users(
+        f"anna:{HASH}:example.com:quota=5 messages/1h, 9 recipients/1d\n"
+        f"bert:{HASH}: : quota = none\ncarl:{HASH}".encode()
+    )
+    found = {name: (user.senders.written, user.quota) for name, user in users.items()}
+    assert found == {
+        "anna": (("example.com",), (Limit(5, "messages", 3600), Limit(9, "recipients", 86400))),
+        "bert": ((), ()),
+        "carl": ((), None),
+    }
+    for user in users.values():
+        assert parse_users(user.line.encode()) == {user.name: user}
+
+
 def test_names_are_compared_in_nfc() -> None:
     assert list(parse_users(f"zoe\u0308:{HASH}".encode())) == ["zoë"]
 
@@ -70,6 +86,10 @@ BROKEN = [
     (f"an\x07na:{HASH}", "'an\\x07na' is not a user name"),
     (f"{'a' * 256}:{HASH}", "the name is longer than 255 characters"),
     (f"root:{HASH}", "'root' is on an earlier line already"),
+    (f"anna:{HASH}::quota=5 mails/1h", "quota=5 mails/1h: it must be limits such as 30 messages/1m"),
+    (f"anna:{HASH}::quota", "'quota' is not an option: there is quota=…"),
+    (f"anna:{HASH}:example.com:", "'' is not an option: there is quota=…"),
+    (f"anna:{HASH}:example.com:limit=1", "'limit=1' is not an option"),
     (b"an\xffna:x", "not UTF-8"),
 ]
 

@@ -69,6 +69,7 @@ def test_an_existing_user_needs_to_be_meant(path: Path) -> None:
         ([""], "x\n", "the name is missing"),
         (["a" * 256], "x\n", "the name is longer than 255 characters"),
         (["anna", "--sender", "*"], "x\n", "invalid sender '*'"),
+        (["anna", "--quota", "5"], "x\n", "it must be limits such as 30 messages/1m, 5000 recipients/1d"),
         (["anna"], "", "the password is empty"),
         (["anna"], "\n", "the password is empty"),
         (["anna"], b"\xff\n", "the password is not UTF-8"),
@@ -95,9 +96,19 @@ def test_users_are_listed_without_their_hashes(path: Path) -> None:
         ["zoë", "any", "sender"],
     ]
     assert "argon2" not in done.output
+    assert user("add", "bert", "--quota", "5 messages/1h", stdin="x\n").exit_code == 0
+    assert user("list").stdout.splitlines()[2].split() == [
+        "bert",
+        "any",
+        "sender;",
+        "quota",
+        "5",
+        "messages/1h",
+    ]
     assert [json.loads(row) for row in user("list", "--json").stdout.splitlines()] == [
         {"name": "anna", "senders": ["a@example.com", "*.example.org"]},
         {"name": "zoë", "senders": []},
+        {"name": "bert", "senders": [], "quota": "5 messages/1h"},
     ]
 
 

@@ -1,19 +1,22 @@
 """Quotas: what the settings say of how much may be sent, at each way in, and what is said twice."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from smtp2cf.access.counts import Counts
 from smtp2cf.access.limit import Limit
+from smtp2cf.reply import Reply
 from smtp2cf.serve.rules import GENERAL, RulesInUse
-from smtp2cf.settings import quotas
+from smtp2cf.settings import quotas, rooms
 from smtp2cf.settings.check import doubts
 from smtp2cf.settings.fields import Settings
 from smtp2cf.settings.fields.tables import ListenerTable
 from smtp2cf.settings.listening import Way, ways_of
 from smtp2cf.settings.rooms import smtp_policy
 from smtp2cf.smtpd import Rules
+from tests.access.hashes import line
 
 PRINTERS = {"name": "printers", "listen": "0.0.0.0:25", "client_quota": "2 messages/1m", "user_quota": "none"}
 
@@ -65,6 +68,27 @@ def test_a_listeners_own_quota_takes_the_place_of_the_general_one_and_counts_by_
     counts = Counts()
     assert let_through(settings, "other", counts)[0] == 3
     assert let_through(settings, "smtp", counts)[0] == 0, "counted for all together"
+
+
+def test_a_user_may_have_a_quota_of_its_own_in_the_users_file(tmp_path: Path) -> None:
+    users = tmp_path / "users"
+    users.write_text(line("anna", "secret", ":quota=4 messages/1h") + line("bert", "secret"))
+    settings = settings_with(PRINTERS, user_quota="2 messages/1d", users_file=users)
+    access = rooms.access(settings)
+    counts = Counts()
+    for way, number in (("smtp", 4), ("printers", 0)):
+        found = quotas.quotas_at(
+            settings, next(one for one in ways_of(settings) if one.name == way), counts, access.quota_of
+        )
+        assert found is not None
+        anna = next(n for n in range(9) if found.message(f"192.0.2.{n}", "anna", "") is not None)
+        assert anna == number, "at every way in together"
+        refusal = found.message("192.0.2.9", "anna", "")
+        assert isinstance(refusal, Reply)
+        assert "(SMTP2CF_USERS_FILE: quota=4 messages/1h)" in refusal.text
+        refused = [found.message(f"192.0.3.{n}", "bert", "") is not None for n in range(3)]
+        assert refused == [False, False, way == "smtp"], "others go by the settings"
+    access.close()
 
 
 def test_of_two_settings_for_one_thing_the_lower_counts_and_check_says_so() -> None:
