@@ -12,6 +12,8 @@ from typer.completion import get_completion_inspect_parameters
 from smtp2cf import __version__
 from smtp2cf.cli.arguments import App, run
 from smtp2cf.cli.check import check
+from smtp2cf.cli.forget import forget
+from smtp2cf.cli.log import log
 from smtp2cf.cli.queue import app as queue_app
 from smtp2cf.cli.quota import quota
 from smtp2cf.cli.sandbox import sandbox
@@ -19,6 +21,7 @@ from smtp2cf.cli.send import send
 from smtp2cf.cli.serve import serve
 from smtp2cf.cli.suppressions import app as suppressions_app
 from smtp2cf.cli.terminal import fail
+from smtp2cf.cli.trace import trace
 from smtp2cf.cli.user import app as user_app
 from smtp2cf.listen.systemd import HandedOverError
 from smtp2cf.settings import fields
@@ -28,7 +31,7 @@ COMPLETE = "_SMTP2CF_COMPLETE"
 """Set by the shells' completion (deploy/completion), which asks what may come next."""
 
 app = App(help="An SMTP relay that hands mail to Cloudflare's Email Sending API.")
-for command in (send, serve, sandbox, check, quota):
+for command in (send, serve, sandbox, check, log, trace, forget, quota):
     app.command()(command)
 app.add_typer(queue_app, name="queue")
 app.add_typer(suppressions_app, name="suppressions")

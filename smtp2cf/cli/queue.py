@@ -10,7 +10,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,9 +18,12 @@ from typing import Annotated, Any
 import orjson
 import typer
 
+from smtp2cf.cli import journal
 from smtp2cf.cli.arguments import App, EnvFile, Json
 from smtp2cf.cli.terminal import fail, printable
-from smtp2cf.reply import SendError, few_in_words, rough_duration
+from smtp2cf.journal.recorder import by_hand
+from smtp2cf.journal.steps import Kind
+from smtp2cf.reply import SendError, few_in_words, first_few, rough_duration
 from smtp2cf.settings import loading
 from smtp2cf.settings.units import seconds
 from smtp2cf.spool import EVERYTHING, Action, Filter, Spool, SpoolError, SpoolItem, Status, open_spool
@@ -50,6 +53,16 @@ All = Annotated[bool, typer.Option("--all", help="All mail. Needed if no queue i
 class _NotFoundError(Exception):
     """The mail that was named is not in the queue."""
 
+
+NAMED_LIMIT = 50
+"""Queue ids that the journal names of what was done at once; each message has a step of its own."""
+
+_KINDS = {
+    Action.RETRY: Kind.RETRIED,
+    Action.HOLD: Kind.HELD,
+    Action.RELEASE: Kind.RELEASED,
+    Action.DELETE: Kind.DELETED,
+}
 
 _COLUMNS = "{:<13}  {:>5}  {:>7}  {:<8}  {:>5}  {:>6}  {:<28}  {}"
 
@@ -135,11 +148,14 @@ _change(Action.DELETE, "deleted", "Delete mail. No DSN is sent.")
 
 
 def _apply(action: Action, done: str, which: Filter, as_json: bool, env_file: Path | None) -> None:
+    changed: list[str] = []
+
     async def apply(spool: Spool) -> None:
         count = 0
         with _progress(await spool.count(which) if sys.stderr.isatty() else 0) as advance:
             async for ids in spool.apply(action, which, "by hand"):
                 count += len(ids)
+                changed.extend(ids)
                 advance(len(ids))
                 if as_json:
                     sys.stdout.writelines(
@@ -151,7 +167,20 @@ def _apply(action: Action, done: str, which: Filter, as_json: bool, env_file: Pa
         if not count and which.queue_ids:
             raise _NotFoundError(f"{', '.join(which.queue_ids)}: not in the queue, or nothing to change")
 
-    _with_spool(env_file, apply)
+    try:
+        _with_spool(env_file, apply)
+    finally:
+        _note(action, changed, env_file)
+
+
+def _note(action: Action, queue_ids: Sequence[str], env_file: Path | None) -> None:
+    """Say in the journal who did what, to the messages as well."""
+    if not queue_ids:
+        return
+    who, kind = journal.who_runs_this(), _KINDS[action]
+    fields = {"queue_ids": first_few(queue_ids, NAMED_LIMIT), "count": len(queue_ids)}
+    steps = [by_hand(kind, queue_id, who) for queue_id in queue_ids]
+    journal.note(env_file, f"operator.{action}", fields, steps)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from typing import Annotated
 import orjson
 import typer
 
+from smtp2cf.cli import journal
 from smtp2cf.cli.arguments import App, EnvFile, Json
 from smtp2cf.cli.terminal import fail, printable, read_password
 from smtp2cf.settings import fields, loading
@@ -80,12 +81,10 @@ def add(
         fail(str(error), os.EX_CONFIG)
     except ValueError as error:
         fail(str(error), os.EX_DATAERR)
+    _note("changed" if existed else "added", name, env_file)
     typer.echo(f"{printable(name)}: {'has a new password' if existed else 'added'}")
     if is_new:
-        owner = path.stat().st_uid
-        typer.echo(
-            f"{path} is new, and only uid {owner} can read it: let the bridge's user read it too", err=True
-        )
+        _say_who_can_read(path)
 
 
 @app.command("list")
@@ -124,7 +123,20 @@ def delete(name: Name, users_file: FileOption = None, env_file: EnvFile = None) 
         fail(f"{path} has no user {printable(name)}", 1)
     except UsersFileError as error:
         fail(str(error), os.EX_CONFIG)
+    _note("deleted", name, env_file)
     typer.echo(f"{printable(name)}: deleted")
+
+
+def _say_who_can_read(path: Path) -> None:
+    owner = path.stat().st_uid
+    typer.echo(
+        f"{path} is new, and only uid {owner} can read it: let the bridge's user read it too", err=True
+    )
+
+
+def _note(done: str, name: str, env_file: Path | None) -> None:
+    """Say in the journal who did it."""
+    journal.note(env_file, f"operator.user_{done}", {"user": name})
 
 
 def _users_file(given: Path | None, env_file: Path | None) -> Path:

@@ -25,6 +25,7 @@ from smtp2cf.journal.record import (
     Search,
     Story,
     Tally,
+    no_journal,
 )
 from smtp2cf.journal.rows import milliseconds
 from smtp2cf.journal.steps import status_of
@@ -159,7 +160,7 @@ class PostgresJournal:
     async def _read(self, work: Callable[[Any], Awaitable[T]]) -> T:
         async def read(connection: Any) -> T:
             if not self._made and not await postgres_tables.is_made(connection):
-                raise JournalError(f"there is no journal in {self._place}: 'smtp2cf serve' creates it")
+                raise no_journal(self._place)
             return await work(connection)
 
         return await self._use(self._reader, read)
@@ -168,7 +169,7 @@ class PostgresJournal:
         if self._create:
             await postgres_tables.migrate(connection, self._place)
         elif not await postgres_tables.is_made(connection):
-            raise JournalError(f"there is no journal in {self._place}: 'smtp2cf serve' creates it")
+            raise no_journal(self._place)
         self._made = True
 
     async def _use(self, line: "_Line", work: Callable[[Any], Awaitable[T]]) -> T:

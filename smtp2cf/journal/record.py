@@ -19,12 +19,18 @@ PAGE = 50
 class JournalError(Exception):
     """The journal can't be used now; the text is one line for the operator.
 
-    damaged: what is in it can't be read, and never will be.
+    damaged: what is in it can't be read, and never will be. missing: there is none.
     """
 
-    def __init__(self, text: str, *, damaged: bool = False) -> None:
+    def __init__(self, text: str, *, damaged: bool = False, missing: bool = False) -> None:
         super().__init__(text)
         self.damaged = damaged
+        self.missing = missing
+
+
+def no_journal(place: object) -> JournalError:
+    """Why nothing can be read where no bridge has made a journal."""
+    return JournalError(f"there is no journal at {place}: 'smtp2cf serve' creates it", missing=True)
 
 
 class Message(NamedTuple):

@@ -31,6 +31,7 @@ from smtp2cf.journal.record import (
     Search,
     Story,
     Tally,
+    no_journal,
 )
 from smtp2cf.journal.rows import milliseconds
 from smtp2cf.journal.steps import status_of
@@ -192,6 +193,8 @@ class SqliteJournal:
         return self._connection
 
     def _connect(self) -> sqlite3.Connection:
+        if not self._create and not self._path.exists():
+            raise no_journal(self._path)
         if self._create:
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         connection = _open(self._path)
@@ -229,7 +232,7 @@ class SqliteJournal:
     def _read_once(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
             if not self._path.exists():
-                raise JournalError(f"there is no journal at {self._path}: 'smtp2cf serve' creates it")
+                raise no_journal(self._path)
             reader = _open(self._path, "PRAGMA query_only = ON")
             try:
                 sqlite_tables.require_made(reader, self._path)

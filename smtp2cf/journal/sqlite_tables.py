@@ -8,7 +8,7 @@ import secrets
 import sqlite3
 from pathlib import Path
 
-from smtp2cf.journal.record import JournalError
+from smtp2cf.journal.record import JournalError, no_journal
 from smtp2cf.journal.rows import SEGMENT_BITS
 
 APPLICATION_ID = 0x5332434A
@@ -103,6 +103,8 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
 
 def require_made(connection: sqlite3.Connection, path: Path) -> None:
     """Raise JournalError if this bridge can't use the file as it is."""
+    if not _tables(connection):  # it is being made
+        raise no_journal(path)
     if readable(connection, path) < len(MIGRATIONS):
         raise JournalError(f"the journal {path} has an older schema: start 'smtp2cf serve' to update it")
 

@@ -248,6 +248,8 @@ class Bridge:
     def reload(self, notifier: Notifier) -> None:
         """Re-read settings, certificate, users and secrets; ask Cloudflare again about senders' domains."""
         self.relay.sender_domains.ask_again()
+        if self.recorder is not None:
+            self.recorder.act("operator.reload", "SIGHUP", {})
         tasks.start(self._reread(notifier), "serve.reread")
 
     async def _reread(self, notifier: Notifier) -> None:
