@@ -72,6 +72,9 @@ def list_(
 ) -> None:
     """List suppressed addresses."""
     scope = _scope(domain, account=account)
+    if account and search and search in {table.name for table in loading.load(env_file).accounts}:
+        right = f"smtp2cf suppressions --account {search} list"
+        raise typer.BadParameter(f"for the list of account {search}, say {right}", param_hint="--account")
 
     async def print_all(suppressions: Suppressions) -> None:
         table = _Table(as_json=as_json)

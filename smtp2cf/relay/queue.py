@@ -37,8 +37,9 @@ SWEEP = 200
 """Messages that are claimed beyond those that have room, while some account takes none: its mail is put off,
 for what is due behind it."""
 LATER = Period(PUT_OFF, 1.5 * PUT_OFF)
-NOBODY = "nobody"
-"""The lane of mail that no account sends. No account is called that: its attempts need no call."""
+"""When mail is due that is put off, unless it has a place before."""
+NOBODY = ""
+"""The lane of mail that no account sends, where there are several, which have names. It needs no calls."""
 
 Attempting = Callable[..., Awaitable[Attempt]]
 """`Attempts.make`."""

@@ -106,6 +106,8 @@ def test_commands_name_the_account(world: World) -> None:
     assert smtp2cf("suppressions", "--account", "shoes", "list", **given).status == 77
     unknown = smtp2cf("suppressions", "--account", "hats", "list", **given)
     assert (unknown.status, "name one of default, shoes" in unknown.err) == (78, True)
+    wrong = smtp2cf("suppressions", "list", "--account", "shoes", **given)
+    assert "say smtp2cf suppressions --account shoes list" in wrong.err
     findings = smtp2cf("check", "--json", **given, STATE_DIR=str(world.toml.parent / "other")).out
     found = {(line["check"], line["status"], line["text"]) for line in map(json.loads, findings.splitlines())}
     assert ("token", "ok", "account default: active") in found

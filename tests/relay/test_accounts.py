@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import functools
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, NamedTuple
 
 import pytest
@@ -12,6 +12,8 @@ from aiohttp import web
 
 from smtp2cf.access.senders import Senders
 from smtp2cf.cloudflare.account import Account
+from smtp2cf.cloudflare.budget import Budget
+from smtp2cf.cloudflare.tally import Rate
 from smtp2cf.envelope import Envelope
 from smtp2cf.relay import BouncePolicy, MessagePolicy, Relay, RetryPolicy
 from smtp2cf.relay.accounts import Accounts, Outlet, Share
@@ -127,11 +129,12 @@ class Bridge(NamedTuple):
 
 
 @contextlib.asynccontextmanager
-async def bridge(spool: Spool, api: Api, **policy: Any) -> AsyncIterator[Bridge]:
-    senders = [
-        Account(base_url=api.url, account_id=name, token=TOKEN, timeout=20, concurrency=20, name=name)
-        for name in ("troubled", "well")
-    ]
+async def bridge(
+    spool: Spool, api: Api, rates: Mapping[str, Rate] | None = None, **policy: Any
+) -> AsyncIterator[Bridge]:
+    account = functools.partial(Account, base_url=api.url, token=TOKEN, timeout=20, concurrency=20)
+    budgets = {name: Budget(rate, name) for name, rate in (rates or {}).items()}
+    senders = [account(account_id=name, name=name, budget=budgets.get(name)) for name in ("troubled", "well")]
     shares = [
         Share(Outlet(each.client.send, each.name, each), Senders.parse((f"{each.name}.example",)), ())
         for each in senders
@@ -216,6 +219,18 @@ async def test_no_mail_waits_for_another_account(sqlite: Backend, api: Api, trou
             here.relay.queue.wake()
         told_when = calls["troubled"] if trouble == "throttled for an hour" else 0
         await until_sent(spool, "troubled", but=told_when)
+
+
+async def test_no_mail_stands_in_line_for_another_account(sqlite: Backend, api: Api) -> None:
+    """One may make few calls, and has much mail; the other may make as many as it likes."""
+    spool = await sqlite.open()
+    await fill(spool)
+    async with bridge(spool, api, rates={"troubled": Rate(5, 60.0)}) as here:
+        await until_sent(spool, "well")
+        assert (await here.send("well")).startswith("250 2.0.0 ")
+        calls = Counter(call.account for call in api.calls)
+        assert calls["well"] == OTHERS + 1
+        assert calls["troubled"] <= 5
 
 
 async def test_waiting_mail_follows_a_changed_file(sqlite: Backend, api: Api) -> None:
