@@ -13,13 +13,18 @@ ARG BASE=python:3.13-slim
 FROM ${BASE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore PIP_PROGRESS_BAR=off
 WORKDIR /build
+# strip, where the base lacks it: a third of what is installed below are symbols that only a debugger reads.
+RUN command -v strip >/dev/null \
+    || { apt-get update -qq && apt-get install -y -qq --no-install-recommends binutils >/dev/null \
+        && rm -rf /var/lib/apt/lists/*; }
 # Two environments: one to build our wheel with, and one that becomes the image, without pip.
 RUN python3 -m venv --without-pip /build/tools \
     && python3 -m venv --without-pip /opt/smtp2cf
 # What changes seldom comes first. Wheels only: there is no compiler here, and hashes say which ones.
 COPY requirements/build.txt requirements/image.txt requirements/
 RUN python3 -m pip --python /build/tools/bin/python install --require-hashes --only-binary :all: -r requirements/build.txt \
-    && python3 -m pip --python /opt/smtp2cf/bin/python install --require-hashes --only-binary :all: -r requirements/image.txt
+    && python3 -m pip --python /opt/smtp2cf/bin/python install --require-hashes --only-binary :all: -r requirements/image.txt \
+    && find /opt/smtp2cf -name '*.so*' -type f -exec strip --strip-unneeded {} +
 COPY pyproject.toml README.md LICENSE ./
 COPY smtp2cf smtp2cf
 RUN python3 -m pip --python /build/tools/bin/python wheel --no-index --no-deps --no-build-isolation --wheel-dir dist . \

@@ -6,7 +6,7 @@ SET_UP := $(VENV)/.set-up
 TESTS  ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check audit fuzz bench attack lock config man manifests clean
+.PHONY: help run test check audit fuzz bench attack lock config man manifests dist sbom clean
 
 help:  ## this list
 	@grep -hE '^[a-z.]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -79,6 +79,19 @@ man: $(SET_UP)  ## write the man pages and the shells' completion from --help, t
 
 manifests: $(VENV)/.deploy  ## render the Helm chart into deploy/kubernetes
 	$(BIN)/python deploy/render.py deploy/kubernetes 2>/dev/null
+
+dist: $(VENV)/.deploy  ## build the sdist and the wheel, and try the wheel in empty environments (PYTHONS="python3.12 ...")
+	rm -rf dist build/sdist
+	$(BIN)/hatchling build --target sdist
+	mkdir -p build/sdist && tar -xzf dist/*.tar.gz -C build/sdist --strip-components 1
+	cd build/sdist && $(abspath $(BIN))/hatchling build --target wheel --directory $(CURDIR)/dist
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python deploy/package.py try dist/*.whl $(PYTHONS)
+
+PYTHONS ?= $(PYTHON)
+
+sbom: dist  ## what is installed with it, in dist/smtp2cf.cdx.json (CycloneDX)
+	$(BIN)/python deploy/package.py sbom dist/*.whl dist/smtp2cf.cdx.json
 
 attack: $(SET_UP)  ## what attacks cost a bridge and its other clients; needs openssl
 	$(BIN)/python -m benchmarks.attacks

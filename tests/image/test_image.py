@@ -52,6 +52,23 @@ def test_tells_an_engine_how_to_run_it(image: Image) -> None:
     assert image.config["Healthcheck"]["Test"][0] == "CMD", "CMD-SHELL would need a shell"
 
 
+SIZE = 80_000_000
+"""Octets that may come on top of the base."""
+
+
+def test_it_is_small(image: Image) -> None:
+    added = sum(path.lstat().st_size for path in (image.root / "opt/smtp2cf").rglob("*") if path.is_file())
+    print(f"{added / 1e6:.0f} MB above the base")
+    assert added < SIZE
+
+
+def test_every_extension_can_be_loaded(container: Container) -> None:
+    """Also those that a bridge needs only now and then: they were stripped."""
+    names = "aiohttp, argon2.low_level, asyncpg, cryptography.x509, orjson, pydantic, uvloop, yarl"
+    done = container.execute("python3", "-c", f"import {names}")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_its_volume_belongs_to_its_user(image: Image) -> None:
     status = (image.root / "var/lib/smtp2cf").stat()
     assert (status.st_uid, status.st_gid, status.st_mode & 0o007) == (int(USER), int(USER), 0)
