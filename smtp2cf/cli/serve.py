@@ -99,7 +99,8 @@ def _load(env_file: Path | None, sandbox: bool, handed_over: Collection[str]) ->
         check(settings, sandbox=sandbox, handed_over=handed_over)
     if sandbox:  # it takes any token, and has been given one
         settings = accounts.without_tokens(settings)
-        secrets.pop("api_token", None)
+        for name in ("api_token", "events_api_token"):
+            secrets.pop(name, None)
     return Loaded(settings, secrets)
 
 

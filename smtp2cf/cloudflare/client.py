@@ -99,6 +99,8 @@ class Client:
             transport=self._transport,
             pacer=self.pacer,
         )
+        self._base = base
+        self._account_id = account_id
         self.use_token(token)
         self._exchange = (
             self._transport.exchange
@@ -117,6 +119,17 @@ class Client:
         ) % (self._netloc, __version__.encode(), token.encode())
         self.api.use_token(token)
         self.health.token_replaced()
+
+    def api_with(self, token: str) -> Api:
+        """The same API with another token, which has a rate of its own."""
+        return Api(
+            base_url=self._base,
+            account_id=self._account_id,
+            token=token,
+            timeout=self._timeout,
+            transport=self._transport,
+            pacer=Pacer(1),
+        )
 
     async def aclose(self) -> None:
         """Close the connections."""

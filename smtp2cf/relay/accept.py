@@ -23,7 +23,7 @@ from smtp2cf.relay.spooled import SpooledMail
 from smtp2cf.relay.suppressed import LookUp
 from smtp2cf.relay.with_spool import WithSpool
 from smtp2cf.relay.without_spool import WithoutSpool
-from smtp2cf.spool import Spool, SpoolItem
+from smtp2cf.spool import Following, Spool, SpoolItem
 
 
 class Relay:
@@ -35,8 +35,9 @@ class Relay:
     out: one account's send_raw, with its pace (what its limits leave for waiting mail) and its look_up (says
     why a recipient is suppressed); or several accounts. spool: keeps mail that can't go out now; without one
     it stays with its client. sender_refusal: who may send as whom; None if everybody may send as anybody.
-    refusal_at: the same at listeners with a name. rewriting: what becomes of addresses. queue: sends the mail
-    in the spool; None without one.
+    refusal_at: the same at listeners with a name. rewriting: what becomes of addresses. following: keeps
+    those of whom events will tell, None if no events are heard. queue: sends the mail in the spool; None
+    without one.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Relay:
         refusal_at: RefusalAt | None = None,
         look_up: LookUp | None = None,
         rewriting: Rewriting | None = None,
+        following: Following | None = None,
     ) -> None:
         bounce = bounce or BouncePolicy(hostname="localhost")
         self.rewriting = rewriting or Rewriting()
@@ -71,7 +73,7 @@ class Relay:
                 checks, self.rewriting, attempts, policy, bounce
             )
         else:
-            mail = SpooledMail(spool, retry or RetryPolicy(), bounce)
+            mail = SpooledMail(spool, retry or RetryPolicy(), bounce, following)
 
             def outlet_of(item: SpoolItem) -> Awaitable[Outlet | None]:
                 return attempts.outlet_of(item.envelope, is_dsn=item.is_dsn)

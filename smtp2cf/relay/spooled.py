@@ -16,11 +16,12 @@ from smtp2cf.relay import time_limit
 from smtp2cf.relay.attempt import Attempt
 from smtp2cf.relay.attempt_log import log_attempt
 from smtp2cf.relay.bounces import BouncePolicy, dsns_for
+from smtp2cf.relay.followed import followed_by
 from smtp2cf.relay.lease import Lease
 from smtp2cf.relay.retry import RetryPolicy, backoff
 from smtp2cf.relay.settle import Situation, settle
 from smtp2cf.reply import Reply, SendError
-from smtp2cf.spool import Answer, NewMail, Spool
+from smtp2cf.spool import Answer, Following, NewMail, Spool
 
 T = TypeVar("T")
 
@@ -36,11 +37,15 @@ log = structlog.stdlib.get_logger("smtp2cf.queue")
 class SpooledMail:
     """The spool as the relay uses it.
 
-    arriving: clients whose mail is being put into the spool now.
+    following: who is followed until events tell more, None if no events are heard. arriving: clients whose
+    mail is being put into the spool now.
     """
 
-    def __init__(self, spool: Spool, retry: RetryPolicy, bounce: BouncePolicy) -> None:
+    def __init__(
+        self, spool: Spool, retry: RetryPolicy, bounce: BouncePolicy, following: Following | None = None
+    ) -> None:
         self.spool = spool
+        self._following = following
         self.retry = retry
         self.bounce = bounce
         self.arriving = 0
@@ -74,6 +79,18 @@ class SpooledMail:
         Without a call the mail only waits for the account: the queue knows when that is open again.
         """
         return self.retry.delay(attempts, attempt.retry_after) if called else 0.0
+
+    async def follow(self, envelope: Envelope, attempt: Attempt, message: bytes) -> None:
+        """Remember for whom an attempt's calls were accepted, until events say what became of them."""
+        taken = followed_by(envelope, attempt, message) if self._following is not None else ()
+        if self._following is not None and taken:
+            following = self._following
+            await self.surely(lambda: following.add(*taken))
+
+    def follow_soon(self, envelope: Envelope, attempt: Attempt, message: bytes) -> None:
+        """The same, in the background: written with the note of the answer, which its client waits for."""
+        if self._following is not None and (taken := followed_by(envelope, attempt, message)):
+            self._following.add(*taken)
 
     # ---- new mail
 
@@ -225,6 +242,7 @@ class SpooledMail:
             outcomes = {**earlier, **attempt.outcomes}
             await self.fail(envelope, error, outcomes, attempts=attempts, failures=MAX_FAILURES)
             return
+        await self.follow(envelope, attempt, message)
         failures = failures + 1 if attempt.error is not None else 0
         hold = _reason(attempt.error) if attempt.error and plan.deferred and failures >= MAX_FAILURES else ""
         tried = called or failures > 0

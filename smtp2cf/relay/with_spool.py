@@ -169,6 +169,7 @@ class WithSpool:
         """
         try:
             log_attempt(envelope, attempt, message)
+            self._mail.follow_soon(envelope, attempt, message)
             plan = settle(envelope, {}, attempt, self._situation)
             dsns = dsns_for(envelope, message, plan.told, self._bounce)
             if plan.deferred:

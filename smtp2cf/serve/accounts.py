@@ -10,12 +10,13 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from smtp2cf.cloudflare.account import Account
 from smtp2cf.journal.metrics import Gauge
 from smtp2cf.journal.readiness import Readiness
-from smtp2cf.relay import Queue
+from smtp2cf.relay import BouncePolicy, Queue
+from smtp2cf.relay.events import LaterOutcomes
 from smtp2cf.reply import few_in_words
 from smtp2cf.settings import accounts
 from smtp2cf.settings.fields import Settings
 from smtp2cf.settings.fields.tables import AccountTable
-from smtp2cf.spool import Spool
+from smtp2cf.spool import Following, Spool
 
 LIVE = frozenset({"api_token", "api_token_file", "sender_domains", "users"})
 """Keys of [[account]] that are used without a restart."""
@@ -32,6 +33,8 @@ class AccountsInUse:
         self._written = written
         self._queue: Queue | None = None
         self.choice = accounts.choice(settings, self._accounts)
+        self._events_api = accounts.events_api(settings, self._default)
+        self._queues = accounts.event_queues(settings, self._accounts, self._events_api)
 
     def __iter__(self) -> Iterator[Account]:
         return iter(self._accounts)
@@ -48,6 +51,22 @@ class AccountsInUse:
         for account in self._accounts:
             yield "serve.watch_account", account.watch
             yield "serve.watch_quota", account.quota.watch
+
+    @property
+    def hear_events(self) -> bool:
+        """Some account has a queue of events."""
+        return bool(self._queues)
+
+    def later_outcomes(self, following: Following, bounce: BouncePolicy) -> Iterator[LaterOutcomes]:
+        """What pulls each account's events. Only those that have a queue."""
+        for account, queue in self._queues.items():
+            yield LaterOutcomes(queue, following, bounce, account=account)
+
+    def use_events_token(self, token: str) -> None:
+        """Another token for the default account's queue. Raises ValueError where it had none of its own."""
+        if self._events_api is None:
+            raise ValueError("the events' token is used only after a restart")
+        self._events_api.use_token(token)
 
     def stop_waiting(self) -> None:
         """The process is to end: see Pacer.stop_waiting."""

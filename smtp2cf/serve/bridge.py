@@ -34,7 +34,7 @@ from smtp2cf.settings.listening import Way
 from smtp2cf.settings.reread import Reread, SettingsFile
 from smtp2cf.settings.secret_files import SecretFile
 from smtp2cf.smtpd import Listener, Rules, Server, judge, memory
-from smtp2cf.spool import Spool
+from smtp2cf.spool import FollowingSpool, Spool
 from smtp2cf.spool.health import SpoolHealth
 from smtp2cf.spool.item_json import items_as_json
 from smtp2cf.spool.mark import Mark
@@ -58,7 +58,7 @@ class Bridge:
     def __init__(
         self,
         settings: Settings,
-        store: Spool | None,
+        store: FollowingSpool | None,
         certificate: Certificate | None = None,
         secrets: Mapping[str, Path] | None = None,
         file: SettingsFile | None = None,
@@ -123,6 +123,7 @@ class Bridge:
             "api_token": self.accounts.use_token,
             "accounts": self.accounts.use_tables,
             "spool_url": self._use_spool_url,
+            "events_api_token": self.accounts.use_events_token,
             **{name: functools.partial(self.rules.use, name) for name in GENERAL},
             "listeners": self.rules.use_listeners,
         }
@@ -154,6 +155,11 @@ class Bridge:
         self._keep_journal()
         for name, watch in self.accounts.watches():
             self._watch(watch, name)
+        if self.spool is not None:
+            for later in self.accounts.later_outcomes(
+                self.spool.following, rooms.bounce_policy(self._settings)
+            ):
+                self._watch(later.run, "serve.pull_events")
         self._watch(memory.give_back, "serve.give_back_memory")
         for thing in self._read_from_files:
             self._watch(thing.watch, "serve.watch_file")
@@ -259,7 +265,11 @@ class Bridge:
 
 
 def _relay(
-    settings: Settings, store: Spool | None, accounts: AccountsInUse, access: Access, refusal_at: RefusalAt
+    settings: Settings,
+    store: FollowingSpool | None,
+    accounts: AccountsInUse,
+    access: Access,
+    refusal_at: RefusalAt,
 ) -> Relay:
     """The relay, whose waiting mail is told when calls get through again."""
     relay = Relay(
@@ -270,6 +280,7 @@ def _relay(
         bounce=rooms.bounce_policy(settings),
         sender_refusal=access.sender_refusal,
         refusal_at=refusal_at,
+        following=store.following if store is not None and accounts.hear_events else None,
     )
     if relay.queue is not None:
         accounts.wake(relay.queue)

@@ -7,7 +7,9 @@ from pydantic import SecretStr
 
 from smtp2cf.access.senders import Senders
 from smtp2cf.cloudflare.account import Account
+from smtp2cf.cloudflare.api import Api
 from smtp2cf.cloudflare.budget import Budget
+from smtp2cf.cloudflare.events import EventQueue
 from smtp2cf.relay.accounts import Accounts, Outlet, Share
 from smtp2cf.settings.fields import Settings, SettingsError
 from smtp2cf.settings.fields.tables import AccountTable
@@ -27,6 +29,7 @@ def tables(settings: Settings) -> tuple[AccountTable, ...]:
         api_token_file=None,
         api_base_url=settings.api_base_url,
         api_rate=settings.api_rate,
+        events_queue_id=settings.events_queue_id,
     )
     others = (
         table.model_copy(update={"api_base_url": table.api_base_url or settings.api_base_url})
@@ -83,6 +86,24 @@ def choice(settings: Settings, accounts: Sequence[Account]) -> Accounts:
     """What the relay chooses from. accounts: as `build_all` made them."""
     default = outlet_of(accounts[0]) if settings.account_id else None
     return Accounts(default, shares(settings.accounts, accounts))
+
+
+def events_api(settings: Settings, default: Account | None) -> Api | None:
+    """The default account's API with the token for events; None if that has none of its own."""
+    token = settings.events_api_token.get_secret_value()
+    return default.client.api_with(token) if token and default is not None else None
+
+
+def event_queues(
+    settings: Settings, accounts: Sequence[Account], api: Api | None = None
+) -> dict[str, EventQueue]:
+    """The queue of events of each account that has one, by the account's name. api: see events_api."""
+    queues = {}
+    for table, account in zip(tables(settings), accounts, strict=True):
+        if table.events_queue_id:
+            its_api = api if api is not None and table.name == DEFAULT else account.client.api
+            queues[account.name] = EventQueue(its_api, table.events_queue_id)
+    return queues
 
 
 def outlet_of(account: Account) -> Outlet:

@@ -106,6 +106,16 @@ def _without_effect(settings: Settings) -> Iterator[str]:
             "TLS_CA_FILE",
             "SMTP2CF_TLS_CERT_FILE",
         ),
+        (
+            bool(settings.events_queue_id) and settings.spool_url.get_secret_value().lower() == "none",
+            "EVENTS_QUEUE_ID",
+            "a spool (SMTP2CF_SPOOL_URL)",
+        ),
+        (
+            bool(settings.events_api_token.get_secret_value()) and not settings.events_queue_id,
+            "EVENTS_API_TOKEN",
+            "SMTP2CF_EVENTS_QUEUE_ID",
+        ),
         (bool(settings.socket_group) and not unix, "SOCKET_GROUP", "a unix: socket in an SMTP2CF_…_LISTEN"),
     ):
         if given:

@@ -23,7 +23,7 @@ from smtp2cf.relay import BouncePolicy, DropPolicy, MessagePolicy, RetryPolicy
 from smtp2cf.settings.fields import Settings, SettingsError
 from smtp2cf.settings.listening import ways_of
 from smtp2cf.smtpd import Capacity, Policy
-from smtp2cf.spool import Spool
+from smtp2cf.spool import FollowingSpool
 from smtp2cf.spool.mark import Mark, Use
 
 
@@ -139,7 +139,7 @@ def certificate_complaints(settings: Settings, certificate: Certificate | None) 
         raise SettingsError(str(error)) from None
 
 
-async def open_spool(settings: Settings) -> Spool | None:
+async def open_spool(settings: Settings) -> FollowingSpool | None:
     """The spool that this process serves, None for none. Raises smtp2cf.spool.SpoolError."""
     url = settings.spool_url.get_secret_value()
     if url.lower() == "none":

@@ -23,6 +23,7 @@ one that is being written in place is read whole."""
 
 KINDS: Mapping[str, tuple[str, Callable[[SecretStr], object]]] = {
     "api_token": ("token", checked_token),
+    "events_api_token": ("events_token", checked_token),
     "spool_url": ("spool_url", checked_spool_url),
 }
 """Settings that can be read from a file: what log lines call each, and what checks it (ValueError)."""

@@ -22,6 +22,8 @@ from smtp2cf.settings.fields.tables import AccountTable
 if TYPE_CHECKING:
     from smtp2cf.sandbox import Sandbox
 
+EVENTS_QUEUE = "sandbox"
+"""The stand-in's queue that gets the events of all domains."""
 TOKEN = "sandbox"  # noqa: S105 - the sandbox takes any
 _made: list[Path] = []
 """Directories that end with this process."""
@@ -49,6 +51,8 @@ class Trial:
                 "account_id": settings.account_id or ("" if settings.accounts else "sandbox"),
                 "api_token": SecretStr(TOKEN),
                 "accounts": tuple(_on_trial(table) for table in settings.accounts),
+                "events_queue_id": EVENTS_QUEUE,
+                "events_api_token": SecretStr(""),
             }
         )
         if not {"spool_url", "state_dir"} & settings.model_fields_set:
@@ -73,7 +77,7 @@ class Trial:
 
         hosts: the names by which its pages may be requested.
         """
-        self._sandbox = self._make(hosts=tuple(hosts))
+        self._sandbox = self._make(hosts=tuple(hosts), events=EVENTS_QUEUE)
         await self._sandbox.start(place.sockets)
         return settings.model_copy(update={"api_base_url": f"http://{place.endpoints[0]}/client/v4"})
 
@@ -84,8 +88,10 @@ class Trial:
 
 
 def _on_trial(table: AccountTable) -> AccountTable:
-    """An account that sends to the stand-in."""
-    table = table.model_copy(update={"api_token": SecretStr(TOKEN), "api_base_url": None})
+    """An account that sends to the stand-in, whose one queue has the events of all."""
+    table = table.model_copy(
+        update={"api_token": SecretStr(TOKEN), "api_base_url": None, "events_queue_id": EVENTS_QUEUE}
+    )
     return table if "api_rate" in table.model_fields_set else table.model_copy(update={"api_rate": None})
 
 

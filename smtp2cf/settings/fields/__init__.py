@@ -16,6 +16,7 @@ from pydantic_settings import (
 
 from smtp2cf.settings.fields.access import AccessFields
 from smtp2cf.settings.fields.account import AccountFields
+from smtp2cf.settings.fields.events import EventsFields
 from smtp2cf.settings.fields.limits import LimitsFields
 from smtp2cf.settings.fields.listening import ListeningFields
 from smtp2cf.settings.fields.messages import MessagesFields
@@ -41,6 +42,7 @@ class Plain(
     LimitsFields,
     AccessFields,
     ListeningFields,
+    EventsFields,
     AccountFields,
     BaseSettings,
 ):

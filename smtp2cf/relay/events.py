@@ -1,0 +1,160 @@
+"""Events: what becomes of mail after Cloudflare's answer, for those who are followed.
+
+A recipient who turns out not to get the mail is reported to the sender as if the answer had said so: the
+DSN and the end of following are one transaction, and only then is the event acknowledged. So one that comes
+twice, or to two bridges, is told once. Knows no HTTP.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+import structlog
+
+from smtp2cf.cloudflare.events import COMPLAINED, FAILURES, Event, Pulled
+from smtp2cf.journal import event_log, maillog
+from smtp2cf.relay.bounces import BouncePolicy, dsns_for
+from smtp2cf.relay.retry import backoff
+from smtp2cf.reply import SendError
+from smtp2cf.spool import Followed, Following
+
+PULL_EVERY = 15.0
+"""Seconds between two pulls where nothing is waited for."""
+LONGEST_PAUSE = 300.0
+"""The same while pulling fails, doubling."""
+BACK_AFTER = 60.0
+"""Seconds until an event that matches nothing is pulled again: what it is about may not be written yet."""
+LAST_TRY = 3
+"""How often an event that matches nothing is pulled before it is acknowledged."""
+FOREIGN_LIMIT, FOREIGN_PERIOD = 20, 3600.0
+"""So many events that match nothing are worth a warning, once in so many seconds."""
+FOREIGN = (
+    "the queue holds events about mail that this bridge's spool did not send: a queue belongs to one spool"
+    " (SMTP2CF_EVENTS_QUEUE_ID)"
+)
+
+log = structlog.stdlib.get_logger("smtp2cf.events")
+
+
+class Source(Protocol):
+    """Where events come from: cloudflare's EventQueue. Every method raises SendError."""
+
+    async def pull(self) -> Sequence[Pulled]:
+        """Lease what is there."""
+
+    async def settle(self, done: Iterable[str], later: Mapping[str, float]) -> None:
+        """Acknowledge leases, and hand others back for some seconds."""
+
+
+class LaterOutcomes:
+    """Pulls one queue's events and does what each calls for.
+
+    account: what the account is called, "" for the only one.
+    """
+
+    def __init__(
+        self, source: Source, following: Following, bounce: BouncePolicy, *, account: str = ""
+    ) -> None:
+        self._source = source
+        self._following = following
+        self._bounce = bounce
+        self._account = account
+        self._failures = 0
+        self._foreign = 0
+        self._warned_at = -FOREIGN_PERIOD
+
+    async def run(self) -> None:
+        """Pull until cancelled."""
+        while True:
+            try:
+                more = await self.step()
+            except SendError as error:
+                if not self._failures:
+                    log.warning("events.unavailable", reply=str(error.reply))
+                self._failures += 1
+                await asyncio.sleep(backoff(PULL_EVERY, LONGEST_PAUSE, self._failures))
+                continue
+            if self._failures:
+                log.info("events.available")
+                self._failures = 0
+            if not more:
+                await asyncio.sleep(PULL_EVERY)
+
+    async def step(self) -> bool:
+        """Pull once, and deal with what came; whether anything did. Raises SendError."""
+        pulled = await self._source.pull()
+        # Together, since the spool writes what many ask for at once.
+        settled = await asyncio.gather(*(self._is_done(each) for each in pulled))
+        done = [each.lease for each, is_done in zip(pulled, settled, strict=True) if is_done]
+        later = [each.lease for each, is_done in zip(pulled, settled, strict=True) if is_done is False]
+        await self._source.settle(done, dict.fromkeys(later, BACK_AFTER))
+        return bool(pulled)
+
+    async def _is_done(self, pulled: Pulled) -> bool | None:
+        """Whether an event is done with; None if it is to be pulled again when its lease is over."""
+        try:
+            return await self._tell(pulled)
+        except SendError as error:
+            log.warning("events.spool_unavailable", reply=str(error.reply))
+            return None
+        except Exception:
+            # An error of ours must not keep the others from being told, nor come back for ever.
+            log.exception("events.error", message_id=pulled.event.message_id if pulled.event else "")
+            return pulled.attempts >= LAST_TRY
+
+    async def _tell(self, pulled: Pulled) -> bool:
+        """Do what an event calls for; whether it is done with. Raises SendError for the spool."""
+        event = pulled.event
+        if event is None:
+            event_log.odd()
+            return True
+        followed = await self._following.find(event.message_id, event.recipient)
+        if followed is not None:
+            await self._tell_of(followed, event)
+            return True
+        if event.kind == COMPLAINED:  # it comes after the end
+            self._log(event)
+            return True
+        if pulled.attempts < LAST_TRY:
+            return False
+        self._count_foreign()
+        return True
+
+    async def _tell_of(self, followed: Followed, event: Event) -> None:
+        if not event.terminal:
+            self._log(event, followed)
+            return
+        dsns = []
+        if event.kind in FAILURES:
+            header = _known_header(followed, event)
+            dsns = dsns_for(followed.envelope, header, {followed.recipient: event.reply}, self._bounce)
+        if await self._following.end(followed, *dsns):
+            self._log(event, followed)
+            nobody_told = event.kind in FAILURES and not followed.envelope.reverse_path
+            maillog.reported(followed.envelope, dsns_sent=len(dsns), undeliverable=nobody_told)
+
+    def _log(self, event: Event, followed: Followed | None = None) -> None:
+        event_log.told(
+            event.kind,
+            event.recipient,
+            event.reply,
+            event.message_id,
+            envelope=followed.envelope if followed is not None else None,
+            original_id=followed.original_id if followed is not None else "",
+            account=self._account,
+        )
+
+    def _count_foreign(self) -> None:
+        event_log.unmatched()
+        self._foreign += 1
+        now = time.monotonic()
+        if self._foreign >= FOREIGN_LIMIT and now >= self._warned_at + FOREIGN_PERIOD:
+            log.warning("events.foreign", count=self._foreign, note=FOREIGN)
+            self._foreign, self._warned_at = 0, now
+
+
+def _known_header(followed: Followed, event: Event) -> bytes:
+    """What is known of the message's header: the message itself is gone."""
+    fields = [("Message-ID", followed.original_id), ("Subject", event.subject or "")]
+    return b"".join(f"{name}: {value}\r\n".encode() for name, value in fields if value) + b"\r\n"
