@@ -7,10 +7,21 @@ import structlog
 from prometheus_client import Counter
 
 from smtp2cf.envelope import Envelope
+from smtp2cf.journal import maillog
+from smtp2cf.journal.steps import Kind
 from smtp2cf.reply import Reply
 
 KINDS = ("delivered", "deferred", "bounced", "failed", "rejected", "complained")
 """Kinds of events that have a label; any other is `other`."""
+
+_STEPS = {
+    "delivered": Kind.EVENT_DELIVERED,
+    "deferred": Kind.EVENT_DEFERRED,
+    "bounced": Kind.EVENT_BOUNCED,
+    "failed": Kind.EVENT_BOUNCED,
+    "rejected": Kind.EVENT_BOUNCED,
+    "complained": Kind.EVENT_COMPLAINED,
+}
 
 EVENTS = Counter(
     "smtp2cf_events_total", "Events of recipients whose mail this bridge sent, by kind", ["kind"]
@@ -43,6 +54,8 @@ def told(
         fields["original_message_id"] = original_id
     if account:
         fields["account"] = account
+    if envelope is not None and (step := _STEPS.get(kind)):
+        maillog.record(envelope, step, [recipient], reply=str(reply))
     level = log.info if reply.success and kind != "complained" else log.warning
     level("mail.event", **fields)
 

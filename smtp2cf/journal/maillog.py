@@ -204,7 +204,7 @@ def refused(envelope: Envelope, reply: Reply, message: bytes = b"") -> None:
         client=envelope.client,
         **({"user": envelope.auth_user} if envelope.auth_user else {}),
     )
-    _record(envelope, Kind(status), envelope.forward_paths, reply=str(reply), message=message)
+    record(envelope, Kind(status), envelope.forward_paths, reply=str(reply), message=message)
 
 
 def kept(envelope: Envelope, why: str, *, message: bytes) -> None:
@@ -219,7 +219,7 @@ def kept(envelope: Envelope, why: str, *, message: bytes) -> None:
         client=envelope.client,
         **_as_given(envelope, envelope.forward_paths),
     )
-    _record(envelope, Kind.KEPT, detail=why, message=message)
+    record(envelope, Kind.KEPT, detail=why, message=message)
 
 
 def expired(envelope: Envelope, outcomes: Outcomes, *, size: int, attempts: int) -> None:
@@ -238,13 +238,13 @@ def expired(envelope: Envelope, outcomes: Outcomes, *, size: int, attempts: int)
         attempts=attempts,
         **_as_given(envelope, list(outcomes)),
     )
-    _record(envelope, Kind.EXPIRED, list(outcomes), reply=str(reply), attempt=attempts)
+    record(envelope, Kind.EXPIRED, list(outcomes), reply=str(reply), attempt=attempts)
 
 
 def held(envelope: Envelope, reason: str) -> None:
     """A message waits for an operator, because our own code failed on it."""
     log.error("mail.held", queue_id=envelope.queue_id, reason=reason)
-    _record(envelope, Kind.HELD, detail=reason)
+    record(envelope, Kind.HELD, detail=reason)
 
 
 def reported(envelope: Envelope, *, dsns: Sequence[Dsn], undeliverable: bool = False) -> None:
@@ -252,24 +252,24 @@ def reported(envelope: Envelope, *, dsns: Sequence[Dsn], undeliverable: bool = F
     if dsns:
         DSNS.inc(len(dsns))
         log.info("mail.dsn", queue_id=envelope.queue_id, sender=envelope.sender_as_given, count=len(dsns))
-        _record(envelope, Kind.REPORTED, detail=" ".join(dsn.envelope.queue_id for dsn in dsns))
+        record(envelope, Kind.REPORTED, detail=" ".join(dsn.envelope.queue_id for dsn in dsns))
         for dsn in dsns:
             about = f"a DSN about {envelope.queue_id}"
-            _record(dsn.envelope, Kind.KEPT, detail=about, message=dsn.message, parent=envelope.queue_id)
+            record(dsn.envelope, Kind.KEPT, detail=about, message=dsn.message, parent=envelope.queue_id)
     if undeliverable:
         log.warning(
             "mail.dsn_undeliverable",
             queue_id=envelope.queue_id,
             to=first_few(envelope.forward_paths, NAMED_LIMIT),
         )
-        _record(envelope, Kind.UNREPORTED)
+        record(envelope, Kind.UNREPORTED)
 
 
 def answer_repeated(envelope: Envelope, reply: Reply) -> None:
     """A client repeated a message that had been sent, because our answer did not reach it."""
     REPEATED.inc()
     log.warning("mail.answer_repeated", queue_id=envelope.queue_id, client=envelope.client, reply=str(reply))
-    _record(envelope, Kind.REPEATED, reply=str(reply))
+    record(envelope, Kind.REPEATED, reply=str(reply))
 
 
 def repaired(envelope: Envelope, changed: Sequence[str]) -> None:
@@ -280,14 +280,14 @@ def repaired(envelope: Envelope, changed: Sequence[str]) -> None:
         **{"queue_id": envelope.queue_id, "from": envelope.reverse_path},
         changed=list(changed),
     )
-    _record(envelope, Kind.REPAIRED, detail=", ".join(changed))
+    record(envelope, Kind.REPAIRED, detail=", ".join(changed))
 
 
 def possible_duplicate(envelope: Envelope, recipients: Sequence[str]) -> None:
     """A call got no answer: its mail may have been sent, and a retry may send it twice."""
     POSSIBLE_DUPLICATES.inc()
     log.warning("mail.possible_duplicate", queue_id=envelope.queue_id, to=first_few(recipients, NAMED_LIMIT))
-    _record(envelope, Kind.UNANSWERED, detail=few_in_words(recipients, 3))
+    record(envelope, Kind.UNANSWERED, detail=few_in_words(recipients, 3))
 
 
 def unmatched(envelope: Envelope, entries: Sequence[str]) -> None:
@@ -325,7 +325,7 @@ def _as_given(envelope: Envelope, recipients: Sequence[str]) -> dict[str, object
     return fields
 
 
-def _record(
+def record(
     envelope: Envelope,
     kind: Kind,
     recipients: Sequence[str] = (),

@@ -132,7 +132,7 @@ class LaterOutcomes:
         if await self._following.end(followed, *dsns):
             self._log(event, followed)
             nobody_told = event.kind in FAILURES and not followed.envelope.reverse_path
-            maillog.reported(followed.envelope, dsns_sent=len(dsns), undeliverable=nobody_told)
+            maillog.reported(followed.envelope, dsns=dsns, undeliverable=nobody_told)
 
     def _log(self, event: Event, followed: Followed | None = None) -> None:
         event_log.told(
