@@ -23,7 +23,7 @@ from smtp2cf.relay import BouncePolicy, DropPolicy, MessagePolicy, RetryPolicy
 from smtp2cf.settings.fields import Settings, SettingsError
 from smtp2cf.settings.listening import ways_of
 from smtp2cf.smtpd import Capacity, Policy
-from smtp2cf.spool import FollowingSpool
+from smtp2cf.spool import FollowingSpool, Spool
 from smtp2cf.spool.mark import Mark, Use
 
 
