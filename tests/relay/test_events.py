@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import replace
 from email.parser import BytesParser
 from typing import Any
@@ -16,7 +16,7 @@ from smtp2cf.envelope import Envelope
 from smtp2cf.relay import BouncePolicy, MessagePolicy, Relay
 from smtp2cf.relay.events import FOREIGN_LIMIT, LAST_TRY, LaterOutcomes
 from smtp2cf.reply import QUEUED, Reply, SendError
-from smtp2cf.spool import Spool
+from smtp2cf.spool import Followed, Following, NewMail, Spool
 from tests.spool.conftest import Backend
 
 BOUNCE = BouncePolicy(hostname="relay.example.com", postmaster="postmaster@example.com")
@@ -174,6 +174,38 @@ async def test_nothing_is_acknowledged_that_could_not_be_written(sqlite: Backend
     assert len(await dsns(spool)) == 1
 
 
+class Cut:
+    """Who is followed, for bridges that are stopped after so many looks and changes."""
+
+    def __init__(self, following: Following, left: int) -> None:
+        self._following = following
+        self._left = left
+        self.bridges: list[asyncio.Task[None]] = []
+
+    def add(self, *recipients: Followed) -> Awaitable[None]:
+        return self._following.add(*recipients)
+
+    async def find(self, message_id: str, recipient: str) -> Followed | None:
+        self._count()
+        return await self._following.find(message_id, recipient)
+
+    async def end(self, followed: Followed, *dsns: NewMail) -> bool:
+        ended = await self._following.end(followed, *dsns)
+        self._count()
+        return ended
+
+    def _count(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            for bridge in self.bridges:
+                bridge.cancel()
+
+
+async def hear(hearing: LaterOutcomes) -> None:
+    while await hearing.step():
+        pass
+
+
 async def test_a_thousand_messages_of_which_a_hundred_bounce_later_are_told_of_once(
     backend: Backend,
 ) -> None:
@@ -183,18 +215,11 @@ async def test_a_thousand_messages_of_which_a_hundred_bounce_later_are_told_of_o
     await send(spool, range(many))
     queue = Queue(*(event("bounced" if n % 10 == 0 else "delivered", n) for n in range(many)), times=3)
     draw = random.Random(7)
-
-    async def hear() -> None:
-        hearing = LaterOutcomes(queue, spool.following, BOUNCE)
-        while await hearing.step():
-            pass
-
     while queue.waiting:
-        bridges = [asyncio.create_task(hear()) for _ in range(2)]
-        await asyncio.wait(bridges, timeout=draw.uniform(0.2, 0.6))
-        for bridge in bridges:
-            bridge.cancel()
-        await asyncio.gather(*bridges, return_exceptions=True)
+        cut = Cut(spool.following, draw.randrange(5, 250))
+        hearing = [LaterOutcomes(queue, cut, BOUNCE) for _ in range(2)]
+        cut.bridges = [asyncio.create_task(hear(each)) for each in hearing]
+        await asyncio.gather(*cut.bridges, return_exceptions=True)
     sent = [BytesParser().parsebytes(dsn).get_payload(1).as_string() for dsn in await dsns(spool)]  # type: ignore[union-attr]
     assert len(sent) == many // 10
     assert len({one.partition("Final-Recipient:")[2].split()[1] for one in sent}) == many // 10
