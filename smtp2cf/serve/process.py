@@ -19,7 +19,7 @@ from smtp2cf.settings.fields import Settings
 from smtp2cf.settings.reread import SettingsFile
 from smtp2cf.settings.trial import Trial
 from smtp2cf.smtpd import Listener
-from smtp2cf.spool import Spool
+from smtp2cf.spool import FollowingSpool
 from smtp2cf.spool.mark import Mark
 
 AGAIN = "press Ctrl-C again to quit at once"
@@ -68,7 +68,7 @@ async def run(
             await _end(bridge, on_trial, signals, opened)
 
 
-async def _open_spool(settings: Settings, *, sandbox: bool) -> tuple[Spool | None, Mark | None]:
+async def _open_spool(settings: Settings, *, sandbox: bool) -> tuple[FollowingSpool | None, Mark | None]:
     """The spool, and what says that it is ours. Raises SpoolError."""
     store = await rooms.open_spool(settings)
     if store is None:
