@@ -4,6 +4,7 @@ import json
 import urllib.request
 from pathlib import Path
 
+from tests.access.hashes import line
 from tests.process.metrics import metric
 from tests.support.bridge import Bridge, running_bridge
 
@@ -34,6 +35,9 @@ def test_a_quota_outlives_the_bridge_and_refusals_are_counted(tmp_path: Path) ->
         assert metric(bridge, "smtp2cf_quota_refused_total", setting="SMTP2CF_CLIENT_QUOTA") == 1
         assert bridge.stop() == 0
     (tmp_path / "again").mkdir()
+    users = tmp_path / "users"
+    users.write_text(line("anna", "secret", ":quota=1 message/1d"))
+    settings |= {"USERS_FILE": str(users), "AUTH_WITHOUT_TLS": "yes"}
     with running_bridge(tmp_path / "again", **settings) as bridge:
         number, refusal = let_through(bridge)
         assert number == 2
@@ -44,3 +48,9 @@ def test_a_quota_outlives_the_bridge_and_refusals_are_counted(tmp_path: Path) ->
         with urllib.request.urlopen(request) as answer:
             near = json.load(answer)["near a quota"]
         assert near == "shop@example.com, 5 messages/1d (SMTP2CF_SENDER_QUOTA)"
+        with bridge.client() as client:
+            client.login("anna", "secret")
+            assert client.mail("anna@example.com")[0] == 250
+            client.rset()
+            code, text = client.mail("anna@example.com")
+            assert (code, b"(SMTP2CF_USERS_FILE: quota=1 message/1d)" in text) == (450, True)
