@@ -29,6 +29,8 @@ Judge = Callable[[tuple[str, str], Sequence[tuple[str, str]], float], Judged]
 """(sender and MAIL's parameters, recipients and RCPT's parameters, seconds since the epoch) → what the rules
 for SMTP make of them. Called in a thread."""
 Bounce = Callable[[Envelope, bytes, Outcomes], Awaitable[None]]
+OverQuota = Callable[[Envelope], Awaitable[Outcomes]]
+"""Counts mail that is about to be handed over; returns the recipients who are too many now."""
 
 PART_AGE = 3600.0
 """Seconds after which a file that was never finished is removed."""
@@ -92,7 +94,7 @@ class DropDirectory:
     a transient answer it is tried again, with doubling delays, until expire_after. Recipients who are refused
     for good, or given up, are passed to `bounce`; without one, or with nobody to tell, they are set aside
     under a name that shows the reply. `answered` is called for every message once its answer has been acted
-    on. While `closed` returns a reply, no file is touched.
+    on. While `closed` returns a reply, no file is touched. `over_quota` is asked before each handing over.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class DropDirectory:
         bounce: Bounce | None = None,
         answered: Answered | None = None,
         closed: Callable[[], Reply | None] | None = None,
+        over_quota: OverQuota | None = None,
     ) -> None:
         self._policy = policy
         self._judge = judge
@@ -110,6 +113,7 @@ class DropDirectory:
         self._bounce = bounce
         self._answered = answered
         self._closed = closed
+        self._over_quota = over_quota
         self._was_closed = False
         self._ready: deque[str] = deque()
         self._unfinished: dict[str, _Unfinished] = {}
@@ -263,6 +267,10 @@ class DropDirectory:
         for envelope in envelopes:
             known = unfinished.done | unfinished.refused.keys()
             left = tuple(path for path in envelope.forward_paths if path not in known)
+            if left and self._over_quota is not None:
+                over = await self._over_quota(_only(envelope, left))
+                deferred |= over
+                left = tuple(path for path in left if path not in over)
             if not left:
                 continue
             envelope = _only(envelope, left)

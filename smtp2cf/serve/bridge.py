@@ -14,7 +14,7 @@ from smtp2cf import spool
 from smtp2cf.access.counts import Counts
 from smtp2cf.access.rules import Access
 from smtp2cf.access.senders import also
-from smtp2cf.envelope import SenderRefusal
+from smtp2cf.envelope import Envelope, Outcomes, SenderRefusal
 from smtp2cf.journal import maillog, metrics, tasks
 from smtp2cf.listen.certificate import Certificate
 from smtp2cf.listen.file_watch import Rereadable
@@ -23,6 +23,7 @@ from smtp2cf.listen.places import Place
 from smtp2cf.listen.signals import LeftBehind
 from smtp2cf.relay import DropDirectory, Relay
 from smtp2cf.relay.checks import RefusalAt
+from smtp2cf.relay.drop import OverQuota
 from smtp2cf.relay.sender_domains import NOBODY_KNOWN
 from smtp2cf.reply import Reply
 from smtp2cf.serve.accounts import AccountsInUse
@@ -33,7 +34,7 @@ from smtp2cf.settings.fields import Settings
 from smtp2cf.settings.listening import Way
 from smtp2cf.settings.reread import Reread, SettingsFile
 from smtp2cf.settings.secret_files import SecretFile
-from smtp2cf.smtpd import Listener, Rules, Server, judge, memory
+from smtp2cf.smtpd import Listener, Rules, Server, judge, memory, over_quota
 from smtp2cf.spool import FollowingSpool, Spool
 from smtp2cf.spool.health import SpoolHealth
 from smtp2cf.spool.item_json import items_as_json
@@ -98,7 +99,7 @@ class Bridge:
             functools.partial(items_as_json, store) if store is not None else None,
             hosts=rooms.own_names(settings),
         )
-        self.drop = _drop(settings, self.relay, closed)
+        self.drop = _drop(settings, self.relay, closed, self._over_quota)
         self._read_from_files = [*self._settings_files(secrets or {}, file), *self._other_files()]
         self._drop_run: asyncio.Task[None] | None = None
         self._watches: list[asyncio.Task[None]] = []
@@ -114,6 +115,11 @@ class Bridge:
             quotas=quotas.quotas_at(settings, way, self._counts, self.access.quota_of),
             closed=self._closed,
         )
+
+    async def _over_quota(self, envelope: Envelope) -> Outcomes:
+        """The recipients of dropped mail who are too many now."""
+        found = quotas.general_quotas(self.rules.settings, self._counts)
+        return await over_quota(found, envelope) if found is not None else {}
 
     def _sender_refusal_at(self, listener: str) -> SenderRefusal | None:
         return self.rules.sender_refusal(listener)
@@ -287,7 +293,9 @@ def _relay(
     return relay
 
 
-def _drop(settings: Settings, relay: Relay, closed: Callable[[], Reply | None] | None) -> DropDirectory:
+def _drop(
+    settings: Settings, relay: Relay, closed: Callable[[], Reply | None] | None, too_many: OverQuota
+) -> DropDirectory:
     """The directory where sendmail(1) leaves mail, which is judged by the same policy as over SMTP."""
     return DropDirectory(
         rooms.drop_policy(settings),
@@ -296,6 +304,7 @@ def _drop(settings: Settings, relay: Relay, closed: Callable[[], Reply | None] |
         relay.bounce,
         relay.answered,
         closed=closed,
+        over_quota=too_many,
     )
 
 

@@ -48,6 +48,11 @@ class RulesInUse:
         rules = self._rules.get(name)
         return rules.sender_refusal if rules is not None else None
 
+    @property
+    def settings(self) -> Settings:
+        """Those in use now."""
+        return self._settings
+
     def relays_for(self) -> Mapping[str, str]:
         """Whose clients may send without a password, for the status page."""
         return relays_for(self._settings)

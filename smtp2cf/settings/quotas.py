@@ -46,6 +46,12 @@ def quotas_at(
     return Quotas(allowance, counts, of_user) if limited else None
 
 
+def general_quotas(settings: Settings, counts: Counts | SharedCounts) -> Quotas | None:
+    """How much may be sent by mail that comes in by none of the ways; None for any amount."""
+    allowance = Allowance(**{kind: ruling(*_general(settings, kind)) for kind in KINDS})
+    return Quotas(allowance, counts) if any(one.limits for one in allowance) else None
+
+
 def _ruling(settings: Settings, way: Way, kind: str) -> Ruling:
     """A listener's own quota takes the place of the general one, and is counted by itself."""
     own: tuple[Limit, ...] | None = getattr(way.described, f"{kind}_quota") if way.tabled else None

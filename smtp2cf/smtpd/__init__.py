@@ -5,7 +5,7 @@ surface, and `judge(policy, …)` for mail that comes without a session.
 """
 
 from smtp2cf.smtpd.descriptors import Files
-from smtp2cf.smtpd.dropped import judge
+from smtp2cf.smtpd.dropped import judge, over_quota
 from smtp2cf.smtpd.listener import Listener, MailProtocol
 from smtp2cf.smtpd.rules import Policy, Rules
 from smtp2cf.smtpd.server import Server
@@ -22,4 +22,5 @@ __all__ = [
     "Server",
     "SessionLimits",
     "judge",
+    "over_quota",
 ]

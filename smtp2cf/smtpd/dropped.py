@@ -5,14 +5,14 @@ accepts. Knows no files and no relay.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 
-from smtp2cf.envelope import Envelope, Judged
+from smtp2cf.envelope import Envelope, Judged, Outcomes
 from smtp2cf.reply import Reply
 from smtp2cf.smtpd import replies
 from smtp2cf.smtpd.parameters import RCPT_RULES, parse_parameters
 from smtp2cf.smtpd.path import PathError, parse_path
-from smtp2cf.smtpd.rules import Policy
+from smtp2cf.smtpd.rules import Judgement, Policy, Quotas
 from smtp2cf.smtpd.transaction import Transaction
 
 ALONE = replies.syntax("an address, and nothing after it")
@@ -52,6 +52,24 @@ def judge(
     }
     notify = {who: parameters["NOTIFY"] for who, parameters in asked.items() if "NOTIFY" in parameters}
     return Judged(envelopes, given, refused, dataclasses.replace(told, notify=notify))
+
+
+async def over_quota(quotas: Quotas, envelope: Envelope) -> Outcomes:
+    """Count such mail as MAIL and RCPT would; returns the recipients who are too many now."""
+    sender = envelope.sender_as_given
+    refusal = await _known(quotas.message(envelope.client, envelope.auth_user, sender))
+    if refusal is not None:
+        return dict.fromkeys(envelope.forward_paths, refusal)
+    over: Outcomes = {}
+    for path in envelope.forward_paths:
+        refusal = await _known(quotas.recipient(envelope.client, envelope.auth_user, sender))
+        if refusal is not None:
+            over[path] = refusal
+    return over
+
+
+async def _known(judgement: Judgement) -> Reply | None:
+    return await judgement if isinstance(judgement, Coroutine) else judgement
 
 
 def _begin(policy: Policy, sender: str, parameters: str) -> tuple[Transaction, Reply | None]:

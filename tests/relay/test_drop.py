@@ -10,8 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from smtp2cf.access.counts import Counts
+from smtp2cf.access.limit import Limit, Named
+from smtp2cf.access.quotas import Allowance, Quotas, ruling
+from smtp2cf.envelope import Envelope, Outcomes
 from smtp2cf.relay import DropDirectory, DropPolicy
+from smtp2cf.relay.drop import OverQuota
 from smtp2cf.reply import Reply, Scope, SendError
+from smtp2cf.smtpd import over_quota
 from tests.relay.world import MESSAGE, Api, Call, World, failure, sorted_into, world
 from tests.sendmail.front_door import front_door
 from tests.spool.conftest import Backend
@@ -33,7 +39,7 @@ def drop(directory: Path, *recipients: str, **head: object) -> Path:
 
 
 @contextlib.asynccontextmanager
-async def taken_in(here: World, directory: Path) -> AsyncIterator[None]:
+async def taken_in(here: World, directory: Path, over_quota: OverQuota | None = None) -> AsyncIterator[None]:
     policy = DropPolicy(
         directory=directory,
         aside=directory.parent / "aside",
@@ -41,7 +47,14 @@ async def taken_in(here: World, directory: Path) -> AsyncIterator[None]:
         interval=0.02,
         retry_min=0.02,
     )
-    taker = DropDirectory(policy, front_door(), here.relay.accept, here.relay.bounce, here.relay.answered)
+    taker = DropDirectory(
+        policy,
+        front_door(),
+        here.relay.accept,
+        here.relay.bounce,
+        here.relay.answered,
+        over_quota=over_quota,
+    )
     running = asyncio.create_task(taker.run())
     try:
         yield
@@ -82,6 +95,29 @@ async def test_report_with_partial_bounce_reject_names_only_who_is_refused(
     assert b"bounce@example.org" in calls[0].message
     assert b"busy@example.org" not in calls[0].message
     assert len(calls) == 1
+
+
+async def test_mail_beyond_a_quota_waits_for_its_end(sqlite: Backend, api: Api, drops: Path) -> None:
+    now = 1000.0
+    limits = (Named(Limit(5, "messages", 60), "S"), Named(Limit(2, "recipients", 60), "S"))
+    quotas = Quotas(Allowance(sender=ruling(*limits)), Counts(clock=lambda: now))
+    tries = asyncio.Event()
+
+    async def over(envelope: Envelope) -> Outcomes:
+        found = await over_quota(quotas, envelope)
+        if len(found) == len(envelope.forward_paths):
+            tries.set()
+        return found
+
+    async with world(await sqlite.open(), api) as here, taken_in(here, drops, over):
+        path = drop(drops, "a@example.org", "b@example.org", "c@example.org")
+        async with asyncio.timeout(PATIENCE):
+            await tries.wait()
+        assert [call.recipients for call in api.calls] == [["a@example.org", "b@example.org"]]
+        assert json.loads(path.read_bytes().partition(b"\n")[0])["forward_paths"] == ["c@example.org"]
+        now += 62
+        await until_gone(path)
+    assert [call.recipients for call in api.calls][1:] == [["c@example.org"]]
 
 
 async def test_old_mail_outlives_a_spool_that_is_away(sqlite: Backend, api: Api, drops: Path) -> None:
