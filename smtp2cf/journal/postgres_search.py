@@ -162,12 +162,15 @@ def _from_messages(terms: Terms, segments: str) -> str:
 
 async def _by_message_id(connection: Any, which: Search, values: _Values) -> str:
     """The recipients of messages that have this id, and those whose call Cloudflare gave it."""
+    # In each segment by its index: without OFFSET 0, PostgreSQL may read the whole table instead.
     rows = await connection.fetch(
-        "SELECT r.id FROM smtp2cf_journal_segment g, smtp2cf_journal_message m, smtp2cf_journal_recipient r"  # noqa: S608 - constants
-        f" WHERE {_SEGMENT_OF.format('m.id')} = g.id AND m.original_word = $1 AND m.original_id = $2"
-        " AND r.id >= m.id AND r.id < m.id + m.recipients"
-        " UNION SELECT s.recipient FROM smtp2cf_journal_segment g, smtp2cf_journal_step s"
-        f" WHERE {_SEGMENT_OF.format('s.recipient')} = g.id AND s.word = $1 AND s.message_id = $2",
+        "SELECT r.id FROM smtp2cf_journal_segment g, LATERAL (SELECT id, recipients"  # noqa: S608 - constants
+        f" FROM smtp2cf_journal_message m WHERE {_SEGMENT_OF.format('m.id')} = g.id AND m.original_word = $1"
+        " AND m.original_id = $2 OFFSET 0) m, LATERAL (SELECT id FROM smtp2cf_journal_recipient r"
+        " WHERE r.id >= m.id AND r.id < m.id + m.recipients OFFSET 0) r"
+        " UNION SELECT s.recipient FROM smtp2cf_journal_segment g, LATERAL (SELECT recipient"
+        f" FROM smtp2cf_journal_step s WHERE {_SEGMENT_OF.format('s.recipient')} = g.id AND s.word = $1"
+        " AND s.message_id = $2 OFFSET 0) s",
         word(bare(which.message_id)),
         bare(which.message_id),
     )
@@ -206,20 +209,23 @@ async def follow(connection: Any, after: int, limit: int) -> tuple[list[Row], in
         [*(f"m.{name}" for name in decode.OF_MESSAGE), *(f"s.{name}" for name in decode.OF_STEP)]
     )
     rows = await connection.fetch(
-        f"SELECT s.id, s.recipient, m.recipients, {columns} FROM smtp2cf_journal_step s"  # noqa: S608 - constants
-        f" CROSS JOIN LATERAL {_ITS_MESSAGE.format('s.recipient')} WHERE s.id > $1 ORDER BY s.id LIMIT $2",
+        f"SELECT s.id, s.recipient, m.recipients, r.local, r.domain, {columns} FROM smtp2cf_journal_step s"  # noqa: S608 - constants
+        f" CROSS JOIN LATERAL {_ITS_MESSAGE.format('s.recipient')}"
+        " LEFT JOIN smtp2cf_journal_recipient r ON r.id = s.recipient WHERE s.id > $1 ORDER BY s.id LIMIT $2",
         after,
         limit,
     )
+    texts = await _texts(connection, decode.texts_in((0, 0, row[4], 0, *row[5:]) for row in rows))
     found = []
-    for number, recipient, count, *rest in rows:
-        whole = is_whole(rest[len(decode.OF_MESSAGE) + 1])
-        who = await _addresses(connection, recipient, min(count, SHOWN) if whole else 1)
+    for number, recipient, count, local, domain, *rest in rows:
+        who: tuple[str, ...] = ()
+        if count > 1 and is_whole(rest[len(decode.OF_MESSAGE) + 1]):
+            who = tuple((await _addresses(connection, recipient, min(count, SHOWN))).values())
+        elif local is not None:
+            who = (str(Address(local, texts.get(domain, ""))),)
         if who:
-            found.append((number, rest, tuple(who.values())))
-    texts = await _texts(connection, decode.texts_in((0, 0, 0, 0, *rest) for _, rest, _ in found))
-    end = rows[-1][0] if len(rows) == limit else None
-    return [decode.news(number, rest, who, texts) for number, rest, who in found], end
+            found.append(decode.news(number, rest, who, texts))
+    return found, rows[-1][0] if len(rows) == limit else None
 
 
 async def _addresses(connection: Any, first: int, count: int) -> dict[int, str]:

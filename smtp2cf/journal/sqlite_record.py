@@ -26,6 +26,8 @@ from smtp2cf.journal.rows import (
 AT_ONCE = 2000
 """Rows of a table that one step of pruning deletes, or a little more."""
 DAY = 86400
+PIECES = (256, 32, 4, 1)
+"""Rows of one statement, so that few different ones do for any number."""
 _IN = "IN (SELECT value FROM json_each(?))"
 
 
@@ -67,43 +69,58 @@ def _texts(connection: sqlite3.Connection, texts: Iterable[str], known: Mapping[
 
 def _known(connection: sqlite3.Connection, queue_ids: Sequence[str]) -> dict[str, Known]:
     """Those of the messages that are there."""
-    messages = connection.execute(
-        f"SELECT queue_id, id, recipients, step FROM message WHERE queue_id {_IN}",  # noqa: S608 - a constant
+    rows = connection.execute(
+        "SELECT m.queue_id, m.id, m.step, r.id, r.local, ifnull(t.text, ''), r.status, r.step FROM message m"  # noqa: S608 - a constant
+        " LEFT JOIN recipient r ON r.id >= m.id AND r.id < m.id + m.recipients"
+        f" LEFT JOIN text t ON t.id = r.domain WHERE m.queue_id {_IN}",
         (json.dumps(queue_ids),),
     ).fetchall()
-    return {
-        queue_id: Known(number, step, _recipients(connection, number, count))
-        for queue_id, number, count, step in messages
-    }
-
-
-def _recipients(connection: sqlite3.Connection, number: int, count: int) -> dict[Address, Recipient]:
-    rows = connection.execute(
-        "SELECT recipient.id, local, ifnull(text, ''), status, step FROM recipient"
-        " LEFT JOIN text ON text.id = domain WHERE recipient.id >= ? AND recipient.id < ?",
-        (number, number + count),
-    )
-    return {Address(local, domain): Recipient(one, status, step) for one, local, domain, status, step in rows}
+    found: dict[str, Known] = {}
+    for queue_id, number, step, one, local, domain, status, last in rows:
+        message = found.setdefault(queue_id, Known(number, step))
+        if one is not None:
+            message.recipients[Address(local, domain)] = Recipient(one, status, last)
+    return found
 
 
 def _write(connection: sqlite3.Connection, rows: Rows) -> None:
-    many = connection.executemany
-    many(f"INSERT INTO message VALUES ({_marks(16)})", rows.messages)  # noqa: S608 - constants
-    many(f"INSERT INTO recipient VALUES ({_marks(5)})", rows.recipients)  # noqa: S608
-    many(f"INSERT INTO step VALUES ({_marks(9)})", rows.steps)  # noqa: S608
-    many(f"INSERT OR IGNORE INTO word VALUES ({_marks(3)})", rows.words)  # noqa: S608
-    many("UPDATE recipient SET status = ?, step = ? WHERE id = ?", rows.changed_recipients)
-    many("UPDATE message SET step = ? WHERE id = ?", rows.changed_messages)
-    many(
+    _insert(connection, "INSERT INTO message", rows.messages)
+    _insert(connection, "INSERT INTO recipient", rows.recipients)
+    _insert(connection, "INSERT INTO step", rows.steps)
+    _insert(connection, "INSERT OR IGNORE INTO word", rows.words)
+    connection.execute(
+        "UPDATE recipient SET status = v.status, step = v.step"
+        " FROM (SELECT json_extract(value, '$[0]') AS status, json_extract(value, '$[1]') AS step,"
+        " json_extract(value, '$[2]') AS id FROM json_each(?)) v"
+        " WHERE recipient.id = v.id",
+        (json.dumps(rows.changed_recipients),),
+    )
+    connection.execute(
+        "UPDATE message SET step = v.step FROM (SELECT json_extract(value, '$[0]') AS step,"
+        " json_extract(value, '$[1]') AS id FROM json_each(?)) v WHERE message.id = v.id",
+        (json.dumps(rows.changed_messages),),
+    )
+    connection.executemany(
         "INSERT INTO segment VALUES (?, ?, ?) ON CONFLICT (id)"
         " DO UPDATE SET first = min(first, excluded.first), last = max(last, excluded.last)",
         [(segment, *times) for segment, times in rows.segments.items()],
     )
-    many(
+    connection.executemany(
         "INSERT INTO tally VALUES (?, ?, ?) ON CONFLICT (minute, status)"
         " DO UPDATE SET recipients = recipients + excluded.recipients",
         [(*key, count) for key, count in rows.tallies.items()],
     )
+
+
+def _insert(connection: sqlite3.Connection, statement: str, rows: Sequence[Sequence[object]]) -> None:
+    """Insert rows, few statements for many: the interpreter's lock is let go and fought for at each."""
+    start = 0
+    for piece in PIECES:
+        while len(rows) - start >= piece:
+            marks = ",".join([f"({','.join('?' * len(rows[start]))})"] * piece)
+            values = [value for row in rows[start : start + piece] for value in row]
+            connection.execute(f"{statement} VALUES {marks}", values)
+            start += piece
 
 
 def prune(connection: sqlite3.Connection, before: float, actions_before: float) -> bool:
@@ -161,7 +178,3 @@ def forget_messages(connection: sqlite3.Connection, messages: Sequence[tuple[int
     ranges = [(number, number + count) for number, count in messages]
     connection.executemany("DELETE FROM recipient WHERE id >= ? AND id < ?", ranges)
     connection.executemany("DELETE FROM message WHERE id = ?", [(number,) for number, _ in messages])
-
-
-def _marks(count: int) -> str:
-    return ", ".join("?" * count)

@@ -230,20 +230,22 @@ def follow(connection: sqlite3.Connection, after: int, limit: int) -> tuple[list
         [*(f"m.{name}" for name in decode.OF_MESSAGE), *(f"s.{name}" for name in decode.OF_STEP)]
     )
     rows = connection.execute(
-        f"SELECT s.id, s.recipient, m.recipients, {columns} FROM step s JOIN message m"  # noqa: S608 - constants
-        f" ON {_ITS_MESSAGE.format('s.recipient')} WHERE s.id > ? ORDER BY s.id LIMIT ?",
+        f"SELECT s.id, s.recipient, m.recipients, r.local, r.domain, {columns} FROM step s"  # noqa: S608 - constants
+        f" JOIN message m ON {_ITS_MESSAGE.format('s.recipient')} LEFT JOIN recipient r ON r.id = s.recipient"
+        " WHERE s.id > ? ORDER BY s.id LIMIT ?",
         (after, limit),
     ).fetchall()
+    texts = _texts(connection, decode.texts_in((0, 0, row[4], 0, *row[5:]) for row in rows))
     found = []
-    for number, recipient, count, *rest in rows:
-        whole = is_whole(rest[len(decode.OF_MESSAGE) + 1])
-        who = _addresses(connection, recipient, min(count, SHOWN) if whole else 1)
+    for number, recipient, count, local, domain, *rest in rows:
+        who: tuple[str, ...] = ()
+        if count > 1 and is_whole(rest[len(decode.OF_MESSAGE) + 1]):
+            who = tuple(_addresses(connection, recipient, min(count, SHOWN)).values())
+        elif local is not None:
+            who = (str(Address(local, texts.get(domain, ""))),)
         if who:
-            found.append((number, rest, tuple(who.values())))
-    # The texts are looked up in the same places as those of a search's rows.
-    texts = _texts(connection, decode.texts_in((0, 0, 0, 0, *rest) for _, rest, _ in found))
-    end = rows[-1][0] if len(rows) == limit else None
-    return [decode.news(number, rest, who, texts) for number, rest, who in found], end
+            found.append(decode.news(number, rest, who, texts))
+    return found, rows[-1][0] if len(rows) == limit else None
 
 
 def _addresses(connection: sqlite3.Connection, first: int, count: int) -> dict[int, str]:
