@@ -244,9 +244,10 @@ async def _addresses(connection: Any, first: int, count: int) -> dict[int, str]:
 async def actions(connection: Any, since: float, limit: int) -> list[Action]:
     """See record.Journal."""
     rows = await connection.fetch(
-        "SELECT at, name, who, fields FROM smtp2cf_journal_action WHERE at >= $1 ORDER BY id DESC LIMIT $2",
-        milliseconds(since),
+        "SELECT at, name, who, fields FROM"
+        " (SELECT * FROM smtp2cf_journal_action ORDER BY id DESC LIMIT $1) a WHERE at >= $2 ORDER BY id DESC",
         limit,
+        milliseconds(since),
     )
     return [Action(seconds(at), name, who, orjson.loads(fields)) for at, name, who, fields in rows]
 

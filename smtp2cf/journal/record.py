@@ -194,7 +194,7 @@ class Journal(Protocol):
         """All that is known of one message."""
 
     async def actions(self, since: float, limit: int = PAGE) -> list[Action]:
-        """What operators did, the newest first."""
+        """What operators did last, the newest first, as far as that was not before `since`."""
 
     async def tallies(self, since: float, until: float) -> list[Tally]:
         """What became of how many recipients in each minute, in order."""

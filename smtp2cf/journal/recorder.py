@@ -18,6 +18,7 @@ import structlog
 from smtp2cf.envelope import Envelope
 from smtp2cf.journal import tasks
 from smtp2cf.journal.record import Action, Entry, Journal, JournalError, Message, Step
+from smtp2cf.journal.rows import milliseconds
 from smtp2cf.journal.steps import Kind
 from smtp2cf.reply import few_in_words
 
@@ -39,6 +40,10 @@ BREATH = 0.05
 """Seconds between two steps of deleting."""
 ACTIONS_KEPT = 365 * 86400.0
 """Seconds for which it is known what operators did."""
+OPERATORS_EVERY = 2.0
+"""Seconds between two looks for what operators did with commands."""
+MEMORY = 60.0
+"""Seconds for which it is remembered that this was logged."""
 LOGINS_A_MINUTE = 10
 """Failed logins that are recorded."""
 _DAY = 86400.0
@@ -89,6 +94,7 @@ class Recorder:
         self._closing = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._logins = 0, 0
+        self._logged: set[tuple[int, str, str]] = set()
 
     def note(
         self,
@@ -109,9 +115,15 @@ class Recorder:
         self._something.set()
 
     def act(self, name: str, who: str, fields: Mapping[str, object]) -> None:
-        """Record what an operator did."""
+        """Record and log what an operator did here."""
+        self._act(name, who, fields)
+        _log.info(name, who=who, **fields)
+
+    def _act(self, name: str, who: str, fields: Mapping[str, object]) -> None:
         if len(self._actions) < MOST:
-            self._actions.append(Action(time.time(), name, who, fields))
+            action = Action(time.time(), name, who, fields)
+            self._logged.add(_key(action))
+            self._actions.append(action)
             self._something.set()
 
     def login_failed(self, event: str, who: str, fields: Mapping[str, object]) -> None:
@@ -121,13 +133,14 @@ class Recorder:
         count = count + 1 if minute == now else 1
         self._logins = now, count
         if count <= LOGINS_A_MINUTE:
-            self.act(event, who, fields)
+            self._act(event, who, fields)
 
     def start(self) -> None:
         """Write what is noted, and delete what is too old, until closed."""
         self._tasks = [
             tasks.keep_running(self._run, "journal.write"),
             tasks.keep_running(self._prune, "journal.prune"),
+            tasks.keep_running(self._log_operators, "journal.log_operators"),
         ]
 
     async def _run(self) -> None:
@@ -165,6 +178,23 @@ class Recorder:
             except JournalError as error:
                 _log.debug("journal.not_pruned", reason=str(error))
             await asyncio.sleep(PRUNE_EVERY)
+
+    async def _log_operators(self) -> None:
+        """Log what operators do with commands, which write that into the journal."""
+        began = time.time()
+        while True:
+            await asyncio.sleep(OPERATORS_EVERY)
+            since = max(began, time.time() - MEMORY)
+            try:
+                found = await self.journal.actions(since, AT_ONCE)
+            except JournalError as error:
+                _log.debug("journal.not_read", reason=str(error))
+                continue
+            for action in reversed(found):
+                if action.name.startswith("operator.") and _key(action) not in self._logged:
+                    _log.info(action.name, who=action.who, **action.fields)
+            self._logged = {key for key in self._logged if key[0] > (since - MEMORY) * 1000}
+            self._logged.update(map(_key, found))
 
     async def close(self) -> None:
         """Write what waits, if that takes no longer than PATIENCE, and let go of the journal."""
@@ -223,6 +253,11 @@ class Recorder:
             facts.subject if self._subjects else "",
             _rewritten(envelope),
         )
+
+
+def _key(action: Action) -> tuple[int, str, str]:
+    """What an action is known by, after it was stored as well."""
+    return milliseconds(action.at), action.name, action.who
 
 
 def _rewritten(envelope: Envelope) -> str:

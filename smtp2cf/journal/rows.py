@@ -18,14 +18,16 @@ from typing import NamedTuple
 
 from smtp2cf.envelope import domain_of
 from smtp2cf.journal.record import Entry, Message, Step
-from smtp2cf.journal.steps import MEANING, OPEN, STATUS_NUMBERS, Kind
+from smtp2cf.journal.steps import MEANING, OPEN, STATUS_NUMBERS, Kind, Status
 from smtp2cf.reply import printable
 
 SEGMENT_BITS = 15
 TEXT_LIMIT = 500
 """Characters of a text."""
 _OPEN = frozenset(STATUS_NUMBERS[status] for status in OPEN)
-_KEPT = 0
+_KEPT = STATUS_NUMBERS[Status.KEPT]
+_DEFERRED = STATUS_NUMBERS[Status.DEFERRED]
+_BY_HAND = (STATUS_NUMBERS[Status.HELD], STATUS_NUMBERS[Status.DELETED])
 
 
 def storable(text: str) -> str:
@@ -222,7 +224,10 @@ class Compiler:
         return self._step - 1
 
     def _set(self, recipient: Recipient, status: int, at: int) -> None:
-        recipient.status, recipient.changed = status, True
+        # What an operator did stays, whatever an attempt says that was under way.
+        if status != _DEFERRED or recipient.status not in _BY_HAND:
+            recipient.status = status
+        recipient.changed = True
         key = at // 60_000, status
         self._rows.tallies[key] = self._rows.tallies.get(key, 0) + 1
 

@@ -263,8 +263,8 @@ def _addresses(connection: sqlite3.Connection, first: int, count: int) -> dict[i
 def actions(connection: sqlite3.Connection, since: float, limit: int) -> list[Action]:
     """See record.Journal."""
     rows = connection.execute(
-        "SELECT at, name, who, fields FROM action WHERE at >= ? ORDER BY id DESC LIMIT ?",
-        (milliseconds(since), limit),
+        "SELECT at, name, who, fields FROM (SELECT * FROM action ORDER BY id DESC LIMIT ?) WHERE at >= ?",
+        (limit, milliseconds(since)),
     )
     return [Action(seconds(at), name, who, orjson.loads(fields)) for at, name, who, fields in rows]
 

@@ -73,7 +73,8 @@ class Desk:
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     directory = tmp_path_factory.mktemp("log")
     settings = {"STATE_DIR": str(directory), "SENDMAIL_DROP_DIR": str(directory / "drop")}
-    with running_bridge(directory, JOURNAL_SUBJECTS="yes", **settings) as bridge:
+    often = {"smtp2cf.journal.recorder:OPERATORS_EVERY": 0.1}
+    with running_bridge(directory, constants=often, JOURNAL_SUBJECTS="yes", **settings) as bridge:
         yield Desk(bridge, directory)
 
 
@@ -170,6 +171,12 @@ def test_what_an_operator_does_is_told(desk: Desk) -> None:
     by_hand = [(step["what"], step["detail"].split()[0]) for step in story["steps"] if step["detail"]]
     assert by_hand == [("held", "by"), ("released", "by"), ("deleted", "by")]
     assert story["to"] == [{"address": "carl+error@example.org", "status": "deleted"}]
+    for action in ("hold", "release", "delete"):
+        line = desk.bridge.wait_for_log(f"operator.{action}")
+        assert (line["who"], line["queue_ids"]) == (
+            story["steps"][-1]["detail"].removeprefix("by "),
+            [waiting],
+        )
     actions = asyncio.run(_actions(desk.directory))
     assert [name for name, _ in actions] == ["operator.delete", "operator.release", "operator.hold"]
     assert {fields["count"] for _, fields in actions} == {1}

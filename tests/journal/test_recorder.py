@@ -150,7 +150,9 @@ async def test_what_operators_do_is_recorded_of_mail_that_is_known(kept: Recorde
     mail = envelope()
     maillog.kept(mail, "queued", message=MESSAGE)
     await kept.write()
-    kept.act("operator.hold", "root", {"queue_ids": [mail.queue_id]})
+    with capture_logs() as lines:
+        kept.act("operator.hold", "root", {"queue_ids": [mail.queue_id]})
+    assert [(line["event"], line["who"]) for line in lines] == [("operator.hold", "root")]
     await kept.journal.record(
         [by_hand(Kind.HELD, mail.queue_id, "root"), by_hand(Kind.HELD, "unknown", "root")]
     )

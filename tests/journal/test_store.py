@@ -203,10 +203,11 @@ async def test_steps_come_one_after_another_and_the_last_one_counts(place: Place
     await one.record([Entry(said, [Step(NOON + 3, Kind.RELEASED)])])
     await other.record([Entry(said, [sent("ben@example.org", at=NOON + 4, attempt=2)])])
     await one.record([Entry(said, [Step(NOON + 5, Kind.DELETED, detail="by root")])])
+    await one.record([Entry(said, [Step(NOON + 4, Kind.DEFERRED, to[:1], "451 4.3.0 late")])])
     rows = await other.search(Search())
     assert [(row.recipient, row.status, row.reply) for row in rows] == [
         ("ben@example.org", "sent", "250 2.0.0 delivered"),
-        ("anna@example.org", "deleted", "451 4.3.0 later"),
+        ("anna@example.org", "deleted", "451 4.3.0 late"),
     ]
     story = await one.story("Q1")
     assert story is not None
@@ -218,6 +219,7 @@ async def test_steps_come_one_after_another_and_the_last_one_counts(place: Place
         ("released", (), ""),
         ("sent", ("ben@example.org",), ""),
         ("deleted", (), "by root"),
+        ("deferred", ("anna@example.org",), ""),
     ]
     assert await one.story("Q2") is None
 
