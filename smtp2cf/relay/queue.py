@@ -134,7 +134,7 @@ class Queue:
         self._woken.clear()
         lanes = self._lanes.values()
         await self._recall()
-        if all(lane.closed for lane in lanes if lane.name != NOBODY):
+        if all(lane.closed for lane in lanes if lane is self._only or lane.name != NOBODY):
             # Nothing can be sent, so don't waste an attempt on finding that out.
             if not await self._claim_expired():
                 await self._wait_to_open()
