@@ -38,8 +38,8 @@ SWEEP = 200
 for what is due behind it."""
 LATER = Period(PUT_OFF, 1.5 * PUT_OFF)
 """When mail is due that is put off, unless it has a place before."""
-NOBODY = ""
-"""The lane of mail that no account sends, where there are several, which have names. It needs no calls."""
+NOBODY = "(nobody)"
+"""The lane of mail that no account sends, where there are several. Its attempts need no calls."""
 
 Attempting = Callable[..., Awaitable[Attempt]]
 """`Attempts.make`."""
