@@ -38,7 +38,7 @@ def quota(as_json: Json = False, env_file: EnvFile = None) -> None:
     failed: list[tuple[str, int]] = []
 
     async def show_all() -> None:
-        for account in accounts.build_all(settings):
+        for account in accounts.build_all(settings, loading.files_of_secrets(env_file)):
             whose = f"{account.name}: " if account.name else ""
             known, why, status = await _ask(account)
             if status:

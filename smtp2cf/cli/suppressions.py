@@ -203,7 +203,7 @@ def _with_list(env_file: Path | None, work: Callable[[Suppressions], Awaitable[N
     async def run() -> None:
         settings = loading.load(env_file)
         check.require_account(settings)
-        account = accounts.named(settings, *_chosen)
+        account = accounts.named(settings, loading.files_of_secrets(env_file), *_chosen)
         try:
             await work(Suppressions(account.client.api))
         finally:

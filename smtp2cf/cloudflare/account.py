@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 from smtp2cf.cloudflare.budget import Budget
 from smtp2cf.cloudflare.client import Client
+from smtp2cf.cloudflare.errors import AS_IN_THE_ENVIRONMENT
 from smtp2cf.cloudflare.health import NOT_CONNECTED, THROTTLED_STATUS, ApiHealth, State
 from smtp2cf.cloudflare.pacing import Pacer
 from smtp2cf.cloudflare.quota import QuotaWatch
@@ -32,9 +33,9 @@ ONE_CALL = 0.01
 class Account:
     """Sends mail for one account.
 
-    base_url, account_id, token, timeout, concurrency: see Client. name: what people call it; "" where it is
-    the only one. budget: how many calls may be made, None for any number. Raises ValueError for a proxy in
-    the environment that can't be used, OSError for CA certificates there that can't be.
+    base_url, account_id, token, timeout, concurrency, budget, names: see Client. name: what people call it;
+    "" where it is the only one. Raises ValueError for a proxy in the environment that can't be used, OSError
+    for CA certificates there that can't be.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Account:
         concurrency: int,
         name: str = "",
         budget: Budget | None = None,
+        names: Mapping[str, str] = AS_IN_THE_ENVIRONMENT,
     ) -> None:
         self.name = name
         self.account_id = account_id
@@ -60,6 +62,7 @@ class Account:
             concurrency=concurrency,
             health=self.health,
             budget=budget,
+            names=names,
         )
         self.suppression_reasons = SuppressionReasons(Suppressions(self.client.api), self.client.pacer)
         self.budget = budget

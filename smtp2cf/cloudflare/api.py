@@ -12,7 +12,7 @@ import httpx
 import orjson
 
 from smtp2cf import __version__
-from smtp2cf.cloudflare.errors import error_of, no_answer
+from smtp2cf.cloudflare.errors import AS_IN_THE_ENVIRONMENT, error_of, no_answer
 from smtp2cf.cloudflare.limit_fields import retry_after_of
 from smtp2cf.cloudflare.pacing import Pacer
 from smtp2cf.reply import SendError
@@ -50,7 +50,9 @@ class Api:
         timeout: float,
         transport: httpx.AsyncBaseTransport,
         pacer: Pacer,
+        names: Mapping[str, str] = AS_IN_THE_ENVIRONMENT,
     ) -> None:
+        self._names = names
         self.account = f"/accounts/{account_id}"
         """The path of everything that belongs to the account."""
         self._host = base_url.host
@@ -98,7 +100,7 @@ class Api:
         body = _object_in(response.content)
         if 200 <= response.status_code < 300 and body.get("success") is True:
             return ApiAnswer(response.status_code, body.get("result"), body.get("result_info"), None)
-        error = error_of(response.status_code, response.content, _retry_after(response))
+        error = error_of(response.status_code, response.content, _retry_after(response), self._names)
         return ApiAnswer(response.status_code, None, None, error)
 
     async def call(

@@ -80,8 +80,9 @@ class Budget:
     """One bridge's part of what an account may do.
 
     rate: of the account. name: the account's. notes: where all bridges keep the tally, None for memory.
-    shared: other bridges may use it too. clock: seconds, as the event loop's. on_change: called when more
-    calls may be made. on_block: called with seconds when another bridge was told to make no calls.
+    shared: other bridges may use it too. setting: where the rate stands. clock: seconds, as the event loop's.
+    on_change: called when more calls may be made. on_block: called with seconds when another bridge was told
+    to make no calls.
     """
 
     def __init__(
@@ -92,8 +93,10 @@ class Budget:
         clock: Callable[[], float] = time.monotonic,
         *,
         shared: bool = True,
+        setting: str = "SMTP2CF_API_RATE",
     ) -> None:
         self.rate = rate
+        self.setting = setting
         self.on_change: Callable[[], None] = lambda: None
         self.on_block: Callable[[float], None] = lambda _: None
         self.alone = False

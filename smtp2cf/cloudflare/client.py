@@ -12,7 +12,7 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import httpx
@@ -21,7 +21,7 @@ import orjson
 from smtp2cf import __version__
 from smtp2cf.cloudflare.api import Api
 from smtp2cf.cloudflare.budget import Budget
-from smtp2cf.cloudflare.errors import TokenRefusedError, error_of, no_answer
+from smtp2cf.cloudflare.errors import AS_IN_THE_ENVIRONMENT, TokenRefusedError, error_of, no_answer
 from smtp2cf.cloudflare.health import ApiHealth, State, Unwatched
 from smtp2cf.cloudflare.limit_fields import retry_after_of
 from smtp2cf.cloudflare.outcomes import Sent, read_sent
@@ -62,7 +62,7 @@ class Client:
 
     base_url: up to and without `/accounts`. timeout: seconds of one call. concurrency: calls in
     flight at most. health: whether calls get through, watched by somebody; without it every call is made.
-    budget: how many calls may be made, None for any number.
+    budget: how many calls may be made, None for any number. names: see `error_of`.
     transport: another way to the API, for tests. Raises ValueError where the base URL is
     none, or the environment names a proxy that can't be used.
     """
@@ -77,6 +77,7 @@ class Client:
         concurrency: int,
         health: ApiHealth | None = None,
         budget: Budget | None = None,
+        names: Mapping[str, str] = AS_IN_THE_ENVIRONMENT,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.pacer = Pacer(concurrency, budget=budget)
@@ -86,6 +87,7 @@ class Client:
         except httpx.InvalidURL as error:
             raise ValueError(f"SMTP2CF_API_BASE_URL={base_url}: {error}") from None
         self._host = base.host
+        self._names = names
         self._account_url = f"{base}/accounts/{account_id}"
         self._send_raw = _target(f"{self._account_url}/email/sending/send_raw")
         self._timeout = timeout
@@ -98,6 +100,7 @@ class Client:
             timeout=timeout,
             transport=self._transport,
             pacer=self.pacer,
+            names=names,
         )
         self._base = base
         self._account_id = account_id
@@ -187,7 +190,7 @@ class Client:
 
     def _read(self, answer: Answer, recipients: Sequence[str], turn: Turn) -> Sent | SendError:
         """What an answer means, and for the pacer, too."""
-        result = sent_in(answer, recipients) or _error_in(answer)
+        result = sent_in(answer, recipients) or _error_in(answer, self._names)
         if isinstance(result, SendError) and _is_throttled(answer, result):
             self.pacer.block(turn, result.retry_after)
         elif answer.status < 500:
@@ -216,7 +219,7 @@ class Client:
             if isinstance(status, str):
                 reason = "" if status == "active" else f"Cloudflare says the token is {one_line(status, 40)}"
                 return TokenState(status == "active", reason)
-        error = answer.error or error_of(answer.status, b"", None)
+        error = answer.error or error_of(answer.status, b"", None, self._names)
         if not isinstance(error, TokenRefusedError):
             raise error
         return TokenState(False, error.reply.text)
@@ -245,11 +248,11 @@ def _target(url: str) -> bytes:
     return httpx.URL(url).raw_path
 
 
-def _error_in(answer: Answer) -> SendError:
+def _error_in(answer: Answer, names: Mapping[str, str]) -> SendError:
     """The error that an unsuccessful answer means."""
     header = answer.headers.get
     retry_after = retry_after_of(header("Retry-After", ""), header("Ratelimit", ""), header("Date", ""))
-    return error_of(answer.status, answer.body, retry_after)
+    return error_of(answer.status, answer.body, retry_after, names)
 
 
 def _is_throttled(answer: Answer, error: SendError) -> bool:

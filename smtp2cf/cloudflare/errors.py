@@ -6,7 +6,7 @@ some of the same codes); then the HTTP status. Knows no socket.
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import httpx
@@ -31,6 +31,8 @@ NEVER_SENT = (
     httpx.UnsupportedProtocol,
 )
 """Errors of a transport that happen before a request goes out."""
+AS_IN_THE_ENVIRONMENT: Mapping[str, str] = {}
+"""The names of settings that replies have, where they are the right ones."""
 _DIGITS = re.compile(r"[0-9]{1,9}")
 
 
@@ -194,15 +196,20 @@ class _Error(NamedTuple):
 _SILENT = _Error(None, "")
 
 
-def error_of(http: int, body: bytes, retry_after: float | None) -> SendError:
-    """The SendError for an unsuccessful answer. `body` may be anything."""
+def error_of(
+    http: int, body: bytes, retry_after: float | None, names: Mapping[str, str] = AS_IN_THE_ENVIRONMENT
+) -> SendError:
+    """The SendError for an unsuccessful answer. `body` may be anything.
+
+    names: what settings of the account are called, by the name that the table has for them.
+    """
     errors = _errors_in(body)
     for row in TABLE:
         for error in errors or [_SILENT]:
             if _matches(row, http, error) and (errors or not row.from_api):
                 kind = TokenRefusedError if row.token else SendError
                 return kind(
-                    _with_words(row.reply, error, http),
+                    _with_words(_renamed(row.reply, names), error, http),
                     row.scope,
                     retry_after,
                     unanswered=not errors and http in MAYBE_SENT,
@@ -254,6 +261,12 @@ def _number_in(code: object) -> int | None:
     if isinstance(code, str) and _DIGITS.fullmatch(code):
         return int(code)
     return code if isinstance(code, int) and not isinstance(code, bool) else None
+
+
+def _renamed(reply: Reply, names: Mapping[str, str]) -> Reply:
+    for setting, name in names.items():
+        reply = reply._replace(text=reply.text.replace(setting, name))
+    return reply
 
 
 def _with_words(reply: Reply, error: _Error, http: int) -> Reply:

@@ -123,7 +123,7 @@ class Pacer:
         if self._held_until >= opening:
             return Wait(seconds, self._held_why)
         if self._budget is not None and self._opening_of_api() < opening:
-            return Wait(seconds, f"the rate limit is reached (SMTP2CF_API_RATE={self._budget.rate})")
+            return Wait(seconds, f"the rate limit is reached ({self._budget.setting}={self._budget.rate})")
         return Wait(seconds, "the rate limit of the Cloudflare account is reached")
 
     async def admit(self, deadline: float, *, waited: bool = False, known_wait: float = math.inf) -> Turn:

@@ -11,7 +11,10 @@ checks them against the installed version. Knows no Cloudflare.
 
 import asyncio
 import base64
+import os
+import re
 import select
+import ssl
 import urllib.request
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -49,6 +52,7 @@ LAST_ROUNDS = 256
 it, is through long before; whoever floods us has the loop for no longer than this takes."""
 
 
+_ERRNO = re.compile(r"\[Errno ([0-9]+)\]")
 DECODED = ("content-encoding", "content-length", "transfer-encoding")
 """Fields that say how a body was sent, which is no longer so once it has been read."""
 
@@ -313,15 +317,16 @@ def _why_unreachable(error: Exception, proxy: httpx.URL | None) -> str:
             why = error.certificate_error
             return f"its certificate is not trusted: {why} (for your own CA set SSL_CERT_FILE)"
         case aiohttp.ClientProxyConnectionError():
-            return f"the proxy {error.host}:{error.port} does not answer: {error.os_error} (HTTPS_PROXY)"
+            said = in_words(error.os_error)
+            return f"the proxy {error.host}:{error.port} does not answer: {said} (HTTPS_PROXY)"
         case aiohttp.ClientHttpProxyError():
             return f"the proxy answers {error.status} {error.message} (HTTPS_PROXY)"
         case aiohttp.ClientResponseError():
             return f"the proxy's answer is not HTTP: {error.message} (HTTPS_PROXY)"
         case aiohttp.ClientConnectorError() if proxy is not None and error.host == proxy.host:
-            return f"the proxy {error.host}:{error.port}: {error.os_error} (HTTPS_PROXY)"
+            return f"the proxy {error.host}:{error.port}: {in_words(error.os_error)} (HTTPS_PROXY)"
         case aiohttp.ClientConnectorError():
-            return str(error.os_error)
+            return in_words(error.os_error)
         case TimeoutError():
             return "no connection in time"
     return str(error) or type(error).__name__
@@ -331,7 +336,18 @@ def _why_broken(error: Exception) -> str:
     """Why there is no complete answer, for a person."""
     if isinstance(error, HttpProcessingError):
         return f"the answer is not HTTP: {error.message}"
+    if isinstance(error, OSError):
+        return in_words(error) or type(error).__name__
     return str(error) or type(error).__name__
+
+
+def in_words(error: OSError) -> str:
+    """What the system says, as part of a sentence: "connection refused"."""
+    if isinstance(error, ssl.SSLError):
+        return str(error)
+    numbers = dict.fromkeys(map(int, _ERRNO.findall(str(error))))  # of several addresses, say
+    said = [os.strerror(number) for number in numbers] or [error.strerror or str(error)]
+    return ", ".join(text[:1].lower() + text[1:] for text in said)
 
 
 def _proxy_authorization(proxy: httpx.URL) -> bytes:

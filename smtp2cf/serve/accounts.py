@@ -6,6 +6,7 @@ comes or goes, and anything else about one, waits for a restart.
 
 import functools
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from smtp2cf.cloudflare.account import Account
 from smtp2cf.journal.metrics import Gauge
@@ -25,10 +26,19 @@ NAMED_LIMIT = 5
 
 
 class AccountsInUse:
-    """One bridge's accounts. written: the tables as they stand in the file."""
+    """One bridge's accounts.
 
-    def __init__(self, settings: Settings, store: Spool | None, written: Sequence[AccountTable]) -> None:
-        self._accounts = accounts.build_all(settings, store)
+    written: the tables as they stand in the file. secrets: the files that hold secrets, by setting.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Spool | None,
+        written: Sequence[AccountTable],
+        secrets: Mapping[str, Path] = accounts.NO_FILES,
+    ) -> None:
+        self._accounts = accounts.build_all(settings, secrets, store)
         self._default = self._accounts[0] if settings.account_id else None
         self._written = written
         self._queue: Queue | None = None

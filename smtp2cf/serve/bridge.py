@@ -73,7 +73,7 @@ class Bridge:
         self.recorder = rooms.recorder(settings)
         self.access = rooms.access(settings)
         from_file = file.first.settings if file is not None else settings
-        self.accounts = AccountsInUse(settings, store, from_file.accounts)
+        self.accounts = AccountsInUse(settings, store, from_file.accounts, secrets or {})
         self.relay = _relay(settings, store, self.accounts, self.access, self._sender_refusal_at)
         closed = functools.partial(_spool_refusal, store) if store is not None else None
         self._sessions = quotas.session_limits(settings)

@@ -27,7 +27,7 @@ def relay_once(
     judged = judge(rooms.smtp_policy(settings), mail, recipients, written_at)
 
     async def run_once() -> bool:
-        built = accounts.build_all(settings)
+        built = accounts.build_all(settings, loading.files_of_secrets())
         try:
             relay = Relay(
                 accounts.choice(settings, built),

@@ -1,6 +1,6 @@
 """Accounts: those that the settings describe, and whose mail each of them sends."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -18,15 +18,19 @@ from smtp2cf.spool import Spool
 
 DEFAULT = "default"
 """What the account is called that no table describes, where there are others."""
+NO_FILES: Mapping[str, Path] = {}
 
 
-def tables(settings: Settings) -> tuple[AccountTable, ...]:
-    """A table for each account, each with the URL of its API; the default is called DEFAULT."""
+def tables(settings: Settings, secrets: Mapping[str, Path] = NO_FILES) -> tuple[AccountTable, ...]:
+    """A table for each account, each with the URL of its API; the default is called DEFAULT.
+
+    secrets: the files that hold secrets, by the name of the setting.
+    """
     default = AccountTable.model_construct(
         name=DEFAULT,
         account_id=settings.account_id,
         api_token=settings.api_token,
-        api_token_file=None,
+        api_token_file=secrets.get("api_token"),
         api_base_url=settings.api_base_url,
         api_rate=settings.api_rate,
         events_queue_id=settings.events_queue_id,
@@ -40,7 +44,11 @@ def tables(settings: Settings) -> tuple[AccountTable, ...]:
 
 def build(settings: Settings, table: AccountTable, store: Spool | None = None) -> Account:
     """One account. store: where its calls are counted. Raises SettingsError."""
-    rate, shared = table.api_rate, settings.spool_url.get_secret_value().startswith("postgres")
+    names, shared = _names(settings, table), settings.spool_url.get_secret_value().startswith("postgres")
+    budget = None
+    if (rate := table.api_rate) is not None:
+        where = names.get("SMTP2CF_API_RATE", "SMTP2CF_API_RATE")
+        budget = Budget(rate, table.account_id, store, shared=shared, setting=where)
     try:
         with public_cas():
             return Account(
@@ -50,20 +58,23 @@ def build(settings: Settings, table: AccountTable, store: Spool | None = None) -
                 timeout=settings.api_timeout,
                 concurrency=settings.api_concurrency,
                 name=table.name if settings.accounts else "",
-                budget=Budget(rate, table.account_id, store, shared=shared) if rate is not None else None,
+                budget=budget,
+                names=names,
             )
     except ValueError as error:
         raise SettingsError(str(error)) from None
 
 
-def build_all(settings: Settings, store: Spool | None = None) -> list[Account]:
+def build_all(
+    settings: Settings, secrets: Mapping[str, Path] = NO_FILES, store: Spool | None = None
+) -> list[Account]:
     """Every account, the default first. Raises SettingsError."""
-    return [build(settings, table, store) for table in tables(settings)]
+    return [build(settings, table, store) for table in tables(settings, secrets)]
 
 
-def named(settings: Settings, name: str = "") -> Account:
+def named(settings: Settings, secrets: Mapping[str, Path] = NO_FILES, name: str = "") -> Account:
     """One account, for a command; without a name, the default or the only one. Raises SettingsError."""
-    found = tables(settings)
+    found = tables(settings, secrets)
     for table in found:
         if table.name == name or (not name and (table.name == DEFAULT or len(found) == 1)):
             return build(settings, table)
@@ -109,6 +120,17 @@ def event_queues(
 def outlet_of(account: Account) -> Outlet:
     """An account as the relay uses it."""
     return Outlet(account.client.send, account.name, account, account.suppression_reasons.replies)
+
+
+def _names(settings: Settings, table: AccountTable) -> dict[str, str]:
+    """What messages about an account call its settings, by the names in the environment."""
+    token = "api_token_file" if table.api_token_file is not None else "api_token"
+    if table.name == DEFAULT:
+        return {"SMTP2CF_API_TOKEN": f"SMTP2CF_{token.upper()}"}
+    own_url = any(each.name == table.name and each.api_base_url for each in settings.accounts)
+    keys = ("account_id", "api_rate", *(("api_base_url",) if own_url else ()))
+    names = {f"SMTP2CF_{key.upper()}": f"[[account]] {table.name}: {key}" for key in keys}
+    return names | {"SMTP2CF_API_TOKEN": f"[[account]] {table.name}: {token}"}
 
 
 def without_tokens(settings: Settings) -> Settings:

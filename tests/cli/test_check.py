@@ -255,15 +255,18 @@ TABLE: list[tuple[dict[str, str], list[Finding]]] = [
     ),
     ({"API_BASE_URL": "http://127.0.0.1:1/v4"}, [error("cloudflare", "cannot reach 127.0.0.1")]),
     ({"API_TOKEN": "another"}, [error("token", "Cloudflare refuses the API token")]),
-    ({"POSTMASTER": "m@other.example"}, [warning("domains", "other.example: the token sees no such zone")]),
+    (
+        {"POSTMASTER": "m@other.example"},
+        [warning("domains", "other.example: the token finds no zone for it")],
+    ),
     (
         {"ALLOWED_SENDER_DOMAINS": "a.example.com"},
         [error("domains", "a.example.com is not set up for sending")],
     ),
-    ({"POSTMASTER": "m@bücher.example"}, [warning("domains", "xn--bcher-kva.example: the token sees no")]),
+    ({"POSTMASTER": "m@bücher.example"}, [warning("domains", "xn--bcher-kva.example: the token finds no")]),
     (
         {"ALLOWED_SENDER_DOMAINS": "*.☃.example"},  # no name has this form (RFC 5892)
-        [warning("domains", "*.☃.example: the token sees no such zone")],
+        [warning("domains", "*.☃.example: the token finds no zone for it")],
     ),
     ({"ALLOWED_SENDER_DOMAINS": "*.example.com,*.news.example.com"}, []),
     (

@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from smtp2cf.cloudflare.transport import ANSWER_LIMIT
+from smtp2cf.cloudflare.transport import ANSWER_LIMIT, in_words
 from smtp2cf.reply import DELIVERED, Scope
 from tests.cloudflare.assertions import assert_maybe_sent, assert_never_sent
 from tests.cloudflare.conftest import (
@@ -36,8 +36,25 @@ async def test_a_refused_connection(make_client: MakeClient) -> None:
         port = unused.getsockname()[1]
         error = await failed_send(make_client(f"http://127.0.0.1:{port}/client/v4"))
     assert_never_sent(error)
-    assert "127.0.0.1" in error.reply.text
-    assert "refused" in error.reply.text or "111" in error.reply.text
+    assert error.reply.text == "cannot reach 127.0.0.1: connection refused"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ConnectionRefusedError(111, "Connect call failed ('::1', 1, 0, 0)"), "connection refused"),
+        (OSError(113, "Connect call failed ('192.0.2.1', 443)"), "no route to host"),
+        (
+            OSError("Multiple exceptions: [Errno 111] Connect call failed ('::1'), [Errno 101] Network …"),
+            "connection refused, network is unreachable",
+        ),
+        (ConnectionResetError(104, "Connection reset by peer"), "connection reset by peer"),
+        (socket.gaierror(-3, "Temporary failure in name resolution"), "temporary failure in name resolution"),
+        (OSError("anything"), "anything"),
+    ],
+)
+def test_what_the_system_says_reads_like_a_sentence(error: OSError, words: str) -> None:
+    assert in_words(error) == words
 
 
 async def test_a_name_that_does_not_exist(make_client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,7 +64,7 @@ async def test_a_name_that_does_not_exist(make_client: MakeClient, monkeypatch: 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     error = await failed_send(make_client("http://api.nowhere.invalid/client/v4"))
     assert_never_sent(error)
-    assert "api.nowhere.invalid: Name or service not known" in error.reply.text.replace("[Errno -2] ", "")
+    assert error.reply.text == "cannot reach api.nowhere.invalid: name or service not known"
 
 
 @pytest.mark.parametrize("base_url", ["http://a..b/client/v4", f"http://{'a' * 300}/x", "ftp://a.example/x"])

@@ -79,7 +79,7 @@ def test_a_dead_token_holds_up_its_own_mail_only_and_everything_names_it(world: 
     world.send("a@default.example")
     assert world.senders() == ["a@default.example"]
     refused = world.bridge.wait_for_log("api.token_refused", account="shoes")
-    assert "account" in refused
+    assert "([[account]] shoes: api_token_file)" in refused["reason"]
     lines = [line for line in world.bridge.log() if line["event"] == "mail.attempt"]
     assert {(line["account"], line["status"]) for line in lines} == {
         ("shoes", "deferred"),

@@ -48,6 +48,7 @@ def test_mail_that_waits_for_a_token_goes_out_at_once_when_there_is_another(tmp_
             with bridge.client() as client:
                 client.sendmail("a@example.com", ["b@example.net"], MAIL)
         assert not sandbox.messages
+        assert "(SMTP2CF_API_TOKEN_FILE)" in bridge.wait_for_log("api.token_refused")["reason"]
         mounted(tmp_path / "secret", 2, "fresh")
         # They would have been tried again after a minute.
         wait_until(lambda: len(sandbox.messages) == 3, "the waiting mail goes out")

@@ -43,13 +43,16 @@ async def _findings(env_file: Path | None) -> AsyncIterator[Finding]:
     senders = files.senders_of_users(settings)
     for finding in listeners.listeners(settings, has_users=bool(senders)):
         yield finding
-    async for finding in _cloudflare(settings, senders):
+    async for finding in _cloudflare(settings, senders, env_file):
         yield finding
 
 
-async def _cloudflare(settings: Settings, senders: Iterable[Senders]) -> AsyncIterator[Finding]:
+async def _cloudflare(
+    settings: Settings, senders: Iterable[Senders], env_file: Path | None
+) -> AsyncIterator[Finding]:
     """What each account's API says. A domain is looked up in the account that sends for it."""
-    described = [each for each in accounts.tables(settings) if each.api_token.get_secret_value()]
+    files_of = loading.files_of_secrets(env_file)
+    described = [each for each in accounts.tables(settings, files_of) if each.api_token.get_secret_value()]
     if not described:
         yield warning("cloudflare", "not checked: that needs an account and a token")
     own = {each.name: account.domains_of_table(each) for each in settings.accounts}

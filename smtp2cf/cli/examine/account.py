@@ -102,7 +102,7 @@ async def _domains(api: Api, domains: Collection[str], *, anybody: bool) -> Asyn
 async def _any_domain(api: Api) -> Finding:
     zones = await setup.zones(api)
     if not zones:
-        return warning("domains", f"{_UNSEEN}, so it is unknown which domains are set up for sending")
+        return warning("domains", f"{_UNSEEN_ALL}, so it is unknown which domains are set up for sending")
     names = [
         found.name for zone in zones for found in await setup.sending_domains(api, zone) if found.enabled
     ]
@@ -185,5 +185,6 @@ def _in_sent_form(domain: str) -> str:
     return wildcard + domain_of(f"@{domain.removeprefix(wildcard)}")
 
 
-_UNSEEN = "the token sees no such zone (this check needs the permission Zone: Read)"
+_UNSEEN = "the token finds no zone for it (does it have the permission Zone: Read?)"
+_UNSEEN_ALL = "the token finds no zone (does it have the permission Zone: Read?)"
 _SET_UP = "add it under Email Sending in Cloudflare's dashboard; that can take 15 minutes to have an effect"
