@@ -19,6 +19,7 @@ from smtp2cf.cli.quota import quota
 from smtp2cf.cli.sandbox import sandbox
 from smtp2cf.cli.send import send
 from smtp2cf.cli.serve import serve
+from smtp2cf.cli.setup import app as setup_app
 from smtp2cf.cli.suppressions import app as suppressions_app
 from smtp2cf.cli.terminal import fail
 from smtp2cf.cli.trace import trace
@@ -34,6 +35,7 @@ app = App(help="An SMTP relay that hands mail to Cloudflare's Email Sending API.
 for command in (send, serve, sandbox, check, log, trace, forget, quota):
     app.command()(command)
 app.add_typer(queue_app, name="queue")
+app.add_typer(setup_app, name="setup")
 app.add_typer(suppressions_app, name="suppressions")
 app.add_typer(user_app, name="user")
 

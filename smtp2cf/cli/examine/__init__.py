@@ -3,14 +3,15 @@
 Each is found out by the code that serves, as far as that changes nothing. Knows no terminal.
 """
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from pathlib import Path
 
 from smtp2cf.access.senders import Senders
-from smtp2cf.cli.examine import account, configuration, files, listeners
+from smtp2cf.cli.examine import account, configuration, events, files, listeners
 from smtp2cf.cli.examine.finding import Finding, Status, warning
 from smtp2cf.settings import accounts, loading
 from smtp2cf.settings.fields import Settings
+from smtp2cf.settings.fields.tables import AccountTable
 
 __all__ = ["Finding", "Status", "examine"]
 
@@ -64,6 +65,23 @@ async def _cloudflare(
         of_default = each.name not in own
         async for finding in account.account(settings, each, domains, anybody=anybody and of_default):
             yield finding._replace(text=f"{whose}{finding.text}")
+        async for finding in _events(settings, each, domains):
+            yield finding._replace(text=f"{whose}{finding.text}")
+
+
+async def _events(
+    settings: Settings, table: AccountTable, domains: Collection[str]
+) -> AsyncIterator[Finding]:
+    """What there is of the set-up of events, where there is a queue."""
+    if not table.events_queue_id:
+        return
+    sender = accounts.build(settings, table)
+    try:
+        api = accounts.events_api(settings, sender) if table.name == accounts.DEFAULT else None
+        async for finding in events.events(api or sender.client.api, domains, table.events_queue_id):
+            yield finding
+    finally:
+        await sender.aclose()
 
 
 def _secrets(settings: Settings, env_file: Path | None) -> dict[str, Path]:
