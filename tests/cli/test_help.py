@@ -13,7 +13,7 @@ from tests.support.command import smtp2cf
 
 WORDS = {
     *("ADDRESS", "AGE", "CALLS/SECONDS", "DIRECTORY", "DOMAINS", "FILE", "HOST:PORT", "NAME", "NUMBER"),
-    *("DOMAIN", "MESSAGE-ID", "QUEUE-ID", "REASON", "SENDER", "STATUS", "TEXT"),
+    *("DOMAIN", "MESSAGE-ID", "QUEUE-ID", "QUOTA", "REASON", "SENDER", "STATUS", "TEXT"),
 }
 
 
