@@ -63,7 +63,7 @@ def events(
     logs.configure("error", "auto")
     settings = loading.load(env_file)
     check.require_account(settings)
-    found = accounts.named(settings, account)
+    found = accounts.named(settings, loading.files_of_secrets(env_file), account)
     try:
         token = secret_in(token_file) if token_file is not None else ""
     except FileError as error:
