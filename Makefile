@@ -6,7 +6,7 @@ SET_UP := $(VENV)/.set-up
 TESTS  ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check audit fuzz bench attack lock config man manifests dist sbom clean
+.PHONY: help run test check audit fuzz bench attack lock config man manifests dist packages sbom deb clean
 
 help:  ## this list
 	@grep -hE '^[a-z.]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -80,15 +80,24 @@ man: $(SET_UP)  ## write the man pages and the shells' completion from --help, t
 manifests: $(VENV)/.deploy  ## render the Helm chart into deploy/kubernetes
 	$(BIN)/python deploy/render.py deploy/kubernetes 2>/dev/null
 
-dist: $(VENV)/.deploy  ## build the sdist and the wheel, and try the wheel in empty environments (PYTHONS="python3.12 ...")
+dist: packages  ## build the sdist and the wheel, and try the wheel in empty environments (PYTHONS="python3.12 ...")
+	$(BIN)/python deploy/package.py try dist/*.whl $(PYTHONS)
+
+packages: $(VENV)/.deploy
 	rm -rf dist build/sdist
 	$(BIN)/hatchling build --target sdist
 	mkdir -p build/sdist && tar -xzf dist/*.tar.gz -C build/sdist --strip-components 1
 	cd build/sdist && $(abspath $(BIN))/hatchling build --target wheel --directory $(CURDIR)/dist
 	$(BIN)/twine check --strict dist/*
-	$(BIN)/python deploy/package.py try dist/*.whl $(PYTHONS)
 
 PYTHONS ?= $(PYTHON)
+
+deb: packages  ## Debian's packages smtp2cf and smtp2cf-mta in dist/, for this host's python3; needs debhelper
+	rm -rf build/deb && mkdir -p build/deb/smtp2cf/dist
+	tar -xzf dist/*.tar.gz -C build/deb/smtp2cf --strip-components 1
+	cp dist/*.whl build/deb/smtp2cf/dist/
+	cd build/deb/smtp2cf && PIP="$(abspath $(BIN))/python -m pip" dpkg-buildpackage --build=binary --unsigned-changes
+	mv build/deb/*.deb dist/
 
 sbom: dist  ## what is installed with it, in dist/smtp2cf.cdx.json (CycloneDX)
 	$(BIN)/python deploy/package.py sbom dist/*.whl dist/smtp2cf.cdx.json

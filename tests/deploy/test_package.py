@@ -1,6 +1,6 @@
 """What is released: the sdist, the image for two architectures, and the step of CI that tries the packages.
 
-`make dist` builds the packages and tries them in empty environments, which takes a minute: .ci/run has it.
+`make dist`, `make sbom` and `make deb` build and try the packages, which takes minutes: .ci/run has them.
 """
 
 import re
@@ -9,6 +9,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
+from smtp2cf import __version__
 
 ROOT = Path(__file__).parents[2]
 NOT_NAMED = {".gitignore", "pyproject.toml"}
@@ -37,5 +39,12 @@ def test_the_bake_file_builds_the_image_for_two_architectures() -> None:
     assert variables == {*arguments, "TAG"}
 
 
-def test_ci_builds_the_packages() -> None:
-    assert "make sbom" in (ROOT / ".ci/run").read_text(encoding="utf-8")
+def test_debians_packages_are_of_this_version() -> None:
+    changelog = (ROOT / "debian/changelog").read_text(encoding="utf-8")
+    assert re.findall(r"^smtp2cf \(([^)]*)\)", changelog, re.MULTILINE)[0] == __version__
+
+
+def test_ci_builds_and_tries_the_packages() -> None:
+    ci = (ROOT / ".ci/run").read_text(encoding="utf-8")
+    assert "make dist sbom deb" in ci
+    assert "deploy/try_deb.sh dist" in ci
