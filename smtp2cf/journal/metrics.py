@@ -82,8 +82,11 @@ class Histograms(Collector):
     def collect(self) -> Iterable[Metric]:
         """For a scrape."""
         family = HistogramMetricFamily(*self._family)
+        several = any(account for _, account in self._observed)
         for (label, account), observed in self._observed.items():
             buckets, total = observed.for_scrape()
+            if several and not account and not buckets[-1][1]:
+                continue
             labels, name = {**_of(account), self._label: label}, self._family[0]
             for bound, count in buckets:
                 family.add_sample(f"{name}_bucket", {**labels, "le": bound}, count)

@@ -1,6 +1,6 @@
 """Accounts: those that the settings describe, and whose mail each of them sends."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -131,6 +131,26 @@ def _names(settings: Settings, table: AccountTable) -> dict[str, str]:
     keys = ("account_id", "api_rate", *(("api_base_url",) if own_url else ()))
     names = {f"SMTP2CF_{key.upper()}": f"[[account]] {table.name}: {key}" for key in keys}
     return names | {"SMTP2CF_API_TOKEN": f"[[account]] {table.name}: {token}"}
+
+
+def doubts(settings: Settings) -> Iterator[str]:
+    """A line for each account that sends nothing, and each sender of ours whose mail none sends."""
+    for table in settings.accounts:
+        if not table.sender_domains and not table.users:
+            yield f"[[account]] {table.name} sends no mail: name its sender_domains or its users"
+    if settings.account_id or not settings.accounts:
+        return
+    covered = [Senders.parse(table.sender_domains) for table in settings.accounts if table.sender_domains]
+    ours = {
+        "SMTP2CF_POSTMASTER": settings.postmaster,
+        "SMTP2CF_NULL_SENDER_ADDRESS": settings.null_sender_address,
+    }
+    for setting, address in ours.items():
+        if address and not any(senders.allow(address) for senders in covered):
+            yield (
+                f"{setting}={address} can't send, for no account does: name its domain in the sender_domains"
+                " of an [[account]]"
+            )
 
 
 def without_tokens(settings: Settings) -> Settings:

@@ -8,6 +8,7 @@ from pydantic import SecretStr
 from smtp2cf.cloudflare.health import State
 from smtp2cf.reply import Reply
 from smtp2cf.serve.accounts import AccountsInUse
+from smtp2cf.settings.accounts import doubts
 from smtp2cf.settings.fields import Settings
 from smtp2cf.settings.fields.tables import AccountTable
 
@@ -66,6 +67,25 @@ async def test_what_waits_for_a_restart_changes_no_list(
         outlet = accounts.choice.for_("", f"a@{name}.example")
         assert outlet is not None
         assert outlet.name == name
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, []),
+        ({"postmaster": "p@other.example"}, []),
+        ({"account_id": "", "postmaster": "p@shoes.example"}, []),
+        ({"account_id": "", "postmaster": "p@other.example"}, ["SMTP2CF_POSTMASTER=p@other.example can't"]),
+        (
+            {"accounts": (TABLES[0].model_copy(update={"sender_domains": ()}),)},
+            ["[[account]] shoes sends no"],
+        ),
+    ],
+)
+def test_what_no_account_would_send_is_said(change: dict[str, object], said: list[str]) -> None:
+    lines = list(doubts(settings().model_copy(update=change)))
+    assert len(lines) == len(said)
+    assert all(line.startswith(begins) for line, begins in zip(lines, said, strict=True))
 
 
 async def test_a_bridge_may_have_no_default(accounts: AccountsInUse) -> None:
