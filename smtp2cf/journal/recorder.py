@@ -109,7 +109,8 @@ class Recorder:
         if len(self._notes) >= MOST or self._octets >= MOST_OCTETS:
             self._left_out += 1
             return
-        head = message[:HEAD_LIMIT]
+        end = message.find(b"\r\n\r\n", 0, HEAD_LIMIT)
+        head = message[: end + 2 if end >= 0 else HEAD_LIMIT]
         self._octets += len(head)
         self._notes.append(Note(envelope, steps, head, size or len(message), parent, account))
         self._something.set()

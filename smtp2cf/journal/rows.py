@@ -11,6 +11,7 @@ one place, and a search looks through the segments from the newest on, until it 
 Knows nothing of a database.
 """
 
+import functools
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,11 +45,17 @@ class Address(NamedTuple):
     @classmethod
     def of(cls, address: str) -> "Address":
         """Its parts; the domain is "" where there is none."""
-        local, at, _ = address.rpartition("@")
-        return cls(storable(local), storable(domain_of(address))) if at else cls(storable(address), "")
+        local, at, domain = address.rpartition("@")
+        return cls(storable(local), _compared(domain)) if at else cls(storable(address), "")
 
     def __str__(self) -> str:
         return f"{self.local}@{self.domain}" if self.domain else self.local
+
+
+@functools.lru_cache(maxsize=4096)
+def _compared(domain: str) -> str:
+    """A domain in the form that is compared."""
+    return storable(domain_of(f"@{domain}"))
 
 
 @dataclass(slots=True)
@@ -124,7 +131,7 @@ def texts_of(entries: Iterable[Entry]) -> set[str]:
     found: set[str] = set()
     for message, steps in entries:
         found.update((message.header_from, message.client, message.user, message.helo, message.account))
-        found.update(domain_of(address) for address in (message.sender, *message.recipients))
+        found.update(Address.of(address).domain for address in (message.sender, *message.recipients))
         for step in steps:
             found.update((step.reply, step.detail))
         found.add(message.rewritten)

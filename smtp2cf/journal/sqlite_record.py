@@ -28,6 +28,12 @@ AT_ONCE = 2000
 DAY = 86400
 PIECES = (256, 32, 4, 1)
 """Rows of one statement, so that few different ones do for any number."""
+# Named, because a newer bridge may have added some.
+_MESSAGE = (
+    "id, queue_id, received, recipients, sender, sender_domain, header_from, client, login, helo, account,"
+    " size, original_id, parent, subject, step"
+)
+_STEP = "id, recipient, at, kind, reply, detail, attempt, message_id, previous"
 _IN = "IN (SELECT value FROM json_each(?))"
 
 
@@ -84,10 +90,10 @@ def _known(connection: sqlite3.Connection, queue_ids: Sequence[str]) -> dict[str
 
 
 def _write(connection: sqlite3.Connection, rows: Rows) -> None:
-    _insert(connection, "INSERT INTO message", rows.messages)
-    _insert(connection, "INSERT INTO recipient", rows.recipients)
-    _insert(connection, "INSERT INTO step", rows.steps)
-    _insert(connection, "INSERT OR IGNORE INTO word", rows.words)
+    _insert(connection, f"INSERT INTO message ({_MESSAGE})", rows.messages)
+    _insert(connection, "INSERT INTO recipient (id, local, domain, status, step)", rows.recipients)
+    _insert(connection, f"INSERT INTO step ({_STEP})", rows.steps)
+    _insert(connection, "INSERT OR IGNORE INTO word (segment, hash, message)", rows.words)
     connection.execute(
         "UPDATE recipient SET status = v.status, step = v.step"
         " FROM (SELECT json_extract(value, '$[0]') AS status, json_extract(value, '$[1]') AS step,"
@@ -101,12 +107,12 @@ def _write(connection: sqlite3.Connection, rows: Rows) -> None:
         (json.dumps(rows.changed_messages),),
     )
     connection.executemany(
-        "INSERT INTO segment VALUES (?, ?, ?) ON CONFLICT (id)"
+        "INSERT INTO segment (id, first, last) VALUES (?, ?, ?) ON CONFLICT (id)"
         " DO UPDATE SET first = min(first, excluded.first), last = max(last, excluded.last)",
         [(segment, *times) for segment, times in rows.segments.items()],
     )
     connection.executemany(
-        "INSERT INTO tally VALUES (?, ?, ?) ON CONFLICT (minute, status)"
+        "INSERT INTO tally (minute, status, recipients) VALUES (?, ?, ?) ON CONFLICT (minute, status)"
         " DO UPDATE SET recipients = recipients + excluded.recipients",
         [(*key, count) for key, count in rows.tallies.items()],
     )

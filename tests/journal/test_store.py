@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -348,3 +349,33 @@ def test_addresses_are_compared_as_they_are_sent() -> None:
     assert Address.of("A@EXAMPLE.org.") == ("A", "example.org")
     assert Address.of("a@bücher.example") == ("a", "xn--bcher-kva.example")
     assert str(Address.of("postmaster")) == "postmaster"
+
+
+async def _change(place: Place, *statements: str) -> None:
+    """Change a journal as a newer bridge might."""
+    if isinstance(place.spool, Path):
+        connection = sqlite3.connect(place.spool.with_name("journal.sqlite3"))
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
+        connection.close()
+    else:
+        import asyncpg
+
+        server = await asyncpg.connect(place.spool)
+        for statement in statements:
+            await server.execute(statement.replace("ALTER TABLE ", "ALTER TABLE smtp2cf_journal_"))
+        await server.close()
+
+
+async def test_a_newer_bridges_journal_is_used_unless_it_needs_more(place: Place) -> None:
+    await place.open().record([Entry(message("Q1"), [sent()])])
+    table = "journal" if isinstance(place.spool, Path) else "smtp2cf_journal"
+    await _change(place, f"UPDATE {table} SET version = 99", "ALTER TABLE message ADD COLUMN more INTEGER")
+    older = place.open()
+    await older.record([Entry(message("Q2"), [sent()])])
+    assert await found(older) == ["Q2 anna@example.org", "Q1 anna@example.org"]
+    needs = "PRAGMA user_version = 99" if table == "journal" else f"UPDATE {table} SET min_reader = 99"
+    await _change(place, needs)
+    with pytest.raises(JournalError, match="newer smtp2cf"):
+        await place.open().record([Entry(message("Q3"), [])])
