@@ -102,8 +102,9 @@ class Counts:
         if charges.count(usage, charge, now):
             self._on_scarce(charge, usage.sum)
         if self._store is not None:
+            if not self._unwritten:
+                self._counted.set()
             self._unwritten.add(charge.name)
-            self._counted.set()
 
     def _forget_idle(self, now: float) -> None:
         """Drop up to two names for the one that comes: so many at a time that no call takes long."""
@@ -127,10 +128,10 @@ class Counts:
 
     async def write(self) -> None:
         """Write what was counted. What can't be written now is written the next time."""
+        self._counted.clear()
         if self._store is None or not self._unwritten:
             return
         names, self._unwritten = self._unwritten, set()
-        self._counted.clear()
         kept = {
             name: Kept(self._usages[name].text(), charges.lasts(charges.seconds_of(name)))
             for name in names

@@ -22,6 +22,8 @@ from smtp2cf.envelope import address_key
 from smtp2cf.journal import quotas as journal
 from smtp2cf.reply import Reply, SendError
 
+REMEMBERED = 1024
+"""Who is counted for which client, user and sender: so many of them are not worked out again."""
 NETWORK = 64
 """Bits of an IPv6 address that are one client."""
 
@@ -56,6 +58,7 @@ class Quotas:
         self._allowance = allowance
         self._counts = counts
         self._of_user = of_user
+        self._charges = functools.lru_cache(maxsize=REMEMBERED)(self._find_charges)
 
     def message(self, client: str, user: str, sender: str) -> Judgement:
         """At MAIL: count a message, or the 450 if it is one too many."""
@@ -66,22 +69,25 @@ class Quotas:
         return self._take("recipients", client, user, sender)
 
     def _take(self, what: What, client: str, user: str, sender: str) -> Judgement:
-        charges = self._charges(what, client, user, sender)
+        own = self._of_user(user) if user and self._of_user is not None else None
+        charges = self._charges(what, client, user, sender, own)
         if not charges:
             return None
         if isinstance(self._counts, SharedCounts):
             return _take_shared(self._counts, charges)
         return _reply(self._counts.take(charges))
 
-    def _charges(self, what: What, client: str, user: str, sender: str) -> list[Charge]:
+    def _find_charges(
+        self, what: What, client: str, user: str, sender: str, own: tuple[Named, ...] | None
+    ) -> Sequence[Charge]:
+        """own: the user's own limits, None for those of all users."""
         allowance = self._allowance
         charges: list[Charge] = []
         if allowance.client.limits and client:
             charges += _charges("client", allowance.client, what, client_key(client))
         if user:
-            own = self._of_user(user) if self._of_user is not None else None
-            ruling = allowance.user if own is None else Ruling(own)
-            charges += _charges("user", ruling, what, user)
+            of_user = allowance.user if own is None else ruling(*own)
+            charges += _charges("user", of_user, what, user)
         if allowance.sender.limits:
             charges += _charges("sender", allowance.sender, what, sender_key(sender))
         return charges
@@ -107,10 +113,10 @@ def ruling(*limits: Named, scope: str = "") -> Ruling:
     return Ruling(strictest(limits), scope)
 
 
-def _charges(kind: str, ruling: Ruling, what: What, who: str) -> Sequence[Charge]:
+def _charges(kind: str, held_to: Ruling, what: What, who: str) -> Sequence[Charge]:
     return [
-        Charge(name_of(family_of(kind, ruling.scope, what), named.limit.seconds, who), who, named)
-        for named in ruling.limits
+        Charge(name_of(family_of(kind, held_to.scope, what), named.limit.seconds, who), who, named)
+        for named in held_to.limits
         if named.limit.what == what
     ]
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from smtp2cf.access.charge import SCARCE, name_of
 from smtp2cf.access.limit import Named
-from smtp2cf.access.quotas import OfUser, Ruling, family_of, until
+from smtp2cf.access.quotas import OfUser, Ruling, family_of, ruling, until
 from smtp2cf.access.usage import Usage
 
 
@@ -38,7 +38,7 @@ def nearly_used_up(
     for name, text in counts.items():
         prefix, who = _parts(name)
         own = of_user(who) if of_user is not None and name.startswith("user/") else None
-        limits = general if own is None else dict(_by_prefix("user", Ruling(own)))
+        limits = general if own is None else dict(_by_prefix("user", ruling(*own)))
         if (named := limits.get(prefix)) is not None:
             used = _used(who, text, now, named)
             found += [used] if used.used >= named.limit.number * SCARCE else []

@@ -158,7 +158,8 @@ def test_counts_of_one_listener_are_its_own() -> None:
 
 
 def test_a_users_own_quota_takes_the_place_of_the_general_one() -> None:
-    own = {"anna": named("5 messages/1m", "users file").limits, "free": ()}
+    twice = (Named(one, "users file") for one in limit.parse("5 messages/1m, 7 messages/1m"))
+    own = {"anna": tuple(twice), "free": ()}
     quotas = Quotas(Allowance(user=named("2 messages/1m")), Counts(clock=Clock()), own.get)
     assert let_through(quotas, "message", CLIENT, "anna", "") == 5
     assert let_through(quotas, "message", CLIENT, "bert", "") == 2
