@@ -109,7 +109,8 @@ def _candidates(
             )
             yield from _recipients_of(connection, [number for (number,) in words])
         else:
-            yield from _of_segment(connection, segment, _rarest(connection, segment, terms))
+            bounds = _bounds(connection, segment, which)
+            yield from _of_segment(connection, segment, _rarest(connection, segment, terms), bounds)
 
 
 def _segments(connection: sqlite3.Connection, which: Search) -> list[int]:
@@ -121,6 +122,27 @@ def _segments(connection: sqlite3.Connection, which: Search) -> list[int]:
         (since, until, highest),
     )
     return [segment for (segment,) in rows]
+
+
+def _bounds(connection: sqlite3.Connection, segment: int, which: Search) -> tuple[int, int]:
+    """Between which numbers of the segment, the second excluded, all is that was received in the time that is
+    asked for: numbers rise with time, but for a few messages that were recorded late."""
+    lowest, end = segment << SEGMENT_BITS, (segment + 1) << SEGMENT_BITS
+    first, last = connection.execute("SELECT first, last FROM segment WHERE id = ?", (segment,)).fetchone()
+    bounds = [lowest, end if which.before is None else min(end, which.before)]
+    within = "FROM message WHERE id >= ? AND id < ? AND received"
+    if which.until is not None and last > milliseconds(which.until):
+        for (after,) in connection.execute(
+            f"SELECT id + recipients {within} <= ? ORDER BY id DESC LIMIT 1",
+            (lowest, end, milliseconds(which.until)),
+        ):
+            bounds[1] = min(bounds[1], after)
+    if which.since is not None and first < milliseconds(which.since):
+        for (begin,) in connection.execute(
+            f"SELECT id {within} >= ? ORDER BY id LIMIT 1", (lowest, end, milliseconds(which.since))
+        ):
+            bounds[0] = begin
+    return bounds[0], bounds[1]
 
 
 def _rarest(connection: sqlite3.Connection, segment: int, terms: Sequence[Term]) -> Term | None:
@@ -141,19 +163,19 @@ def _count(connection: sqlite3.Connection, segment: int, term: Term) -> int:
     return count
 
 
-def _of_segment(connection: sqlite3.Connection, segment: int, term: Term | None) -> Iterator[Sequence[int]]:
+def _of_segment(
+    connection: sqlite3.Connection, segment: int, term: Term | None, bounds: tuple[int, int]
+) -> Iterator[Sequence[int]]:
     if term is None:
-        lowest = segment << SEGMENT_BITS
         rows = connection.execute(
-            "SELECT id FROM recipient WHERE id >= ? AND id < ? ORDER BY id DESC",
-            (lowest, lowest + (1 << SEGMENT_BITS)),
+            "SELECT id FROM recipient WHERE id >= ? AND id < ? ORDER BY id DESC", bounds
         )
         yield from _chunks(rows)
         return
     rows = connection.execute(
         f"SELECT {term.table}.id FROM {_TABLES[term.table]} WHERE {_in_segment(term.table)} AND {term.where}"  # noqa: S608 - constants
-        f" ORDER BY {term.table}.id DESC",
-        (segment, *term.values),
+        f" AND {term.table}.id >= ? AND {term.table}.id < ? ORDER BY {term.table}.id DESC",
+        (segment, *term.values, *bounds),
     )
     for numbers in _chunks(rows):
         if term.table == "m":

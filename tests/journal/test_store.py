@@ -192,6 +192,31 @@ async def test_a_search_crosses_segments(journal: Journal) -> None:
     ]
 
 
+async def test_times_are_found_within_a_segment_though_some_are_late(journal: Journal) -> None:
+    times = [0, 1, 2, 9, 3, 4, 1, 5, 6, 7, 8, 10]
+    names = [f"q{at}.{number}" for number, at in enumerate(times)]
+    await journal.record(
+        [
+            Entry(message(name, f"{name}@x", at=NOON + at, sender=f"s{at % 2}@y"), [sent(f"{name}@x")])
+            for name, at in zip(names, times, strict=True)
+        ]
+    )
+    for since in (None, 0, 1, 4, 9, 11):
+        for until in (None, 0, 1, 5, 9, 11):
+            bounds = {name: NOON + at for name, at in (("since", since), ("until", until)) if at is not None}
+            within = [
+                (name, at)
+                for name, at in zip(names, times, strict=True)
+                if (since is None or at >= since) and (until is None or at <= until)
+            ][::-1]
+            expected = [f"{name} {name}@x" for name, _ in within]
+            assert await found(journal, **bounds) == expected
+            assert await found(journal, recipient="@x", **bounds) == expected
+            assert await found(journal, sender="s1", **bounds) == [
+                f"{name} {name}@x" for name, at in within if at % 2
+            ]
+
+
 async def test_steps_come_one_after_another_and_the_last_one_counts(place: Place) -> None:
     one, other = place.open(), place.open()
     to = ("anna@example.org", "ben@example.org")
