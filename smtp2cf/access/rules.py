@@ -3,11 +3,13 @@
 argon2 is loaded only if there are users.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from smtp2cf.access.quotas import OfUser
+from smtp2cf.access.sender_rewriting import SenderRewriting
 from smtp2cf.access.senders import SenderRules, Senders
 from smtp2cf.envelope import Authenticate, SenderRefusal
 from smtp2cf.listen.file_watch import Rereadable
@@ -20,7 +22,8 @@ class Access(NamedTuple):
     """What a session and the relay ask. None means that nothing is refused.
 
     authenticate: see smtp2cf.access.logins. close: ends its threads. users: re-read when they change.
-    quota_of: what a user may send, where that is set for the user.
+    quota_of: what a user may send, where that is set for the user. refusal_at: sender_refusal at the listener
+    with a name. use_allowed: takes another list of what anybody may send as.
     """
 
     authenticate: Authenticate | None = None
@@ -28,20 +31,45 @@ class Access(NamedTuple):
     close: Callable[[], None] = lambda: None
     users: Rereadable | None = None
     quota_of: OfUser | None = None
+    refusal_at: Callable[[str], SenderRefusal | None] = lambda _: None
+    use_allowed: Callable[[Sequence[str]], None] = lambda _: None
 
 
-def open_access(users_file: Path | None, allowed_senders: Sequence[str], on_login: "OnLogin") -> Access:
+def open_access(
+    users_file: Path | None,
+    allowed_senders: Sequence[str],
+    on_login: "OnLogin",
+    rewriting: SenderRewriting | None = None,
+) -> Access:
     """Access with the users of a file (None: no users) and what anybody may send as (empty: anything).
 
-    on_login: called for every login. Raises UsersFileError, a ValueError, if the file can't be used.
+    rewriting: what becomes of senders, which may change at any time; None if nothing ever does. on_login:
+    called for every login. Raises UsersFileError, a ValueError, if the file can't be used.
     """
     everybody = Senders.parse(allowed_senders)
+    if users_file is None and not allowed_senders and rewriting is None:
+        return Access()
+    rewriting = rewriting or SenderRewriting(allowed=everybody)
+    rules = SenderRules(everybody, becomes=rewriting.becomes)
+
+    def use_allowed(patterns: Sequence[str]) -> None:
+        rules.everybody = Senders.parse(patterns)
+        rewriting.use_allowed(rules.everybody)
+
+    access = Access(
+        sender_refusal=rules.refusal,
+        refusal_at=lambda name: functools.partial(rules.refusal, listener=name),
+        use_allowed=use_allowed,
+    )
     if users_file is None:
-        return Access(sender_refusal=SenderRules(everybody).refusal if allowed_senders else None)
+        return access
     from smtp2cf.access.logins import Logins
     from smtp2cf.access.users import UsersFile
 
     users = UsersFile(users_file)
+    rules.senders_of = users.senders_of
+    rewriting.use_default_of(users.sender_default_of)
     logins = Logins(users, on_login)
-    refusal = SenderRules(everybody, users.senders_of).refusal
-    return Access(logins.authenticate, refusal, logins.close, users, users.quota_of)
+    return access._replace(
+        authenticate=logins.authenticate, close=logins.close, users=users, quota_of=users.quota_of
+    )

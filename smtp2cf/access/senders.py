@@ -20,6 +20,9 @@ SHOWN_LIMIT = 100
 
 SendersOf = Callable[[str], "Senders | None"]
 """What a user may send as; None if there is no such user."""
+Becomes = Callable[[str, str, str], str]
+"""(address, user, listener) → the address that is sent."""
+NO_MATCH = ": no pattern of [senders] matches it, and there is no SMTP2CF_SENDER_DEFAULT"
 
 PATTERN = re.compile(
     r"""(?:(?P<local>\*|[^\s@*<>()\[\]\\,;:"]+)@)?
@@ -94,30 +97,45 @@ ANY = Senders()
 class SenderRules:
     """Who may send as whom: rules for everybody (SMTP2CF_ALLOWED_SENDER_DOMAINS) and for each user.
 
-    senders_of: None if there are no users.
+    A user's rules are held against what the client says, those for everybody against what becomes of it.
+    senders_of: None if there are no users. becomes: (address, user, listener) → the address that is sent.
     """
 
-    def __init__(self, everybody: Senders = ANY, senders_of: SendersOf | None = None) -> None:
-        self._everybody = everybody
-        self._senders_of = senders_of
+    def __init__(
+        self,
+        everybody: Senders = ANY,
+        senders_of: SendersOf | None = None,
+        becomes: Becomes = lambda address, *_: address,
+    ) -> None:
+        self.everybody = everybody
+        self.senders_of = senders_of
+        self._becomes = becomes
 
-    def refusal(self, user: str, address: str) -> Reply | None:
+    def refusal(self, user: str, address: str, listener: str = "") -> Reply | None:
         """None if `user` ("" for nobody) may send as `address`, else 550 5.7.1.
 
         Everybody who may send at all may use the null reverse path: it is sent as NULL_SENDER_ADDRESS. A user
         who has been deleted may not send at all.
         """
         if user:
-            senders = self._senders_of(user) if self._senders_of is not None else None
+            senders = self.senders_of(user) if self.senders_of is not None else None
             if senders is None:
                 text = f"user {one_line(user, SHOWN_LIMIT)} is no longer in SMTP2CF_USERS_FILE"
                 return Reply(550, "5.7.1", text)
             if address and not senders.allow(address):
                 who = f"user {one_line(user, SHOWN_LIMIT)} may not send as <{one_line(address, SHOWN_LIMIT)}>"
                 return Reply(550, "5.7.1", f"{who}: SMTP2CF_USERS_FILE allows {senders}")
-        if address and not self._everybody.allow(address):
-            text = f"sending as <{one_line(address, SHOWN_LIMIT)}> is not allowed"
-            return Reply(550, "5.7.1", f"{text}: SMTP2CF_ALLOWED_SENDER_DOMAINS allows {self._everybody}")
+        if not address:
+            return None
+        sent = self._becomes(address, user, listener)
+        if "@" not in sent:
+            return Reply(
+                553, "5.1.3", f"<{one_line(address, SHOWN_LIMIT)}>: the address has no domain{NO_MATCH}"
+            )
+        if not self.everybody.allow(sent):
+            instead = f", which <{one_line(address, SHOWN_LIMIT)}> becomes," if sent != address else ""
+            text = f"sending as <{one_line(sent, SHOWN_LIMIT)}>{instead} is not allowed"
+            return Reply(550, "5.7.1", f"{text}: SMTP2CF_ALLOWED_SENDER_DOMAINS allows {self.everybody}")
         return None
 
 

@@ -20,7 +20,8 @@ from argon2 import Parameters, extract_parameters
 
 from smtp2cf.access import limit
 from smtp2cf.access.limit import Limit, Named, written
-from smtp2cf.access.senders import ANY, Senders
+from smtp2cf.access.senders import ANY, PATTERN, Senders
+from smtp2cf.envelope import sent_form
 from smtp2cf.listen import files
 from smtp2cf.listen.file_watch import FileWatch, Stamps
 from smtp2cf.reply import UNPRINTABLE
@@ -52,17 +53,23 @@ class UsersFileError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """One line of the file. quota: what the user may send, None for what others may."""
+    """One line of the file.
+
+    quota: what the user may send, None for what others may. sender_default: replaces the user's senders that
+    may not send, "" for nobody.
+    """
 
     name: str
     hash: str = field(repr=False)
     senders: Senders = ANY
     quota: tuple[Limit, ...] | None = None
+    sender_default: str = ""
 
     @property
     def line(self) -> str:
         """The line, without its end."""
         options = [f"quota={written(self.quota)}"] if self.quota is not None else []
+        options += [f"sender_default={self.sender_default}"] if self.sender_default else []
         senders = [",".join(self.senders.written)] if self.senders.written or options else []
         return ":".join([self.name, self.hash, *senders, *options])
 
@@ -102,6 +109,11 @@ class UsersFile:
         if user is None or user.quota is None:
             return None
         return tuple(Named(limit, QUOTA_SETTING) for limit in user.quota)
+
+    def sender_default_of(self, name: str) -> str:
+        """What replaces a user's senders that may not send, "" for nothing of the user's own."""
+        user = self.find(name)
+        return "" if user is None else user.sender_default
 
     async def watch(self) -> None:
         """Re-read the file when it changes, until cancelled."""
@@ -204,7 +216,9 @@ def _options(given: Sequence[str]) -> dict[str, Any]:
     for option in given:
         name, equals, value = (part.strip() for part in option.partition("="))
         if name not in OPTIONS or not equals:
-            raise ValueError(f"{option!r} is not an option: there is {', '.join(OPTIONS)}=…")
+            raise ValueError(
+                f"{option!r} is not an option: there is {', '.join(f'{known}=…' for known in OPTIONS)}"
+            )
         try:
             found[name] = OPTIONS[name](value)
         except ValueError as error:
@@ -212,7 +226,14 @@ def _options(given: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-OPTIONS: Mapping[str, Callable[[str], Any]] = {"quota": limit.parse}
+def _address(text: str) -> str:
+    found = PATTERN.fullmatch(text)
+    if found is None or found["local"] in (None, "*") or found["subdomains"] or not text.isascii():
+        raise ValueError("it must be an address such as printer@example.com")
+    return sent_form(text)
+
+
+OPTIONS: Mapping[str, Callable[[str], Any]] = {"quota": limit.parse, "sender_default": _address}
 """What may follow a user's senders, and how each is read."""
 
 

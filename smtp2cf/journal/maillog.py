@@ -283,6 +283,15 @@ def repaired(envelope: Envelope, changed: Sequence[str]) -> None:
     record(envelope, Kind.REPAIRED, detail=", ".join(changed))
 
 
+def header_rewritten(envelope: Envelope, changed: Sequence[str], signatures: Sequence[str]) -> None:
+    """From or Sender was changed with the sender. signatures: domains whose DKIM signatures that breaks."""
+    fields = {"queue_id": envelope.queue_id, "from": envelope.reverse_path, **_as_given(envelope, ())}
+    if signatures:
+        log.warning("mail.rewritten", **fields, changed=list(changed), breaks_signature_of=list(signatures))
+    else:
+        log.info("mail.rewritten", **fields, changed=list(changed))
+
+
 def possible_duplicate(envelope: Envelope, recipients: Sequence[str]) -> None:
     """A call got no answer: its mail may have been sent, and a retry may send it twice."""
     POSSIBLE_DUPLICATES.inc()

@@ -19,6 +19,7 @@ from smtp2cf.relay.queue import Queue
 from smtp2cf.relay.retry import RetryPolicy
 from smtp2cf.relay.rewriting import Rewriting
 from smtp2cf.relay.sender_domains import SenderDomains
+from smtp2cf.relay.senders import Senders
 from smtp2cf.relay.spooled import SpooledMail
 from smtp2cf.relay.suppressed import LookUp
 from smtp2cf.relay.with_spool import WithSpool
@@ -35,9 +36,9 @@ class Relay:
     out: one account's send_raw, with its pace (what its limits leave for waiting mail) and its look_up (says
     why a recipient is suppressed); or several accounts. spool: keeps mail that can't go out now; without one
     it stays with its client. sender_refusal: who may send as whom; None if everybody may send as anybody.
-    refusal_at: the same at listeners with a name. rewriting: what becomes of addresses. following: keeps
-    those of whom events will tell, None if no events are heard. queue: sends the mail in the spool; None
-    without one.
+    refusal_at: the same at listeners with a name. rewriting: what becomes of addresses. senders: who stands
+    in for a sender whose domain Cloudflare does not know. following: keeps those of whom events will tell,
+    None if no events are heard. queue: sends the mail in the spool; None without one.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Relay:
         look_up: LookUp | None = None,
         rewriting: Rewriting | None = None,
         following: Following | None = None,
+        senders: Senders | None = None,
     ) -> None:
         bounce = bounce or BouncePolicy(hostname="localhost")
         self.rewriting = rewriting or Rewriting()
@@ -66,6 +68,7 @@ class Relay:
             bounce,
             self.sender_domains,
             repair=policy.on_invalid == "repair",
+            senders=senders,
         )
         self.queue: Queue | None = None
         if spool is None:

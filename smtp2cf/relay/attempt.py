@@ -7,6 +7,7 @@ what is learned for the next attempt last. In between are the calls (`calls`). K
 import functools
 import time
 from collections.abc import Sequence
+from typing import TypedDict
 
 from smtp2cf.cloudflare import MAX_RECIPIENTS_PER_CALL, Sent
 from smtp2cf.envelope import SENT_AS_IS, Envelope, sent_form
@@ -17,11 +18,20 @@ from smtp2cf.relay.calls import Attempt, Calls
 from smtp2cf.relay.lease import Lease
 from smtp2cf.relay.repairs import Repairs, Version, Versions, repair_all, version_of
 from smtp2cf.relay.sender_domains import SenderDomains
+from smtp2cf.relay.senders import Senders
 from smtp2cf.relay.spellings import Spellings
 from smtp2cf.relay.suppressed import LookUp, explain
 from smtp2cf.reply import RefusedError, Reply, SendError
 
 __all__ = ["Attempt", "Attempts"]
+
+
+class _How(TypedDict):
+    """How an attempt is made; see `Attempts.make`."""
+
+    patience: float
+    taken: bool
+    lease: Lease | None
 
 
 class Attempts:
@@ -30,7 +40,8 @@ class Attempts:
     out: one account's send_raw, or accounts, of which each attempt chooses one. null_sender_address: who
     stands in for `<>`, which Cloudflare does not take; "" for nobody. bounce: says who a DSN comes from.
     domains: which senders' domains may send. repair: whether a message that Cloudflare calls invalid is tried
-    repaired. look_up: says why a recipient is suppressed, where there is one account.
+    repaired. look_up: says why a recipient is suppressed, where there is one account. senders: who stands in
+    for a sender whose domain Cloudflare does not know.
     """
 
     def __init__(
@@ -42,6 +53,7 @@ class Attempts:
         *,
         repair: bool = False,
         look_up: LookUp | None = None,
+        senders: Senders | None = None,
     ) -> None:
         self._accounts = out if isinstance(out, Accounts) else Accounts.of_one(out, look_up=look_up)
         self._only = self._accounts.only
@@ -50,6 +62,7 @@ class Attempts:
         self._bounce = bounce
         self._repair = repair
         self._repairs = Repairs()
+        self._senders = senders
 
     async def make(
         self,
@@ -100,7 +113,22 @@ class Attempts:
         attempt = await Calls(Versions(version, repair_it), forms, vouched=taken).go_on(first, result)
         if known is None:
             await self._learn(sender, outlet, version, attempt, keep=is_dsn)
-        return await self._explained(attempt, sender, outlet, spelled)
+        attempt = await self._explained(attempt, sender, outlet, spelled)
+        if attempt.sender_refusal is None or not attempt.sender_refusal.permanent or is_dsn:
+            return attempt
+        how: _How = {"patience": patience, "taken": taken, "lease": lease}
+        return await self._from_another(envelope, recipients, message, how) or attempt
+
+    async def _from_another(
+        self, envelope: Envelope, recipients: Sequence[str], message: bytes, how: "_How"
+    ) -> Attempt | None:
+        """The attempt from the sender that stands in for one whose domain was never set up; None for none."""
+        other = self._senders.instead_of_unknown(envelope, message) if self._senders is not None else None
+        if other is None:
+            return None
+        attempt = await self.make(other[0], recipients, other[1], **how)
+        attempt.sent_as = attempt.sent_as or other[0].reverse_path
+        return attempt
 
     def refusal(self, envelope: Envelope) -> Reply | None:
         """The reply to new mail that no account sends; None where one does."""
@@ -158,6 +186,7 @@ class Attempts:
             domains.has_sent(domain, outlet.name)
         if refused is not None:
             error = await domains.refused(domain, refused, outlet.name, keep=keep)
+            attempt.sender_refusal = error.reply
             attempt.retry_after = max(attempt.retry_after or 0.0, error.retry_after or 0.0) or None
             attempt.outcomes = {
                 who: error.reply if reply == refused else reply for who, reply in attempt.outcomes.items()

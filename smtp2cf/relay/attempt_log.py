@@ -4,10 +4,12 @@ from smtp2cf.envelope import Envelope
 from smtp2cf.journal import maillog
 from smtp2cf.message.header import message_id
 from smtp2cf.relay.attempt import Attempt
+from smtp2cf.relay.senders import as_sent
 
 
 def log_attempt(envelope: Envelope, attempt: Attempt, message: bytes, *, attempts: int = 1) -> None:
     """Log what an attempt came to. attempts: made so far."""
+    envelope = as_sent(envelope, attempt.sent_as)
     if attempt.outcomes:
         maillog.attempted(
             envelope,

@@ -56,9 +56,10 @@ class Attempt:
     outcomes: every recipient's. message_ids: Cloudflare's, by recipient, of calls that were accepted for
     somebody. unanswered: recipients of calls without an answer; their mail may have been sent.
     unmatched: entries in Cloudflare's answers that are none of the recipients. repaired: what was repaired in
-    the message that was taken. retry_after: seconds, if Cloudflare named them. sender_refusal: Cloudflare's,
-    of a call for the sender's domain. account: which made the calls, "" where there is only one. error:
-    raised by our own code during a call, whose recipients count as unanswered.
+    the message that was taken. retry_after: seconds, if Cloudflare named them. sender_refusal: what it means
+    that Cloudflare refused the sender's domain. account: which made the calls, "" where there is only one.
+    sent_as: who it was sent as instead of the envelope's sender, "" for nobody else. error: raised by our own
+    code during a call, whose recipients count as unanswered.
     """
 
     outcomes: Outcomes = field(default_factory=dict)
@@ -69,6 +70,7 @@ class Attempt:
     retry_after: float | None = None
     sender_refusal: Reply | None = None
     account: str = ""
+    sent_as: str = ""
     error: Exception | None = None
 
 

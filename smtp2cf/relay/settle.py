@@ -28,6 +28,7 @@ from typing import Literal, NamedTuple
 from smtp2cf.envelope import Envelope, Outcomes, Verdict
 from smtp2cf.relay.as_given import as_given
 from smtp2cf.relay.attempt import Attempt
+from smtp2cf.relay.senders import as_sent
 from smtp2cf.reply import Reply, first_few, rough_duration
 
 NAMED_LIMIT = 10
@@ -143,6 +144,7 @@ def answer_to(
     envelope: Envelope, attempt: Attempt, partial_bounce: Literal["accept", "reject"], *, kept: bool
 ) -> Verdict:
     """The answers to an attempt. kept: the transient ones are in the spool and will be tried again."""
+    envelope = as_sent(envelope, attempt.sent_as)
     outcomes, queue_id, ids = attempt.outcomes, envelope.queue_id, attempt.message_ids
     if envelope.per_recipient:
         reply = joint_reply(outcomes, queue_id, ids, kept=kept)

@@ -21,6 +21,7 @@ from smtp2cf.relay.duplicates import Duplicates
 from smtp2cf.relay.lease import Lease
 from smtp2cf.relay.policy import MessagePolicy
 from smtp2cf.relay.rewriting import Rewriting
+from smtp2cf.relay.senders import as_sent
 from smtp2cf.relay.settle import Situation, answer_to, same_for_all, settle
 from smtp2cf.relay.spooled import SpooledMail
 from smtp2cf.reply import Reply, SendError
@@ -171,7 +172,7 @@ class WithSpool:
             log_attempt(envelope, attempt, message)
             self._mail.follow_soon(envelope, attempt, message)
             plan = settle(envelope, {}, attempt, self._situation)
-            dsns = dsns_for(envelope, message, plan.told, self._bounce)
+            dsns = dsns_for(as_sent(envelope, attempt.sent_as), message, plan.told, self._bounce)
             if plan.deferred:
                 return await self._keep_deferred(envelope, message, attempt, dsns, called=called)
             if dsns:

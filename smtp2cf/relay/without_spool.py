@@ -16,6 +16,7 @@ from smtp2cf.relay.checks import Checks
 from smtp2cf.relay.dsn_sender import DsnSender
 from smtp2cf.relay.policy import MessagePolicy
 from smtp2cf.relay.rewriting import Rewriting
+from smtp2cf.relay.senders import as_sent
 from smtp2cf.relay.settle import Situation, answer_to, same_for_all, settle
 from smtp2cf.reply import Reply
 from smtp2cf.spool import NewMail
@@ -80,5 +81,5 @@ class WithoutSpool:
     def _report(self, envelope: Envelope, message: bytes, attempt: Attempt) -> None:
         log_attempt(envelope, attempt, message)
         plan = settle(envelope, {}, attempt, self._situation)
-        for mail in dsns_for(envelope, message, plan.told, self._bounce):
+        for mail in dsns_for(as_sent(envelope, attempt.sent_as), message, plan.told, self._bounce):
             self._dsns.send_later(mail)

@@ -27,14 +27,17 @@ from smtp2cf.relay.drop import OverQuota
 from smtp2cf.relay.sender_domains import NOBODY_KNOWN
 from smtp2cf.reply import Reply
 from smtp2cf.serve.accounts import AccountsInUse
+from smtp2cf.serve.addresses import AddressesInUse
 from smtp2cf.serve.outside import OutsideView
 from smtp2cf.serve.rules import GENERAL, RulesInUse
 from smtp2cf.settings import listening, quotas, rooms, trial
 from smtp2cf.settings.fields import Settings
+from smtp2cf.settings.fields.tables import ListenerTable
 from smtp2cf.settings.listening import Way
 from smtp2cf.settings.reread import Reread, SettingsFile
 from smtp2cf.settings.secret_files import SecretFile
 from smtp2cf.smtpd import Listener, Rules, Server, judge, memory, over_quota
+from smtp2cf.smtpd.path import TakesName
 from smtp2cf.spool import FollowingSpool, Spool
 from smtp2cf.spool.health import SpoolHealth
 from smtp2cf.spool.item_json import items_as_json
@@ -71,10 +74,13 @@ class Bridge:
         self.spool = store
         self.spool_health = SpoolHealth(store, settings.warn_after) if store is not None else None
         self.recorder = rooms.recorder(settings)
-        self.access = rooms.access(settings)
+        self.addresses = AddressesInUse(settings, may_change=file is not None)
+        self.access = rooms.access(settings, self.addresses.of_senders)
         from_file = file.first.settings if file is not None else settings
         self.accounts = AccountsInUse(settings, store, from_file.accounts, secrets or {})
-        self.relay = _relay(settings, store, self.accounts, self.access, self._sender_refusal_at)
+        self.relay = _relay(
+            settings, store, self.accounts, self.access, self._sender_refusal_at, self.addresses
+        )
         closed = functools.partial(_spool_refusal, store) if store is not None else None
         self._sessions = quotas.session_limits(settings)
         self._counts = quotas.counts_in(store, settings)
@@ -99,7 +105,7 @@ class Bridge:
             functools.partial(items_as_json, store) if store is not None else None,
             hosts=rooms.own_names(settings),
         )
-        self.drop = _drop(settings, self.relay, closed, self._over_quota)
+        self.drop = _drop(settings, self.relay, closed, self._over_quota, self.addresses.takes_sender)
         self._read_from_files = [*self._settings_files(secrets or {}, file), *self._other_files()]
         self._drop_run: asyncio.Task[None] | None = None
         self._watches: list[asyncio.Task[None]] = []
@@ -107,10 +113,11 @@ class Bridge:
 
     def _rules_at(self, settings: Settings, way: Way) -> Rules:
         """Who may do what at one way in. What is counted is counted for all of them together."""
+        refusal = self.access.refusal_at(way.name) if way.tabled else self.access.sender_refusal
         return Rules(
-            listening.policy_at(way, rooms.smtp_policy(settings)),
+            listening.policy_at(way, rooms.smtp_policy(settings, self.addresses.takes_sender)),
             authenticate=self.access.authenticate if way.described.auth != "off" else None,
-            sender_refusal=also(self.access.sender_refusal, listening.senders_at(way), way.setting),
+            sender_refusal=also(refusal, listening.senders_at(way), way.setting),
             sessions=self._sessions,
             quotas=quotas.quotas_at(settings, way, self._counts, self.access.quota_of),
             closed=self._closed,
@@ -131,12 +138,17 @@ class Bridge:
             "spool_url": self._use_spool_url,
             "events_api_token": self.accounts.use_events_token,
             **{name: functools.partial(self.rules.use, name) for name in GENERAL},
-            "listeners": self.rules.use_listeners,
+            "listeners": self._use_listeners,
+            **self.addresses.uses(self.access),
         }
         for name, path in secrets.items():
             yield SecretFile(self._settings, name, path, uses[name])
         if file is not None:
             yield Reread(file, uses)
+
+    def _use_listeners(self, tables: Sequence[ListenerTable]) -> None:
+        self.rules.use_listeners(tables)
+        self.addresses.use_listeners(tables)
 
     def _use_spool_url(self, url: str) -> None:
         """Connect with another login. Raises ValueError if that is another spool."""
@@ -276,6 +288,7 @@ def _relay(
     accounts: AccountsInUse,
     access: Access,
     refusal_at: RefusalAt,
+    addresses: AddressesInUse,
 ) -> Relay:
     """The relay, whose waiting mail is told when calls get through again."""
     relay = Relay(
@@ -287,6 +300,8 @@ def _relay(
         sender_refusal=access.sender_refusal,
         refusal_at=refusal_at,
         following=store.following if store is not None and accounts.hear_events else None,
+        rewriting=addresses.rewriting,
+        senders=addresses.senders,
     )
     if relay.queue is not None:
         accounts.wake(relay.queue)
@@ -294,12 +309,16 @@ def _relay(
 
 
 def _drop(
-    settings: Settings, relay: Relay, closed: Callable[[], Reply | None] | None, too_many: OverQuota
+    settings: Settings,
+    relay: Relay,
+    closed: Callable[[], Reply | None] | None,
+    too_many: OverQuota,
+    takes_sender: TakesName | None,
 ) -> DropDirectory:
     """The directory where sendmail(1) leaves mail, which is judged by the same policy as over SMTP."""
     return DropDirectory(
         rooms.drop_policy(settings),
-        functools.partial(judge, rooms.smtp_policy(settings)),
+        functools.partial(judge, rooms.smtp_policy(settings, takes_sender)),
         relay.accept,
         relay.bounce,
         relay.answered,

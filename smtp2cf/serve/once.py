@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from smtp2cf.journal import logs
 from smtp2cf.relay import Relay, once
+from smtp2cf.serve.addresses import AddressesInUse
 from smtp2cf.settings import accounts, check, loading, rooms
 from smtp2cf.smtpd import judge
 
@@ -24,7 +25,9 @@ def relay_once(
     settings = loading.load()
     check.require_account(settings)
     logs.configure("error", settings.log_format)
-    judged = judge(rooms.smtp_policy(settings), mail, recipients, written_at)
+    without_users = settings.model_copy(update={"users_file": None})
+    addresses = AddressesInUse(without_users, may_change=False)
+    judged = judge(rooms.smtp_policy(settings, addresses.takes_sender), mail, recipients, written_at)
 
     async def run_once() -> bool:
         built = accounts.build_all(settings, loading.files_of_secrets())
@@ -33,7 +36,9 @@ def relay_once(
                 accounts.choice(settings, built),
                 rooms.message_policy(settings),
                 bounce=rooms.bounce_policy(settings),
-                sender_refusal=rooms.access(settings.model_copy(update={"users_file": None})).sender_refusal,
+                sender_refusal=rooms.access(without_users, addresses.of_senders).sender_refusal,
+                rewriting=addresses.rewriting,
+                senders=addresses.senders,
             )
             return await once.relay_once(
                 relay,

@@ -14,7 +14,7 @@ import httpx
 from smtp2cf.listen import open_relay
 from smtp2cf.listen.endpoint import group_id
 from smtp2cf.listen.systemd import PROTOCOLS
-from smtp2cf.settings import accounts
+from smtp2cf.settings import accounts, rewriting
 from smtp2cf.settings.fields import Settings, SettingsError
 from smtp2cf.settings.listening import Way, ways_of
 from smtp2cf.settings.quotas import set_twice
@@ -43,6 +43,7 @@ def contradictions(
     """A line for each contradiction, apart from a missing account. The arguments are as for `check`."""
     return [
         *_open_relay(settings),
+        *rewriting.contradictions(settings),
         *_certificate(settings, sandbox=sandbox, handed_over=handed_over or ()),
         *_listeners(settings, handed_over),
         *_spool_and_users(settings, sandbox=sandbox),
@@ -52,6 +53,7 @@ def contradictions(
 
 def mistakes(settings: Settings, *, sandbox: bool = False) -> Iterator[str]:
     """A line for each thing that can't work as it was meant, although the bridge starts."""
+    yield from rewriting.mistakes(settings)
     if settings.retry_min > settings.retry_max:
         yield (
             f"SMTP2CF_RETRY_MIN={as_duration(settings.retry_min)} is more than"

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from smtp2cf import spool
 from smtp2cf.access.rules import Access, open_access
+from smtp2cf.access.sender_rewriting import SenderRewriting
 from smtp2cf.journal import maillog
 from smtp2cf.journal.record import Journal
 from smtp2cf.journal.recorder import Recorder
@@ -23,6 +24,7 @@ from smtp2cf.relay import BouncePolicy, DropPolicy, MessagePolicy, RetryPolicy
 from smtp2cf.settings.fields import Settings, SettingsError
 from smtp2cf.settings.listening import ways_of
 from smtp2cf.smtpd import Capacity, Policy
+from smtp2cf.smtpd.path import TakesName
 from smtp2cf.spool import FollowingSpool, Spool
 from smtp2cf.spool.mark import Mark, Use
 
@@ -77,8 +79,8 @@ def drop_policy(settings: Settings) -> DropPolicy:
     )
 
 
-def smtp_policy(settings: Settings) -> Policy:
-    """Who may send over SMTP, and how much."""
+def smtp_policy(settings: Settings, takes_sender: TakesName | None = None) -> Policy:
+    """Who may send over SMTP, and how much. takes_sender: see Policy."""
     return Policy(
         hostname=settings.hostname,
         allow_networks=settings.allow_networks,
@@ -89,6 +91,7 @@ def smtp_policy(settings: Settings) -> Policy:
         proxy_networks=settings.proxy_networks,
         crlf_only=settings.bare_newline == "reject",
         postmaster=settings.postmaster,
+        takes_sender=takes_sender,
     )
 
 
@@ -103,10 +106,10 @@ def own_names(settings: Settings) -> tuple[str, ...]:
     return (settings.hostname, socket.gethostname(), *settings.admin_hosts, *listening)
 
 
-def access(settings: Settings) -> Access:
-    """Who may send."""
+def access(settings: Settings, rewriting: SenderRewriting | None = None) -> Access:
+    """Who may send. rewriting: what becomes of senders, None if nothing ever does."""
     try:
-        return open_access(settings.users_file, settings.allowed_sender_domains, maillog.login)
+        return open_access(settings.users_file, settings.allowed_sender_domains, maillog.login, rewriting)
     except ValueError as error:
         raise SettingsError(f"SMTP2CF_USERS_FILE: {error}") from None
 

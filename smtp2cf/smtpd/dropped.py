@@ -75,7 +75,9 @@ async def _known(judgement: Judgement) -> Reply | None:
 def _begin(policy: Policy, sender: str, parameters: str) -> tuple[Transaction, Reply | None]:
     transaction = Transaction()
     refusal = _alone(sender) or transaction.mail(
-        f"FROM:<{sender}> {parameters}", size_limit=policy.max_message_size
+        f"FROM:<{sender}> {parameters}",
+        size_limit=policy.max_message_size,
+        takes_name=policy.takes_sender,
     )
     return transaction, refusal
 

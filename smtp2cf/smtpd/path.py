@@ -8,6 +8,7 @@ without SMTPUTF8 (but no such local parts: Cloudflare takes only ASCII), and dot
 """
 
 import re
+from collections.abc import Callable
 
 from smtp2cf.envelope import sent_form
 from smtp2cf.reply import RefusedError, Reply
@@ -40,14 +41,18 @@ NO_POSTMASTER = Reply(
 )
 
 
+TakesName = Callable[[str], bool]
+"""Whether something is known to become of a name without a domain."""
+
+
 class PathError(RefusedError):
     """The text is not a path."""
 
 
-def parse_path(text: str) -> tuple[str, str]:
+def parse_path(text: str, takes_name: TakesName | None = None) -> tuple[str, str]:
     """Read a path from the start of `text`: the address ("" for `<>`) and what follows it.
 
-    Raises PathError.
+    takes_name: whether a name without a domain will do; None if none does. Raises PathError.
     """
     if match := _PLAIN.match(text):
         address = match[1]
@@ -55,10 +60,10 @@ def parse_path(text: str) -> tuple[str, str]:
         text = _without_name(text.lstrip())
         if not text:
             raise PathError(Reply(501, "5.1.3", "an address is missing"))
-        match = _BRACKETED.match(text) or _BARE.match(text)
+        match = _BRACKETED.match(text) or _BARE.match(text) or _name(text, takes_name)
         if match is None:
             raise PathError(_no_address(text))
-        address = match[1] or ""
+        address = match[match.lastindex or 0] if match.lastindex else ""
         if not address.isascii():
             _require_sendable(address)
         address = address.removesuffix(".") if not address.endswith("]") else address
@@ -68,6 +73,14 @@ def parse_path(text: str) -> tuple[str, str]:
     if not _ends_at(text, match.end()) or rest.startswith("<"):
         raise PathError(_no_address(text))
     return address, rest
+
+
+def _name(text: str, takes_name: TakesName | None) -> re.Match[str] | None:
+    """A name without a domain, if it will do."""
+    found = _LOCAL_ONLY.match(text) if takes_name is not None else None
+    return (
+        found if found is not None and takes_name is not None and takes_name(found[1] or found[2]) else None
+    )
 
 
 def parse_forward_path(text: str, postmaster: str) -> tuple[str, str]:

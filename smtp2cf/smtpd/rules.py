@@ -12,6 +12,7 @@ from smtp2cf.envelope import Authenticate, Network, SenderRefusal
 from smtp2cf.reply import Reply
 from smtp2cf.smtpd import replies
 from smtp2cf.smtpd.networks import is_in
+from smtp2cf.smtpd.path import TakesName
 from smtp2cf.smtpd.session_limits import SessionLimits
 
 
@@ -24,7 +25,8 @@ class Policy:
     seconds in which a command must be complete. auth_without_tls: passwords may come unencrypted.
     proxy_networks: proxies that must say whom they connect for. crlf_only: refuse a command that ends with LF
     alone. postmaster: who gets mail to `<Postmaster>`, "" for nobody. tls_required, auth_required: of every
-    client, whatever its address. networks_named: what the operator calls allow_networks.
+    client, whatever its address. networks_named: what the operator calls allow_networks. takes_sender:
+    whether something may become of a sender without a domain; None if nothing does.
     """
 
     hostname: str
@@ -39,6 +41,7 @@ class Policy:
     tls_required: bool = False
     auth_required: bool = False
     networks_named: str = "SMTP2CF_ALLOW_NETWORKS"
+    takes_sender: TakesName | None = None
 
     def may_relay(self, client: str) -> bool:
         """A client at this address may relay. A client on a unix socket has no address, and may."""

@@ -302,7 +302,8 @@ class Session(aiosmtpd.Session):
             return self._say(refusal, Event("session.relaying_denied", {"helo": self.host_name}))
         if (refusal := rules.no_mail_now()) is not None:
             return self._say(refusal)
-        refusal = self.transaction.mail(argument, size_limit=rules.policy.max_message_size)
+        limit, takes_name = rules.policy.max_message_size, rules.policy.takes_sender
+        refusal = self.transaction.mail(argument, size_limit=limit, takes_name=takes_name)
         if refusal is not None:
             return self._say(refusal)
         judgement = rules.mail_refusal(self.client, self.user, self.transaction.mail_from or "")

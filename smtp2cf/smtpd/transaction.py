@@ -12,7 +12,7 @@ from smtp2cf.reply import Reply
 from smtp2cf.smtpd import replies
 from smtp2cf.smtpd.chunks import Chunks
 from smtp2cf.smtpd.parameters import MAIL_RULES, RCPT_RULES, Parameters, parse_parameters
-from smtp2cf.smtpd.path import PathError, parse_forward_path, parse_path
+from smtp2cf.smtpd.path import PathError, TakesName, parse_forward_path, parse_path
 
 MAIL_USAGE = "MAIL FROM:<address> [parameters]"
 RCPT_USAGE = "RCPT TO:<address> [parameters]"
@@ -30,12 +30,15 @@ class Transaction(aiosmtpd.Envelope):
         self.chunks: Chunks | None = None
         """What BDAT brought so far."""
 
-    def mail(self, argument: str, *, size_limit: int) -> Reply | None:
-        """Take MAIL's argument (`FROM:<address> …`); the reply where it is refused."""
+    def mail(self, argument: str, *, size_limit: int, takes_name: TakesName | None = None) -> Reply | None:
+        """Take MAIL's argument (`FROM:<address> …`); the reply where it is refused.
+
+        takes_name: as in parse_path.
+        """
         if argument[:5].upper() != "FROM:":
             return replies.syntax(MAIL_USAGE)
         try:
-            address, rest = parse_path(argument[5:])
+            address, rest = parse_path(argument[5:], takes_name)
         except PathError as error:
             return error.reply
         if rest:

@@ -90,6 +90,7 @@ BROKEN = [
     (f"anna:{HASH}::quota", "'quota' is not an option: there is quota=…"),
     (f"anna:{HASH}:example.com:", "'' is not an option: there is quota=…"),
     (f"anna:{HASH}:example.com:limit=1", "'limit=1' is not an option"),
+    (f"anna:{HASH}::sender_default=*@x.com", "sender_default=*@x.com: it must be an address"),
     (b"an\xffna:x", "not UTF-8"),
 ]
 
@@ -127,6 +128,18 @@ def test_a_file_that_can_not_be_used_stops_it_at_the_start(tmp_path: Path) -> No
     path.write_text("anna:secret\n")
     with pytest.raises(UsersFileError, match=f"^{path}, line 1: no argon2id hash"):
         UsersFile(path)
+
+
+def test_a_user_has_a_default_sender_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "users"
+    path.write_text(f"anna:{HASH}::sender_default=anna@Example.com\nbert:{HASH}:example.com\n")
+    users = UsersFile(path)
+    assert [users.sender_default_of(name) for name in ("anna", "bert", "gone")] == [
+        "anna@example.com",
+        "",
+        "",
+    ]
+    assert [user.line for user in users.users] == path.read_text().replace("Example", "example").splitlines()
 
 
 def test_a_changed_file_holds_after_the_next_look(tmp_path: Path, lines: list[Any]) -> None:

@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
+from smtp2cf.access.sender_rewriting import SenderRewriting
 from smtp2cf.cloudflare import Client
 from smtp2cf.envelope import Envelope
 from smtp2cf.relay import BouncePolicy, MessagePolicy, Relay, RetryPolicy
+from smtp2cf.relay.senders import Senders
 from smtp2cf.smtpd import Capacity, Listener, MailProtocol, Policy, Rules, Server
 from smtp2cf.spool import Spool, SpoolItem
 from tests.support.secret import TOKEN
@@ -148,8 +150,15 @@ class World:
         self.api = api
         self.spool = spool
         self.client = Client(base_url=api.url, account_id="test", token=TOKEN, timeout=20, concurrency=20)
+        self.sender_rewriting = SenderRewriting()
         self.relay = Relay(
-            self.client.send, policy, spool=spool, retry=retry, bounce=bounce, pace=self.client.pacer
+            self.client.send,
+            policy,
+            spool=spool,
+            retry=retry,
+            bounce=bounce,
+            pace=self.client.pacer,
+            senders=Senders(self.sender_rewriting),
         )
         networks = (ipaddress.ip_network("127.0.0.0/8"),)
         smtp = Policy(

@@ -32,6 +32,13 @@ class AccessFields(BaseModel):
         description="yes checks From and Sender in the header, not only MAIL FROM, against a user's allowed"
         " senders and SMTP2CF_ALLOWED_SENDER_DOMAINS.",
     )
+    sender_default: Annotated[str, address_such_as("noreply@example.com")] = Field(
+        "",
+        description="Replaces every sender that may not send: one without a domain or at a bare host name,"
+        " one that is not in SMTP2CF_ALLOWED_SENDER_DOMAINS, or one whose domain Cloudflare does not know."
+        " From and Sender in the header follow. See docs/policy.md.",
+        examples=["noreply@example.com"],
+    )
     null_sender_address: Annotated[str, address_such_as("bounces@example.com")] = Field(
         "",
         description="Replaces the null sender <> of bounces, which Cloudflare does not accept. Without it"
