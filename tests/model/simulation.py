@@ -22,7 +22,7 @@ import structlog
 from smtp2cf.cloudflare import Client
 from smtp2cf.cloudflare.pacing import Pacer
 from smtp2cf.envelope import Envelope, Verdict
-from smtp2cf.relay import BouncePolicy, MessagePolicy, Relay, RetryPolicy, attempt, sender_domains
+from smtp2cf.relay import BouncePolicy, MessagePolicy, Relay, RetryPolicy, attempt, calls, sender_domains
 from smtp2cf.spool import clock, sqlite, writer
 from smtp2cf.spool.protocol import SpoolFull, SpoolUnavailable
 from smtp2cf.spool.sqlite import SqliteSpool
@@ -364,6 +364,7 @@ def simulated(world: World) -> Iterator[None]:
         mock.patch.object(sqlite, "Writer", _InlineWriter),
         mock.patch.object(sqlite, "POLL", 20.0),
         mock.patch.object(attempt, "MAX_RECIPIENTS_PER_CALL", CALL_SIZE),
+        mock.patch.object(calls, "MAX_RECIPIENTS_PER_CALL", CALL_SIZE),
     ):
         processors.clear()
         processors.append(world.note)

@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 from smtp2cf.cloudflare import Sent
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.relay import MessagePolicy, Relay, attempt
+from smtp2cf.relay import calls as attempt_calls
 from smtp2cf.relay.checks import MAX_RECEIVED
 from smtp2cf.reply import BOUNCED, DELIVERED, QUEUED, SUPPRESSED, Reply, Scope, SendError
 
@@ -364,7 +365,11 @@ def test_a_line_has_the_id_of_the_call_that_its_recipients_were_in_and_no_other(
 
     mail = envelope(*(f"{fate}{number}@x" for number, fate in enumerate(fates)))
     message = b"Message-Id: <7@example.com>\r\n" + MESSAGE
-    with mock.patch.object(attempt, "MAX_RECIPIENTS_PER_CALL", size), capture_logs() as captured:
+    with (
+        mock.patch.object(attempt, "MAX_RECIPIENTS_PER_CALL", size),
+        mock.patch.object(attempt_calls, "MAX_RECIPIENTS_PER_CALL", size),
+        capture_logs() as captured,
+    ):
         verdict = asyncio.run(accept(Api(fate), message, mail=mail))
     told: list[str] = []
     for line in captured:
