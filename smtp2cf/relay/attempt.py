@@ -34,6 +34,14 @@ class _How(TypedDict):
     lease: Lease | None
 
 
+def _form_of(address: str) -> tuple[str, Reply | None]:
+    """The form in which an address is sent, and the reply where there is none."""
+    try:
+        return sent_form(address), None
+    except RefusedError as error:
+        return address, error.reply
+
+
 class Attempts:
     """The way out: makes attempts, for new mail and for what waits.
 
@@ -77,19 +85,16 @@ class Attempts:
     ) -> Attempt:
         """One attempt to send to `recipients`, with an outcome for each spelling they were given in.
 
-        patience: seconds it may wait for its turn. taken: Cloudflare took the message for others, so it is
-        not to blame. lease: the right to send mail that is, or may come to be, in a spool.
+        patience: seconds it may wait for its turn. taken: others got the message. lease: on a spool's mail.
         """
-        usual = envelope.reverse_path or self._null_sender_address
-        sender = await self._sender_of_dsn(envelope) if is_dsn else usual
+        sender = envelope.reverse_path or self._null_sender_address
+        sender = await self._sender_of_dsn(envelope) if is_dsn else sender
         outlet = self._only or self._accounts.for_(envelope.auth_user, sender, is_dsn=is_dsn)
         if outlet is None:
             return _without_account(recipients, sender, lease)
-        if not SENT_AS_IS.fullmatch(sender):
-            try:
-                sender = sent_form(sender)
-            except RefusedError as error:
-                return Attempt(outcomes=dict.fromkeys(recipients, error.reply))
+        sender, refusal = (sender, None) if SENT_AS_IS.fullmatch(sender) else _form_of(sender)
+        if refusal is not None:
+            return Attempt(outcomes=dict.fromkeys(recipients, refusal))
         message = dsn.from_sender(message, sender) if is_dsn else message
         forms, spelled = recipients, None
         if len(recipients) > 1 or not SENT_AS_IS.fullmatch(recipients[0]):
@@ -111,21 +116,26 @@ class Attempts:
             result = error
         repair_it = functools.partial(repair_all, send, message, version.changed) if self._repair else None
         attempt = await Calls(Versions(version, repair_it), forms, vouched=taken).go_on(first, result)
-        if known is None:
-            await self._learn(sender, outlet, version, attempt, keep=is_dsn)
-        attempt = await self._explained(attempt, sender, outlet, spelled)
-        if attempt.sender_refusal is None or not attempt.sender_refusal.permanent or is_dsn:
+        await self._learn(sender, outlet, version, attempt, keep=is_dsn, called=known is None)
+        await self._explain(attempt, sender, outlet, spelled)
+        if self._senders is None or is_dsn or not attempt.never_set_up:
             return attempt
-        how: _How = {"patience": patience, "taken": taken, "lease": lease}
-        return await self._from_another(envelope, recipients, message, how) or attempt
+        how = _How(patience=patience, taken=taken, lease=lease)
+        return await self._from_another(self._senders, envelope, recipients, message, attempt, how)
 
     async def _from_another(
-        self, envelope: Envelope, recipients: Sequence[str], message: bytes, how: "_How"
-    ) -> Attempt | None:
-        """The attempt from the sender that stands in for one whose domain was never set up; None for none."""
-        other = self._senders.instead_of_unknown(envelope, message) if self._senders is not None else None
+        self,
+        senders: Senders,
+        envelope: Envelope,
+        recipients: Sequence[str],
+        message: bytes,
+        refused: Attempt,
+        how: "_How",
+    ) -> Attempt:
+        """The attempt from the sender who stands in for one whose domain was never set up, if anybody does."""
+        other = senders.instead_of_unknown(envelope, message)
         if other is None:
-            return None
+            return refused
         attempt = await self.make(other[0], recipients, other[1], **how)
         attempt.sent_as = attempt.sent_as or other[0].reverse_path
         return attempt
@@ -157,10 +167,10 @@ class Attempts:
             lease.called = True
         return refusal
 
-    async def _explained(
+    async def _explain(
         self, attempt: Attempt, sender: str, outlet: Outlet, spelled: Spellings | None
-    ) -> Attempt:
-        """The attempt with what is known beyond the answers to the calls, for every spelling."""
+    ) -> None:
+        """Say in the attempt what is known beyond the answers to the calls, for every spelling."""
         attempt.account = outlet.name
         if outlet.look_up is not None:
             await explain(attempt.outcomes, sender, outlet.look_up)
@@ -168,15 +178,16 @@ class Attempts:
             attempt.outcomes = spelled.refused | spelled.as_given(attempt.outcomes)
             attempt.message_ids = spelled.as_given(attempt.message_ids)
             attempt.unanswered = list(spelled.as_given(dict.fromkeys(attempt.unanswered)))
-        return attempt
 
     async def _learn(
-        self, sender: str, outlet: Outlet, version: Version, attempt: Attempt, *, keep: bool
+        self, sender: str, outlet: Outlet, version: Version, attempt: Attempt, *, keep: bool, called: bool
     ) -> None:
         """Remember what an attempt says of its sender and the domain, and say what a refusal means.
 
-        version: which was tried first. keep: see SenderDomains.refusal.
+        version: which was tried first. keep: see SenderDomains.refusal. called: a call was made.
         """
+        if not called:
+            return
         if attempt.repaired and attempt.repaired != version.changed:
             self._repairs.remember(sender, attempt.repaired)
         domains, refused, domain = self._domains, attempt.sender_refusal, sender.rpartition("@")[2]

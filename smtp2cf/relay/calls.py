@@ -73,6 +73,11 @@ class Attempt:
     sent_as: str = ""
     error: Exception | None = None
 
+    @property
+    def never_set_up(self) -> bool:
+        """Cloudflare does not know the sender's domain, and never sent for it."""
+        return self.sender_refusal is not None and self.sender_refusal.permanent
+
 
 @dataclass(slots=True)
 class Calls:

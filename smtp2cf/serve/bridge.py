@@ -98,13 +98,7 @@ class Bridge:
             certificate,
             self.rules.relays_for,
         )
-        self.admin = Admin(
-            self.outside.readiness,
-            self.outside.can_send,
-            self.outside.status,
-            functools.partial(items_as_json, store) if store is not None else None,
-            hosts=rooms.own_names(settings),
-        )
+        self.admin = _admin(settings, self.outside, store)
         self.drop = _drop(settings, self.relay, closed, self._over_quota, self.addresses.takes_sender)
         self._read_from_files = [*self._settings_files(secrets or {}, file), *self._other_files()]
         self._drop_run: asyncio.Task[None] | None = None
@@ -324,6 +318,17 @@ def _drop(
         relay.answered,
         closed=closed,
         over_quota=too_many,
+    )
+
+
+def _admin(settings: Settings, outside: OutsideView, store: Spool | None) -> Admin:
+    """What is shown over HTTP."""
+    return Admin(
+        outside.readiness,
+        outside.can_send,
+        outside.status,
+        functools.partial(items_as_json, store) if store is not None else None,
+        hosts=rooms.own_names(settings),
     )
 
 
