@@ -26,6 +26,9 @@ from smtp2cf.reply import RefusedError, Reply, SendError
 __all__ = ["Attempt", "Attempts"]
 
 
+_Mail = tuple[Envelope, bytes]
+
+
 class _How(TypedDict):
     """How an attempt is made; see `Attempts.make`."""
 
@@ -121,19 +124,13 @@ class Attempts:
         if self._senders is None or is_dsn or not attempt.never_set_up:
             return attempt
         how = _How(patience=patience, taken=taken, lease=lease)
-        return await self._from_another(self._senders, envelope, recipients, message, attempt, how)
+        return await self._from_another((envelope, message), recipients, attempt, how)
 
     async def _from_another(
-        self,
-        senders: Senders,
-        envelope: Envelope,
-        recipients: Sequence[str],
-        message: bytes,
-        refused: Attempt,
-        how: "_How",
+        self, mail: "_Mail", recipients: Sequence[str], refused: Attempt, how: "_How"
     ) -> Attempt:
-        """The attempt from the sender who stands in for one whose domain was never set up, if anybody does."""
-        other = senders.instead_of_unknown(envelope, message)
+        """The attempt from whoever stands in for a sender whose domain was never set up, if anybody does."""
+        other = self._senders.instead_of_unknown(*mail) if self._senders is not None else None
         if other is None:
             return refused
         attempt = await self.make(other[0], recipients, other[1], **how)
