@@ -5,6 +5,7 @@ from collections.abc import Callable
 from smtp2cf.envelope import Envelope, SenderRefusal
 from smtp2cf.message.eightbit import is_utf8, to_utf8
 from smtp2cf.message.header import drop_headers, received_count
+from smtp2cf.message.missing_fields import add_missing
 from smtp2cf.message.newlines import has_bare_newlines, normalize_newlines
 from smtp2cf.message.originators import originators
 from smtp2cf.relay.policy import MessagePolicy
@@ -64,6 +65,13 @@ class Checks:
             return LOOP
         if policy.drop_headers:
             message = drop_headers(message, policy.drop_headers)
+        if policy.add_missing_headers:
+            message = add_missing(
+                message,
+                sender=envelope.reverse_path or policy.null_sender_address,
+                received_at=envelope.received_at,
+                hostname=policy.hostname,
+            )
         if not message.isascii() and not is_utf8(message):
             if policy.non_utf8 == "reject":
                 return NOT_UTF8

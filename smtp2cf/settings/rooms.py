@@ -38,6 +38,8 @@ def message_policy(settings: Settings) -> MessagePolicy:
         bare_newline=settings.bare_newline,
         on_invalid=settings.on_invalid,
         drop_headers=frozenset(settings.drop_headers),
+        add_missing_headers=settings.add_missing_headers,
+        hostname=settings.hostname,
         check_header_from=settings.check_header_from,
         mode=settings.mode,
         reply_timeout=settings.reply_timeout,

@@ -18,6 +18,7 @@ FORMS = {
     "account_id": "letters, digits, - and _",
     "i_am_an_open_relay": "yes or no",
     "auth_without_tls": "yes or no",
+    "add_missing_headers": "yes or no",
     "check_header_from": "yes or no",
     "journal_subjects": "yes or no",
     "api_base_url": "a URL such as https://api.cloudflare.com/client/v4",

@@ -47,6 +47,10 @@ class MessagesFields(BaseModel):
         " fields that Cloudflare claims as its own and with quotes where From needs them (docs/invalid.md)."
         " reject answers 554.",
     )
+    add_missing_headers: bool = Field(
+        False,
+        description="Add Date, Message-ID, and From (the sender of MAIL FROM) to messages that lack them.",
+    )
     drop_headers: FieldNames = Field(
         (),
         description="Header fields to remove from every message, separated by commas. Default: none.",
