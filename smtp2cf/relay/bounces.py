@@ -19,11 +19,13 @@ MAILER_DAEMON = "mailer-daemon"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BouncePolicy:
     """Who DSNs come from. hostname: the Reporting-MTA. postmaster: their sender, "" for mailer-daemon@ the
-    domain of the address they go to. expire_after: seconds until a DSN itself is given up."""
+    domain of the address they go to. expire_after: seconds until a DSN itself is given up. redirect: who gets
+    all of them instead, () for nobody."""
 
     hostname: str
     postmaster: str = ""
     expire_after: float = 432_000.0
+    redirect: tuple[str, ...] = ()
 
     def sender_of(self, recipient: str) -> str:
         """The address a DSN to `recipient` comes from, since Cloudflare takes no null sender; another one if
@@ -84,10 +86,11 @@ def _mail(envelope: Envelope, message: bytes, reports: list[dsn.Report], policy:
         sender=policy.sender_of(told),
         now=now,
     )
-    about: Mapping[str, str] = {recipient: "NEVER"}
+    to = policy.redirect or (recipient,)
+    about: Mapping[str, str] = dict.fromkeys(to, "NEVER")
     new = Envelope(
         reverse_path="",
-        forward_paths=(recipient,),
+        forward_paths=to,
         notify=about,
         body="7BIT" if content.isascii() else "8BITMIME",
         smtputf8=not content.isascii(),

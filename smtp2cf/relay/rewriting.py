@@ -13,6 +13,9 @@ from smtp2cf.envelope import Envelope
 Step = Callable[[Envelope, bytes], tuple[Envelope, bytes]]
 """An envelope and its message, UTF-8 with CRLF → both as they go on; the same objects if nothing changes."""
 
+ORIGINAL_TO = "X-Original-To"
+"""The field that says who redirected mail was for: everybody, those in Bcc too."""
+
 
 class Rewriting:
     """What is rewritten, step by step: senders, then recipients. steps: may change while the bridge runs."""
@@ -58,6 +61,27 @@ def with_recipients(envelope: Envelope, instead: Mapping[str, Sequence[str]]) ->
         orcpt={path: given for path, given in orcpt.items() if given},
         given_forward_paths={path: tuple(given) for path, given in for_whom.items() if [*given] != [path]},
     )
+
+
+def recipients_step(expand: Callable[[str], Sequence[str]], redirect: Sequence[str] = ()) -> Step:
+    """The step that sends mail to others. expand: who gets a recipient's mail, at least one or the recipient
+    stays. redirect: who gets all mail instead, empty for nobody.
+    """
+
+    def step(envelope: Envelope, message: bytes) -> tuple[Envelope, bytes]:
+        instead = {path: tuple(expand(path) or (path,)) for path in envelope.forward_paths}
+        if any(those != (path,) for path, those in instead.items()):
+            envelope = with_recipients(envelope, instead)
+        return redirected(envelope, message, redirect) if redirect else (envelope, message)
+
+    return step
+
+
+def redirected(envelope: Envelope, message: bytes, to: Sequence[str]) -> tuple[Envelope, bytes]:
+    """The envelope to other recipients than any that it names, and the message, which says who those were."""
+    were = ",\r\n ".join(dict.fromkeys(envelope.recipients_as_given))
+    field = f"{ORIGINAL_TO}: {were}\r\n".encode("utf-8", "surrogateescape")
+    return with_recipients(envelope, dict.fromkeys(envelope.forward_paths, to)), field + message
 
 
 def _either(one: str, other: str) -> str:

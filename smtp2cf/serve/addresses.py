@@ -7,9 +7,12 @@ from smtp2cf.access.rules import Access
 from smtp2cf.access.sender_rewriting import SenderRewriting
 from smtp2cf.relay.rewriting import Rewriting
 from smtp2cf.relay.senders import Senders
-from smtp2cf.settings import rewriting
+from smtp2cf.serve.recipients import RecipientsInUse
+from smtp2cf.settings import rewriting, rooms
 from smtp2cf.settings.fields import Settings
 from smtp2cf.settings.fields.tables import ListenerTable
+from smtp2cf.settings.listening import Way
+from smtp2cf.smtpd import Policy
 from smtp2cf.smtpd.path import TakesName
 
 
@@ -26,6 +29,7 @@ class AddressesInUse:
         self._table = rewriting.sender_rewriting(settings)
         self.senders = Senders(self._table)
         self.rewriting = Rewriting()
+        self._recipients = RecipientsInUse(settings, may_change=may_change)
         self._set_steps()
 
     @property
@@ -38,12 +42,21 @@ class AddressesInUse:
         """Whether something may become of a sender without a domain, None if nothing ever does."""
         return self._table.takes_name if self.of_senders is not None else None
 
+    def policy(self, settings: Settings) -> Policy:
+        """The policy of mail that comes in no particular way."""
+        return self._recipients.policy(rooms.smtp_policy(settings, self.takes_sender))
+
+    def policy_at(self, settings: Settings, way: Way) -> Policy:
+        """The policy of one way in."""
+        return self._recipients.policy_at(rooms.smtp_policy(settings, self.takes_sender), way)
+
     def uses(self, access: Access) -> Mapping[str, Callable[[Any], None]]:
         """What takes a setting's new value, by setting."""
         return {
             "senders": self._use_senders,
             "sender_default": self._use_default,
             "allowed_sender_domains": access.use_allowed,
+            **self._recipients.uses(),
         }
 
     def use_listeners(self, tables: Sequence[ListenerTable]) -> None:
@@ -62,4 +75,5 @@ class AddressesInUse:
     def _set_steps(self) -> None:
         """Mail that nothing becomes of takes no step."""
         active = self.senders.active or self._settings.users_file is not None
-        self.rewriting.steps = (self.senders.rewrite,) if active else ()
+        of_senders = (self.senders.rewrite,) if active else ()
+        self.rewriting.steps = (*of_senders, *self._recipients.steps)

@@ -36,8 +36,7 @@ from smtp2cf.settings.fields.tables import ListenerTable
 from smtp2cf.settings.listening import Way
 from smtp2cf.settings.reread import Reread, SettingsFile
 from smtp2cf.settings.secret_files import SecretFile
-from smtp2cf.smtpd import Listener, Rules, Server, judge, memory, over_quota
-from smtp2cf.smtpd.path import TakesName
+from smtp2cf.smtpd import Listener, Policy, Rules, Server, judge, memory, over_quota
 from smtp2cf.spool import FollowingSpool, Spool
 from smtp2cf.spool.health import SpoolHealth
 from smtp2cf.spool.item_json import items_as_json
@@ -99,7 +98,7 @@ class Bridge:
             self.rules.relays_for,
         )
         self.admin = _admin(settings, self.outside, store)
-        self.drop = _drop(settings, self.relay, closed, self._over_quota, self.addresses.takes_sender)
+        self.drop = _drop(settings, self.relay, closed, self._over_quota, self.addresses.policy(settings))
         self._read_from_files = [*self._settings_files(secrets or {}, file), *self._other_files()]
         self._drop_run: asyncio.Task[None] | None = None
         self._watches: list[asyncio.Task[None]] = []
@@ -109,7 +108,7 @@ class Bridge:
         """Who may do what at one way in. What is counted is counted for all of them together."""
         refusal = self.access.refusal_at(way.name) if way.tabled else self.access.sender_refusal
         return Rules(
-            listening.policy_at(way, rooms.smtp_policy(settings, self.addresses.takes_sender)),
+            self.addresses.policy_at(settings, way),
             authenticate=self.access.authenticate if way.described.auth != "off" else None,
             sender_refusal=also(refusal, listening.senders_at(way), way.setting),
             sessions=self._sessions,
@@ -307,12 +306,12 @@ def _drop(
     relay: Relay,
     closed: Callable[[], Reply | None] | None,
     too_many: OverQuota,
-    takes_sender: TakesName | None,
+    policy: Policy,
 ) -> DropDirectory:
     """The directory where sendmail(1) leaves mail, which is judged by the same policy as over SMTP."""
     return DropDirectory(
         rooms.drop_policy(settings),
-        functools.partial(judge, rooms.smtp_policy(settings, takes_sender)),
+        functools.partial(judge, policy),
         relay.accept,
         relay.bounce,
         relay.answered,

@@ -27,7 +27,7 @@ def relay_once(
     logs.configure("error", settings.log_format)
     without_users = settings.model_copy(update={"users_file": None})
     addresses = AddressesInUse(without_users, may_change=False)
-    judged = judge(rooms.smtp_policy(settings, addresses.takes_sender), mail, recipients, written_at)
+    judged = judge(addresses.policy(settings), mail, recipients, written_at)
 
     async def run_once() -> bool:
         built = accounts.build_all(settings, loading.files_of_secrets())

@@ -15,7 +15,9 @@ from smtp2cf.smtpd import Rules
 
 GENERAL = ("allow_networks", *quotas.SETTINGS)
 """Settings that are used without a restart."""
-LIVE = frozenset({"allow_networks", "allowed_senders", "sender_default", *quotas.OF_LISTENER})
+LIVE = frozenset(
+    {"allow_networks", "allowed_senders", "allowed_recipients", "sender_default", *quotas.OF_LISTENER}
+)
 """Keys of [[listener]] that are."""
 
 

@@ -14,7 +14,7 @@ import httpx
 from smtp2cf.listen import open_relay
 from smtp2cf.listen.endpoint import group_id
 from smtp2cf.listen.systemd import PROTOCOLS
-from smtp2cf.settings import accounts, rewriting
+from smtp2cf.settings import accounts, recipients, rewriting
 from smtp2cf.settings.fields import Settings, SettingsError
 from smtp2cf.settings.listening import Way, ways_of
 from smtp2cf.settings.quotas import set_twice
@@ -91,6 +91,7 @@ def doubts(settings: Settings, *, sandbox: bool = False) -> Iterator[str]:
         )
     yield from set_twice(settings)
     yield from accounts.doubts(settings)
+    yield from recipients.doubts(settings)
     yield from _without_effect(settings)
 
 

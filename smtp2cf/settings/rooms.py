@@ -65,7 +65,10 @@ def spool_min_free(settings: Settings) -> int:
 def bounce_policy(settings: Settings) -> BouncePolicy:
     """Who sends DSNs."""
     return BouncePolicy(
-        hostname=settings.hostname, postmaster=settings.postmaster, expire_after=settings.expire_after
+        hostname=settings.hostname,
+        postmaster=settings.postmaster,
+        expire_after=settings.expire_after,
+        redirect=settings.redirect_all_to,
     )
 
 

@@ -4,7 +4,7 @@ Every message names the file, the line, the table and the key. Knows of a patter
 checks it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,35 +83,49 @@ def _patterns(
 ) -> tuple[Mapping[str, Any], Sequence[tuple[TomlPath, str]]]:
     """Addresses by pattern, and what is wrong."""
     several = name == "recipients"
+    names = frozenset(map(str.casefold, found)) if several else None
     read: dict[str, Any] = {}
     complaints: list[tuple[TomlPath, str]] = []
     first: dict[str, int] = {}
     for pattern, value in found.items():
         line = tables.lines[name, pattern]
-        if complaint := _wrong_entry(pattern, value, several=several):
+        if complaint := _wrong_entry(pattern, value, names):
             complaints.append(((name, pattern), complaint))
         elif first.setdefault(pattern.casefold(), line) != line:
             same = first[pattern.casefold()]
             complaints.append(((name, pattern), f" is the pattern of line {same} again: keep one of them"))
         else:
-            addresses = tuple(map(_ADDRESS.validate_python, value if isinstance(value, list) else [value]))
+            addresses = tuple(map(_target, value if isinstance(value, list) else [value]))
             read[pattern] = addresses if several else addresses[0]
     return read, complaints
 
 
-def _wrong_entry(pattern: str, value: object, *, several: bool) -> str:
-    """What is wrong with a pattern and its value, "" for nothing."""
+def _wrong_entry(pattern: str, value: object, names: Collection[str] | None) -> str:
+    """What is wrong with a pattern and its value, "" for nothing. names: patterns of the table, of which a
+    name may be a value, as may several of them; None if only one address may.
+    """
     if isinstance(value, dict):
         return ' is not in quotes, which a pattern with a dot needs: "example.com" = …'
     try:
         checked_pattern(pattern)
     except ValueError as error:
         return f" is not a pattern: {error}"
-    items = value if several and isinstance(value, list) else [value]
+    items = value if names is not None and isinstance(value, list) else [value]
     for item in items:
-        if not _is_address(item):
-            return f": {written(item)} is wrong: it must be an address such as anna@example.com"
+        if not _is_address(item) and not _is_name_of(item, names or ()):
+            return f": {written(item)} is wrong: it must be an address such as anna@example.com" + (
+                ", or a name of this table" if names is not None else ""
+            )
     return "" if items else ": [] is wrong: name one address at least"
+
+
+def _is_name_of(value: object, names: Collection[str]) -> bool:
+    """Whether it is a name without a domain for which the table has a pattern."""
+    return isinstance(value, str) and "@" not in value and value.casefold() in names
+
+
+def _target(value: str) -> str:
+    return str(_ADDRESS.validate_python(value)) if "@" in value else value
 
 
 def _is_address(value: object) -> bool:

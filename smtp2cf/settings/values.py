@@ -117,6 +117,20 @@ def _sender_patterns(value: object) -> object:
     return patterns
 
 
+def _denied_patterns(value: object) -> object:
+    return () if isinstance(value, str) and value.lower() == "none" else _listed_patterns(value)
+
+
+def _listed_patterns(value: object) -> object:
+    if isinstance(value, str) and value.lower() == "any":
+        raise ValueError("it must be addresses and domains, or none: any would refuse all mail")
+    return _sender_patterns(value)
+
+
+def _mail_addresses(value: object) -> object:
+    return tuple(_listed(value)) if isinstance(value, str) else value
+
+
 def _field_names(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -246,6 +260,8 @@ Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)]
 """Networks, separated by commas; none for nobody."""
 SenderPatterns = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_sender_patterns)]
 """Patterns of senders (access.senders), separated by commas; any for all."""
+DeniedPatterns = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_denied_patterns)]
+"""Such patterns, of whom is refused; none for nobody."""
 ClientNetworks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_client_networks)]
 """The same, or connected for those of this host's interfaces, or private; in any order."""
 FieldNames = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_field_names)]
@@ -256,6 +272,8 @@ UserNames = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_user_names)]
 """Names of users, separated by commas."""
 MailAddress = Annotated[str, address_such_as("anna@example.com")]
 """A mail address, in the form in which it is sent."""
+MailAddresses = Annotated[tuple[MailAddress, ...], NoDecode, BeforeValidator(_mail_addresses)]
+"""Mail addresses, separated by commas."""
 TableName = Annotated[str, AfterValidator(_table_name)]
 """What one of several tables is called."""
 BaseUrl = Annotated[str, AfterValidator(checked_base_url)]

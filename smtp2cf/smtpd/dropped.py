@@ -39,7 +39,10 @@ def judge(
         if len(taken[-1].rcpt_tos) >= policy.max_recipients:
             taken.append(_begin(policy, sender, parameters)[0])
         refusal = _alone(who) or taken[-1].rcpt(
-            f"TO:<{who}> {more}".rstrip(), limit=policy.max_recipients, postmaster=policy.postmaster
+            f"TO:<{who}> {more}".rstrip(),
+            limit=policy.max_recipients,
+            postmaster=policy.postmaster,
+            recipients=policy.recipients,
         )
         if refusal is None:
             given[who] = taken[-1].rcpt_tos[-1]

@@ -41,6 +41,8 @@ NO_POSTMASTER = Reply(
 )
 
 
+NO_DOMAIN = "the address has no domain"
+NAME_TAKEN = "[recipients] in the TOML file can say who gets its mail"
 TakesName = Callable[[str], bool]
 """Whether something is known to become of a name without a domain."""
 
@@ -83,20 +85,38 @@ def _name(text: str, takes_name: TakesName | None) -> re.Match[str] | None:
     )
 
 
-def parse_forward_path(text: str, postmaster: str) -> tuple[str, str]:
-    """The same for a recipient, where `Postmaster` in any letter case needs no domain (RFC 5321 §4.5.1).
+def parse_forward_path(text: str, postmaster: str, takes_name: TakesName | None = None) -> tuple[str, str]:
+    """The same for a recipient, where `Postmaster` in any letter case needs no domain (RFC 5321 §4.5.1), nor
+    does a name that is taken.
 
     postmaster: who that is, "" for nobody. Raises PathError.
     """
     if _PLAIN.match(text):
         return parse_path(text)
     path = _without_name(text.lstrip())
+    if takes_name is not None:
+        name = _LOCAL_ONLY.match(path)
+        if name is not None and _ends_at(path, name.end()):
+            local = name[1] or name[2]
+            if local.isascii() and takes_name(local):
+                return local, path[name.end() :].strip()
     match = _POSTMASTER.match(path)
     if match is None or not _ends_at(path, match.end()):
-        return parse_path(text)
+        return _or_name_a_setting(text)
     if not postmaster:
         raise PathError(NO_POSTMASTER)
     return postmaster, path[match.end() :].strip()
+
+
+def _or_name_a_setting(text: str) -> tuple[str, str]:
+    """A path; what is no more than a name is refused with the setting by which it would be taken."""
+    try:
+        return parse_path(text)
+    except PathError as error:
+        if not text.isascii() or not error.reply.text.endswith(NO_DOMAIN):
+            raise
+        reply = error.reply._replace(text=f"{error.reply.text}: {NAME_TAKEN}")
+        raise PathError(reply) from None
 
 
 def _ends_at(path: str, end: int) -> bool:
@@ -119,7 +139,7 @@ def _no_address(text: str) -> Reply:
     shown = text if len(text) <= 100 else text[:100] + "..."
     match = _LOCAL_ONLY.match(text)
     if match is not None and _ends_at(text, match.end()) and "<" not in text[match.end() :]:
-        return Reply(553, "5.1.3", f"{shown}: the address has no domain")
+        return Reply(553, "5.1.3", f"{shown}: {NO_DOMAIN}")
     return Reply(553, "5.1.3", f"{shown}: not an address")
 
 

@@ -106,3 +106,8 @@ def authentication_required(client: str, networks: str, *, tls_first: bool) -> R
 def chunk_taken(size: int) -> Reply:
     """250 for a BDAT chunk that is not the last."""
     return Reply(250, "2.0.0", f"{size} octets taken")
+
+
+def for_recipient(reply: Reply) -> Reply:
+    """A recipient's own reply: a success is about the address (RFC 3463 §3.2)."""
+    return reply._replace(status="2.1.5") if reply.status == "2.0.0" else reply

@@ -16,6 +16,16 @@ from smtp2cf.smtpd.path import TakesName
 from smtp2cf.smtpd.session_limits import SessionLimits
 
 
+class Recipients(Protocol):
+    """Who gets mail, as far as that is not simply who RCPT names."""
+
+    def takes_name(self, name: str) -> bool:
+        """Whether somebody gets the mail of a name without a domain."""
+
+    def refusal(self, address: str) -> Reply | None:
+        """The reply if no mail may go to a recipient."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Policy:
     """Who may send, and how much.
@@ -25,7 +35,8 @@ class Policy:
     seconds in which a command must be complete. auth_without_tls: passwords may come unencrypted.
     proxy_networks: proxies that must say whom they connect for. crlf_only: refuse a command that ends with LF
     alone. postmaster: who gets mail to `<Postmaster>`, "" for nobody. tls_required, auth_required: of every
-    client, whatever its address. networks_named: what the operator calls allow_networks. takes_sender:
+    client, whatever its address. networks_named: what the operator calls allow_networks. recipients: names
+    without a domain that are taken, and recipients that are not; None for neither. takes_sender:
     whether something may become of a sender without a domain; None if nothing does.
     """
 
@@ -40,6 +51,7 @@ class Policy:
     postmaster: str = ""
     tls_required: bool = False
     auth_required: bool = False
+    recipients: Recipients | None = None
     networks_named: str = "SMTP2CF_ALLOW_NETWORKS"
     takes_sender: TakesName | None = None
 

@@ -121,7 +121,7 @@ class Session(aiosmtpd.Session):
         wire = verdict.reply.wire(utf8=utf8)
         if lmtp or transaction.wants_prdr:
             outcomes = (verdict.outcomes.get(who, verdict.reply) for who in transaction.rcpt_tos)
-            each = b"".join(_for_recipient(reply).wire(utf8=utf8) for reply in outcomes)
+            each = b"".join(replies.for_recipient(reply).wire(utf8=utf8) for reply in outcomes)
             wire = each if lmtp else replies.PER_RECIPIENT + each + wire
         self.transaction = Transaction()
         return wire
@@ -328,7 +328,9 @@ class Session(aiosmtpd.Session):
         if self.transaction.chunks is not None:
             return self._say(replies.BDAT_BEGUN)
         policy = self._rules.policy
-        refusal = self.transaction.rcpt(argument, limit=policy.max_recipients, postmaster=policy.postmaster)
+        refusal = self.transaction.rcpt(
+            argument, limit=policy.max_recipients, postmaster=policy.postmaster, recipients=policy.recipients
+        )
         if refusal is not None:
             return self._say(refusal)
         judgement = self._rules.recipient_refusal(self.client, self.user, self.transaction.mail_from)
@@ -385,11 +387,6 @@ class Session(aiosmtpd.Session):
     }
     SMTP: Mapping[str, "Command"] = {"EHLO": _ehlo, "HELO": _helo, **COMMON}
     LMTP: Mapping[str, "Command"] = {"LHLO": _lhlo, **COMMON}
-
-
-def _for_recipient(reply: Reply) -> Reply:
-    """A recipient's own reply: a success is about the address (RFC 3463 §3.2)."""
-    return reply._replace(status="2.1.5") if reply.status == "2.0.0" else reply
 
 
 _OK = Say(replies.RESET.wire(), 250)

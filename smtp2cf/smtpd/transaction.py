@@ -13,6 +13,7 @@ from smtp2cf.smtpd import replies
 from smtp2cf.smtpd.chunks import Chunks
 from smtp2cf.smtpd.parameters import MAIL_RULES, RCPT_RULES, Parameters, parse_parameters
 from smtp2cf.smtpd.path import PathError, TakesName, parse_forward_path, parse_path
+from smtp2cf.smtpd.rules import Recipients
 
 MAIL_USAGE = "MAIL FROM:<address> [parameters]"
 RCPT_USAGE = "RCPT TO:<address> [parameters]"
@@ -53,17 +54,22 @@ class Transaction(aiosmtpd.Envelope):
         self.queue_id = new_queue_id()
         return None
 
-    def rcpt(self, argument: str, *, limit: int, postmaster: str = "") -> Reply | None:
+    def rcpt(
+        self, argument: str, *, limit: int, postmaster: str = "", recipients: Recipients | None = None
+    ) -> Reply | None:
         """Take RCPT's argument (`TO:<address> …`); the reply where it is refused.
 
-        postmaster: who `<Postmaster>` is, "" for nobody.
+        postmaster: who `<Postmaster>` is, "" for nobody. recipients: who else needs no domain, and to whom no
+        mail may go.
         """
         if argument[:3].upper() != "TO:":
             return replies.syntax(RCPT_USAGE)
         if len(self.rcpt_tos) >= limit:
             return replies.too_many_recipients(limit)
         try:
-            address, rest = parse_forward_path(argument[3:], postmaster)
+            address, rest = parse_forward_path(
+                argument[3:], postmaster, recipients.takes_name if recipients is not None else None
+            )
         except PathError as error:
             return error.reply
         if not address:
@@ -72,6 +78,9 @@ class Transaction(aiosmtpd.Envelope):
             parameters, wrong = parse_parameters(rest, RCPT_RULES)
             if wrong is not None:
                 return wrong
+        if recipients is not None and (refusal := recipients.refusal(address)) is not None:
+            return refusal
+        if rest:
             self.recipient_parameters[address] = parameters
         self.rcpt_tos.append(address)
         return None

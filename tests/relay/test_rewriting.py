@@ -15,7 +15,7 @@ from smtp2cf.message import dsn
 from smtp2cf.relay import BouncePolicy, MessagePolicy, Relay
 from smtp2cf.relay.as_given import as_given
 from smtp2cf.relay.bounces import dsns_for
-from smtp2cf.relay.rewriting import Rewriting, with_recipients, with_sender
+from smtp2cf.relay.rewriting import Rewriting, recipients_step, with_recipients, with_sender
 from smtp2cf.reply import BOUNCED, DELIVERED, Reply
 from tests.relay.test_deadline import Gate
 from tests.relay.test_lost_reply import vanish
@@ -185,6 +185,32 @@ async def test_what_waits_in_the_spool_keeps_both(sqlite: Backend, api: Api, mod
     assert (mail.sender, mail.recipients) == ("noreply@example.com", ["bounce@example.net", "b@example.net"])
     assert report.recipients == ["anna@example.com"]
     assert b"Original-Recipient: rfc822; ben@example.org" in report.message
+
+
+# ---- staging
+
+
+def test_redirected_mail_goes_to_one_place_once_and_says_who_it_was_for() -> None:
+    """Everybody whom the client named, and nobody whom the map made of them."""
+    step = recipients_step({"root": ["ops@x"]}.get, ["staging@x"])  # type: ignore[arg-type]
+    found, message = step(envelope("root", "a@x", "b@x", "a@x", notify={"a@x": "NEVER"}), MESSAGE)
+    assert found.forward_paths == ("staging@x",)
+    assert found.recipients_as_given == ("root", "a@x", "b@x")
+    assert message == b"X-Original-To: root,\r\n a@x,\r\n b@x\r\n" + MESSAGE
+
+
+def test_without_anything_to_change_nothing_is() -> None:
+    mail = envelope("a@x")
+    found, message = recipients_step(lambda address: (address,))(mail, MESSAGE)
+    assert found is mail
+    assert message is MESSAGE
+
+
+def test_reports_to_senders_are_redirected_too() -> None:
+    policy = BouncePolicy(hostname="b", redirect=("staging@x", "test@x"))
+    (report,) = dsns_for(envelope("a@x", sender="anna@example.com"), MESSAGE, {"a@x": BOUNCED}, policy)
+    assert report.envelope.forward_paths == ("staging@x", "test@x")
+    assert report.envelope.notify == {"staging@x": "NEVER", "test@x": "NEVER"}
 
 
 # ---- the DSN's reader

@@ -185,8 +185,8 @@ async def test_a_mistake_of_ours_is_answered_for_each(start: Start, logged: list
     [
         ("transaction.Transaction.complete", False),
         ("transaction.Transaction.complete", True),
-        ("session._for_recipient", False),
-        ("session._for_recipient", True),
+        ("replies.for_recipient", False),
+        ("replies.for_recipient", True),
         ("data.DataReader.message", False),
         ("chunks.Chunks.message", True),
     ],

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from smtp2cf.settings.values import SenderPatterns, address_such_as
+from smtp2cf.settings.values import DeniedPatterns, MailAddresses, SenderPatterns, address_such_as
 
 
 class AccessFields(BaseModel):
@@ -38,6 +38,24 @@ class AccessFields(BaseModel):
         " one that is not in SMTP2CF_ALLOWED_SENDER_DOMAINS, or one whose domain Cloudflare does not know."
         " From and Sender in the header follow. See docs/policy.md.",
         examples=["noreply@example.com"],
+    )
+    allowed_recipients: SenderPatterns = Field(
+        (),
+        description="To whom mail may go, separated by commas: addresses and domains. example.com does not"
+        " include its subdomains. Others get 550. Default: any.",
+        examples=["example.com,anna@example.net"],
+    )
+    denied_recipients: DeniedPatterns = Field(
+        (),
+        description="To whom no mail may go, separated by commas: addresses and domains. They get 550."
+        " Default: none.",
+        examples=["*.example.net"],
+    )
+    redirect_all_to: MailAddresses = Field(
+        (),
+        description="For staging: all mail goes to these addresses instead, and X-Original-To in the header"
+        " says who it was for. So do the bridge's own reports to senders.",
+        examples=["staging@example.com"],
     )
     null_sender_address: Annotated[str, address_such_as("bounces@example.com")] = Field(
         "",

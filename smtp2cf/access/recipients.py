@@ -1,0 +1,110 @@
+"""Recipients: who gets mail instead of whom, and to whom mail may go. No I/O.
+
+A target of the map may itself be a name of the map, as in sendmail's aliases. Where that leads in a circle,
+those who stand for themselves get the mail. What is refused is judged by who would get it. Knows no settings.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+
+from smtp2cf.access.address_map import AddressMap
+from smtp2cf.access.senders import ANY, SHOWN_LIMIT, Senders, match_key
+from smtp2cf.reply import Reply, one_line
+
+ALLOWED = "SMTP2CF_ALLOWED_RECIPIENTS"
+DENIED = "SMTP2CF_DENIED_RECIPIENTS"
+
+Table = Mapping[str, tuple[str, ...]]
+"""Addresses, or names of the table, by pattern."""
+
+
+class Recipients:
+    """What becomes of recipients; it may change while the bridge runs.
+
+    own_hosts: host names at which a name alone counts. redirect: who gets all mail instead, () for nobody.
+    """
+
+    def __init__(self, own_hosts: Iterable[str] = (), redirect: tuple[str, ...] = ()) -> None:
+        self._own_hosts = tuple(own_hosts)
+        self._map = AddressMap[tuple[str, ...]]()
+        self._allowed = ANY
+        self._denied = ANY
+        self.redirect = redirect
+
+    @property
+    def changes_mail(self) -> bool:
+        """Some mail goes to somebody else."""
+        return bool(self._map) or bool(self.redirect)
+
+    def use_table(self, table: Table) -> None:
+        """Use another map; raises ValueError for what is no pattern."""
+        self._map = AddressMap(table, self._own_hosts)
+
+    def use_allowed(self, patterns: Collection[str]) -> None:
+        """Let mail go only to these, none for everybody."""
+        self._allowed = Senders.parse(patterns)
+
+    def use_denied(self, patterns: Collection[str]) -> None:
+        """Let no mail go to these."""
+        self._denied = Senders.parse(patterns)
+
+    def expand(self, address: str) -> tuple[str, ...]:
+        """Who gets the mail, each once, in the order of the map; () if nobody stands for a name."""
+        found: dict[tuple[str, str], str] = {}
+        done: set[tuple[str, str]] = set()
+        waiting = [address]
+        while waiting:
+            one = waiting.pop()
+            if (key := match_key(one)) in done:
+                continue
+            done.add(key)
+            targets = self._map.find(one) or ()
+            is_end = not targets or key in map(match_key, targets)
+            if is_end and "@" in one:
+                found[key] = one
+            waiting += reversed(targets)
+        return tuple(found.values()) or ((address,) if "@" in address else ())
+
+    def takes_name(self, name: str) -> bool:
+        """Whether somebody gets the mail of a name without a domain."""
+        return bool(self.redirect) or bool(self.expand(name))
+
+    def refusal(self, address: str) -> Reply | None:
+        """550 5.7.1 if mail to this recipient may not go to somebody who would get it."""
+        if not self._allowed.written and not self._denied.written:
+            return None
+        return self.refused_by(address, self._allowed, ALLOWED) or self._denial(address)
+
+    def refused_by(self, address: str, allowed: Senders, setting: str) -> Reply | None:
+        """The same for a list of whom mail may go to. setting: what names the list."""
+        for one in self.expand(address) or (address,):
+            if not allowed.allow(one):
+                return _refusal(address, one, f"{setting} allows {allowed}")
+        return None
+
+    def _denial(self, address: str) -> Reply | None:
+        if self._denied.written:
+            for one in self.expand(address):
+                if self._denied.allow(one):
+                    return _refusal(address, one, f"{DENIED} contains {self._denied}")
+        return None
+
+
+class RecipientsAt:
+    """The same at a listener with a list of its own: both lists count. setting: what names its list."""
+
+    def __init__(self, recipients: Recipients, allowed: Iterable[str], setting: str) -> None:
+        self._recipients = recipients
+        self._allowed = Senders.parse(allowed)
+        self._setting = setting
+        self.takes_name = recipients.takes_name
+
+    def refusal(self, address: str) -> Reply | None:
+        """550 5.7.1 if mail to this recipient may not go to somebody who would get it."""
+        own = self._recipients.refused_by(address, self._allowed, self._setting)
+        return own or self._recipients.refusal(address)
+
+
+def _refusal(address: str, one: str, why: str) -> Reply:
+    shown = one_line(address, SHOWN_LIMIT)
+    became = f", which becomes <{one_line(one, SHOWN_LIMIT)}>," if one != address else ""
+    return Reply(550, "5.7.1", f"mail to <{shown}>{became} is not allowed: {why}")
