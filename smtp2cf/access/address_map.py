@@ -25,9 +25,13 @@ _ANYWHERE = re.compile(r"""[^\s@*<>()\[\]\\,;:"]+@\*""")
 
 
 class AddressMap(Generic[T]):
-    """A table of patterns. own_hosts: the host names at which a name alone counts."""
+    """A table of patterns; of one that stands twice, the last counts. own_hosts: the host names
+    at which a name alone counts.
+    """
 
-    def __init__(self, table: Mapping[str, T] | None = None, own_hosts: Iterable[str] = ()) -> None:
+    def __init__(
+        self, table: Mapping[str, T] | Iterable[tuple[str, T]] = (), own_hosts: Iterable[str] = ()
+    ) -> None:
         self._own_hosts = frozenset(match_key(f"@{host}")[1] for host in own_hosts)
         self._addresses: dict[tuple[str, str], T] = {}
         self._names: dict[str, T] = {}
@@ -35,7 +39,7 @@ class AddressMap(Generic[T]):
         self._parents: dict[str, T] = {}
         self._anywhere: dict[str, T] = {}
         self._all: T | None = None
-        for pattern, value in (table or {}).items():
+        for pattern, value in table.items() if isinstance(table, Mapping) else table:
             self._add(pattern, value)
 
     def _add(self, pattern: str, value: T) -> None:

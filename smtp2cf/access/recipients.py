@@ -26,6 +26,8 @@ class Recipients:
     def __init__(self, own_hosts: Iterable[str] = (), redirect: tuple[str, ...] = ()) -> None:
         self._own_hosts = tuple(own_hosts)
         self._map = AddressMap[tuple[str, ...]]()
+        self._table: Table = {}
+        self._file: Table = {}
         self._allowed = ANY
         self._denied = ANY
         self.redirect = redirect
@@ -37,7 +39,15 @@ class Recipients:
 
     def use_table(self, table: Table) -> None:
         """Use another map; raises ValueError for what is no pattern."""
-        self._map = AddressMap(table, self._own_hosts)
+        self._use(table, self._file)
+
+    def use_file(self, table: Table) -> None:
+        """Use another map of a file, where the table has no such pattern."""
+        self._use(self._table, table)
+
+    def _use(self, table: Table, file: Table) -> None:
+        self._map = AddressMap([*file.items(), *table.items()], self._own_hosts)
+        self._table, self._file = table, file
 
     def use_allowed(self, patterns: Collection[str]) -> None:
         """Let mail go only to these, none for everybody."""

@@ -20,7 +20,8 @@ class AddressesInUse:
     """What is rewritten.
 
     may_change: the settings may be read again, so that something may be rewritten later. rewriting: for mail
-    that is accepted. senders: who becomes whom.
+    that is accepted. senders: who becomes whom. recipients: who gets
+    mail instead of whom.
     """
 
     def __init__(self, settings: Settings, *, may_change: bool) -> None:
@@ -29,7 +30,7 @@ class AddressesInUse:
         self._table = rewriting.sender_rewriting(settings)
         self.senders = Senders(self._table)
         self.rewriting = Rewriting()
-        self._recipients = RecipientsInUse(settings, may_change=may_change)
+        self.recipients = RecipientsInUse(settings, may_change=may_change)
         self._set_steps()
 
     @property
@@ -44,11 +45,11 @@ class AddressesInUse:
 
     def policy(self, settings: Settings) -> Policy:
         """The policy of mail that comes in no particular way."""
-        return self._recipients.policy(rooms.smtp_policy(settings, self.takes_sender))
+        return self.recipients.policy(rooms.smtp_policy(settings, self.takes_sender))
 
     def policy_at(self, settings: Settings, way: Way) -> Policy:
         """The policy of one way in."""
-        return self._recipients.policy_at(rooms.smtp_policy(settings, self.takes_sender), way)
+        return self.recipients.policy_at(rooms.smtp_policy(settings, self.takes_sender), way)
 
     def uses(self, access: Access) -> Mapping[str, Callable[[Any], None]]:
         """What takes a setting's new value, by setting."""
@@ -56,7 +57,7 @@ class AddressesInUse:
             "senders": self._use_senders,
             "sender_default": self._use_default,
             "allowed_sender_domains": access.use_allowed,
-            **self._recipients.uses(),
+            **self.recipients.uses(),
         }
 
     def use_listeners(self, tables: Sequence[ListenerTable]) -> None:
@@ -76,4 +77,4 @@ class AddressesInUse:
         """Mail that nothing becomes of takes no step."""
         active = self.senders.active or self._settings.users_file is not None
         of_senders = (self.senders.rewrite,) if active else ()
-        self.rewriting.steps = (*of_senders, *self._recipients.steps)
+        self.rewriting.steps = (*of_senders, *self.recipients.steps)

@@ -152,7 +152,7 @@ class Bridge:
             self.recorder.journal.use_url(url)
 
     def _other_files(self) -> Iterator[Rereadable]:
-        yield from filter(None, (self.certificate, self.access.users))
+        yield from filter(None, (self.certificate, self.access.users, self.addresses.recipients.file))
 
     async def start(self, listeners: Sequence[Listener], admin: Place) -> None:
         """Take mail and answer probes on listening sockets."""

@@ -15,10 +15,12 @@ class RecipientsInUse:
     """What the settings say about recipients.
 
     may_change: the settings may be read again, and say something later. steps: what becomes of accepted mail.
+    file: that of recipients, None for none.
     """
 
     def __init__(self, settings: Settings, *, may_change: bool) -> None:
         self._general = recipients.recipients(settings)
+        self.file = recipients.recipients_file(settings, self._general)
         self._used = may_change or recipients.say_something(settings)
         step = recipients_step(self._general.expand, settings.redirect_all_to)
         self.steps: tuple[Step, ...] = (step,) if self._used else ()

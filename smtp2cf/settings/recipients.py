@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 from smtp2cf.access.recipients import Recipients, RecipientsAt
+from smtp2cf.access.recipients_file import RecipientsFile
 from smtp2cf.access.senders import PATTERN, Senders, match_key
-from smtp2cf.settings.fields import Settings
+from smtp2cf.settings.fields import Settings, SettingsError
 from smtp2cf.settings.listening import Way, ways_of
 from smtp2cf.settings.rewriting import own_hosts
 
@@ -18,10 +19,22 @@ def recipients(settings: Settings) -> Recipients:
     return found
 
 
+def recipients_file(settings: Settings, found: Recipients) -> RecipientsFile | None:
+    """The file that says who gets mail instead of whom, None for none. Raises SettingsError."""
+    if settings.recipients_file is None:
+        return None
+    try:
+        return RecipientsFile(settings.recipients_file, found.use_file)
+    except OSError as error:
+        place = f"SMTP2CF_RECIPIENTS_FILE: {settings.recipients_file}"
+        raise SettingsError(f"{place}: {error.strerror}") from None
+
+
 def say_something(settings: Settings) -> bool:
     """Whether the settings say anything about recipients, apart from listeners."""
     lists = settings.allowed_recipients or settings.denied_recipients
-    return bool(settings.recipients or settings.redirect_all_to or lists)
+    maps = settings.recipients or settings.recipients_file
+    return bool(maps or settings.redirect_all_to or lists)
 
 
 def recipients_at(way: Way, general: Recipients, *, used: bool) -> Recipients | RecipientsAt | None:

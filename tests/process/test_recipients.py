@@ -30,10 +30,11 @@ allowed_recipients = "ops@example.com"
 @pytest.fixture(scope="module")
 def bridge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bridge]:
     directory = tmp_path_factory.mktemp("recipients")
-    (directory / "drop").mkdir()
     config = directory / "smtp2cf.toml"
     config.write_text(TABLES + PRINTERS)
-    variables = {"CONFIG": str(config), "HOSTNAME": "web07", "SENDMAIL_DROP_DIR": str(directory / "drop")}
+    aliases = directory / "aliases"
+    aliases.write_text("cron: root\nroot: nobody@example.net\n")
+    variables = {"CONFIG": str(config), "HOSTNAME": "web07", "RECIPIENTS_FILE": str(aliases)}
     with running_bridge(directory, **variables) as running:
         running.wait_for_log("serve.ready")
         yield running
@@ -51,6 +52,7 @@ def answers(client: smtplib.SMTP, *recipients: str) -> list[str]:
 def test_names_and_lists_decide_at_rcpt(bridge: Bridge) -> None:
     asked = {
         "root": "250",
+        "cron": "250",
         "Postmaster": "250",
         "ROOT@web07": "250",
         "anna@example.com": "250",

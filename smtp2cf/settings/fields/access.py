@@ -39,6 +39,12 @@ class AccessFields(BaseModel):
         " From and Sender in the header follow. See docs/policy.md.",
         examples=["noreply@example.com"],
     )
+    recipients_file: Path | None = Field(
+        None,
+        description="Who gets mail instead of whom, in the format of sendmail's aliases. [recipients] in the"
+        " TOML file takes precedence. Re-read when it changes and on SIGHUP. See docs/recipients.md.",
+        examples=["/etc/aliases"],
+    )
     allowed_recipients: SenderPatterns = Field(
         (),
         description="To whom mail may go, separated by commas: addresses and domains. example.com does not"
