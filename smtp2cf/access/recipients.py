@@ -59,6 +59,13 @@ class Recipients:
 
     def expand(self, address: str) -> tuple[str, ...]:
         """Who gets the mail, each once, in the order of the map; () if nobody stands for a name."""
+        return self._ends(address) or ((address,) if "@" in address else ())
+
+    def leads_somewhere(self, address: str) -> bool:
+        """Whether the map does not only lead in a circle from here."""
+        return bool(self._ends(address))
+
+    def _ends(self, address: str) -> tuple[str, ...]:
         found: dict[tuple[str, str], str] = {}
         done: set[tuple[str, str]] = set()
         waiting = [address]
@@ -72,7 +79,7 @@ class Recipients:
             if is_end and "@" in one:
                 found[key] = one
             waiting += reversed(targets)
-        return tuple(found.values()) or ((address,) if "@" in address else ())
+        return tuple(found.values())
 
     def takes_name(self, name: str) -> bool:
         """Whether somebody gets the mail of a name without a domain."""

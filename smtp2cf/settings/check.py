@@ -48,6 +48,7 @@ def contradictions(
         *_listeners(settings, handed_over),
         *_spool_and_users(settings, sandbox=sandbox),
         *_socket_group(settings),
+        *recipients.contradictions(settings),
     ]
 
 

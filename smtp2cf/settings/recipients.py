@@ -44,6 +44,19 @@ def recipients_at(way: Way, general: Recipients, *, used: bool) -> Recipients | 
     return general if used else None
 
 
+def contradictions(settings: Settings) -> Iterator[str]:
+    """A line if the file can't be read, and one for each entry of the table that leads to nobody."""
+    found = Recipients(own_hosts(settings))
+    found.use_table(settings.recipients)
+    try:
+        recipients_file(settings, found)
+    except SettingsError as error:
+        yield str(error)
+    for pattern, targets in settings.recipients.items():
+        if not any(map(found.leads_somewhere, targets)):
+            yield f'[recipients] "{pattern}" leads back to itself, so nobody gets the mail: name an address'
+
+
 def doubts(settings: Settings) -> Iterator[str]:
     """A line for each list or entry that admits nearly everybody, or nobody."""
     listed = {"SMTP2CF_ALLOWED_RECIPIENTS": settings.allowed_recipients}

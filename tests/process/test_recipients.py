@@ -1,6 +1,10 @@
 """Recipients over SMTP, by a bridge with a map, lists and a listener with a list of its own."""
 
+import os
+import signal
 import smtplib
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -76,6 +80,25 @@ def test_a_listener_has_a_list_of_its_own(bridge: Bridge) -> None:
     assert "allowed_recipients of [[listener]] printers allows ops@example.com" in root
 
 
+def test_a_changed_table_counts_without_a_restart_and_a_broken_one_does_not(bridge: Bridge) -> None:
+    config = bridge.log_path.with_name("smtp2cf.toml")
+    before = config.read_text()
+    try:
+        for text, event in (
+            (before + "broken", "settings.reload_failed"),
+            (before.replace("away", "left"), ""),
+        ):
+            config.write_text(text)
+            bridge.process.send_signal(signal.SIGHUP)
+            bridge.wait_for_log(event or "settings.reloaded")
+            with bridge.client() as client:
+                left, root = answers(client, "left", "root")
+            assert root.startswith("250")
+            assert ("becomes <anna@example.net>" in left) == (not event)
+    finally:
+        config.write_text(before)
+
+
 def test_mail_to_a_name_reaches_those_behind_it(bridge: Bridge) -> None:
     bridge.clear()
     with bridge.client() as client:
@@ -86,3 +109,13 @@ def test_mail_to_a_name_reaches_those_behind_it(bridge: Bridge) -> None:
     assert [message["recipients"] for message in bridge.wait_for(1)] == [
         ["ops@example.com", "on-call@example.com"]
     ]
+
+
+def test_sendmail_to_root_reaches_those_behind_it(bridge: Bridge) -> None:
+    """As cron calls it, on a host whose own name is the domain that sendmail adds."""
+    bridge.clear()
+    command = [sys.executable, "-m", "smtp2cf.sendmail", "-i", "-f", "cron@example.com", "root"]
+    env = {**os.environ, **bridge.env, "SMTP2CF_SENDMAIL_DOMAIN": "web07"}
+    subprocess.run(command, input=b"Subject: cron\n\nhello\n", env=env, check=True, timeout=PATIENCE)
+    (message,) = bridge.wait_for(1)
+    assert message["recipients"] == ["ops@example.com", "on-call@example.com"]

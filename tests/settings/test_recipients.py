@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from smtp2cf.settings.fields import Settings, SettingsError
-from smtp2cf.settings.recipients import doubts, recipients
+from smtp2cf.settings.recipients import contradictions, doubts, recipients
 from tests.settings.conftest import Config
 from tests.support.each import each
 
@@ -34,6 +34,27 @@ def test_a_list_that_admits_everybody_or_nobody_is_a_doubt(given: dict[str, Any]
     found = "\n".join(doubts(Settings(**given)))
     assert bool(found) == bool(said)
     assert said in found
+
+
+CIRCLES: list[tuple[dict[str, tuple[str, ...]], list[str]]] = [
+    ({"root": ("admin",), "admin": ("ops@x.example", "root")}, []),
+    ({"*": ("ops@x.example",), "ops@x.example": ("ops@x.example", "b@x.example")}, []),
+    ({"root": ("admin",), "admin": ("root",)}, ["root", "admin"]),
+    ({"a@x.example": ("b@y.example",), "y.example": ("a@x.example",)}, ["a@x.example", "y.example"]),
+]
+
+
+@each(("table", "wrong"), CIRCLES)
+def test_an_entry_that_leads_only_back_to_itself_is_refused(
+    table: dict[str, tuple[str, ...]], wrong: list[str]
+) -> None:
+    found = [*contradictions(Settings(recipients=table))]
+    assert [line.split('"')[1] for line in found] == wrong
+
+
+def test_a_file_that_is_missing_is_named() -> None:
+    (line,) = contradictions(Settings(recipients_file=Path("/nowhere/aliases")))
+    assert line == "SMTP2CF_RECIPIENTS_FILE: /nowhere/aliases: No such file or directory"
 
 
 @pytest.mark.parametrize(
