@@ -4,7 +4,7 @@ A target of the map may itself be a name of the map, as in sendmail's aliases. W
 those who stand for themselves get the mail. What is refused is judged by who would get it. Knows no settings.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from smtp2cf.access.address_map import AddressMap
 from smtp2cf.access.senders import ANY, SHOWN_LIMIT, Senders, match_key
@@ -31,6 +31,8 @@ class Recipients:
         self._allowed = ANY
         self._denied = ANY
         self.redirect = redirect
+        self.recipients_of: Callable[[str], Senders] | None = None
+        """To whom a user's mail may go, None if there are no users."""
 
     @property
     def changes_mail(self) -> bool:
@@ -85,8 +87,12 @@ class Recipients:
         """Whether somebody gets the mail of a name without a domain."""
         return bool(self.redirect) or bool(self.expand(name))
 
-    def refusal(self, address: str) -> Reply | None:
-        """550 5.7.1 if mail to this recipient may not go to somebody who would get it."""
+    def refusal(self, address: str, user: str = "") -> Reply | None:
+        """550 5.7.1 if mail to this recipient may not go to somebody who would get it, or not this user's."""
+        if user and self.recipients_of is not None and (allowed := self.recipients_of(user)).written:
+            own = self.refused_by(address, allowed, f"recipients of user {user} in SMTP2CF_USERS_FILE")
+            if own is not None:
+                return own
         if not self._allowed.written and not self._denied.written:
             return None
         return self.refused_by(address, self._allowed, ALLOWED) or self._denial(address)
@@ -115,10 +121,10 @@ class RecipientsAt:
         self._setting = setting
         self.takes_name = recipients.takes_name
 
-    def refusal(self, address: str) -> Reply | None:
+    def refusal(self, address: str, user: str = "") -> Reply | None:
         """550 5.7.1 if mail to this recipient may not go to somebody who would get it."""
         own = self._recipients.refused_by(address, self._allowed, self._setting)
-        return own or self._recipients.refusal(address)
+        return own or self._recipients.refusal(address, user)
 
 
 def _refusal(address: str, one: str, why: str) -> Reply:

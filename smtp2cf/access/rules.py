@@ -22,7 +22,8 @@ class Access(NamedTuple):
     """What a session and the relay ask. None means that nothing is refused.
 
     authenticate: see smtp2cf.access.logins. close: ends its threads. users: re-read when they change.
-    quota_of: what a user may send, where that is set for the user. refusal_at: sender_refusal at the listener
+    quota_of: what a user may send, where that is set for the user. recipients_of: to whom a
+    user's mail may go. refusal_at: sender_refusal at the listener
     with a name. use_allowed: takes another list of what anybody may send as.
     """
 
@@ -31,6 +32,7 @@ class Access(NamedTuple):
     close: Callable[[], None] = lambda: None
     users: Rereadable | None = None
     quota_of: OfUser | None = None
+    recipients_of: Callable[[str], Senders] | None = None
     refusal_at: Callable[[str], SenderRefusal | None] = lambda _: None
     use_allowed: Callable[[Sequence[str]], None] = lambda _: None
 
@@ -71,5 +73,9 @@ def open_access(
     rewriting.use_default_of(users.sender_default_of)
     logins = Logins(users, on_login)
     return access._replace(
-        authenticate=logins.authenticate, close=logins.close, users=users, quota_of=users.quota_of
+        authenticate=logins.authenticate,
+        close=logins.close,
+        users=users,
+        quota_of=users.quota_of,
+        recipients_of=users.recipients_of,
     )

@@ -56,7 +56,7 @@ class User:
     """One line of the file.
 
     quota: what the user may send, None for what others may. sender_default: replaces the user's senders that
-    may not send, "" for nobody.
+    may not send, "" for nobody. recipients: to whom the user's mail may go.
     """
 
     name: str
@@ -64,12 +64,14 @@ class User:
     senders: Senders = ANY
     quota: tuple[Limit, ...] | None = None
     sender_default: str = ""
+    recipients: Senders = ANY
 
     @property
     def line(self) -> str:
         """The line, without its end."""
         options = [f"quota={written(self.quota)}"] if self.quota is not None else []
         options += [f"sender_default={self.sender_default}"] if self.sender_default else []
+        options += [f"recipients={','.join(self.recipients.written)}"] if self.recipients.written else []
         senders = [",".join(self.senders.written)] if self.senders.written or options else []
         return ":".join([self.name, self.hash, *senders, *options])
 
@@ -114,6 +116,11 @@ class UsersFile:
         """What replaces a user's senders that may not send, "" for nothing of the user's own."""
         user = self.find(name)
         return "" if user is None else user.sender_default
+
+    def recipients_of(self, name: str) -> Senders:
+        """To whom a user's mail may go."""
+        user = self.find(name)
+        return ANY if user is None else user.recipients
 
     async def watch(self) -> None:
         """Re-read the file when it changes, until cancelled."""
@@ -233,7 +240,15 @@ def _address(text: str) -> str:
     return sent_form(text)
 
 
-OPTIONS: Mapping[str, Callable[[str], Any]] = {"quota": limit.parse, "sender_default": _address}
+def _patterns(text: str) -> Senders:
+    return Senders.parse(pattern.strip() for pattern in text.split(","))
+
+
+OPTIONS: Mapping[str, Callable[[str], Any]] = {
+    "quota": limit.parse,
+    "sender_default": _address,
+    "recipients": _patterns,
+}
 """What may follow a user's senders, and how each is read."""
 
 

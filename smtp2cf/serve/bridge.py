@@ -75,6 +75,7 @@ class Bridge:
         self.recorder = rooms.recorder(settings)
         self.addresses = AddressesInUse(settings, may_change=file is not None)
         self.access = rooms.access(settings, self.addresses.of_senders)
+        self.addresses.recipients.use_users(self.access.recipients_of)
         from_file = file.first.settings if file is not None else settings
         self.accounts = AccountsInUse(settings, store, from_file.accounts, secrets or {})
         self.relay = _relay(

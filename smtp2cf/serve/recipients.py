@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from smtp2cf.access.senders import Senders
 from smtp2cf.relay.rewriting import Step, recipients_step
 from smtp2cf.settings import listening, recipients
 from smtp2cf.settings.fields import Settings
@@ -33,6 +34,10 @@ class RecipientsInUse:
         """The policy of one way in."""
         found = recipients.recipients_at(way, self._general, used=self._used)
         return dataclasses.replace(listening.policy_at(way, general), recipients=found)
+
+    def use_users(self, recipients_of: Callable[[str], Senders] | None) -> None:
+        """Ask of each user to whom mail may go."""
+        self._general.recipients_of = recipients_of
 
     def uses(self) -> Mapping[str, Callable[[Any], None]]:
         """What takes a setting's new value, by setting."""

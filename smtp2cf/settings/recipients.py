@@ -34,7 +34,7 @@ def say_something(settings: Settings) -> bool:
     """Whether the settings say anything about recipients, apart from listeners."""
     lists = settings.allowed_recipients or settings.denied_recipients
     maps = settings.recipients or settings.recipients_file
-    return bool(maps or settings.redirect_all_to or lists)
+    return bool(settings.users_file or maps or settings.redirect_all_to or lists)
 
 
 def recipients_at(way: Way, general: Recipients, *, used: bool) -> Recipients | RecipientsAt | None:

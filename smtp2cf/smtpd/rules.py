@@ -22,8 +22,8 @@ class Recipients(Protocol):
     def takes_name(self, name: str) -> bool:
         """Whether somebody gets the mail of a name without a domain."""
 
-    def refusal(self, address: str) -> Reply | None:
-        """The reply if no mail may go to a recipient."""
+    def refusal(self, address: str, user: str = "") -> Reply | None:
+        """The reply if no mail, or none of this user's, may go to a recipient."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -329,7 +329,11 @@ class Session(aiosmtpd.Session):
             return self._say(replies.BDAT_BEGUN)
         policy = self._rules.policy
         refusal = self.transaction.rcpt(
-            argument, limit=policy.max_recipients, postmaster=policy.postmaster, recipients=policy.recipients
+            argument,
+            limit=policy.max_recipients,
+            postmaster=policy.postmaster,
+            recipients=policy.recipients,
+            user=self.user,
         )
         if refusal is not None:
             return self._say(refusal)

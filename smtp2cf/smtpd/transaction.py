@@ -55,12 +55,18 @@ class Transaction(aiosmtpd.Envelope):
         return None
 
     def rcpt(
-        self, argument: str, *, limit: int, postmaster: str = "", recipients: Recipients | None = None
+        self,
+        argument: str,
+        *,
+        limit: int,
+        postmaster: str = "",
+        recipients: Recipients | None = None,
+        user: str = "",
     ) -> Reply | None:
         """Take RCPT's argument (`TO:<address> …`); the reply where it is refused.
 
         postmaster: who `<Postmaster>` is, "" for nobody. recipients: who else needs no domain, and to whom no
-        mail may go.
+        mail may go. user: whose mail it is.
         """
         if argument[:3].upper() != "TO:":
             return replies.syntax(RCPT_USAGE)
@@ -78,7 +84,7 @@ class Transaction(aiosmtpd.Envelope):
             parameters, wrong = parse_parameters(rest, RCPT_RULES)
             if wrong is not None:
                 return wrong
-        if recipients is not None and (refusal := recipients.refusal(address)) is not None:
+        if recipients is not None and (refusal := recipients.refusal(address, user)) is not None:
             return refusal
         if rest:
             self.recipient_parameters[address] = parameters

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtp2cf.access.recipients import Recipients, RecipientsAt, Table
-from smtp2cf.access.senders import match_key
+from smtp2cf.access.senders import ANY, Senders, match_key
 from tests.support.each import each
 
 WHO = ("root", "www", "a@x.example", "b@x.example", "c@y.example", "root@web07", "d@sub.x.example")
@@ -90,3 +90,16 @@ def test_a_name_is_taken_where_somebody_gets_its_mail() -> None:
     assert mapped({"root": ("a@x",)}).takes_name("Root")
     assert not mapped({"root": ("www",)}).takes_name("root")
     assert mapped({}, ("staging@x",)).takes_name("anybody")
+
+
+def test_a_user_s_own_list_counts_as_well() -> None:
+    found = mapped({"root": ("a@y.example",)})
+    found.use_allowed(["x.example", "y.example"])
+    found.recipients_of = {"shop": Senders.parse(["x.example", "z.example"]), "news": ANY}.__getitem__
+    here = RecipientsAt(found, ["x.example", "y.example", "z.example"], "here")
+    for one in (found, here):
+        assert one.refusal("a@x.example", "shop") is None
+        assert "user shop in SMTP2CF_USERS_FILE allows x.example" in str(one.refusal("root", "shop"))
+        assert "SMTP2CF_ALLOWED_RECIPIENTS" in str(one.refusal("a@z.example", "shop"))
+        assert one.refusal("root", "news") is None
+        assert one.refusal("root") is None

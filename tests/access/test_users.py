@@ -91,6 +91,7 @@ BROKEN = [
     (f"anna:{HASH}:example.com:", "'' is not an option: there is quota=…"),
     (f"anna:{HASH}:example.com:limit=1", "'limit=1' is not an option"),
     (f"anna:{HASH}::sender_default=*@x.com", "sender_default=*@x.com: it must be an address"),
+    (f"anna:{HASH}::recipients=*", "recipients=*: invalid sender '*'"),
     (b"an\xffna:x", "not UTF-8"),
 ]
 
@@ -240,3 +241,11 @@ def test_a_file_put_in_the_place_of_another_with_its_times_is_seen(tmp_path: Pat
     other.rename(path)
     users.look()
     assert users.find("bert") is not None
+
+
+def test_to_whom_a_user_may_send_is_an_option_of_its_line() -> None:
+    line = f"shop:{HASH}:shop@x.example:recipients=x.example,*.y.example"
+    (user,) = parse_users(line.encode()).values()
+    assert user.line == line
+    assert user.recipients.allow("anna@a.y.example")
+    assert not user.recipients.allow("anna@y.example")
