@@ -7,6 +7,7 @@ spool, and no relay.
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import sys
 import time
@@ -164,6 +165,8 @@ def _apply(action: Action, done: str, which: Filter, as_json: bool, env_file: Pa
                     )
         if not as_json:
             typer.echo(f"{count} {done}")
+        if action is Action.RETRY and (held := await _held(spool, which)):
+            typer.echo(f"{held} held, and not tried: smtp2cf queue release sends held mail again", err=True)
         if not count and which.queue_ids:
             raise _NotFoundError(f"{', '.join(which.queue_ids)}: not in the queue, or nothing to change")
 
@@ -171,6 +174,13 @@ def _apply(action: Action, done: str, which: Filter, as_json: bool, env_file: Pa
         _with_spool(env_file, apply)
     finally:
         _note(action, changed, env_file)
+
+
+async def _held(spool: Spool, which: Filter) -> int:
+    """How much of this mail is held."""
+    if which.statuses and Status.HELD not in which.statuses:
+        return 0
+    return await spool.count(dataclasses.replace(which, statuses=(Status.HELD,)))
 
 
 def _note(action: Action, queue_ids: Sequence[str], env_file: Path | None) -> None:

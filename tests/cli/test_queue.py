@@ -125,7 +125,9 @@ def test_mail_is_held_released_and_deleted_while_the_bridge_runs(desk: Desk) -> 
         "from2@example.com": "deferred",
     }
     assert "held: by hand" in desk.queue("list", "--status", "held").out
-    assert desk.queue("retry", one).status == NOT_FOUND
+    retried = desk.queue("retry", one)
+    assert retried.status == NOT_FOUND
+    assert "1 held, and not tried: smtp2cf queue release" in retried.err
     before = len([line for line in desk.bridge.log() if line["event"] == "mail.attempt"])
     assert desk.queue("release", one).out == "1 released\n"
     wait_for(lambda: len([x for x in desk.bridge.log() if x["event"] == "mail.attempt"]) > before)
