@@ -145,7 +145,7 @@ def attempted(
         fields: dict[str, object] = {
             "queue_id": envelope.queue_id,
             "from": envelope.reverse_path,
-            "to": first_few(recipients, NAMED_LIMIT) if len(recipients) > 1 else recipients[0],
+            "to": first_few(recipients, NAMED_LIMIT),
             "status": status,
             "reply": str(reply),
             "delay": round(delay, 3),
@@ -251,7 +251,8 @@ def reported(envelope: Envelope, *, dsns: Sequence[Dsn], undeliverable: bool = F
     """DSNs about a message were queued, or a DSN itself could not be delivered."""
     if dsns:
         DSNS.inc(len(dsns))
-        log.info("mail.dsn", queue_id=envelope.queue_id, sender=envelope.sender_as_given, count=len(dsns))
+        told = {"to": [dsn.envelope.forward_paths[0] for dsn in dsns][:1], "count": len(dsns)}
+        log.info("mail.dsn", queue_id=envelope.queue_id, **told)
         record(envelope, Kind.REPORTED, detail=" ".join(dsn.envelope.queue_id for dsn in dsns))
         for dsn in dsns:
             about = f"a DSN about {envelope.queue_id}"
@@ -330,7 +331,7 @@ def _as_given(envelope: Envelope, recipients: Sequence[str]) -> dict[str, object
     if rewritten := envelope.given_forward_paths:
         given = [who for path in recipients if path in rewritten for who in rewritten[path]]
         if given:
-            fields["orig_to"] = first_few(given, NAMED_LIMIT) if len(given) > 1 else given[0]
+            fields["orig_to"] = first_few(given, NAMED_LIMIT)
     return fields
 
 

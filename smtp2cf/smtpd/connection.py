@@ -91,7 +91,7 @@ class Connection(Outgoing):
         if self._message_reader is not None:
             sender = self.session.transaction.mail_from
             self._sessions.limited_log.info(
-                "session.lost_in_data", client=self.client, **self._came_in, reverse_path=sender
+                "session.lost_in_data", client=self.client, **self._came_in, **{"from": sender}
             )
         self.transport = self._message_reader = None
         self.state = GONE

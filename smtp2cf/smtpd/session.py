@@ -98,7 +98,7 @@ class Session(aiosmtpd.Session):
                 return self._say(replies.too_big(self._rules.policy.max_message_size))
         message = reader.message()
         if reader.too_big:
-            sender = {"reverse_path": self.transaction.mail_from}
+            sender = {"from": self.transaction.mail_from}
             event = Event("session.too_big", sender, about_message=True)
             return self.refuse_message(replies.too_big(self._rules.policy.max_message_size), event)
         if reader.dropped:

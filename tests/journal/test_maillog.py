@@ -74,7 +74,7 @@ def test_an_attempt_is_one_line_in_postfixs_words(lines: Lines, reply: Reply, st
         "log_level": "info",
         "queue_id": mail.queue_id,
         "from": "a@example.com",
-        "to": "b@x",
+        "to": ["b@x"],
         "status": status,
         "reply": str(reply),
         "size": 1234,
@@ -102,8 +102,8 @@ def test_recipients_with_the_same_answer_share_a_line(lines: Lines) -> None:
     assert [(line["status"], line["to"]) for line in lines] == [
         ("sent", ["a@x", "c@x"]),
         ("bounced", ["b@x", "e@x"]),
-        ("queued", "d@x"),
-        ("suppressed", "f@x"),
+        ("queued", ["d@x"]),
+        ("suppressed", ["f@x"]),
     ]
     assert not any("message_id" in line for line in lines)
     assert counted("recipients_total", status="sent") == 2

@@ -43,8 +43,8 @@ def at(bridge: Bridge, listener: str | None) -> smtplib.SMTP:
         return bridge.client()
     listed = bridge.wait_for_log("serve.ready")["listeners"]
     (place,) = listed[listener]
-    source = "127.0.8.9" if listener == "antique" else "127.0.7.4"
-    return smtplib.SMTP("127.0.0.1", int(place.rpartition(":")[2]), PATIENCE, source_address=(source, 0))
+    source = ("127.0.8.9" if listener == "antique" else "127.0.7.4", 0)
+    return smtplib.SMTP("127.0.0.1", int(place.rpartition(":")[2]), timeout=PATIENCE, source_address=source)
 
 
 @pytest.mark.parametrize("recipe", recipes(), ids=[recipe.title for recipe in recipes()])

@@ -25,7 +25,7 @@ def test_mail_waits_until_the_quota_resets(tmp_path: Path) -> None:
             logged = bridge.wait_for_log("api.quota_used_up")
             client.sendmail("a@example.com", ["last@example.net"], MAIL)
         assert (logged["sent"], logged["quota"], logged["unit"]) == (5, 5, "day")
-        kept = bridge.wait_for_log("mail.attempt", to="last@example.net")
+        kept = bridge.wait_for_log("mail.attempt", to=["last@example.net"])
         assert "the quota of the Cloudflare account is used up: 5 of 5 recipients today" in kept["reply"]
         assert kept["delay"] < 5, "its client doesn't wait for what is known to fail"
         assert [call.status for call in sandbox.calls] == [200] * 5 + [429]

@@ -374,7 +374,7 @@ def test_a_line_has_the_id_of_the_call_that_its_recipients_were_in_and_no_other(
     told: list[str] = []
     for line in captured:
         if line["event"] == "mail.attempt" and line["queue_id"] == mail.queue_id:
-            recipients = line["to"] if isinstance(line["to"], list) else [line["to"]]
+            recipients = line["to"]
             told += recipients
             message_id = line.get("message_id", "")
             assert set(recipients) <= set(calls[message_id] if message_id else mail.forward_paths)

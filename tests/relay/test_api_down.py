@@ -102,7 +102,7 @@ def test_a_thousand_messages_cost_few_calls_and_lines_while_it_is_away_and_go_ou
 
         with bridge.client() as client:  # a client doesn't wait for what is known to fail
             client.sendmail("a@example.com", ["new@example.net"], MAIL)
-        assert bridge.wait_for_log("mail.attempt", to="new@example.net")["delay"] < 5
+        assert bridge.wait_for_log("mail.attempt", to=["new@example.net"])["delay"] < 5
         if server is not None:
             server.stop()
         with running_sandbox(port=port, token=TOKEN, keep=2000) as (sandbox, _):

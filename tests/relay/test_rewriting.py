@@ -156,7 +156,7 @@ async def test_the_answer_is_about_the_client_s_recipients_and_names_both(per_re
     ] * 2
     assert [(line["to"], line["orig_to"]) for line in attempts] == [
         (["a@x", "b@x"], ["root", "www", "b@x"]),
-        ("bounce@x", "root"),
+        (["bounce@x"], ["root"]),
     ]
 
 
