@@ -1,7 +1,8 @@
 """Recipients: who gets mail instead of whom, and to whom mail may go. No I/O.
 
 A target of the map may itself be a name of the map, as in sendmail's aliases. Where that leads in a circle,
-those who stand for themselves get the mail. What is refused is judged by who would get it. Knows no settings.
+those who stand for themselves get the mail, and whoever it was for. What is refused is judged by who would
+get it. Knows no settings.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -61,19 +62,22 @@ class Recipients:
 
     def expand(self, address: str) -> tuple[str, ...]:
         """Who gets the mail, each once, in the order of the map; () if nobody stands for a name."""
-        return self._ends(address) or ((address,) if "@" in address else ())
+        return self._ends(address, circle_ends=True) or ((address,) if "@" in address else ())
 
     def leads_somewhere(self, address: str) -> bool:
         """Whether the map does not only lead in a circle from here."""
         return bool(self._ends(address))
 
-    def _ends(self, address: str) -> tuple[str, ...]:
+    def _ends(self, address: str, *, circle_ends: bool = False) -> tuple[str, ...]:
+        """circle_ends: whoever the map leads back to from its own targets gets the mail as well."""
         found: dict[tuple[str, str], str] = {}
         done: set[tuple[str, str]] = set()
-        waiting = [address]
+        waiting, first = [address], match_key(address)
         while waiting:
             one = waiting.pop()
             if (key := match_key(one)) in done:
+                if circle_ends and key == first and "@" in address:
+                    found.setdefault(key, address)
                 continue
             done.add(key)
             targets = self._map.find(one) or ()

@@ -14,6 +14,7 @@ import structlog
 
 from smtp2cf.access.address_map import AddressMap
 from smtp2cf.access.recipients import Table
+from smtp2cf.listen import files
 from smtp2cf.listen.file_watch import FileWatch
 
 log = structlog.stdlib.get_logger("smtp2cf.access")
@@ -69,7 +70,7 @@ def _is_pattern(name: str) -> bool:
 class RecipientsFile:
     """The file, re-read when it changes. use: takes its table.
 
-    Raises OSError if it can't be read at first.
+    Raises FileError if it can't be read at first.
     """
 
     def __init__(self, path: Path, use: Callable[[Table], None], *, every: float = LOOK_INTERVAL) -> None:
@@ -90,8 +91,8 @@ class RecipientsFile:
         reason = ""
         try:
             text = await asyncio.to_thread(self._read)
-        except OSError as error:
-            reason = error.strerror or str(error)
+        except files.FileError as error:
+            reason = str(error)
         if reason:
             note = "the previous recipients stay in use"
             log.error("recipients.reload_failed", file=str(self._path), reason=reason, note=note)
@@ -100,7 +101,7 @@ class RecipientsFile:
             log.info("recipients.reloaded", file=str(self._path))
 
     def _read(self) -> str:
-        return self._path.read_text(encoding="utf-8", errors="replace")
+        return files.read(self._path).decode("utf-8-sig", errors="replace")
 
     def _take(self, text: str) -> None:
         table, left_out = parse(text)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from smtp2cf.access.recipients import Recipients, RecipientsAt
 from smtp2cf.access.recipients_file import RecipientsFile
 from smtp2cf.access.senders import PATTERN, Senders, match_key
+from smtp2cf.listen.files import FileError
 from smtp2cf.settings.fields import Settings, SettingsError
 from smtp2cf.settings.listening import Way, ways_of
 from smtp2cf.settings.rewriting import own_hosts
@@ -25,9 +26,8 @@ def recipients_file(settings: Settings, found: Recipients) -> RecipientsFile | N
         return None
     try:
         return RecipientsFile(settings.recipients_file, found.use_file)
-    except OSError as error:
-        place = f"SMTP2CF_RECIPIENTS_FILE: {settings.recipients_file}"
-        raise SettingsError(f"{place}: {error.strerror}") from None
+    except FileError as error:
+        raise SettingsError(f"SMTP2CF_RECIPIENTS_FILE: {error}") from None
 
 
 def say_something(settings: Settings) -> bool:

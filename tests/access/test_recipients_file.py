@@ -1,5 +1,6 @@
 """The recipients file: what is read of it, what is left out, and what a change does."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from structlog.testing import capture_logs
 
 from smtp2cf.access.recipients import Recipients
 from smtp2cf.access.recipients_file import RecipientsFile, parse
+from smtp2cf.listen.files import LIMIT, FileError
 
 ALIASES = """\
 # /etc/aliases of a Debian host, with mailing lists
@@ -52,6 +54,14 @@ async def test_the_table_wins_and_a_file_that_is_gone_changes_nothing(tmp_path: 
     assert found.expand("nobody") == ("new@example.com",)
 
 
-def test_a_file_that_is_missing_at_the_start_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        RecipientsFile(tmp_path / "aliases", Recipients().use_file)
+def test_what_can_not_be_read_at_the_start_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "aliases"
+    with pytest.raises(FileError, match="No such file"):
+        RecipientsFile(path, Recipients().use_file)
+    os.mkfifo(path)
+    with pytest.raises(FileError, match="a FIFO"):
+        RecipientsFile(path, Recipients().use_file)
+    path.unlink()
+    path.write_bytes(b"#" * (LIMIT + 1))
+    with pytest.raises(FileError, match="larger than"):
+        RecipientsFile(path, Recipients().use_file)
