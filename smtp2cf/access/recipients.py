@@ -26,6 +26,7 @@ class Recipients:
 
     def __init__(self, own_hosts: Iterable[str] = (), redirect: tuple[str, ...] = ()) -> None:
         self._own_hosts = tuple(own_hosts)
+        self._mailless = {"", *(match_key(f"@{host}")[1] for host in self._own_hosts)}
         self._map = AddressMap[tuple[str, ...]]()
         self._table: Table = {}
         self._file: Table = {}
@@ -76,7 +77,7 @@ class Recipients:
         while waiting:
             one = waiting.pop()
             if (key := match_key(one)) in done:
-                if circle_ends and key == first and "@" in address:
+                if circle_ends and key == first and first[1] not in self._mailless:
                     found.setdefault(key, address)
                 continue
             done.add(key)

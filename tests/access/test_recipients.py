@@ -35,6 +35,7 @@ EXPANSIONS: list[tuple[Table, str, tuple[str, ...]]] = [
     # Two who stand in for each other, with a copy for somebody else: neither loses mail.
     ({"a@x": ("b@x", "copy@x"), "b@x": ("a@x",)}, "a@x", ("a@x", "copy@x")),
     ({"a@x": ("b@x", "copy@x"), "b@x": ("a@x",)}, "b@x", ("b@x", "copy@x")),
+    ({"root": ("admin", "ops@x"), "admin": ("root@web07",)}, "root@web07", ("ops@x",)),
 ]
 
 
