@@ -81,7 +81,7 @@ class Bridge:
         self.relay = _relay(
             settings, store, self.accounts, self.access, self._sender_refusal_at, self.addresses
         )
-        closed = functools.partial(_spool_refusal, store) if store is not None else None
+        closed = functools.partial(_spool_refusal, store, mark) if store is not None else None
         self._sessions = quotas.session_limits(settings)
         self._counts = quotas.counts_in(store, settings)
         self._closed = closed
@@ -97,6 +97,7 @@ class Bridge:
             self.spool_health,
             certificate,
             self.rules.relays_for,
+            closed,
         )
         self.admin = _admin(settings, self.outside, store)
         self.drop = _drop(settings, self.relay, closed, self._over_quota, self.addresses.policy(settings))
@@ -332,7 +333,7 @@ def _admin(settings: Settings, outside: OutsideView, store: Spool | None) -> Adm
     )
 
 
-def _spool_refusal(store: Spool) -> Reply | None:
+def _spool_refusal(store: Spool, mark: Mark | None) -> Reply | None:
     """The reply to new mail while the spool takes none."""
-    refusal = store.refusal()
+    refusal = store.refusal() or (mark.refusal() if mark is not None else None)
     return refusal.reply if refusal is not None else None

@@ -9,6 +9,7 @@ from smtp2cf.journal.metrics import Gauge
 from smtp2cf.journal.readiness import Readiness
 from smtp2cf.listen.certificate import Certificate
 from smtp2cf.relay.sender_domains import SenderDomains
+from smtp2cf.reply import Reply
 from smtp2cf.serve.accounts import AccountsInUse
 from smtp2cf.settings.fields import Settings
 from smtp2cf.smtpd import Server
@@ -29,6 +30,7 @@ class OutsideView:
         spool: SpoolHealth | None,
         certificate: Certificate | None,
         relays_for: Callable[[], Mapping[str, str]],
+        closed: Callable[[], Reply | None] | None = None,
     ) -> None:
         self._settings = settings
         self._accounts = accounts
@@ -37,11 +39,16 @@ class OutsideView:
         self._spool = spool
         self._certificate = certificate
         self._relays_for = relays_for
+        self._closed = closed
         self._started = time.time()
 
     def readiness(self) -> Readiness:
         """Whether mail can be taken: the spool can be written, or without one, mail can be sent."""
-        return self._spool.readiness() if self._spool is not None else self.can_send()
+        if self._spool is None:
+            return self.can_send()
+        found = self._spool.readiness()
+        refusal = self._closed() if found.ready and self._closed is not None else None
+        return found if refusal is None else Readiness(False, refusal.text)
 
     def can_send(self) -> Readiness:
         """Whether mail can be taken and sent: nor has any waited for too long."""

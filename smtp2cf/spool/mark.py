@@ -17,14 +17,14 @@ import orjson
 import structlog
 
 from smtp2cf.reply import SendError
-from smtp2cf.spool.protocol import Spool, SpoolError, SpoolFull
+from smtp2cf.spool.protocol import Spool, SpoolError, SpoolFull, SpoolUnavailable
 
 NOTE = "spool.use"
 RENEWED_EVERY = 60.0
 """Seconds between two notes that the spool is in use."""
 SEEN = 600.0
 """Seconds for which a bridge counts as running, in a database that several share, after it has noted that."""
-AGAIN = 5.0
+AGAIN = 1.0
 """Seconds until a spool that is away is asked again."""
 
 log = structlog.stdlib.get_logger("smtp2cf.spool")
@@ -50,6 +50,13 @@ class Mark:
         self._shared = shared
         self._found: str | None = None
         """What the note said at last, even if another could not be written: see `_change`."""
+        self._taken = False
+
+    def refusal(self) -> SpoolUnavailable | None:
+        """Why no mail may come in yet: a sandbox's own could not be told from real mail that waits."""
+        if self._taken or self._use is Use.REAL:
+            return None
+        return SpoolUnavailable("nobody knows yet whether it is a sandbox's")
 
     async def take(self) -> None:
         """Note that the spool is ours. Raises SpoolError if it is the other kind's, SendError if it is
@@ -64,6 +71,7 @@ class Mark:
                 raise
         if self._found:
             raise SpoolError(self._found)
+        self._taken = True
 
     async def keep(self, taken: Callable[[], None]) -> None:
         """Renew the note again and again; until the first time, however long the spool is away.

@@ -11,7 +11,7 @@ from smtp2cf.cloudflare import Client, Sent
 from smtp2cf.envelope import Envelope
 from smtp2cf.journal import maillog
 from smtp2cf.message import dsn
-from smtp2cf.relay import MessagePolicy, Relay, RetryPolicy, attempt
+from smtp2cf.relay import MessagePolicy, Relay, RetryPolicy, calls
 from smtp2cf.relay.spooled import SpooledMail
 from smtp2cf.reply import BOUNCED, DELIVERED
 from smtp2cf.spool import Action, Filter, SpoolUnavailable, Status
@@ -122,7 +122,7 @@ async def test_one_group_that_fails_takes_nothing_from_the_others(lines: list[An
     done = await attempt_to_send(send, recipients)
     failed = recipients[50:100]
     assert list(done.outcomes) == recipients
-    assert [who for who, reply in done.outcomes.items() if reply == attempt.INTERNAL_ERROR] == failed
+    assert [who for who, reply in done.outcomes.items() if reply == calls.INTERNAL_ERROR] == failed
     assert [who for who, reply in done.outcomes.items() if reply == DELIVERED] == [
         who for who in recipients if who not in failed
     ]

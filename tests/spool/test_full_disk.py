@@ -168,7 +168,8 @@ async def test_the_first_start_on_a_full_disk_says_what_is_needed(sqlite: Backen
 def queue(disk: SmallDisk, *arguments: str) -> str:
     settings = {"SMTP2CF_STATE_DIR": str(disk.path), "SQLITE_TMPDIR": str(disk.path)}
     done = run(["queue", *arguments], clean_environment(settings))
-    assert (done.status, done.err) == (0, "")
+    assert done.status == 0
+    assert done.err == "" or "done, but not noted in the journal" in done.err
     return done.out
 
 

@@ -5,7 +5,8 @@ import re
 import shutil
 import sqlite3
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from smtp2cf.envelope import Envelope
 from smtp2cf.reply import Reply
+from smtp2cf.sandbox import Sandbox
 from smtp2cf.spool import (
     Action,
     Filter,
@@ -26,6 +28,8 @@ from smtp2cf.spool import (
 )
 from tests.spool.conftest import Backend, new_mail
 from tests.support.bridge import Bridge, running_bridge
+from tests.support.sandbox import running_sandbox
+from tests.support.secret import TOKEN
 from tests.support.waiting import PATIENCE
 
 FIXTURES = Path(__file__).with_name("fixtures")
@@ -110,20 +114,29 @@ async def test_what_an_earlier_version_wrote_is_read(earlier: tuple[Backend, str
     assert b"\r\n\r\nGr\xc3\xbc\xc3\x9fe\r\n.\r\n" in (await spool.read("EVERYTHING") or b"")
 
 
-def sent_by(bridge: Bridge) -> dict[str, list[str]]:
+@contextmanager
+def real_bridge(directory: Path, spool_url: str) -> Iterator[tuple[Sandbox, Bridge]]:
+    """A bridge that takes a sandbox for Cloudflare: one that knew would not send an earlier bridge's mail."""
+    settings = {"API_TOKEN": TOKEN, "ACCOUNT_ID": "0123456789abcdef0123456789abcdef", "SPOOL_URL": spool_url}
+    with (
+        running_sandbox(token=TOKEN) as (sandbox, url),
+        running_bridge(directory, sandbox=False, API_BASE_URL=url, **settings) as bridge,
+    ):
+        yield sandbox, bridge
+
+
+def sent_by(sandbox: Sandbox) -> dict[str, list[str]]:
     """What the sandbox took, but reports to the sender: recipients by subject."""
-    found = {}
-    for message in bridge.messages():
-        header = message["mime_message"].partition(b"\r\n\r\n")[0]
-        (subject,) = re.findall(rb"^Subject: (.*)\r$", header, re.MULTILINE)
-        if message["recipients"] != ["anna@example.com"]:
-            found[subject.decode()] = sorted(message["recipients"])
-    return found
+    return {
+        message.subject: sorted(message.recipients)
+        for message in list(sandbox.messages)
+        if list(message.recipients) != ["anna@example.com"]
+    }
 
 
-def wait_until_sent(bridge: Bridge, expected: dict[str, list[str]]) -> None:
+def wait_until_sent(sandbox: Sandbox, expected: dict[str, list[str]]) -> None:
     deadline = time.monotonic() + PATIENCE
-    while (sent := sent_by(bridge)) != expected and time.monotonic() < deadline:
+    while (sent := sent_by(sandbox)) != expected and time.monotonic() < deadline:
         time.sleep(0.05)
     assert sent == expected
 
@@ -134,20 +147,20 @@ BEN, CARL, DORA = "ben@example.org", "carl@example.org", "dora@example.org"
 async def test_what_an_earlier_version_wrote_is_sent(earlier: tuple[Backend, str], tmp_path: Path) -> None:
     await restore(*earlier)
     backend, _ = earlier
-    starting = running_bridge(tmp_path, SPOOL_URL=backend.url)
-    bridge = await asyncio.to_thread(starting.__enter__)
+    running = real_bridge(tmp_path, backend.url)
+    sandbox, bridge = await asyncio.to_thread(running.__enter__)
     try:
         command = await backend.open(serve=False)
         async for _ in command.apply(Action.RETRY, Filter(queue_ids=("HALF", "UNANSWERED"))):
             pass  # they may have gone out by themselves
         expected = {"waiting": [BEN], "everything": [BEN, CARL], "half": [CARL], "unanswered": [DORA]}
-        await asyncio.to_thread(wait_until_sent, bridge, expected)
+        await asyncio.to_thread(wait_until_sent, sandbox, expected)
         assert [ids async for ids in command.apply(Action.RELEASE, Filter(queue_ids=("HELD",)))]
-        await asyncio.to_thread(wait_until_sent, bridge, {**expected, "held": [BEN]})
+        await asyncio.to_thread(wait_until_sent, sandbox, {**expected, "held": [BEN]})
         (duplicate,) = [line for line in bridge.log() if line["event"] == "mail.possible_duplicate"]
         assert duplicate["queue_id"] == "UNANSWERED"
     finally:
-        await asyncio.to_thread(starting.__exit__, None, None, None)
+        await asyncio.to_thread(running.__exit__, None, None, None)
 
 
 # --- later versions
