@@ -98,7 +98,7 @@ def test_json_has_the_same_keys_in_each_line(desk: Desk) -> None:
         "subject": "x",
         "dsn_for": "",
     }
-    (logged,) = [line for line in desk.bridge.log() if line.get("to") == "anna@example.org"]
+    logged = desk.bridge.wait_for_log("mail.attempt", to=["anna@example.org"])
     assert anna["message_id"] == logged["message_id"]
     assert tuple(desk.followed[0]) == tuple(KEYS)
 

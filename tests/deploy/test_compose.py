@@ -64,6 +64,8 @@ def test_the_bridge_starts_with_its_settings(
     for name, content in (("api_token", "token"), ("spool_url", "postgresql://smtp2cf:p@postgres/smtp2cf")):
         (tmp_path / name).write_text(content)
     service = compose["services"]["smtp2cf"]
+    for variable in [name for name in os.environ if name.startswith("SMTP2CF_")]:
+        monkeypatch.delenv(variable)
     for variable, value in service["environment"].items():
         given = re.sub(r"\$\{\w+:\?[^}]*\}", "0123", value).replace("/run/secrets", str(tmp_path))
         monkeypatch.setenv(variable, given)

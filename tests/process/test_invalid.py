@@ -97,7 +97,7 @@ def test_who_is_to_blame_is_refused_and_the_others_get_it(strict: Bridge) -> Non
         if message["from"] == "blame@example.com"
     }
     assert to == {"b@example.net", "c@example.net"}
-    assert strict.wait_for_log("mail.attempt", to=ODD)["reply"].startswith("553 5.1.3")
+    assert strict.wait_for_log("mail.attempt", to=[ODD])["reply"].startswith("553 5.1.3")
 
 
 def test_sendmail_without_a_bridge_repairs_too(away: Sendmail) -> None:
