@@ -5,6 +5,7 @@ those who stand for themselves get the mail, and whoever it was for. What is ref
 get it. Knows no settings.
 """
 
+import functools
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from smtp2cf.access.address_map import AddressMap
@@ -13,6 +14,9 @@ from smtp2cf.reply import Reply, one_line
 
 ALLOWED = "SMTP2CF_ALLOWED_RECIPIENTS"
 DENIED = "SMTP2CF_DENIED_RECIPIENTS"
+
+REMEMBERED = 4096
+"""Recipients of whom it is remembered who gets their mail: each is asked about several times."""
 
 Table = Mapping[str, tuple[str, ...]]
 """Addresses, or names of the table, by pattern."""
@@ -33,6 +37,8 @@ class Recipients:
         self._allowed = ANY
         self._denied = ANY
         self.redirect = redirect
+        self.expand = functools.lru_cache(maxsize=REMEMBERED)(self._expand)
+        """Who gets an address's mail, each once, in the order of the map; () if nobody stands for a name."""
         self.recipients_of: Callable[[str], Senders] | None = None
         """To whom a user's mail may go, None if there are no users."""
 
@@ -52,6 +58,7 @@ class Recipients:
     def _use(self, table: Table, file: Table) -> None:
         self._map = AddressMap([*file.items(), *table.items()], self._own_hosts)
         self._table, self._file = table, file
+        self.expand.cache_clear()
 
     def use_allowed(self, patterns: Collection[str]) -> None:
         """Let mail go only to these, none for everybody."""
@@ -61,8 +68,7 @@ class Recipients:
         """Let no mail go to these."""
         self._denied = Senders.parse(patterns)
 
-    def expand(self, address: str) -> tuple[str, ...]:
-        """Who gets the mail, each once, in the order of the map; () if nobody stands for a name."""
+    def _expand(self, address: str) -> tuple[str, ...]:
         return self._ends(address, circle_ends=True) or ((address,) if "@" in address else ())
 
     def leads_somewhere(self, address: str) -> bool:

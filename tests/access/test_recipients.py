@@ -107,3 +107,12 @@ def test_a_user_s_own_list_counts_as_well() -> None:
         assert "SMTP2CF_ALLOWED_RECIPIENTS" in str(one.refusal("a@z.example", "shop"))
         assert one.refusal("root", "news") is None
         assert one.refusal("root") is None
+
+
+def test_another_map_counts_at_once_also_for_who_was_asked_about() -> None:
+    recipients = Recipients()
+    recipients.use_table({"root": ("a@x.example",)})
+    expand = recipients.expand  # as a step of the relay keeps it
+    assert expand("root") == ("a@x.example",)
+    recipients.use_table({"root": ("b@x.example",)})
+    assert expand("root") == ("b@x.example",)
