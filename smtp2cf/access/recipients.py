@@ -77,6 +77,8 @@ class Recipients:
 
     def _ends(self, address: str, *, circle_ends: bool = False) -> tuple[str, ...]:
         """circle_ends: whoever the map leads back to from its own targets gets the mail as well."""
+        if not self._map.find(address):
+            return (address,) if "@" in address else ()  # as most are
         found: dict[tuple[str, str], str] = {}
         done: set[tuple[str, str]] = set()
         waiting, first = [address], match_key(address)

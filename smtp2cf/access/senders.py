@@ -6,6 +6,7 @@ too: Postfix does the same, and nobody has two mailboxes that differ only in cas
 of its spellings, as A-labels or in its own script. Knows no users file and no settings.
 """
 
+import functools
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -156,6 +157,7 @@ def also(first: SenderRefusal | None, allowed: Senders, setting: str) -> SenderR
     return refusal
 
 
+@functools.lru_cache(maxsize=8192)
 def match_key(address: str) -> tuple[str, str]:
     """Local part and domain, as they are compared; the domain of a mere name is ""."""
     if "@" not in address or address.endswith('"'):

@@ -290,7 +290,9 @@ def header_rewritten(envelope: Envelope, changed: Sequence[str], signatures: Seq
     if signatures:
         log.warning("mail.rewritten", **fields, changed=list(changed), breaks_signature_of=list(signatures))
     else:
-        log.info("mail.rewritten", **fields, changed=list(changed))
+        # With the sender, which the line about the attempt names, it says nothing new.
+        note = log.info if envelope.given_reverse_path is None else log.debug
+        note("mail.rewritten", **fields, changed=list(changed))
 
 
 def possible_duplicate(envelope: Envelope, recipients: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ interpreted here.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ ID_LIMIT = 998
 # mailbox files put first.
 _FIELD_START = re.compile(rb"(?P<name>[!-9;-~]*+)[ \t]*+:|>?From ")
 _FIELD = re.compile(rb"(?:(?P<name>[!-9;-~]*+)[ \t]*+:|[ \t]|>?From )[^\n]*+(?:\n[ \t][^\n]*+)*+(?:\n|\Z)")
+_FIELDS = re.compile(rb"(?:(?:[!-9;-~]*+[ \t]*+:|[ \t]|>?From )[^\n]*+(?:\n[ \t][^\n]*+)*+(?:\n|\Z))*+")
 _LINES = re.compile(rb"[^\n]*+\n(?:[ \t][^\n]*+(?:\n|\Z))*+|[^\n]++\Z")
 _MESSAGE_ID = b"message-id"
 _LF = 0x0A
@@ -101,6 +102,29 @@ def parse_header(message: bytes, start: int, end: int, *, most: int) -> Header:
     header_end = fields[-1].end if fields else start
     empty_line = _EMPTY_LINE.match(message, header_end, end)
     return Header(fields, header_end, empty_line.end() if empty_line else header_end)
+
+
+def fields_end(message: bytes) -> int:
+    """Where the last field of the header ends, as `parse_header` finds it."""
+    found = _FIELDS.match(message)
+    return found.end() if found is not None else 0
+
+
+def fields_named(message: bytes, names: Iterable[str]) -> list[Field]:
+    """The fields of the header that have one of these names, in lower case: the same as by `parse_header`, at
+    less cost, since the others are not looked at one by one."""
+    end = fields_end(message)
+    lowered = b"\n" + message[:end].lower()
+    found = []
+    for name in names:
+        line = b"\n" + name.encode()
+        start = lowered.find(line)
+        while start >= 0:
+            field = next(fields_from(message, start, end), None)
+            if field is not None and field.name == name:
+                found.append(field)
+            start = lowered.find(line, start + 1)
+    return sorted(found, key=lambda field: field.start)
 
 
 def fields_from(message: bytes, start: int, end: int) -> Iterator[Field]:

@@ -12,10 +12,8 @@ from typing import NamedTuple
 
 from smtp2cf.message.comments import comment_end
 from smtp2cf.message.encoded_words_encode import ENCODED_WORD
-from smtp2cf.message.header import Field, parse_header
+from smtp2cf.message.header import fields_named
 
-MAX_FIELDS = 10_000
-"""Fields that are looked at."""
 OCTETS_LIMIT = 64 * 1024
 """Octets of From and Sender that are looked at, in all fields together: see repair.FROM_LIMIT."""
 LINE_LIMIT = 998
@@ -79,7 +77,8 @@ _TOKEN = re.compile(
     re.DOTALL | re.VERBOSE,
 )
 _SIMPLE = re.compile(
-    r"""[ \t]*(?:"[^"\\\r\n]*"[ ]|[\w .'-]+[ ])?(<)?([A-Za-z0-9.+=_-]+@[A-Za-z0-9.-]+)(?(1)>)[ \t]*\r?\n"""
+    r"""[ \t]*((?:"[^"\\\s][^"\\\r\n]*"|[\w .'-]*[\w.'-])[ ])?"""
+    r"""(<)?([A-Za-z0-9.+=_-]+@[A-Za-z0-9.-]+)(?(2)>)[ \t]*\r?\n"""
 )
 """Nearly every From: read without a token for each piece."""
 _IN_BRACKETS = re.compile(
@@ -94,12 +93,12 @@ _SAYS_NOTHING = frozenset({"space", "comment"})
 
 def rewrite_senders(message: bytes, becomes: Becomes, gets_replies: GetsReplies) -> Rewritten:
     """The message with other addresses in From and Sender. message: UTF-8 with CRLF line ends."""
-    fields = parse_header(message, 0, len(message), most=MAX_FIELDS).fields
+    fields = fields_named(message, _NAMES)
     pieces: list[bytes] = []
     changed: dict[str, None] = {}
     copied = looked_at = 0
     for field in fields:
-        if field.name not in _NAMES or (looked_at := looked_at + field.end - field.start) > OCTETS_LIMIT:
+        if (looked_at := looked_at + field.end - field.start) > OCTETS_LIMIT:
             continue
         value = message[field.value : field.end].decode()
         mailboxes = _changing(value, becomes)
@@ -109,19 +108,19 @@ def rewrite_senders(message: bytes, becomes: Becomes, gets_replies: GetsReplies)
         changed[_NAMES[field.name]] = None
         pieces += [message[copied : field.value], rewritten.encode()]
         copied = field.end
-        if field.name == "from" and (replies := _replies(fields, mailboxes, becomes, gets_replies)):
+        if field.name == "from" and (replies := _replies(message, mailboxes, becomes, gets_replies)):
             changed["Reply-To"] = None
             pieces.append(replies)
     if not changed:
         return Rewritten(message, ())
-    return Rewritten(b"".join([*pieces, message[copied:]]), (*changed,), (*_signatures(message, fields),))
+    return Rewritten(b"".join([*pieces, message[copied:]]), (*changed,), (*_signatures(message),))
 
 
 def _replies(
-    fields: Sequence[Field], mailboxes: Sequence[_Mailbox], becomes: Becomes, gets_replies: GetsReplies
+    message: bytes, mailboxes: Sequence[_Mailbox], becomes: Becomes, gets_replies: GetsReplies
 ) -> bytes:
     """Reply-To for a From, b"" for none: where replies would have gone to before it was changed."""
-    if any(field.name == "reply-to" for field in fields):
+    if fields_named(message, ["reply-to"]):
         return b""
     addresses = {mailbox.address: gets_replies(mailbox.address) for mailbox in mailboxes}
     if not any(addresses[old] and becomes(old) is not None for old in addresses):
@@ -129,18 +128,20 @@ def _replies(
     return f"Reply-To: {_LIST.join(filter(None, addresses.values()))}\r\n".encode()
 
 
-def _signatures(message: bytes, fields: Sequence[Field]) -> Iterator[str]:
-    for field in fields:
-        if field.name == "dkim-signature":
-            found = _SIGNED_BY.search(message[field.value : field.end])
-            yield found[1].decode("ascii") if found else "?"
+def _signatures(message: bytes) -> Iterator[str]:
+    for field in fields_named(message, ["dkim-signature"]):
+        found = _SIGNED_BY.search(message[field.value : field.end])
+        yield found[1].decode("ascii") if found else "?"
 
 
 def _changing(value: str, becomes: Becomes) -> Sequence[_Mailbox]:
     """The mailboxes of a field; none if all of them stay."""
     simple = _SIMPLE.fullmatch(value)
-    if simple is not None and becomes(simple[2]) is None:
+    if simple is not None and becomes(simple[3]) is None:
         return ()
+    if simple is not None and (simple[2] or not simple[1]):
+        start, end, address = simple.start(2 if simple[2] else 3), simple.end(3) + bool(simple[2]), simple[3]
+        return (_Mailbox(start, end, address, "" if simple[1] else address, (start, start)),)
     try:
         return _mailboxes(value)
     except _Unclear:

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtp2cf.message.header import drop_headers, message_id, parse_header, received_count, split_header
+from smtp2cf.message.header import (
+    drop_headers,
+    fields_end,
+    fields_named,
+    message_id,
+    parse_header,
+    received_count,
+    split_header,
+)
 from tests.corpus import CORPUS, more_messages
 from tests.support.each import each
 
@@ -68,6 +76,33 @@ def test_fields_end_where_readers_see_the_body_begin(
 def test_no_more_fields_are_parsed_than_asked_for() -> None:
     message = b"A: 1\r\n" * 5 + b"\r\n"
     assert len(parse_header(message, 0, len(message), most=3).fields) == 3
+
+
+LINES = st.sampled_from(
+    [
+        "From: a",
+        "FROM\t:b",
+        "from",
+        "From anna",
+        ">From x",
+        " From: c",
+        "Sender:d",
+        "x: From: e",
+        ":",
+        "",
+        "é: f",
+    ]
+)
+
+
+@given(st.lists(LINES, max_size=8), st.sampled_from(["\r\n", "\n"]))
+def test_fields_of_some_names_are_those_that_are_parsed(lines: list[str], line_end: str) -> None:
+    message = line_end.join(lines).encode()
+    parsed = parse_header(message, 0, len(message), most=100)
+    assert fields_end(message) == parsed.end
+    assert fields_named(message, ("sender", "from")) == [
+        field for field in parsed.fields if field.name in ("from", "sender")
+    ]
 
 
 MESSAGE_IDS = [

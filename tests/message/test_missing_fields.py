@@ -40,6 +40,12 @@ def test_what_is_missing_goes_in_front_and_nothing_else_changes(message: bytes, 
     assert added(result) is result
 
 
+def test_a_sender_without_a_domain_is_named_as_it_is() -> None:
+    """It becomes another before the mail goes out, and From with it."""
+    assert b"\r\nFrom: root\r\n" in added(b"Subject: s\r\n\r\n", sender="root")
+    assert b"From:" not in added(b"Subject: s\r\n\r\n", sender='"a b"')
+
+
 def test_nobody_is_named_where_there_is_no_sender() -> None:
     parsed = message_from_bytes(added(b"Subject: s\r\n\r\n", sender=""), policy=default)
     assert parsed["From"] is None
