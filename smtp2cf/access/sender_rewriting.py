@@ -88,6 +88,10 @@ class SenderRewriting:
         """Who is sent instead of a sender; the same where nobody is. The null path stays."""
         return self._becomes(address, self.default_for(user, listener))
 
+    def is_allowed(self, address: str) -> bool:
+        """Whether the list of who may send has an address, or there is none."""
+        return self._allowed.allow(address)
+
     def _look_up(self, address: str, default: str) -> str:
         if address[:1] in ("", "@"):
             return address

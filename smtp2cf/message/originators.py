@@ -58,10 +58,10 @@ class _AmbiguousError(Exception):
     """Readers may disagree about it."""
 
 
-def originators(message: bytes) -> list[str] | None:
+def originators(message: bytes, *, names: bool = True) -> list[str] | None:
     """The addresses, each once; None if there is no From, or readers may disagree about one.
 
-    message: UTF-8 with CRLF line ends.
+    message: UTF-8 with CRLF line ends. names: those in names and comments too.
     """
     header = _clear_header(message)
     if header is None:
@@ -74,7 +74,7 @@ def originators(message: bytes) -> list[str] | None:
     found: dict[str, None] = {}
     try:
         for field in named:
-            found.update(dict.fromkeys(_addresses(_value(message, field))))
+            found.update(dict.fromkeys(_addresses(_value(message, field), names=names)))
     except _AmbiguousError:
         return None
     return list(found)
@@ -102,8 +102,8 @@ def _value(message: bytes, field: Field) -> str:
     return _FOLD.sub("", text).rstrip("\r\n")
 
 
-def _addresses(text: str) -> Iterator[str]:
-    """The addresses of a list of mailboxes, and those that its names and comments show.
+def _addresses(text: str, *, names: bool) -> Iterator[str]:
+    """The addresses of a list of mailboxes, and those that its names and comments show if `names`.
 
     Raises _AmbiguousError.
     """
@@ -120,7 +120,7 @@ def _addresses(text: str) -> Iterator[str]:
         kind, written = str(found.lastgroup), text[at:end]
         at = end
         if kind == "comma":
-            yield from _mailbox(before, after, last_address, shown)
+            yield from _mailbox(before, after, last_address, shown if names else [])
             before, after, last_address, shown = [], False, "", []
         elif kind in ("comment", "space"):
             shown.append(written)
@@ -135,7 +135,7 @@ def _addresses(text: str) -> Iterator[str]:
                 last_address = written
             else:
                 shown.append(written)
-    yield from _mailbox(before, after, last_address, shown)
+    yield from _mailbox(before, after, last_address, shown if names else [])
 
 
 def _mailbox(before: list[str], after: bool, bare: str, shown: list[str]) -> Iterator[str]:

@@ -60,7 +60,7 @@ class Relay:
         bounce = bounce or BouncePolicy(hostname="localhost")
         self.rewriting = rewriting or Rewriting()
         accounts = out if isinstance(out, Accounts) else Accounts.of_one(out, pace, look_up)
-        checks = Checks(policy, sender_refusal, refusal_at)
+        checks = Checks(policy, sender_refusal, refusal_at, senders.allow if senders is not None else None)
         self.sender_domains = SenderDomains(spool, accounts)
         attempts = Attempts(
             accounts,
@@ -91,6 +91,7 @@ class Relay:
 
         Raises SendError if the DSN can neither be kept nor, without a spool, be sent now.
         """
+        envelope = self.rewriting.of_sender(envelope)
         dsns = await self._way.tell(envelope, message, outcomes)
         maillog.reported(envelope, dsns=dsns)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from smtp2cf.access.senders import SHOWN_LIMIT
 from smtp2cf.envelope import Envelope, SenderRefusal
 from smtp2cf.message.eightbit import is_utf8, to_utf8
 from smtp2cf.message.header import drop_headers, received_count
@@ -9,7 +10,7 @@ from smtp2cf.message.missing_fields import add_missing
 from smtp2cf.message.newlines import has_bare_newlines, normalize_newlines
 from smtp2cf.message.originators import originators
 from smtp2cf.relay.policy import MessagePolicy
-from smtp2cf.reply import Reply
+from smtp2cf.reply import Reply, one_line
 
 MAX_RECEIVED = 100
 """Received fields a message may have before it is taken for a loop (RFC 5321 §6.3)."""
@@ -26,6 +27,10 @@ HEADER_FROM = Reply(
 NULL_SENDER = Reply(
     550, "5.1.7", "Cloudflare takes no mail from the null sender <>: set SMTP2CF_NULL_SENDER_ADDRESS"
 )
+NOT_REWRITTEN = (
+    "in the header: sending as <{who}> is not allowed, and it can't be replaced the way it is written: use a"
+    " short name and <address>, no comment (SMTP2CF_CHECK_HEADER_FROM, SMTP2CF_ALLOWED_SENDER_DOMAINS)"
+)
 ANYBODY = "@"
 """Matches no pattern of allowed senders: only somebody who may send as anybody may send as this."""
 
@@ -36,7 +41,8 @@ RefusalAt = Callable[[str], SenderRefusal | None]
 
 class Checks:
     """sender_refusal: who may send as whom; None if everybody may send as anybody. refusal_at: the same at
-    listeners with a name, where it may differ.
+    listeners with a name, where it may differ. goes_out: whether mail may go out from an address, whoever
+    sends it; None if it may from all.
     """
 
     def __init__(
@@ -44,10 +50,12 @@ class Checks:
         policy: MessagePolicy,
         sender_refusal: SenderRefusal | None,
         refusal_at: RefusalAt | None = None,
+        goes_out: Callable[[str], bool] | None = None,
     ) -> None:
         self._policy = policy
         self._sender_refusal = sender_refusal
         self._refusal_at = refusal_at
+        self._goes_out = goes_out
 
     def fit(self, envelope: Envelope, message: bytes) -> bytes | Reply:
         """The message as send_raw can take it, the very same bytes if they are fit; or why it is refused."""
@@ -82,6 +90,24 @@ class Checks:
         if sender_refusal is not None:
             return self._refusal_of_sender(sender_refusal, envelope, message) or message
         return message
+
+    def left_in_header(self, message: bytes) -> Reply | None:
+        """Why a message may not go out as it was rewritten; None if it may.
+
+        `fit` takes an address in From or Sender for what it is to become. It stays where it is written in an
+        unusual way, or its line is too long.
+        """
+        goes_out = self._goes_out
+        if goes_out is None or not self._policy.check_header_from or goes_out(ANYBODY):
+            return None
+        named = originators(message, names=False)
+        if named is None:
+            return HEADER_FROM
+        for address in named:
+            if not goes_out(address):
+                who = one_line(address, SHOWN_LIMIT)
+                return Reply(550, "5.7.1", NOT_REWRITTEN.format(who=who))
+        return None
 
     def _refusal_of_sender(
         self, sender_refusal: SenderRefusal, envelope: Envelope, message: bytes

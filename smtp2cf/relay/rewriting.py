@@ -29,6 +29,13 @@ class Rewriting:
             envelope, message = step(envelope, message)
         return envelope, message
 
+    def of_sender(self, envelope: Envelope) -> Envelope:
+        """The envelope with its sender as it goes out, which tells whom a DSN can reach. Its recipients stay
+        those that the client named.
+        """
+        sent, _ = self.apply(envelope, b"") if self.steps else (envelope, b"")
+        return replace(envelope, reverse_path=sent.reverse_path, given_reverse_path=sent.given_reverse_path)
+
 
 def with_sender(envelope: Envelope, address: str) -> Envelope:
     """The envelope from another sender; what the client said first is kept."""

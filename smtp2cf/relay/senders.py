@@ -26,6 +26,10 @@ class Senders:
         """Some sender may become another."""
         return self._rewriting.active
 
+    def allow(self, address: str) -> bool:
+        """Mail may go out from this address, for all that is set for everybody."""
+        return self._rewriting.is_allowed(address)
+
     def rewrite(self, envelope: Envelope, message: bytes) -> tuple[Envelope, bytes]:
         """A Step: the sender that goes out, and a header that says the same."""
         if not (self.active or self._rewriting.default_for(envelope.auth_user, envelope.listener)):

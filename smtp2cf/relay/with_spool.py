@@ -69,9 +69,15 @@ class WithSpool:
             maillog.answered(earlier.reply)
             return earlier
         try:
+            refusal = None
             if self._rewriting.steps:
                 envelope, message = self._rewriting.apply(envelope, message)
-            verdict = await (self._send_or_keep if direct else self._keep)(envelope, message)
+                refusal = self._checks.left_in_header(message)
+            if refusal is None:
+                verdict = await (self._send_or_keep if direct else self._keep)(envelope, message)
+            else:
+                maillog.refused(envelope, refusal, message)
+                verdict = same_for_all(envelope, refusal)
         except BaseException:
             self._duplicates.fail(envelope)
             raise

@@ -52,6 +52,10 @@ class WithoutSpool:
             return same_for_all(envelope, message)
         if self._rewriting.steps:
             envelope, message = self._rewriting.apply(envelope, message)
+            if (refusal := self._checks.left_in_header(message)) is not None:
+                maillog.refused(envelope, refusal, message)
+                maillog.answered(refusal)
+                return same_for_all(envelope, refusal)
         attempt = await self._attempts.make(
             envelope, envelope.forward_paths, message, patience=self._policy.reply_timeout
         )

@@ -13,10 +13,10 @@ from smtp2cf.access.senders import Senders as Allowed
 from smtp2cf.cloudflare import Sent
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.message.header import drop_headers
-from smtp2cf.relay import MessagePolicy, Relay
+from smtp2cf.relay import BouncePolicy, MessagePolicy, Relay
 from smtp2cf.relay.rewriting import Rewriting
 from smtp2cf.relay.senders import Senders
-from smtp2cf.reply import DELIVERED, Reply, Scope, SendError
+from smtp2cf.reply import BOUNCED, DELIVERED, Reply, Scope, SendError
 from tests.relay.world import Api, failure, world
 from tests.spool.conftest import Backend
 from tests.support.each import each
@@ -157,6 +157,50 @@ async def test_nothing_is_rewritten_that_nobody_asks_for() -> None:
         api = Cloudflare("example.com")
         await send(relay_to(api, table), "b@example.com", "From: root@web07", auth_user="shop")
         assert (api.senders, api.headers) == (["b@example.com"], ["From: root@web07"])
+
+
+STAYS = [
+    # A From that the check reads and rewriting leaves as it is.
+    "From: boss@other.net <boss@other.net> (hello)",
+    f'From: "{"A" * 1000}" <boss@other.net>',
+    "From: root@3f2a1b, boss@other.net <boss@other.net> (hello)",
+]
+
+
+@pytest.mark.parametrize("spool", [False, True])
+@pytest.mark.parametrize("header", STAYS)
+async def test_no_address_passes_for_its_default_that_does_not_become_it(
+    sqlite: Backend, header: str, spool: bool
+) -> None:
+    api, table = Cloudflare("example.com"), rewriting()
+    senders = Senders(table)
+    relay = Relay(
+        api,
+        MessagePolicy(check_header_from=True),
+        spool=await sqlite.open() if spool else None,
+        sender_refusal=SenderRules(Allowed.parse(("example.com",)), becomes=table.becomes).refusal,
+        rewriting=Rewriting(senders.rewrite),
+        senders=senders,
+    )
+    verdict = await send(relay, "root@3f2a1b", header)
+    assert (verdict.reply[:2], api.senders) == ((550, "5.7.1"), [])
+    assert "sending as <boss@other.net> is not allowed" in verdict.reply.text
+    assert (await send(relay, "root@3f2a1b", "From: Boss <boss@other.net>")).reply.code == 250
+    assert api.headers == [f"From: Boss <{DEFAULT}>\r\nReply-To: boss@other.net"]
+
+
+async def test_a_dsn_about_mail_without_a_session_goes_where_one_about_the_same_mail_would() -> None:
+    """The sender as the client wrote it may be no address: sendmail writes a mere name."""
+    api, senders = Cloudflare("example.com"), Senders(rewriting())
+    bounce = BouncePolicy(hostname="relay.example.com", postmaster="post@example.com")
+    relay = Relay(api, MessagePolicy(), bounce=bounce, rewriting=Rewriting(senders.rewrite), senders=senders)
+    told = []
+    for sender in ("root", "root@3f2a1b", "a@other.net"):
+        envelope = Envelope(reverse_path=sender, forward_paths=("b@example.net",))
+        with capture_logs() as lines:
+            await relay.bounce(envelope, b"Subject: x\r\n\r\n", {"b@example.net": BOUNCED})
+        told += [line["to"] for line in lines if line["event"] == "mail.dsn"]
+    assert told == [["post@example.com"], ["post@example.com"], ["a@other.net"]]
 
 
 async def test_a_signature_that_this_breaks_is_named() -> None:
