@@ -7,6 +7,7 @@ mail (`settle`), and written down by `spooled`. Knows no SMTP session and no HTT
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
@@ -202,8 +203,9 @@ class Queue:
                 self._mail.work(item.queue_id, self._send_in(lane, item))
             else:
                 aside.setdefault(lane.name, []).append(item.queue_id)
+        if aside:  # all of it first: the spool may go away between two accounts, and a claim stays
+            await self._mail.give_back(*itertools.chain(*aside.values()))
         for name, queue_ids in aside.items():
-            await self._mail.give_back(*queue_ids)
             await make_due(self._spool, Filter(queue_ids=tuple(queue_ids)), LATER)
             self._lanes[name].put_off(queue_ids)
 

@@ -5,7 +5,8 @@ import contextlib
 import functools
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple, cast
 
 import pytest
 from aiohttp import web
@@ -18,7 +19,8 @@ from smtp2cf.envelope import Envelope
 from smtp2cf.relay import BouncePolicy, MessagePolicy, Relay, RetryPolicy
 from smtp2cf.relay.accounts import Accounts, Outlet, Share
 from smtp2cf.relay.lanes import Lane
-from smtp2cf.spool import Filter, Spool
+from smtp2cf.relay.queue import Queue
+from smtp2cf.spool import Filter, Spool, SpoolItem, SpoolUnavailable
 from tests.relay.world import MESSAGE, Answer, Api, Call, delivered, failure
 from tests.spool.conftest import Backend, new_mail
 from tests.support.secret import TOKEN
@@ -231,6 +233,39 @@ async def test_no_mail_stands_in_line_for_another_account(sqlite: Backend, api: 
         calls = Counter(call.account for call in api.calls)
         assert calls["well"] == OTHERS + 1
         assert calls["troubled"] <= 5
+
+
+class Away:
+    """The mail of two accounts, claimed, in a spool that goes away once the first is given back."""
+
+    def __init__(self) -> None:
+        self.given_back: list[str] = []
+        self.retry = RetryPolicy(parallel=1)
+        self.spool = self
+
+    async def give_back(self, *queue_ids: str) -> None:
+        self.given_back += queue_ids
+
+    async def apply(self, *_: Any, **__: Any) -> AsyncIterator[list[str]]:
+        raise SpoolUnavailable("away")
+        yield []  # which makes it a generator
+
+
+async def test_no_claim_is_kept_where_the_spool_goes_away_as_mail_is_put_off() -> None:
+    pace = Paced()
+    pace.blocked_for = 60.0
+    outlets = {name: Outlet(never, name, pace) for name in ("one", "two")}
+    accounts = Accounts(None, [Share(each, Senders.parse(()), (name,)) for name, each in outlets.items()])
+
+    async def outlet_of(item: SpoolItem) -> Outlet:
+        return outlets[item.queue_id]
+
+    away = Away()
+    queue = Queue(cast("Any", away), never, accounts=accounts, outlet_of=outlet_of)
+    items = [SimpleNamespace(queue_id=name, expired=False, attempts=0) for name in outlets]
+    with pytest.raises(SpoolUnavailable):
+        await queue._begin(cast("Any", items))  # noqa: SLF001 - its caller begins again
+    assert away.given_back == ["one", "two"]
 
 
 async def test_waiting_mail_follows_a_changed_file(sqlite: Backend, api: Api) -> None:
