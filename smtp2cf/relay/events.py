@@ -137,7 +137,8 @@ class LaterOutcomes:
     def _log(self, event: Event, followed: Followed | None = None) -> None:
         event_log.told(
             event.kind,
-            event.recipient,
+            # As the mail names it: Cloudflare may spell it differently, and the journal would not know it.
+            followed.recipient if followed is not None else event.recipient,
             event.reply,
             event.message_id,
             envelope=followed.envelope if followed is not None else None,

@@ -3,6 +3,7 @@
 from smtp2cf.envelope import Envelope
 from smtp2cf.message.header import message_id
 from smtp2cf.relay.attempt import Attempt
+from smtp2cf.relay.senders import as_sent
 from smtp2cf.spool import Followed
 from smtp2cf.spool.following import alone
 
@@ -12,6 +13,7 @@ def followed_by(envelope: Envelope, attempt: Attempt, message: bytes) -> list[Fo
     taken = [who for who, reply in attempt.outcomes.items() if reply.success and who in attempt.message_ids]
     if not taken:
         return []
+    envelope = as_sent(envelope, attempt.sent_as)
     original = message_id(message)
     ids = attempt.message_ids
     return [Followed(ids[who].strip("<> "), alone(envelope, who), original) for who in taken]

@@ -14,7 +14,9 @@ from smtp2cf.cloudflare import Sent
 from smtp2cf.cloudflare.events import Event, Pulled
 from smtp2cf.envelope import Envelope
 from smtp2cf.relay import BouncePolicy, MessagePolicy, Relay
+from smtp2cf.relay.attempt import Attempt
 from smtp2cf.relay.events import FOREIGN_LIMIT, LAST_TRY, LaterOutcomes
+from smtp2cf.relay.followed import followed_by
 from smtp2cf.reply import QUEUED, Reply, SendError
 from smtp2cf.spool import Followed, Following, NewMail, Spool
 from tests.spool.conftest import Backend
@@ -113,6 +115,26 @@ async def test_a_later_bounce_is_reported_as_an_immediate_one_would_have_been(ba
     assert line["original_message_id"] == "<1@local>"
     assert (line["status"], line["message_id"]) == ("bounced", "m0@cf")
     assert await spool.following.find("m0@cf", "b0@example.net") is None
+
+
+async def test_a_recipient_is_told_of_as_the_mail_names_it_however_cloudflare_spells_it(
+    sqlite: Backend,
+) -> None:
+    spool = await sqlite.open()
+    await send(spool, [0], forward_paths=("b0@Example.net",))
+    queue = Queue(event(recipient="B0@example.net"))
+    with structlog.testing.capture_logs() as lines:
+        await step_until_empty(queue, LaterOutcomes(queue, spool.following, BOUNCE))
+    assert [line["to"] for line in lines if line["event"] == "mail.event"] == [["b0@Example.net"]]
+
+
+def test_mail_that_another_was_sent_as_is_followed_as_it_was_sent() -> None:
+    """So a later bounce is reported where an immediate one would have been."""
+    envelope = Envelope(reverse_path="root@web07.internal", forward_paths=("b@x",))
+    attempt = Attempt({"b@x": QUEUED}, {"b@x": "<m@cf>"}, sent_as="noreply@example.com")
+    (followed,) = followed_by(envelope, attempt, MESSAGE)
+    assert followed.envelope.reverse_path == "noreply@example.com"
+    assert BOUNCE.whom_to_tell(followed.envelope) == "postmaster@example.com"
 
 
 @pytest.mark.parametrize(
