@@ -72,7 +72,9 @@ def events(
 
 
 async def _run(settings: Settings, account: Account, token: str, name: str, *, dry_run: bool) -> None:
-    api = account.client.api_with(token) if token else account.client.api
+    api = (
+        account.client.api_with(token, {"SMTP2CF_API_TOKEN": "--token-file"}) if token else account.client.api
+    )
     table = next(
         each for each in accounts.tables(settings) if each.name == (account.name or accounts.DEFAULT)
     )

@@ -123,8 +123,8 @@ class Client:
         self.api.use_token(token)
         self.health.token_replaced()
 
-    def api_with(self, token: str) -> Api:
-        """The same API with another token, which has a rate of its own."""
+    def api_with(self, token: str, names: Mapping[str, str] = AS_IN_THE_ENVIRONMENT) -> Api:
+        """The same API with another token, which has a rate of its own. names: see `error_of`."""
         return Api(
             base_url=self._base,
             account_id=self._account_id,
@@ -132,6 +132,7 @@ class Client:
             timeout=self._timeout,
             transport=self._transport,
             pacer=Pacer(1),
+            names={**self._names, **names},
         )
 
     async def aclose(self) -> None:

@@ -5,8 +5,9 @@ with swapped meanings; then the code together with the HTTP status it is known f
 some of the same codes); then the HTTP status. Knows no socket.
 """
 
+import contextlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import httpx
@@ -38,6 +39,16 @@ _DIGITS = re.compile(r"[0-9]{1,9}")
 
 class TokenRefusedError(SendError):
     """The API refuses the token, so every call is refused, not just this one."""
+
+
+@contextlib.contextmanager
+def permission(name: str) -> Iterator[None]:
+    """Says which permission a token lacks that may not do what is within."""
+    try:
+        yield
+    except TokenRefusedError as error:
+        text = f"the token may not do that: it needs the permission {name} ({error.reply.text})"
+        raise SendError(error.reply._replace(text=text), Scope.ACCOUNT) from None
 
 
 class Row(NamedTuple):

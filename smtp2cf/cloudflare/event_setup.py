@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from smtp2cf.cloudflare import setup
 from smtp2cf.cloudflare.api import Api
-from smtp2cf.cloudflare.errors import TokenRefusedError
+from smtp2cf.cloudflare.errors import permission
 from smtp2cf.cloudflare.events import KINDS
 from smtp2cf.cloudflare.setup import SendingDomain
 from smtp2cf.reply import Reply, Scope, SendError, one_line
@@ -53,9 +53,9 @@ async def look(api: Api, wanted: Collection[str], *, queue_id: str = "", name: s
 
     queue_id, or else name: which queue. Raises SendError, which names a permission that is missing.
     """
-    async with _permission("Zone: Read"):
+    with permission("Zone: Read"):
         domains = [domain async for domain in _sending(api, wanted)]
-    async with _permission("Queues: Read"):
+    with permission("Queues: Read"):
         queue = await _queue(api, queue_id, name)
         found_id = _text(queue, "queue_id") if queue is not None else ""
         if queue_id and not found_id:
@@ -92,7 +92,7 @@ def in_words(state: EventsState) -> Iterator[str]:
 async def make(api: Api, state: EventsState) -> AsyncIterator[str]:
     """Make what is missing; yields a line for each thing made. Raises SendError, as `look` does."""
     queue_id = state.queue_id
-    async with _permission("Queues: Edit"):
+    with permission("Queues: Edit"):
         if not queue_id:
             answer = await api.call("POST", f"{api.account}/queues", json={"queue_name": state.name})
             queue_id = _text(answer.result, "queue_id") if isinstance(answer.result, dict) else ""
@@ -166,21 +166,6 @@ def _subscriptions(entries: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str
             continue
         if _text(source, "type") == _SOURCE and entry.get("enabled") is not False:
             yield _text(source, "domain").lower(), _text(destination, "queue_id")
-
-
-class _permission:  # noqa: N801 - used like a function
-    """Says which permission a token lacks that may not do what is within."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    async def __aenter__(self) -> None:
-        return None
-
-    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, TokenRefusedError):
-            text = f"the token may not do that: it needs the permission {self._name} ({error.reply.text})"
-            raise SendError(error.reply._replace(text=text), Scope.ACCOUNT) from None
 
 
 def _text(entry: dict[str, Any], key: str) -> str:

@@ -17,12 +17,15 @@ from typing import Any, NamedTuple
 import orjson
 
 from smtp2cf.cloudflare.api import Api
+from smtp2cf.cloudflare.errors import permission
 from smtp2cf.reply import Reply, one_line
 
 BATCH = 100
 """Messages of one pull, the most that Cloudflare hands out."""
 LEASE = 120.0
 """Seconds in which a batch is dealt with; after that it is handed out again."""
+PERMISSION = "Queues: Edit, with Queues: Read"
+"""What a token needs to pull and to acknowledge."""
 PREFIX = "cf.email.sending.message."
 """What the type of an event begins with."""
 TEXT_LIMIT = 500
@@ -86,7 +89,8 @@ class EventQueue:
     async def pull(self) -> list[Pulled]:
         """Lease what is there, up to BATCH messages."""
         body = {"batch_size": BATCH, "visibility_timeout_ms": int(LEASE * 1000)}
-        answer = await self._api.call("POST", f"{self._path}/pull", json=body)
+        with permission(PERMISSION):
+            answer = await self._api.call("POST", f"{self._path}/pull", json=body)
         messages = answer.result.get("messages") if isinstance(answer.result, dict) else None
         return [read for each in messages or () if (read := read_message(each)) is not None]
 
@@ -95,7 +99,8 @@ class EventQueue:
         acks = [{"lease_id": lease} for lease in done]
         retries = [{"lease_id": lease, "delay_seconds": int(delay)} for lease, delay in later.items()]
         if acks or retries:
-            await self._api.call("POST", f"{self._path}/ack", json={"acks": acks, "retries": retries})
+            with permission(PERMISSION):
+                await self._api.call("POST", f"{self._path}/ack", json={"acks": acks, "retries": retries})
 
 
 def read_message(message: Any) -> Pulled | None:

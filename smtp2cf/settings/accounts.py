@@ -102,7 +102,8 @@ def choice(settings: Settings, accounts: Sequence[Account]) -> Accounts:
 def events_api(settings: Settings, default: Account | None) -> Api | None:
     """The default account's API with the token for events; None if that has none of its own."""
     token = settings.events_api_token.get_secret_value()
-    return default.client.api_with(token) if token and default is not None else None
+    names = {"SMTP2CF_API_TOKEN": "SMTP2CF_EVENTS_API_TOKEN"}
+    return default.client.api_with(token, names) if token and default is not None else None
 
 
 def event_queues(

@@ -189,6 +189,11 @@ async def test_the_stand_in_publishes_what_becomes_of_each_recipient(make_client
         assert sorted(each.attempts for each in await queue.pull()) == [2] * (1 + len(second))
         with pytest.raises(SendError, match="404"):
             await EventQueue(client.api, "another").pull()
+
+        sandbox.lacking = {"queues"}
+        own = client.api_with("another", {"SMTP2CF_API_TOKEN": "SMTP2CF_EVENTS_API_TOKEN"})
+        with pytest.raises(SendError, match=r"permission Queues: Edit.*\(SMTP2CF_EVENTS_API_TOKEN\)"):
+            await EventQueue(own, QUEUE).pull()
     finally:
         await sandbox.stop()
 
