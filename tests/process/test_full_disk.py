@@ -140,4 +140,4 @@ def test_what_waits_goes_out_while_the_disk_is_full(tmp_path: Path, disk: SmallD
             disk.make_room()
             wait_until(lambda: len(sandbox.messages) == 66, "what was dropped is sent")
             wait_until(lambda: mail(bridge)[0] == 250, "taken")
-        assert not (drop / "A.drop").exists()
+            wait_until(lambda: not (drop / "A.drop").exists(), "what was dropped is removed")
