@@ -288,7 +288,7 @@ def _print_entry(entry: Suppression) -> None:
         "address": entry.email,
         "for": _whose(entry.domain),
         "reason": entry.reason,
-        "since": entry.created or "unknown",
+        "since": _utc(entry.created_at) if entry.created_at else entry.created or "unknown",
         "until": _expires(entry),
         "note": entry.note,
         "read-only": "yes: only Cloudflare can remove it" if entry.read_only else "no",
@@ -303,8 +303,12 @@ def _expires(entry: Suppression) -> str:
 
 
 def _until(moment: datetime | None) -> str:
-    """In UTC, as in replies."""
-    return f"until {moment:%Y-%m-%d %H:%M} UTC" if moment else "for good"
+    return f"until {_utc(moment)}" if moment else "for good"
+
+
+def _utc(moment: datetime) -> str:
+    """As in replies."""
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
 
 
 def _whose(domain: str | None) -> str:

@@ -48,6 +48,11 @@ class Suppression(NamedTuple):
     note: str
 
     @property
+    def created_at(self) -> datetime | None:
+        """In UTC; None if Cloudflare doesn't say, or says it in a way of its own."""
+        return _moment(self.created)
+
+    @property
     def expired(self) -> bool:
         """It has no effect any more."""
         return self.expires_at is not None and self.expires_at <= datetime.now(UTC)

@@ -8,13 +8,16 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import NamedTuple
 
 import structlog
 
 ENDED_BY_SIGINT = 128 + signal.SIGINT
 """Exit status, as shells know it."""
+AGAIN = "press Ctrl-C again to quit at once"
+STREAMS = (0, 1, 2)
+"""Descriptors of which one is the terminal that a bridge was started in."""
 
 log = structlog.stdlib.get_logger("smtp2cf.serve")
 
@@ -45,10 +48,14 @@ class LeftBehind(NamedTuple):
 
 
 class Signals:
-    """Installs the handlers. stop: set at the first signal. at_once: set when Ctrl-C is pressed again."""
+    """Installs the handlers. stop: set at the first signal. at_once: set when Ctrl-C is pressed again.
+
+    hint: what to log of that to whoever has pressed it once, as the line's fields.
+    """
 
     def __init__(self, reload: Callable[[], None]) -> None:
         self.stop, self.at_once = asyncio.Event(), asyncio.Event()
+        self.hint: Mapping[str, str] = {}
         self._reload = reload
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.stop.set)
@@ -56,7 +63,12 @@ class Signals:
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
 
     def _interrupt(self) -> None:
-        (self.at_once if self.stop.is_set() else self.stop).set()
+        if self.stop.is_set():
+            self.at_once.set()
+            return
+        if any(map(os.isatty, STREAMS)):
+            self.hint = {"note": AGAIN}
+        self.stop.set()
 
     def _hang_up(self) -> None:
         log.info("serve.sighup")

@@ -34,7 +34,7 @@ from smtp2cf.settings import listening, quotas, rooms, trial
 from smtp2cf.settings.fields import Settings
 from smtp2cf.settings.fields.tables import ListenerTable
 from smtp2cf.settings.listening import Way
-from smtp2cf.settings.reread import Reread, SettingsFile
+from smtp2cf.settings.reread import NOT_REREAD, Reread, SettingsFile
 from smtp2cf.settings.secret_files import SecretFile
 from smtp2cf.smtpd import Listener, Policy, Rules, Server, judge, memory, over_quota
 from smtp2cf.spool import FollowingSpool, Spool
@@ -101,6 +101,7 @@ class Bridge:
         )
         self.admin = _admin(settings, self.outside, store)
         self.drop = _drop(settings, self.relay, closed, self._over_quota, self.addresses.policy(settings))
+        self._has_file = file is not None
         self._read_from_files = [*self._settings_files(secrets or {}, file), *self._other_files()]
         self._drop_run: asyncio.Task[None] | None = None
         self._watches: list[asyncio.Task[None]] = []
@@ -273,6 +274,8 @@ class Bridge:
 
     async def _reread(self, notifier: Notifier) -> None:
         with notifier.reloading():
+            if not self._has_file:
+                log.info("settings.not_reread", note=NOT_REREAD)
             for thing in self._read_from_files:
                 await thing.reread()
 

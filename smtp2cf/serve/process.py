@@ -22,8 +22,6 @@ from smtp2cf.smtpd import Listener
 from smtp2cf.spool import FollowingSpool
 from smtp2cf.spool.mark import Mark
 
-AGAIN = "press Ctrl-C again to quit at once"
-
 
 async def run(
     settings: Settings,
@@ -109,7 +107,7 @@ async def _end(
         if on_trial is not None:
             await on_trial.stop()
 
-    log.info("serve.stopping", sessions=len(bridge.server.sessions), note=AGAIN)
+    log.info("serve.stopping", sessions=len(bridge.server.sessions), **signals.hint)
     if not await finished(stop(), signals.at_once):
         left = await bridge.left_behind()
         opened.close()

@@ -17,6 +17,11 @@ from smtp2cf.settings.fields import Settings, SettingsError
 from smtp2cf.settings.fields.tables import TABLES, header_of
 from smtp2cf.settings.secret_files import KINDS, LOOK_INTERVAL
 
+NOT_REREAD = (
+    "the environment and an env file are read at the start only: restart the bridge for other settings"
+)
+"""Without a TOML file."""
+
 log = structlog.stdlib.get_logger("smtp2cf.settings")
 
 

@@ -54,6 +54,8 @@ def line_of(problem: Mapping[str, Any], given: Mapping[str, str], places: Mappin
 
 def why(problem: Mapping[str, Any], setting: str, field: FieldInfo | None) -> str:
     """What a value must be. problem: one of pydantic's errors. field: None for the name of a file."""
+    if problem["type"].startswith("int_"):
+        return "it must be a whole number"
     if problem["type"] in UNCLEAR:
         return f"it must be {FORMS[setting]}"
     for bound, words in BOUNDS.items():

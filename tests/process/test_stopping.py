@@ -152,6 +152,7 @@ def test_a_sandbox_that_is_left_at_once_leaves_no_files(
 def test_sighup_does_not_stop_it(own: Bridge) -> None:
     own.process.send_signal(signal.SIGHUP)
     own.wait_for_log("serve.sighup")
+    assert "are read at the start only" in own.wait_for_log("settings.not_reread")["note"]
     with in_transaction(own, "anna@example.net") as client:
         assert client.data(MESSAGE)[0] == 250
     assert own.stop() == 0

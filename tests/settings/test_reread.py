@@ -159,6 +159,7 @@ def test_a_bridge_goes_on_with_another_token_and_with_the_old_one_if_the_file_is
         assert "is not valid TOML" in bridge.wait_for_log("settings.reload_failed")["reason"]
         file.write_text('api_token = "fresh"\n')
         bridge.wait_for_log("settings.reloaded")
+        assert not [line for line in bridge.log() if line["event"] == "settings.not_reread"]
         with bridge.client() as client:
             client.sendmail("a@example.com", ["b@example.net"], b"Subject: x\r\n\r\nhello\r\n")
         wait_until(lambda: len(sandbox.messages) == 1, "the mail goes out")
