@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.leaks import ZEROS, leaks_below
+from tests.support.nested import BARE
 from tests.support.secret import PASSWORD, TOKEN, redacted, shown_in
 
 ROOT = Path(__file__).parents[2]
@@ -72,9 +73,9 @@ def run(directory: Path, source: str, *options: str) -> subprocess.CompletedProc
         "from tests.support.leaks import Leaks\n"
         "def pytest_configure(config): config.pluginmanager.register(Leaks())\n"
     )
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-ra", *options]
+    command = [sys.executable, "-m", "pytest", "-p", "xdist", "-p", "no:cacheprovider", "-ra", *options]
     command += [f"--basetemp={directory / 'base'}"]
-    environ["PYTHONPATH"] = str(ROOT)
+    environ |= {"PYTHONPATH": str(ROOT), **BARE}
     done = subprocess.run(command, cwd=directory, env=environ, capture_output=True, text=True, check=False)
     shutil.rmtree(directory / "base")  # the run that runs this looks through its files, too
     return done

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.nested import BARE
+
 ROOT = Path(__file__).parents[2]
 TESTS = """
 import pytest
@@ -33,11 +35,13 @@ def run(directory: Path, source: str, *options: str, strict: bool) -> subprocess
     environ = {
         name: value for name, value in os.environ.items() if not name.startswith(("SMTP2CF_", "PYTEST_"))
     }
-    environ |= {"PYTHONPATH": str(ROOT), **({"SMTP2CF_TEST_NO_SKIP": "1"} if strict else {})}
+    environ |= {"PYTHONPATH": str(ROOT), **BARE, **({"SMTP2CF_TEST_NO_SKIP": "1"} if strict else {})}
     command = [
         sys.executable,
         "-m",
         "pytest",
+        "-p",
+        "xdist",
         "-p",
         "tests.support.skips",
         "-p",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.nested import BARE
 from tests.support.together import TOGETHER
 
 TESTS = """
@@ -43,6 +44,8 @@ def run(directory: Path, tests: str) -> subprocess.CompletedProcess[str]:
         sys.executable,
         "-m",
         "pytest",
+        "-p",
+        "xdist",
         "-q",
         "-n",
         "3",
@@ -50,7 +53,7 @@ def run(directory: Path, tests: str) -> subprocess.CompletedProcess[str]:
         "loadgroup",
         f"--rootdir={directory}",
     ]
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), **BARE}
     return subprocess.run(command, cwd=directory, env=environ, capture_output=True, text=True, timeout=120)
 
 
