@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import aiosmtpd
 import pytest
 
+from tests.support.nested import BARE
+
 HERE = Path(__file__).parent
 SOURCE = "1.4.6", "ac0f5f306fbb6a824346291b6b7da48f6896212dd78757a2095308fadb42141c"
 """Version and digest of the tests in its source distribution."""
@@ -66,9 +68,11 @@ class Run:
             "ASYNCIO_CATCHUP_DELAY": "0.3",
             "PYTHONPATH": str(HERE.parents[1]),
             "SMTP2CF_TEST_RESULTS": str(self._results),
+            **BARE,
         }
         command = [sys.executable, "-m", "pytest", "-q", "-c", str(HERE / "settings.ini")]
-        command += ["-p", "tests.aiosmtpd.plugin", "-p", "no:cacheprovider", "-p", "no:xdist"]
+        command += ["-p", "pytest_asyncio.plugin", "-p", "pytest_mock", "-p", "tests.aiosmtpd.plugin"]
+        command += ["-p", "no:cacheprovider"]
         command += ["--pyargs", *(f"aiosmtpd.tests.{name}{node}" for node in PARTS[name])]
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)

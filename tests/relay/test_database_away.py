@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.relay.harness import Harness, Zygote, zygote
+from tests.relay.harness import Harness, Zygote
 from tests.spool.conftest import Backend
 from tests.spool.cutting_proxy import CuttingProxy, in_a_thread, tagged
 from tests.spool.postgres_server import PostgresServer
@@ -28,12 +28,6 @@ MODES = {
 }
 TIMES = 2
 """How often the database goes away while they are sent."""
-
-
-@pytest.fixture(scope="module")
-def bridges() -> Iterator[Zygote]:
-    with zygote() as started:
-        yield started
 
 
 def ask(url: str, statement: str) -> list[Any]:

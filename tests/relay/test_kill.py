@@ -5,12 +5,11 @@ SMTP2CF_TEST_KILLS=1000 kills that often at random instead of a few times for ea
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.relay.harness import Harness, Zygote, is_dead, pause_before_kill, zygote
+from tests.relay.harness import Harness, Zygote, is_dead, pause_before_kill
 from tests.relay.killable import POINTS
 from tests.relay.test_database_away import ask
 from tests.spool.conftest import Backend
@@ -19,12 +18,6 @@ from tests.support.waiting import free_port, wait_until
 
 RANDOM_KILLS = int(os.environ.get("SMTP2CF_TEST_KILLS", "8"))
 KEEP = 200_000
-
-
-@pytest.fixture(scope="module")
-def bridges() -> Iterator[Zygote]:
-    with zygote() as started:
-        yield started
 
 
 MODES = {

@@ -8,14 +8,13 @@ import os
 import signal
 import smtplib
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from smtp2cf.relay import RetryPolicy
 from smtp2cf.sandbox import Sandbox
-from tests.relay.harness import Harness, Zygote, is_stopped, zygote
+from tests.relay.harness import Harness, Zygote, is_stopped
 from tests.relay.killable import STOPS
 from tests.relay.test_deadline import Gate
 from tests.relay.world import Api, World, world
@@ -23,12 +22,6 @@ from tests.spool.clocks import Host
 from tests.spool.conftest import Backend
 from tests.support.sandbox import running_sandbox
 from tests.support.waiting import PATIENCE, free_port, wait_until
-
-
-@pytest.fixture(scope="module")
-def bridges() -> Iterator[Zygote]:
-    with zygote() as started:
-        yield started
 
 
 def send(port: int, *recipients: str) -> None:

@@ -1,23 +1,15 @@
 """SMTP2CF_API_RATE against an API that says nothing of its limit, and refuses whoever exceeds it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from smtp2cf.sandbox import Sandbox
 from smtp2cf.sandbox.limits import RateLimit
-from tests.relay.harness import Harness, Zygote, zygote
+from tests.relay.harness import Harness, Zygote
 from tests.spool.conftest import Backend
 from tests.support.sandbox import running_sandbox
 from tests.support.waiting import free_port
-
-
-@pytest.fixture(scope="module")
-def bridges() -> Iterator[Zygote]:
-    with zygote() as started:
-        yield started
-
 
 LATE = 1.5
 """Seconds that a call may be on its way on a machine that stands still now and then: the windows in which the

@@ -2,23 +2,16 @@
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.relay.harness import Harness, Zygote, is_dead, zygote
+from tests.relay.harness import Harness, Zygote, is_dead
 from tests.spool.conftest import Backend
 from tests.support.sandbox import running_sandbox
 from tests.support.waiting import free_port, wait_until
 
 MESSAGES = 600
-
-
-@pytest.fixture(scope="module")
-def bridges() -> Iterator[Zygote]:
-    with zygote() as started:
-        yield started
 
 
 @pytest.mark.slow

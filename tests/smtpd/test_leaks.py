@@ -39,6 +39,8 @@ STAGES = {
     "half a handshake": HELLO + b"STARTTLS\r\n\x16\x03\x01\x02\x00\x01",
 }
 """What was sent when the client went away."""
+COUNT = 6
+"""Sessions for each of these, three times over."""
 Kind = Callable[[Service, Certificates], Awaitable[Client]]
 
 
@@ -91,7 +93,6 @@ def _files() -> int:
     [(_in_clear, False), (_in_tls, False), (_in_tls, True)],
     ids=["clear", "STARTTLS", "SMTPS"],
 )
-@pytest.mark.parametrize("count", [4, pytest.param(16, marks=pytest.mark.slow)])
 @pytest.mark.asyncio(loop_factories=["uvloop"])
 async def test_nothing_is_left_of_sessions(
     start: Start,
@@ -100,7 +101,6 @@ async def test_nothing_is_left_of_sessions(
     monkeypatch: pytest.MonkeyPatch,
     kind: Kind,
     smtps: bool,
-    count: int,
 ) -> None:
     monkeypatch.setattr(log_limit, "INTERVAL", 0.0)
     monkeypatch.setattr("smtp2cf.smtpd.time_limits.LINGER", 0.05)
@@ -113,12 +113,12 @@ async def test_nothing_is_left_of_sessions(
     await until(lambda: not service.server.sessions and not arriving())
     blocks, idle = [], (len(asyncio.all_tasks()), _files())
     for _ in range(3):
-        await _sessions(service, certificates, kind, count)
+        await _sessions(service, certificates, kind, COUNT)
         logged.clear()
         await until(lambda: len(asyncio.all_tasks()) <= idle[0] and _files() <= idle[1])
         gc.collect()
         blocks.append(sys.getallocatedblocks())
-    sessions = count * len(STAGES)
+    sessions = COUNT * len(STAGES)
     assert not [found for found in kept_by(service.server.sessions.limited_log) if isinstance(found, tuple)]
     # A session alone is a hundred blocks; caches and free lists may still take a few.
     assert blocks[2] - blocks[1] < 3 * sessions + 500, blocks

@@ -7,12 +7,11 @@ spools, cores. Under xdist the workers do the first two and the controller the f
 """
 
 import contextlib
-import mmap
 import os
 import subprocess
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -20,7 +19,6 @@ from tests.support.secret import redacted, shown_in
 
 NOT_LOOKED_AT = frozenset({"token", "users"})
 """Names of files in which tests hand a secret over: that is what they are for."""
-ZEROS = bytes(2**20)
 
 _collect = subprocess.Popen.communicate
 _of_this_test: set[str] = set()
@@ -81,16 +79,18 @@ def leaks_below(directory: Path) -> Iterator[str]:
 def _shown_in_file(path: Path) -> list[str]:
     if not path.is_file() or path.is_symlink() or not path.stat().st_size:
         return []
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as octets:
-        return shown_in(octets[: _end_of_content(octets)])
+    with path.open("rb") as file:
+        return sorted({name for written in _written_to(file) for name in shown_in(written)})
 
 
-def _end_of_content(octets: mmap.mmap) -> int:
-    """Where only zeros follow: every SQLite spool sets 16 MB of them aside for its log, 8 GB in a run."""
-    end = len(octets)
-    while end and ZEROS.startswith(octets[(start := max(0, end - len(ZEROS))) : end]):
-        end = start
-    return end
+def _written_to(file: BinaryIO) -> Iterator[bytes]:
+    """What was written, without the room set aside: 16 MB for each SQLite spool, 8 GB in a run."""
+    end = 0
+    with contextlib.suppress(OSError):  # nothing was written beyond
+        while True:
+            start = os.lseek(file.fileno(), end, os.SEEK_DATA)
+            end = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+            yield os.pread(file.fileno(), end - start, start)
 
 
 def _communicate(process: subprocess.Popen[Any], *arguments: Any, **options: Any) -> tuple[Any, Any]:

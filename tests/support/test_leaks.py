@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.leaks import ZEROS, leaks_below
+from tests.support.each import each
+from tests.support.leaks import leaks_below
 from tests.support.nested import BARE
 from tests.support.secret import PASSWORD, TOKEN, redacted, shown_in
 
 ROOT = Path(__file__).parents[2]
+MIB = 2**20
 HEAD = """
 import logging, subprocess, sys, warnings
 import pytest
@@ -127,10 +129,20 @@ def test_what_is_no_secret_is_not_found(text: str) -> None:
     assert shown_in(text) == []
 
 
-@pytest.mark.parametrize("before", [0, 1, len(ZEROS) - 10, len(ZEROS), 2 * len(ZEROS) - len(TOKEN)])
-@pytest.mark.parametrize("behind", [0, 1, len(ZEROS), 3 * len(ZEROS) + 1])
-def test_a_secret_is_found_wherever_it_is_among_zeros(tmp_path: Path, before: int, behind: int) -> None:
-    (tmp_path / "x.reserve").write_bytes(bytes(before) + TOKEN.encode() + bytes(behind))
-    assert list(leaks_below(tmp_path)) == ["x.reserve shows TOKEN"]
-    (tmp_path / "x.reserve").write_bytes(bytes(before + behind + 1))
-    assert list(leaks_below(tmp_path)) == []
+@each("set_aside", [False, True])
+@each("before", [0, 1, MIB - 10, MIB, 2 * MIB - len(TOKEN)])
+@each("behind", [0, 1, MIB, 3 * MIB + 1])
+def test_a_secret_is_found_wherever_it_is_among_zeros(
+    tmp_path: Path, before: int, behind: int, set_aside: bool
+) -> None:
+    path = tmp_path / "x.reserve"
+    for secret in (TOKEN.encode(), b""):
+        path.unlink(missing_ok=True)
+        with path.open("wb") as file:
+            if set_aside:
+                os.posix_fallocate(file.fileno(), 0, before + len(secret) + behind + 1)
+            else:
+                file.write(bytes(before + len(secret) + behind + 1))
+            file.seek(before)
+            file.write(secret)
+        assert list(leaks_below(tmp_path)) == (["x.reserve shows TOKEN"] if secret else [])
