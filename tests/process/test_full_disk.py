@@ -17,7 +17,7 @@ from tests.support.waiting import free_port, wait_until
 LOW = 4 * 2**20
 LOOKING_OFTEN = {"smtp2cf.spool.health:INTERVAL": 0.2}
 """How often a bridge looks whether its spool works; in earnest every five seconds."""
-SETTINGS = {"MAX_MESSAGE_SIZE": "1MiB", "SPOOL_MIN_FREE": str(LOW)}
+SETTINGS = {"MAX_MESSAGE_SIZE": "1MiB", "SPOOL_MIN_FREE": str(LOW), "API_RATE": "none"}
 
 
 @pytest.fixture

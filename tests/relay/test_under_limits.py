@@ -1,5 +1,5 @@
-"""The relay over real sockets, from SMTP sessions to an API that means its limits: everything goes out,
-once, and nobody calls while calls are refused."""
+"""The relay and an API that means its limits: everything goes out, once, and nobody calls while calls are
+refused. Where time has to pass it is virtual; the rest is over real sockets, from SMTP sessions."""
 
 import asyncio
 import contextlib
@@ -11,23 +11,29 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
+from unittest import mock
 
+import httpx
+import orjson
 import pytest
 
 from smtp2cf.cloudflare import Client
+from smtp2cf.cloudflare.pacing import Pacer
 from smtp2cf.envelope import Envelope, Verdict
 from smtp2cf.listen.endpoint import Endpoint, bound, listen
 from smtp2cf.relay import MessagePolicy, Relay
 from smtp2cf.reply import SUPPRESSED
 from smtp2cf.sandbox import RateLimit, Sandbox
+from smtp2cf.sandbox.limits import Limiter
 from smtp2cf.smtpd import Capacity, Listener, Policy, Rules, Server
-from tests.cloudflare.raw_server import Request, http, ok, serving
+from tests.cloudflare.callers import in_virtual_time, now
 from tests.support.secret import TOKEN
-from tests.support.waiting import PATIENCE
 
 LOOPBACK = Endpoint("127.0.0.1", 0)
 MESSAGE = b"Subject: number %d\r\n\r\nhello\r\n"
 SESSIONS, EACH = 10, 10
+ON_ITS_WAY = 0.01
+"""Seconds of a call to the API, and of its answer back."""
 
 
 @contextlib.asynccontextmanager
@@ -96,65 +102,83 @@ def number_of(message: bytes) -> int:
     return int(found[1])
 
 
-@pytest.mark.slow
-async def test_100_messages_of_10_sessions_go_out_within_the_limit_and_once_each() -> None:
-    """20 calls in 2 s, and 5 s without any for whoever makes one more."""
-    async with (
-        running_sandbox(rate_limit=RateLimit(calls=20, window=2.0, block=5.0)) as (sandbox, url),
-        bridge_to(url) as bridge,
-    ):
-        started = time.monotonic()
-        codes = await bridge.send_from_sessions()
-        took = time.monotonic() - started
-    assert codes == [250] * 100
-    assert Counter(number_of(message.mime_message) for message in sandbox.messages) == Counter(range(100))
-    assert [call.status for call in sandbox.calls] == [200] * 100, "no call was ever refused"
-    assert took < PATIENCE, "five windows of 2 s are the least"
+class Limited(httpx.AsyncBaseTransport):
+    """An API that means its limits, in place of a socket. announced: its answers tell of them before.
 
+    seen: (when, status) of each call. numbers: those of the messages it took.
+    """
 
-class Blocking:
-    """An API that tells nothing of its limits before they are exceeded: so many calls in a window, and
-    then Retry-After. seen: (when, status) of each call."""
-
-    def __init__(self, calls: int, window: float, block: int) -> None:
-        self.calls, self.window, self.block = calls, window, block
-        self.blocked_until = 0.0
-        self.recent: list[float] = []
+    def __init__(self, limit: RateLimit, *, announced: bool) -> None:
+        self._limiter = Limiter(limit, clock=now)
+        self._announced = announced
         self.seen: list[tuple[float, int]] = []
         self.numbers: list[int] = []
 
-    async def __call__(self, request: Request, writer: asyncio.StreamWriter) -> None:
-        now = time.monotonic()
-        self.recent = [at for at in self.recent if at > now - self.window]
-        if now >= self.blocked_until and len(self.recent) >= self.calls:
-            self.blocked_until = now + self.block
-        if now < self.blocked_until:
-            self.seen.append((now, 429))
-            writer.write(http("429 Too Many Requests", b"", Retry_After=str(self.block)))
-            return
-        self.recent.append(now)
-        self.seen.append((now, 200))
-        self.numbers.append(number_of(request.json["mime_message"].encode()))
-        await asyncio.sleep(0.02)
-        writer.write(ok(*request.json["recipients"]))
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        body = orjson.loads(await request.aread())
+        await asyncio.sleep(ON_ITS_WAY)
+        wait = self._limiter.admit()
+        self.seen.append((now(), 429 if wait else 200))
+        await asyncio.sleep(ON_ITS_WAY)
+        headers = self._limiter.headers() if self._announced else {}
+        if wait:
+            return httpx.Response(429, headers={**headers, "Retry-After": str(wait)})
+        self.numbers.append(number_of(body["mime_message"].encode()))
+        lists = {"delivered": body["recipients"], "permanent_bounces": [], "queued": []}
+        return httpx.Response(200, headers=headers, json={"success": True, "result": lists})
 
 
-@pytest.mark.slow
+async def all_relayed(api: Limited) -> list[int]:
+    """SESSIONS at once, each with EACH messages one after the other: the codes of all answers."""
+    client = Client(
+        base_url="https://api.example/v4",
+        account_id="1",
+        token=TOKEN,
+        timeout=30.0,
+        concurrency=100,
+        transport=api,
+    )
+    client.pacer = Pacer(100, clock=now)
+    relay = Relay(client.send, MessagePolicy(reply_timeout=100.0))
+
+    async def session(start: int) -> list[int]:
+        codes = []
+        for number in range(start, start + EACH):
+            envelope = Envelope(reverse_path="a@example.com", forward_paths=(f"r{number}@example.net",))
+            codes.append((await relay.accept(envelope, MESSAGE % number)).reply.code)
+        return codes
+
+    with mock.patch("time.monotonic", now):
+        answers = await asyncio.gather(*(session(number * EACH) for number in range(SESSIONS)))
+    await client.aclose()
+    return list(itertools.chain(*answers))
+
+
+@in_virtual_time
+async def test_100_messages_of_10_sessions_go_out_within_the_limit_and_once_each() -> None:
+    """20 calls in 2 s, and 5 s without any for whoever makes one more."""
+    api = Limited(RateLimit(calls=20, window=2.0, block=5.0), announced=True)
+    started = now()
+    assert await all_relayed(api) == [250] * 100
+    assert Counter(api.numbers) == Counter(range(100)), "exactly once each"
+    assert [status for _, status in api.seen] == [200] * 100, "no call was ever refused"
+    assert now() - started < 30.0, "five windows of 2 s are the least, told in whole seconds"
+
+
+@in_virtual_time
 async def test_without_ratelimit_headers_nobody_calls_before_retry_after_and_then_one_at_first() -> None:
-    api = Blocking(calls=20, window=1.0, block=2)
-    async with serving(api) as server, bridge_to(server.base_url) as bridge:
-        codes = await bridge.send_from_sessions()
-    assert codes == [250] * 100
+    limit = RateLimit(calls=20, window=1.0, block=2.0)
+    api = Limited(limit, announced=False)
+    assert await all_relayed(api) == [250] * 100
     assert Counter(api.numbers) == Counter(range(100)), "exactly once each"
     rounds = list(rounds_of(api.seen))
     assert len(rounds) > 1
     for refused, (first, *rest) in rounds:
         # Those that were on their way at the first refusal were refused as well, and nobody else.
         assert len(refused) <= SESSIONS
-        assert refused[-1] - refused[0] < api.block
-        assert first - refused[0] >= api.block
-        answered = first + 0.02
-        assert all(at >= answered for at in rest), "one call at first, until it was answered"
+        assert refused[-1] - refused[0] < limit.block
+        assert first - refused[0] >= limit.block
+        assert all(at >= first + ON_ITS_WAY for at in rest), "one call at first, until it was answered"
 
 
 def rounds_of(seen: list[tuple[float, int]]) -> Any:
