@@ -7,6 +7,7 @@ handshake, and failed otherwise.
 """
 
 import asyncio
+import atexit
 import ipaddress
 import selectors
 import socket
@@ -76,6 +77,8 @@ class Loop(asyncio.SelectorEventLoop):
 
 # What a session looks at below its transport: a real socket, on which nothing ever happens.
 _SOCKET, _OTHER_END = socket.socketpair(socket.AF_UNIX)
+for _end in (_SOCKET, _OTHER_END):
+    atexit.register(_end.close)
 
 
 class Transport(asyncio.Transport):

@@ -20,6 +20,10 @@ from tests.support.secret import TOKEN
 from tests.support.waiting import free_port, wait_until
 
 WAITING = 1000
+PROBED_OFTEN = {
+    "smtp2cf.cloudflare.account:PROBE_PAUSE": 0.2,
+    "smtp2cf.cloudflare.account:LONGEST_PROBE_PAUSE": 1.0,
+}
 MAIL = b"Subject: x\r\n\r\nhello\r\n"
 
 
@@ -87,7 +91,10 @@ def test_a_thousand_messages_cost_few_calls_and_lines_while_it_is_away_and_go_ou
         "API_RATE": "none",
     }
     asyncio.run(fill(tmp_path))
-    with away(kind, port) as server, running_bridge(tmp_path, sandbox=False, **settings) as bridge:
+    with (
+        away(kind, port) as server,
+        running_bridge(tmp_path, sandbox=False, constants=PROBED_OFTEN, **settings) as bridge,
+    ):
         bridge.wait_for_log("api.unreachable")
         if server is not None:
             known = server.calls

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from smtp2cf.reply import SendError
-from smtp2cf.spool import postgres_counts, sqlite_counts
+from smtp2cf.spool import postgres_counts, postgres_database, sqlite_counts
 from tests.spool.conftest import Backend
 from tests.spool.inside import renew
 
@@ -46,10 +46,14 @@ async def test_what_is_only_read_is_not_written(spool: Any) -> None:
     assert (await spool.counts())[0] == {}
 
 
-async def test_a_change_of_counts_that_fails_changes_none(spool: Any) -> None:
+async def test_a_change_of_counts_that_fails_changes_none(
+    spool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await spool.recount(["a"], add("a"))
-    with pytest.raises((ZeroDivisionError, SendError)):
-        await spool.recount(["a", "b"], lambda _, __: ({"a": ("9", HOUR)}, 1 // 0))
+    with monkeypatch.context() as patch:
+        patch.setattr(postgres_database, "PATIENCE", 0.2)
+        with pytest.raises((ZeroDivisionError, SendError)):
+            await spool.recount(["a", "b"], lambda _, __: ({"a": ("9", HOUR)}, 1 // 0))
     assert (await spool.counts())[0] == {"a": "1"}
 
 
