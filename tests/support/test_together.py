@@ -4,11 +4,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
 from tests.support.nested import BARE
-from tests.support.together import TOGETHER
+from tests.support.together import TOGETHER, Together
 
 TESTS = """
 import os, pathlib, pytest
@@ -70,3 +72,24 @@ def test_a_test_that_ends_its_worker_fails_and_is_not_run_again(tmp_path: Path) 
     done = run(tmp_path, TESTS.replace("    pass\n", "    assert number != 7 or os._exit(1)\n"))
     assert "1 failed, 25 passed" in done.stdout
     assert "crashed while running 'test_some.py::test_by_itself[7]'" in done.stdout
+
+
+def test_workers_that_replace_others_need_not_come_at_the_same_time() -> None:
+    options: Any = MagicMock()
+    options.getvalue.return_value = ["popen"]
+    scheduler = Together(options)
+    first, second, third = (MagicMock(shutting_down=False) for _ in range(3))
+    tests = [f"test_some.py::test_{number}" for number in range(20)]
+    scheduler.add_node(first)
+    scheduler.add_node_collection(first, tests)
+    scheduler.schedule()
+    scheduler.add_node(second)
+    scheduler.add_node(third)
+    assert scheduler.remove_node(first) == tests[0]
+    scheduler.add_node_collection(second, tests)
+    scheduler.schedule()
+    assert second.send_runtest_some.called
+    assert not third.send_runtest_some.called
+    scheduler.add_node_collection(third, tests)
+    scheduler.schedule()
+    assert third.send_runtest_some.called

@@ -31,6 +31,11 @@ class Together(LoadScopeScheduling):
         if all(self.assigned_work[node][scope].values()):
             del self.assigned_work[node][scope]
 
+    def _reschedule(self, node: WorkerController) -> None:
+        """Gives a node no work before it has collected: nodes that replace others come one by one."""
+        if node in self.registered_collections:
+            super()._reschedule(node)
+
     def remove_node(self, node: WorkerController) -> str | None:
         """Doesn't run again the test that ended its worker: it would end the next one too."""
         workload = self.assigned_work.pop(node)
