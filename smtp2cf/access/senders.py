@@ -159,8 +159,13 @@ def also(first: SenderRefusal | None, allowed: Senders, setting: str) -> SenderR
 
 @functools.lru_cache(maxsize=8192)
 def match_key(address: str) -> tuple[str, str]:
-    """Local part and domain, as they are compared; the domain of a mere name is ""."""
+    """Local part and domain, as they are compared; the domain of a mere name is "".
+
+    The local part of `""@example.com` is two quotes: it is an address, which rules for its domain must find.
+    """
     if "@" not in address or address.endswith('"'):
         address = f"{address}@"
     local, _, domain = address_key(address).rpartition("@")
+    if not local and address.startswith('"'):
+        local = '""'
     return local.lower(), domain

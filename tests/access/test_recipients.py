@@ -36,6 +36,9 @@ EXPANSIONS: list[tuple[Table, str, tuple[str, ...]]] = [
     ({"a@x": ("b@x", "copy@x"), "b@x": ("a@x",)}, "a@x", ("a@x", "copy@x")),
     ({"a@x": ("b@x", "copy@x"), "b@x": ("a@x",)}, "b@x", ("b@x", "copy@x")),
     ({"root": ("admin", "ops@x"), "admin": ("root@web07",)}, "root@web07", ("ops@x",)),
+    # An address whose local part is empty, in quotes, is an address all the same.
+    ({"*": ("a@x",)}, '""@y', ("a@x",)),
+    ({"y.example": ("a@x",)}, '""@Y.example', ("a@x",)),
 ]
 
 
@@ -116,3 +119,10 @@ def test_another_map_counts_at_once_also_for_who_was_asked_about() -> None:
     assert expand("root") == ("a@x.example",)
     recipients.use_table({"root": ("b@x.example",)})
     assert expand("root") == ("b@x.example",)
+
+
+def test_no_spelling_of_a_local_part_gets_round_a_denied_domain() -> None:
+    found = Recipients(["web07"])
+    found.use_denied(["x.example"])
+    spellings = ("a", '"a"', '"a b"', '" "', '""', '"\\a"', '"@"')
+    assert [who for who in spellings if found.refusal(f"{who}@x.example") is None] == []
