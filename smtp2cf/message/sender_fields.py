@@ -176,10 +176,15 @@ def _written(value: str, mailboxes: Sequence[_Mailbox], becomes: Becomes, fold: 
 
 
 def _mailboxes(value: str) -> Sequence[_Mailbox]:
-    """The mailboxes of a list, those in groups too, for as far as they can be told apart."""
+    """The mailboxes of a list, those in groups too, for as far as they can be told apart.
+
+    A mere word is one in angle brackets, or where nothing else is there: it may be part of a name, as in
+    Smith, John <…>.
+    """
     found: list[_Mailbox] = []
     piece: list[_Token] = []
-    for token in [*_tokens(value), _Token("comma", len(value), len(value), "")]:
+    tokens = [*_tokens(value)]
+    for token in [*tokens, _Token("comma", len(value), len(value), "")]:
         if token.kind in ("comma", "semicolon"):
             if (mailbox := _mailbox(piece)) is not None:
                 found.append(mailbox)
@@ -188,12 +193,8 @@ def _mailboxes(value: str) -> Sequence[_Mailbox]:
             piece = []  # what stood before it is the name of a group
         else:
             piece.append(token)
-    # A mere word is an address if nothing else is there; it may be part of a name, as in Smith, John <…>.
-    return [each for each in found if "@" in each.address or value.strip() in _word(each.address)]
-
-
-def _word(address: str) -> tuple[str, str]:
-    return address, f"<{address}>"
+    said = "".join(token.written for token in tokens if token.kind not in _SAYS_NOTHING)
+    return [each for each in found if "@" in each.address or value[each.start] == "<" or said == each.address]
 
 
 def _tokens(text: str) -> Iterator[_Token]:

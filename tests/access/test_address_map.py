@@ -30,13 +30,13 @@ MATCHES = [
         ["anna", "anna@x.com"],
     ),
     ("anna@bücher.example", ["anna@xn--bcher-kva.example"], ["anna@bucher.example"]),
-    ("example.com", ["x@example.com", '"a b"@example.com'], ["x@a.example.com", "example.com", "x"]),
+    ("example.com", ["x@example.com", '"a b"@example.com', '""@example.com'], ["x@a.example.com", "example.com", "x"]),
     ("*@example.com", ["x@example.com"], ["x@a.example.com"]),
     ("*.example.com", ["x@a.example.com", "x@b.a.example.com"], ["x@example.com", "x@notexample.com"]),
     ("root", ["root", "Root", "root@web07", "root@localhost"], ["root@web08", "root@example.com", "www"]),
     ("root@*", ["root", "root@web08", "ROOT@example.com"], ["root2@web08", "www"]),
     ("first.last@*", ["first.last@x"], ["last@x"]),
-    ("*", ["root", "x@example.com", "x@[127.0.0.1]"], []),
+    ("*", ["root", "x@example.com", "x@[127.0.0.1]", '""@x.org'], ["@", "@x.org"]),
 ]
 
 
