@@ -23,6 +23,8 @@ from smtp2cf.settings.units import seconds
 
 EVERY = 0.5
 """Seconds between two looks for what is new."""
+MOST = 10_000_000
+"""Rows that may be asked for."""
 BEFORE = 10
 """Rows shown before those that follow, unless another number is asked for."""
 
@@ -74,7 +76,7 @@ def log(
         since=_since(since),
         queue_id=id_ or "",
         message_id=message_id or "",
-        limit=max(1, limit or (BEFORE if follow else PAGE)),
+        limit=min(max(1, limit or (BEFORE if follow else PAGE)), MOST),
     )
     show = _Show(as_json)
 
@@ -137,6 +139,6 @@ def _address(given: str | None) -> str:
 
 def _since(given: str | None) -> float | None:
     try:
-        return time.time() - seconds(given) if given is not None else None
+        return max(0.0, time.time() - seconds(given)) if given is not None else None
     except ValueError:
         raise typer.BadParameter(f"{given!r}: use 90s, 30m, 2h or 3d", param_hint="--since") from None

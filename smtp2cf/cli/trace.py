@@ -23,6 +23,8 @@ from smtp2cf.settings.fields import Settings
 
 NAMED = 3
 """Recipients that a line names; the rest are counted."""
+MOST = 100_000
+"""Messages that may be asked for."""
 LISTED = 20
 """Recipients whose state is listed one by one."""
 
@@ -42,7 +44,7 @@ def trace(what: What, limit: Limit = 3, as_json: Json = False, env_file: EnvFile
     """Show the whole story of a message."""
 
     async def show(journal: Journal, _: Settings) -> None:
-        queue_ids = await _find(journal, what.strip(), max(1, limit))
+        queue_ids = await _find(journal, what.strip(), min(max(1, limit), MOST))
         if not queue_ids:
             raise NotFoundError(f"the journal has no mail {what}")
         for number, queue_id in enumerate(queue_ids):
@@ -60,6 +62,8 @@ def trace(what: What, limit: Limit = 3, as_json: Json = False, env_file: EnvFile
 
 async def _find(journal: Journal, what: str, limit: int) -> list[str]:
     """The queue ids of the messages that are meant."""
+    if not what:
+        return []  # or any would do
     if await journal.story(what) is not None:
         return [what]
     if rows := await journal.search(Search(message_id=what, limit=limit)):

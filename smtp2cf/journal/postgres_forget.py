@@ -6,6 +6,7 @@ Knows nothing of connections.
 from typing import Any
 
 from smtp2cf.journal import postgres_record
+from smtp2cf.journal.mentions import pattern_of
 from smtp2cf.journal.record import Forgotten
 from smtp2cf.journal.rows import SEGMENT_BITS, Address
 
@@ -16,18 +17,15 @@ FORGOTTEN = "(forgotten)"
 async def forget(connection: Any, address: str) -> Forgotten:
     """See record.Journal; in the caller's transaction."""
     await postgres_record.lock(connection)
-    key = Address.of(address)
-    numbers = dict(
-        await connection.fetch(
-            "SELECT text, id FROM smtp2cf_journal_text WHERE text = ANY ($1::text[])", [key.domain, address]
-        )
-    )
-    of_address = (key.local.lower(), numbers.get(key.domain, 0))
+    key, pattern = Address.of(address), pattern_of(address)
+    domain = await connection.fetchval("SELECT id FROM smtp2cf_journal_text WHERE text = $1", key.domain)
+    of_address = (key.local.lower(), domain or 0)
     messages = await connection.fetch(
         "SELECT id, recipients FROM smtp2cf_journal_message"
-        " WHERE lower(sender) = $1 AND sender_domain = $2 OR header_from = $3 AND header_from > 0",
+        " WHERE lower(sender) = $1 AND sender_domain = $2 OR header_from IN"
+        " (SELECT id FROM smtp2cf_journal_text WHERE text ~* ('^(?:' || $3::text || ')$'))",
         *of_address,
-        numbers.get(address, 0),
+        pattern,
     )
     count = sum(count for _, count in messages)
     for number, recipients in messages:
@@ -40,7 +38,7 @@ async def forget(connection: Any, address: str) -> Forgotten:
     )
     for (number,) in rows:
         await _forget_recipient(connection, number)
-    await _forget_in_texts(connection, address)
+    await _forget_in_texts(connection, pattern)
     return Forgotten(len(rows) + count, len(messages))
 
 
@@ -67,16 +65,18 @@ async def _forget_steps(connection: Any, first: int, end: int) -> None:
         )
 
 
-async def _forget_in_texts(connection: Any, address: str) -> None:
+async def _forget_in_texts(connection: Any, pattern: str) -> None:
     """Take the address out of replies, out of subjects, and out of what operators did."""
-    for table, column, change in (
-        # Texts are unique, so two that differed in the address go on differing.
-        ("text", "text", "replace(text, $1::text, $2) || ' ' || id"),
-        ("action", "fields", "replace(fields, $1::text, $2)"),
-        ("message", "subject", "replace(subject, $1::text, $2)"),
+    for table, column, to_be_unique in (
+        # Two texts that differed in the address go on differing.
+        ("text", "text", " || ' ' || id"),
+        ("action", "fields", ""),
+        ("message", "subject", ""),
     ):
         await connection.execute(
-            f"UPDATE smtp2cf_journal_{table} SET {column} = {change} WHERE strpos({column}, $1) > 0",  # noqa: S608 - constants
-            address,
+            f"UPDATE smtp2cf_journal_{table}"  # noqa: S608 - constants
+            f" SET {column} = regexp_replace({column}, $1::text, $2, 'gi'){to_be_unique}"
+            f" WHERE {column} ~* $1",
+            pattern,
             FORGOTTEN,
         )

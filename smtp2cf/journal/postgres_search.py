@@ -14,7 +14,7 @@ import orjson
 
 from smtp2cf.journal import decode
 from smtp2cf.journal.record import Action, Row, Search, Story
-from smtp2cf.journal.rows import SEGMENT_BITS, Address, bare, milliseconds, seconds, word
+from smtp2cf.journal.rows import SEGMENT_BITS, Address, bare, milliseconds, seconds, storable, word
 from smtp2cf.journal.steps import STATUS_NUMBERS, is_whole, status_of
 
 PROBE = 500
@@ -87,7 +87,7 @@ async def _terms(connection: Any, which: Search, values: _Values) -> Terms | Non
         terms.recipients.append(f"r.status = ANY ({values.add(numbers)}::smallint[])")
     if which.queue_id:
         number = await connection.fetchval(
-            "SELECT id FROM smtp2cf_journal_message WHERE queue_id = $1", which.queue_id
+            "SELECT id FROM smtp2cf_journal_message WHERE queue_id = $1", storable(which.queue_id)
         )
         if number is None:
             return None
@@ -260,7 +260,7 @@ async def story(connection: Any, queue_id: str) -> Story | None:
     found = await connection.fetchrow(
         f"SELECT id, recipients, step, {', '.join(decode.OF_MESSAGE)} FROM smtp2cf_journal_message"  # noqa: S608 - constants
         " WHERE queue_id = $1",
-        queue_id,
+        storable(queue_id),
     )
     if found is None:
         return None

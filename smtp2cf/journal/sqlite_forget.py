@@ -3,10 +3,13 @@
 Knows nothing of files.
 """
 
+import json
+import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from smtp2cf.journal.mentions import pattern_of
 from smtp2cf.journal.rows import SEGMENT_BITS, Address
 from smtp2cf.journal.sqlite_record import forget_messages
 
@@ -26,7 +29,7 @@ Work = Callable[[sqlite3.Connection], Removed]
 
 def pages(address: str) -> Iterator[Work]:
     """What to do, one after the other; each in a transaction."""
-    forgetting = _Forgetting(Address.of(address), address)
+    forgetting = _Forgetting(address)
     yield forgetting.find
     while forgetting.segments:
         yield forgetting.next_segment
@@ -36,17 +39,18 @@ def pages(address: str) -> Iterator[Work]:
 class _Forgetting:
     """One address, and the segments that are left to look through."""
 
-    def __init__(self, address: Address, written: str) -> None:
-        self._address = address
-        self._written = written
+    def __init__(self, address: str) -> None:
+        self._address = Address.of(address)
+        self._pattern = re.compile(pattern_of(address), re.IGNORECASE)
         self._domain = 0
-        self._header_from = 0
+        self._header_from: list[int] = []
         self.segments: list[int] = []
 
     def find(self, connection: sqlite3.Connection) -> Removed:
         """Find out where to look."""
         self._domain = _number(connection, self._address.domain)
-        self._header_from = _number(connection, self._written)
+        texts = connection.execute("SELECT id, text FROM text WHERE instr(text, '@') > 0")
+        self._header_from = [number for number, text in texts if self._pattern.fullmatch(text)]
         self.segments = [segment for (segment,) in connection.execute("SELECT id FROM segment ORDER BY id")]
         return Removed()
 
@@ -55,8 +59,8 @@ class _Forgetting:
         segment = self.segments.pop()
         messages = connection.execute(
             f"SELECT id, recipients FROM message WHERE id >> {SEGMENT_BITS} = ?"  # noqa: S608 - a constant
-            " AND (sender = ? AND sender_domain = ? OR header_from = ? AND header_from > 0)",
-            (segment, *self._key(), self._header_from),
+            " AND (sender = ? AND sender_domain = ? OR header_from IN (SELECT value FROM json_each(?)))",
+            (segment, *self._key(), json.dumps(self._header_from)),
         ).fetchall()
         for number, count in messages:
             self._forget_steps(connection, number, number + count)
@@ -71,13 +75,16 @@ class _Forgetting:
 
     def texts(self, connection: sqlite3.Connection) -> Removed:
         """Take the address out of replies, and out of what operators did."""
+        connection.create_function("without", 1, self._without, deterministic=True)
         for table, column in (("text", "text"), ("action", "fields"), ("message", "subject")):
             connection.execute(
-                f"UPDATE {table} SET {column} = replace({column}, ?, ?)"  # noqa: S608 - constants
-                f"{_unique(table)} WHERE instr({column}, ?) > 0",
-                (self._written, FORGOTTEN, self._written),
+                f"UPDATE {table} SET {column} = without({column}){_unique(table)}"  # noqa: S608 - constants
+                f" WHERE instr({column}, '@') > 0 AND without({column}) <> {column}"
             )
         return Removed()
+
+    def _without(self, text: str) -> str:
+        return self._pattern.sub(FORGOTTEN, text)
 
     def _key(self) -> tuple[str, int]:
         return self._address.local, self._domain

@@ -64,7 +64,8 @@ class SqliteJournal:
         self._connection: sqlite3.Connection | None = None
         self._opened = (0, 0)
         self._texts: dict[str, int] = {}
-        self._texts_of = 0
+        self._texts_of = 0, 0
+        self._damage: tuple[JournalError, tuple[int, int]] | None = None
 
     async def record(self, entries: Sequence[Entry], actions: Sequence[Action] = ()) -> None:
         """See record.Journal."""
@@ -147,9 +148,11 @@ class SqliteJournal:
         self._require_room()
         connection = self._connected()
         day = int(time.time()) // sqlite_record.DAY
-        if day != self._texts_of or len(self._texts) > MANY_TEXTS:
-            self._texts, self._texts_of = {}, day
         with _transaction(connection):
+            # A command that forgets somebody changes texts.
+            (version,) = connection.execute("PRAGMA data_version").fetchone()
+            if (day, version) != self._texts_of or len(self._texts) > MANY_TEXTS:
+                self._texts, self._texts_of = {}, (day, version)
             used = sqlite_record.record(connection, entries, actions, self._texts)
         self._texts |= used
 
@@ -185,6 +188,9 @@ class SqliteJournal:
                 )
 
     def _connected(self) -> sqlite3.Connection:
+        found, self._damage = self._damage, None
+        if found is not None and found[1] == _identity(self._path):
+            raise found[0]
         if self._connection is not None and _identity(self._path) != self._opened:
             self._disconnect()
         if self._connection is None:
@@ -230,6 +236,7 @@ class SqliteJournal:
         return await asyncio.to_thread(self._read_once, work)
 
     def _read_once(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        file = _identity(self._path)
         try:
             if not self._path.exists():
                 raise no_journal(self._path)
@@ -240,8 +247,12 @@ class SqliteJournal:
                 return work(reader)
             finally:
                 reader.close()
-        except (sqlite3.Error, OSError) as error:
-            raise _failure(self._path, error) from error
+        except (sqlite3.Error, OSError, JournalError) as error:
+            failure = _failure(self._path, error)
+            if failure.damaged:
+                # Whoever writes has the pages in memory, and would not see it.
+                self._damage = failure, file
+            raise failure from None
 
 
 class _transaction:  # noqa: N801 - reads as what it is

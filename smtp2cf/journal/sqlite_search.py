@@ -15,7 +15,7 @@ import orjson
 
 from smtp2cf.journal import decode
 from smtp2cf.journal.record import Action, Row, Search, Story
-from smtp2cf.journal.rows import SEGMENT_BITS, Address, bare, milliseconds, seconds, word
+from smtp2cf.journal.rows import SEGMENT_BITS, Address, bare, milliseconds, seconds, storable, word
 from smtp2cf.journal.steps import STATUS_NUMBERS, is_whole, status_of
 
 CHUNK = 200
@@ -68,7 +68,8 @@ def _terms(connection: sqlite3.Connection, which: Search) -> Iterator[Term | Non
         numbers = [STATUS_NUMBERS[status] for status in which.statuses]
         yield Term("r", f"r.status IN ({', '.join('?' * len(numbers))})", tuple(numbers))
     if which.queue_id:
-        row = connection.execute("SELECT id FROM message WHERE queue_id = ?", (which.queue_id,)).fetchone()
+        asked = (storable(which.queue_id),)
+        row = connection.execute("SELECT id FROM message WHERE queue_id = ?", asked).fetchone()
         yield Term("m", "m.id = ?", row) if row is not None else None
 
 
@@ -298,7 +299,7 @@ def story(connection: sqlite3.Connection, queue_id: str) -> Story | None:
     """See record.Journal."""
     found = connection.execute(
         f"SELECT id, recipients, step, {', '.join(decode.OF_MESSAGE)} FROM message WHERE queue_id = ?",  # noqa: S608 - constants
-        (queue_id,),
+        (storable(queue_id),),
     ).fetchone()
     if found is None:
         return None

@@ -30,7 +30,11 @@ MATCHES = [
         ["anna", "anna@x.com"],
     ),
     ("anna@bücher.example", ["anna@xn--bcher-kva.example"], ["anna@bucher.example"]),
-    ("example.com", ["x@example.com", '"a b"@example.com', '""@example.com'], ["x@a.example.com", "example.com", "x"]),
+    (
+        "example.com",
+        ["x@example.com", '"a b"@example.com', '""@example.com'],
+        ["x@a.example.com", "example.com", "x"],
+    ),
     ("*@example.com", ["x@example.com"], ["x@a.example.com"]),
     ("*.example.com", ["x@a.example.com", "x@b.a.example.com"], ["x@example.com", "x@notexample.com"]),
     ("root", ["root", "Root", "root@web07", "root@localhost"], ["root@web08", "root@example.com", "www"]),

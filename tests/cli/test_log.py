@@ -115,7 +115,7 @@ def test_options_choose(desk: Desk) -> None:
         ("--from", "<>"): 1,
         ("--status", "bounced"): 1,
         ("--status", "bounced", "--status", "deferred"): 2,
-        ("--since", "1h"): 5,
+        ("--since", f"{'9' * 14}d", "--limit", "9" * 20): 5,
         ("--since", "0s"): 0,
         ("--id", anna["queue_id"]): 2,
         ("--message-id", anna["message_id"]): 2,
@@ -161,6 +161,7 @@ def test_a_trace_tells_the_story(desk: Desk) -> None:
     assert story["dsns"] == [dsn]
     assert f"A DSN about: {queue_id}" in desk.run("trace", dsn).out
     assert desk.run("trace", "nobody@example.org").status == os.EX_NOINPUT
+    assert desk.run("trace", " ").status == os.EX_NOINPUT
 
 
 def test_what_an_operator_does_is_told(desk: Desk) -> None:

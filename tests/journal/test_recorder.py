@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from smtp2cf.envelope import Envelope
 from smtp2cf.journal import maillog, recorder
-from smtp2cf.journal.record import Search, Step, Story
+from smtp2cf.journal.record import Entry, JournalError, Message, Search, Step, Story
 from smtp2cf.journal.recorder import Recorder, by_hand
 from smtp2cf.journal.sqlite_journal import SqliteJournal
 from smtp2cf.journal.steps import Kind
@@ -253,6 +253,33 @@ async def test_a_broken_journal_makes_room_for_a_new_one(tmp_path: Path, how: st
     assert any(name.startswith("journal.sqlite3.2") for name in os.listdir(tmp_path)) is aside
     assert os.stat(path).st_mode & 0o777 == 0o600
     await second.journal.close()
+
+
+async def test_a_journal_that_is_damaged_beneath_its_writer_is_found_out_by_a_reader(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite3"
+    journal = SqliteJournal(path)
+    await journal.record([Entry(Message("Q1", 0, "a@x", ["b@x"]), [])])
+    with path.open("r+b") as file:
+        file.write(b"x" * 100)
+    path.with_name(f"{path.name}-wal").write_bytes(b"")
+    with pytest.raises(JournalError, match="not a database"):
+        await journal.actions(0)
+    await journal.record([Entry(Message("Q2", 0, "a@x", ["b@x"]), [])])
+    assert [row.message.queue_id for row in await journal.search(Search())] == ["Q2"]
+    await journal.close()
+
+
+async def test_a_text_that_a_command_has_changed_is_not_used_again(tmp_path: Path) -> None:
+    bridge = SqliteJournal(tmp_path / "journal.sqlite3")
+    command = SqliteJournal(tmp_path / "journal.sqlite3", create=False)
+    for queue_id in ("Q1", "Q2"):
+        no = Step(0, Kind.BOUNCED, ["b@x"], "550 not you, <anna@x>")
+        await bridge.record([Entry(Message(queue_id, 0, "a@x", ["b@x"]), [no])])
+        (row,) = await command.search(Search(queue_id=queue_id))
+        assert row.reply == "550 not you, <anna@x>"
+        await command.forget("anna@x")
+    await command.close()
+    await bridge.close()
 
 
 async def test_what_is_noted_is_written_soon_and_at_the_end(

@@ -335,6 +335,39 @@ async def test_a_person_is_forgotten(journal: Journal) -> None:
     assert (await journal.search(Search(queue_id="Q6")))[0].reply == named
 
 
+MENTIONS = [
+    # A text, and whether it names anna@bücher.example.
+    ("550 no <anna@b\u00fccher.example>.", True),
+    ("anna@xn--bcher-kva.example", True),
+    ("<Anna@XN--BCHER-KVA.Example>", True),
+    ("rfc822;ANNA@B\u00fccher.example", True),
+    ("joanna@b\u00fccher.example", False),
+    ("x.anna@b\u00fccher.example", False),
+    ("anna@b\u00fccher.example.org", False),
+    ("anna@b\u00fccher.examples", False),
+]
+
+
+async def test_a_person_is_forgotten_in_every_spelling_and_nobody_else_is(journal: Journal) -> None:
+    await journal.record(
+        [
+            Entry(message(f"Q{n}", "ben@x", header_from=text), [Step(NOON, Kind.BOUNCED, ("ben@x",), text)])
+            for n, (text, _) in enumerate(MENTIONS)
+        ]
+        + [
+            Entry(message(f"R{n}", "ben@x"), [Step(NOON, Kind.BOUNCED, ("ben@x",), f"to {text}")])
+            for n, (text, _) in enumerate(MENTIONS)
+        ]
+    )
+    await journal.forget("anna@b\u00fccher.example")
+    left = {row.message.queue_id: row.reply for row in await journal.search(Search())}
+    for number, (text, is_named) in enumerate(MENTIONS):
+        assert (left[f"R{number}"] == f"to {text}") is not is_named
+        assert ("(forgotten)" in left[f"R{number}"]) is is_named
+        is_sender = is_named and "550" not in text and "<" not in text and ";" not in text
+        assert (f"Q{number}" in left) is not is_sender
+
+
 async def test_minutes_are_tallied(journal: Journal) -> None:
     await journal.record(
         [Entry(message("Q1", "a@x", "b@x"), [sent("a@x", "b@x")]), Entry(message("Q2"), [sent()])]
@@ -352,6 +385,10 @@ async def test_whatever_is_in_a_text_is_stored(journal: Journal) -> None:
     (row, _) = await journal.search(Search())
     assert (row.recipient, row.status) == ("b", "sent")
     assert await found(journal, message_id=odd) == ["Q1 b", 'Q1 a"?@x']
+    for name in (odd, "\udcff", "\udcff@x"):
+        assert await journal.story(name) is None
+        assert await found(journal, queue_id=name) == []
+        assert await journal.forget(name) == (0, 0)
 
 
 async def test_there_is_a_journal_only_where_one_was_made(place: Place) -> None:
