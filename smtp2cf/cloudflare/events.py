@@ -37,9 +37,9 @@ EXPIRED = "5.4.7"
 """Delivery time expired (RFC 3463 §3.5): what a soft bounce ends with."""
 UNROUTABLE = "5.4.4"
 
-_ENHANCED = re.compile(r"5\.\d{1,3}\.\d{1,3}")
-_CODE = re.compile(r"5\d\d")
-_LEADING_CODES = re.compile(r"\d{3}[ -](?:\d\.\d{1,3}\.\d{1,3} )?")
+_ENHANCED = re.compile(r"5\.[0-9]{1,3}\.[0-9]{1,3}")
+_CODE = re.compile(r"5[0-9][0-9]")
+_LEADING_CODES = re.compile(r"[0-9]{3}[ -](?:[0-9]\.[0-9]{1,3}\.[0-9]{1,3} )?")
 
 DELIVERED = "delivered"
 DEFERRED = "deferred"

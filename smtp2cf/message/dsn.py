@@ -117,7 +117,7 @@ _KINDS = {
 
 _FAILURES = (Event.FAILED, Event.EXPIRED)
 
-_STATUS = re.compile(r"[245]\.\d{1,3}\.\d{1,3}")
+_STATUS = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}")
 _NOT_IN_HOSTNAME = re.compile(r"[^!-~]|[<>@()]")
 _SUBJECT = re.compile(rb"^subject[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*+)", re.IGNORECASE | re.MULTILINE)
 _MESSAGE_ID = re.compile(

@@ -30,7 +30,7 @@ NAME_LIMIT = 320
 NO_FILE = frozenset({errno.ELOOP, errno.ENXIO, errno.ENODEV})
 """Errors of opening a link, a socket or a device. Any other error may pass."""
 
-_REFUSAL = re.compile(r"(5\d\d) (5\.\d{1,3}\.\d{1,3}) (.*)", re.DOTALL)
+_REFUSAL = re.compile(r"(5[0-9][0-9]) (5\.[0-9]{1,3}\.[0-9]{1,3}) (.*)", re.DOTALL)
 
 
 class BadDropError(Exception):

@@ -20,7 +20,10 @@ from smtp2cf.reply import SendError
 from smtp2cf.spool import Followed, Following
 
 PULL_EVERY = 15.0
-"""Seconds between two pulls where nothing is waited for."""
+"""Seconds between two pulls, unless many events wait."""
+MANY, SOON = 25, 1.0
+"""After a pull of so many events there may be more: the next is so many seconds later. Pulls count against
+the same limit of calls as mail."""
 LONGEST_PAUSE = 300.0
 """The same while pulling fails, doubling."""
 BACK_AFTER = 60.0
@@ -68,7 +71,7 @@ class LaterOutcomes:
         """Pull until cancelled."""
         while True:
             try:
-                more = await self.step()
+                pulled = await self.step()
             except SendError as error:
                 if not self._failures:
                     log.warning("events.unavailable", reply=str(error.reply))
@@ -78,18 +81,17 @@ class LaterOutcomes:
             if self._failures:
                 log.info("events.available")
                 self._failures = 0
-            if not more:
-                await asyncio.sleep(PULL_EVERY)
+            await asyncio.sleep(SOON if pulled >= MANY else PULL_EVERY)
 
-    async def step(self) -> bool:
-        """Pull once, and deal with what came; whether anything did. Raises SendError."""
+    async def step(self) -> int:
+        """Pull once, and deal with what came; how much that was. Raises SendError."""
         pulled = await self._source.pull()
         # Together, since the spool writes what many ask for at once.
         settled = await asyncio.gather(*(self._is_done(each) for each in pulled))
         done = [each.lease for each, is_done in zip(pulled, settled, strict=True) if is_done]
         later = [each.lease for each, is_done in zip(pulled, settled, strict=True) if is_done is False]
         await self._source.settle(done, dict.fromkeys(later, BACK_AFTER))
-        return bool(pulled)
+        return len(pulled)
 
     async def _is_done(self, pulled: Pulled) -> bool | None:
         """Whether an event is done with; None if it is to be pulled again when its lease is over."""

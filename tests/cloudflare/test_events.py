@@ -90,6 +90,15 @@ REPLIES = [
         "550 5.4.7 Cloudflare gave up: greylisted",
     ),
     (("bounced", {}), "550 5.4.7 Cloudflare gave up: no reason given"),
+    # Digits that are not ASCII, which no DSN may have.
+    (
+        ("bounced", {"delivery": delivery("550", "5.\u0661.1", "550 no")}),
+        "550 5.1.1 the recipient's server said: no",
+    ),
+    (
+        ("bounced", {"delivery": delivery("55\u0660", None, "no")}),
+        "550 5.4.7 Cloudflare gave up: no",
+    ),
     (
         ("failed", {"failure": {"reason": "no MX"}}),
         "550 5.4.4 Cloudflare could not deliver it: no MX",

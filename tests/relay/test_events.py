@@ -15,7 +15,7 @@ from smtp2cf.cloudflare.events import Event, Pulled
 from smtp2cf.envelope import Envelope
 from smtp2cf.relay import BouncePolicy, MessagePolicy, Relay
 from smtp2cf.relay.attempt import Attempt
-from smtp2cf.relay.events import FOREIGN_LIMIT, LAST_TRY, LaterOutcomes
+from smtp2cf.relay.events import FOREIGN_LIMIT, LAST_TRY, MANY, PULL_EVERY, SOON, LaterOutcomes
 from smtp2cf.relay.followed import followed_by
 from smtp2cf.reply import QUEUED, Reply, SendError
 from smtp2cf.spool import Followed, Following, NewMail, Spool
@@ -181,6 +181,34 @@ async def test_an_event_that_matches_nothing_goes_back_twice_and_many_are_worth_
     complaint = Queue(event("complained"))
     assert await LaterOutcomes(complaint, spool.following, BOUNCE).step()
     assert not complaint.waiting  # it comes after the end, and is logged at once
+
+
+class Batches:
+    """A queue that hands out batches of so many messages, whatever was acknowledged, and then is away."""
+
+    def __init__(self, *sizes: int) -> None:
+        self.sizes = [*sizes]
+
+    async def pull(self) -> list[Pulled]:
+        if not self.sizes:
+            raise asyncio.CancelledError
+        return [Pulled("lease", 1, None)] * self.sizes.pop(0)
+
+    async def settle(self, done: Iterable[str], later: Mapping[str, float]) -> None:
+        pass
+
+
+async def test_pulls_leave_most_calls_to_mail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where much is sent, a few events come all the time; and a queue may hand out the same for ever."""
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr("smtp2cf.relay.events.asyncio.sleep", pause)
+    with pytest.raises(asyncio.CancelledError):
+        await LaterOutcomes(Batches(100, MANY, MANY - 1, 1, 0), Cut(None, 0), BOUNCE).run()  # type: ignore[arg-type]
+    assert pauses == [SOON, SOON, PULL_EVERY, PULL_EVERY, PULL_EVERY]
 
 
 async def test_nothing_is_acknowledged_that_could_not_be_written(sqlite: Backend) -> None:
