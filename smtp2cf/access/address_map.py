@@ -72,10 +72,10 @@ class AddressMap(Generic[T]):
         """What becomes of an address, or of a name without a domain; None for nothing. Nothing becomes of the
         null path.
         """
-        if address[:1] in ("", "@"):
-            return None
         key = match_key(address)
         local, domain = key
+        if not local:
+            return None
         found = self._addresses.get(key)
         if found is None and (not domain or domain in self._own_hosts):
             found = self._names.get(local)
