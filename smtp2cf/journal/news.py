@@ -1,0 +1,47 @@
+"""News: what happens that somebody may want to be told of at once, by a mail to OPERATOR or by a webhook.
+
+Whoever notices it tells it here, beside the log line; who is told is decided once, in serve. A listener only
+notes what it hears: it does no I/O and never fails. Knows no mail, no HTTP and no database.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+
+class News(NamedTuple):
+    """Something that happened.
+
+    kind: its name in the log, such as mail.bounced or api.token_refused. at: seconds since the epoch. text: a
+    sentence for people. facts: what the log line says, ready for JSON; no message's content, and no secret.
+    """
+
+    kind: str
+    at: float
+    text: str
+    facts: dict[str, Any]
+
+
+Listener: TypeAlias = Callable[[News], None]
+
+_listeners: tuple[Listener, ...] = ()
+
+
+def told_to(*listeners: Listener) -> None:
+    """Tell these from now on, and nobody else."""
+    global _listeners
+    _listeners = listeners
+
+
+def is_wanted() -> bool:
+    """Whether anybody listens: ask before facts are gathered that cost something."""
+    return bool(_listeners)
+
+
+def tell(kind: str, text: str, **facts: object) -> None:
+    """Tell whoever listens."""
+    if not _listeners:
+        return
+    news = News(kind, time.time(), text, facts)
+    for listener in _listeners:
+        listener(news)
