@@ -22,7 +22,7 @@ import structlog
 
 from smtp2cf.cloudflare import tally
 from smtp2cf.cloudflare.tally import Ask, Rate, Standing
-from smtp2cf.journal import tasks
+from smtp2cf.journal import news, tasks
 from smtp2cf.reply import SendError
 
 PER_SECOND = 190
@@ -355,6 +355,7 @@ class Budget:
         self._turns.extend(_Grant(now + wait, until + wait, slot) for wait, slot in standing.turns)
         if self.alone:
             log.info("api.rate_shared_again")
+            news.tell("api.rate_shared_again", "the bridges on one spool count their calls together again")
             self.alone = False
             if self._shared:
                 self._quiet_until = now + BACK
@@ -372,4 +373,5 @@ class Budget:
         self._heard_once.set()
         note = "the spool's database is away; each bridge goes on with its share of SMTP2CF_API_RATE"
         log.warning("api.rate_not_shared", reason=why, note=note)
+        news.tell("api.rate_not_shared", note, reason=why)
         self.on_change()

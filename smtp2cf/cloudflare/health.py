@@ -23,6 +23,7 @@ from collections.abc import Callable
 import structlog
 
 from smtp2cf.cloudflare.errors import TokenRefusedError
+from smtp2cf.journal import news
 from smtp2cf.journal.metrics import Counters, Histograms
 from smtp2cf.reply import Reply, Scope, SendError, rough_duration
 
@@ -181,6 +182,7 @@ class ApiHealth:
         (log.error if state is State.TOKEN_REFUSED else log.warning)(
             f"api.{state}", reason=reply.text, **self._whose
         )
+        news.tell(f"api.{state}", f"mail waits: {reply.text}", reason=reply.text, **self._whose)
 
     def _is_up(self) -> None:
         if self.doubt.is_set():
@@ -188,7 +190,9 @@ class ApiHealth:
             self.changed()
         if self.state is State.UP:
             return
-        log.info("api.recovered", was=str(self.state), after=round(self.seconds, 3), **self._whose)
+        ended = {"was": str(self.state), "after": round(self.seconds, 3), **self._whose}
+        log.info("api.recovered", **ended)
+        news.tell("api.recovered", f"mail goes out again after {rough_duration(self.seconds)}", **ended)
         was_down = self.down
         self.state, self.since = State.UP, self.now()
         self._probe_failed = self.on_trial = self._new_token = False

@@ -20,6 +20,7 @@ import structlog
 
 from smtp2cf.cloudflare.api import Api
 from smtp2cf.cloudflare.pacing import Pacer
+from smtp2cf.journal import news
 from smtp2cf.reply import SendError, one_line, rough_duration
 
 ASK_EVERY = 900.0
@@ -166,9 +167,11 @@ class QuotaWatch:
             self._holding = False
             self._pacer.hold(0.0, "")
             log.info("api.quota_available", **_fields(quota), **self._whose)
+            self._tell("api.quota_available", "mail goes out again: the quota has reset", quota)
         if quota is not None and quota.is_low and self._warned_of != quota.resets_at:
             self._warned_of = quota.resets_at
             log.warning("api.quota_low", **_fields(quota), **self._whose)
+            self._tell("api.quota_low", f"the quota of the Cloudflare account runs out: {quota}", quota)
         elif quota is not None and not quota.is_low:
             self._warned_of = -math.inf
         return ASK_EVERY
@@ -183,7 +186,11 @@ class QuotaWatch:
             self._holding = True
             note = f"waiting mail goes out in {rough_duration(seconds)}"
             log.warning("api.quota_used_up", **_fields(quota), **self._whose, note=note)
+            self._tell("api.quota_used_up", f"{reply}; {note}", quota)
         return seconds
+
+    def _tell(self, kind: str, text: str, quota: Quota | None) -> None:
+        news.tell(kind, text, **_fields(quota), **self._whose)
 
     def __str__(self) -> str:
         """For the status page."""

@@ -7,7 +7,7 @@ import structlog
 from prometheus_client import Counter
 
 from smtp2cf.envelope import Envelope
-from smtp2cf.journal import maillog
+from smtp2cf.journal import mail_news, maillog
 from smtp2cf.journal.steps import Kind
 from smtp2cf.reply import Reply
 
@@ -58,6 +58,7 @@ def told(
         maillog.record(envelope, step, [recipient], reply=str(reply))
     level = log.info if reply.success and kind != "complained" else log.warning
     level("mail.event", **fields)
+    mail_news.event(kind, reply, [recipient], fields)
 
 
 def unmatched() -> None:

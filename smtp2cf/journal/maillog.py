@@ -13,6 +13,7 @@ import structlog
 from prometheus_client import Counter
 
 from smtp2cf.envelope import Envelope, Outcomes
+from smtp2cf.journal import mail_news, news
 from smtp2cf.journal.metrics import Counters, Histogram
 from smtp2cf.journal.record import Step
 from smtp2cf.journal.recorder import Recorder
@@ -157,7 +158,10 @@ def attempted(
             fields |= _as_given(envelope, recipients)
         known = {"listener": envelope.listener, "account": account, "user": envelope.auth_user}
         known |= {"message_id": message_id, "original_message_id": original_id}
-        log.info("mail.attempt", **fields, **{name: value for name, value in known.items() if value})
+        fields |= {name: value for name, value in known.items() if value}
+        log.info("mail.attempt", **fields)
+        if news.is_wanted():
+            mail_news.attempted(reply, recipients, fields)
     if _recorder is not None:
         _recorder.note(envelope, *_steps(groups, now, attempts), message=message, size=size, account=account)
 
@@ -227,28 +231,31 @@ def expired(envelope: Envelope, outcomes: Outcomes, *, size: int, attempts: int)
     RECIPIENTS.counted["expired"] += len(outcomes)
     reply = next(iter(outcomes.values()))
     _recent.append((envelope, "expired", reply, list(outcomes), time.time()))
-    log.warning(
-        "mail.expired",
-        **{"queue_id": envelope.queue_id, "from": envelope.reverse_path},
-        to=first_few(list(outcomes), NAMED_LIMIT),
-        status="expired",
-        reply=str(reply),
-        delay=round(time.time() - envelope.received_at, 3),
-        size=size,
-        attempts=attempts,
+    fields: dict[str, object] = {
+        "queue_id": envelope.queue_id,
+        "from": envelope.reverse_path,
+        "to": first_few(list(outcomes), NAMED_LIMIT),
+        "status": "expired",
+        "reply": str(reply),
+        "delay": round(time.time() - envelope.received_at, 3),
+        "size": size,
+        "attempts": attempts,
         **_as_given(envelope, list(outcomes)),
-    )
+    }
+    log.warning("mail.expired", **fields)
+    mail_news.expired(list(outcomes), fields)
     record(envelope, Kind.EXPIRED, list(outcomes), reply=str(reply), attempt=attempts)
 
 
 def held(envelope: Envelope, reason: str) -> None:
     """A message waits for an operator, because our own code failed on it."""
     log.error("mail.held", queue_id=envelope.queue_id, reason=reason)
+    mail_news.held(envelope, reason)
     record(envelope, Kind.HELD, detail=reason)
 
 
 def reported(envelope: Envelope, *, dsns: Sequence[Dsn], undeliverable: bool = False) -> None:
-    """DSNs about a message were queued, or a DSN itself could not be delivered."""
+    """DSNs about a message were queued, or nobody can be told that it could not be delivered."""
     if dsns:
         DSNS.inc(len(dsns))
         told = {"to": [dsn.envelope.forward_paths[0] for dsn in dsns][:1], "count": len(dsns)}
@@ -263,6 +270,7 @@ def reported(envelope: Envelope, *, dsns: Sequence[Dsn], undeliverable: bool = F
             queue_id=envelope.queue_id,
             to=first_few(envelope.forward_paths, NAMED_LIMIT),
         )
+        mail_news.nobody_told(envelope)
         record(envelope, Kind.UNREPORTED)
 
 

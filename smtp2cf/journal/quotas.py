@@ -10,6 +10,8 @@ from typing import NamedTuple
 import structlog
 from prometheus_client import Counter
 
+from smtp2cf.journal import news
+
 REFUSED = Counter("smtp2cf_quota_refused_total", "Messages and recipients above a quota", ["setting"])
 
 LINES = 30
@@ -57,6 +59,8 @@ def scarce(*, setting: str, limit: str, seconds: float, who: str, used: int) -> 
     more = {"left_out": said.left_out} if said.left_out else {}
     said.left_out = 0
     log.warning("quota.scarce", who=who, used=used, limit=limit, setting=setting, **more)
+    text = f"{who} has used {used} of {limit} ({setting})"
+    news.tell("quota.scarce", text, who=who, used=used, limit=limit, setting=setting)
 
 
 def near() -> list[str]:

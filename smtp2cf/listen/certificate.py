@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import structlog
 
+from smtp2cf.journal import news
 from smtp2cf.listen import files
 from smtp2cf.listen.file_watch import FileWatch, OffLoop, Stamps
 
@@ -170,17 +171,25 @@ class Certificate:
 
     def _complain(self, stamps: Stamps, error: CertificateError) -> None:
         self._files.read = stamps
-        log.error("tls.reload_failed", reason=str(error), kept=self.subject, expires=_date(self.expires))
+        fields = {"reason": str(error), "kept": self.subject, "expires": _date(self.expires)}
+        log.error("tls.reload_failed", **fields)
+        news.tell("tls.reload_failed", f"{error}. The certificate in use stays ({self})", **fields)
 
     def _warn_of_time(self) -> None:
         now, pair = time.time(), self._pair
         if pair.expires <= now:
             log.error("tls.expired", subject=pair.subject, expires=_date(pair.expires))
+            self._tell("tls.expired", days=0)
         elif pair.expires - now < WARN_DAYS * _DAY:
             days = round((pair.expires - now) / _DAY, 1)
             log.warning("tls.expires_soon", subject=pair.subject, expires=_date(pair.expires), days=days)
+            self._tell("tls.expires_soon", days=days)
         elif pair.starts > now:
             log.warning("tls.not_yet_valid", subject=pair.subject, starts=_date(pair.starts))
+
+    def _tell(self, kind: str, *, days: float) -> None:
+        text = f"the certificate in {self._cert_file} ({CERT_SETTING}): {self}"
+        news.tell(kind, text, subject=self.subject, expires=_date(self.expires), days=days)
 
     def _show_newest_in(self, pair: _Pair) -> None:
         for version, context in pair.contexts.items():

@@ -21,6 +21,7 @@ from typing import Final
 import structlog
 
 from smtp2cf.envelope import Accept, Answered, Envelope, Judged, Outcomes, new_queue_id, own_outcomes
+from smtp2cf.journal import news
 from smtp2cf.relay.drop_file import SUFFIX, BadDropError, Dropped, read_drop, write_drop
 from smtp2cf.relay.retry import backoff
 from smtp2cf.reply import Reply, SendError
@@ -296,7 +297,7 @@ class DropDirectory:
             await asyncio.to_thread(_move, self._policy.directory / name, kept, reason)
         else:
             await asyncio.to_thread(_copy, mail, tuple(untold), kept, reason)
-        log.warning("drop.set_aside", file=name, reason=reason, to=str(kept))
+        _say_aside(name, reason, kept)
 
     async def _keep(self, name: str, mail: Dropped, left: Sequence[str], untold: Outcomes) -> None:
         """Rewrite the file with only the recipients still open, so that a restart sends to nobody twice."""
@@ -328,7 +329,7 @@ class DropDirectory:
             self._defer(name, unfinished, reason)
         else:
             self._unfinished.pop(name, None)
-            log.warning("drop.set_aside", file=name, reason=reason, to=str(kept))
+            _say_aside(name, reason, kept)
 
     def _place_aside(self, name: str, mark: str = "") -> Path:
         stem = name.removesuffix(SUFFIX) if _SAFE_NAME.fullmatch(name) else new_queue_id()
@@ -354,6 +355,12 @@ def _copy(mail: Dropped, recipients: Sequence[str], kept: Path, reason: str) -> 
     kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_drop(kept, mail, recipients, {})
     _write_reason(kept, reason)
+
+
+def _say_aside(name: str, reason: str, kept: Path) -> None:
+    log.warning("drop.set_aside", file=name, reason=reason, to=str(kept))
+    text = f"mail that sendmail left can't be sent, and is kept in {kept}: {reason}"
+    news.tell("drop.set_aside", text, file=name, reason=reason, kept=str(kept))
 
 
 def _write_reason(kept: Path, reason: str) -> None:

@@ -22,11 +22,11 @@ import orjson
 import structlog
 
 from smtp2cf.envelope import domain_of
-from smtp2cf.journal import maillog, tasks
+from smtp2cf.journal import maillog, news, tasks
 from smtp2cf.relay.accounts import Accounts
 from smtp2cf.relay.bounces import MAILER_DAEMON, BouncePolicy
 from smtp2cf.relay.waiting import make_due
-from smtp2cf.reply import Reply, Scope, SendError, few_in_words, first_few
+from smtp2cf.reply import Reply, Scope, SendError, few_in_words, first_few, rough_duration
 from smtp2cf.spool import Filter, Period, Spool, SpoolItem, Status
 
 NOTE = "sender.domains"
@@ -78,7 +78,8 @@ class Trouble:
 
     reply: what its mail is answered; permanent if the domain never sent. until: no calls before, in
     time.monotonic() seconds. pause: seconds that took so far, 0 for none yet. errors: in a row. probed_until:
-    a call finds out meanwhile. spread: its waiting mail was put off.
+    a call finds out meanwhile. spread: its waiting mail was put off. since: when it
+    began, in time.monotonic() seconds.
     """
 
     reply: Reply
@@ -87,6 +88,7 @@ class Trouble:
     errors: int = 0
     probed_until: float = 0.0
     spread: bool = False
+    since: float = 0.0
 
     @property
     def not_configured(self) -> bool:
@@ -160,7 +162,7 @@ class SenderDomains:
             trouble = Trouble(Reply(550, "5.7.1", f"{text}. {ADVICE}"), until, NEVER_SET_UP)
         else:
             if trouble is None or trouble.reply.permanent:
-                trouble = Trouble(reply)
+                trouble = Trouble(reply, since=time.monotonic())
             trouble.reply = reply._replace(text=text)
             _pause(trouble)
         _set(self.troubles, sending, trouble)
@@ -171,15 +173,19 @@ class SenderDomains:
         """Count a failed attempt; one line per domain and hour."""
         if not trouble.pause:
             return
-        now = time.monotonic()
+        domain, now = _named(sending), time.monotonic()
         last = self._logged.get(sending)
         is_news = last is None or now - last >= LOG_INTERVAL
         if is_news:
             _set(self._logged, sending, now)
         if trouble.not_configured:
-            maillog.sender_not_configured(_named(sending), trouble.reply, is_news=is_news)
+            maillog.sender_not_configured(domain, trouble.reply, is_news=is_news)
         elif is_news:
-            maillog.sender_failing(_named(sending), trouble.reply)
+            maillog.sender_failing(domain, trouble.reply)
+        if is_news and trouble.reply.transient and now - trouble.since >= LOG_INTERVAL:
+            waited = f"mail from {domain} has waited for {rough_duration(now - trouble.since)}"
+            kind = "sender.not_configured" if trouble.not_configured else "sender.failing"
+            news.tell(kind, f"{waited}: {trouble.reply.text}", domain=domain, reply=str(trouble.reply))
 
     def ask_again(self) -> None:
         """Somebody may have mended what was wrong: call for every domain, and try what waits."""

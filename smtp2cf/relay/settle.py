@@ -59,7 +59,8 @@ class Plan(NamedTuple):
 
     outcomes: every recipient's that is known, earlier ones and expired ones too. deferred: those who need
     another attempt, and can have it. expired: those given up. told: those a DSN tells the sender of, if the
-    sender wants one; nothing will change for any of them. undeliverable: the mail is a DSN that nobody gets.
+    sender wants one; nothing will change for any of them. undeliverable: it did not reach somebody, and is
+    a DSN or has no sender, so nobody can be told.
     What a waiting client is told depends on whether the mail could be kept: see `answer_to`.
     """
 
@@ -95,7 +96,7 @@ def settle(envelope: Envelope, earlier: Outcomes, attempt: Attempt, situation: S
         deferred=deferred,
         expired=expired,
         told=told,
-        undeliverable=situation.is_dsn
+        undeliverable=(situation.is_dsn or not (envelope.reverse_path or situation.client_waits))
         and (bool(expired) or any(reply.permanent for reply in attempt.outcomes.values())),
     )
 

@@ -10,6 +10,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import structlog
+
+from smtp2cf.journal import news
 from smtp2cf.spool.protocol import SpoolFull
 
 LOOK_EVERY = 0.25
@@ -17,6 +20,11 @@ LOOK_EVERY = 0.25
 
 ENOUGH = 17 / 16
 """Times the minimum that must be free again before mail is accepted again, so that it doesn't flap."""
+
+SCARCE = 2
+"""Times the minimum: where less is free, there is a warning."""
+
+log = structlog.stdlib.get_logger("smtp2cf.spool")
 
 
 class Space:
@@ -40,6 +48,7 @@ class Space:
         self._clock = clock
         self._looked_at = float("-inf")
         self._refusal: SpoolFull | None = None
+        self._is_scarce = False
         self.inside = 0
         """Bytes that are free inside the spool's file."""
         self.free = 0
@@ -63,6 +72,19 @@ class Space:
         """Whether there is enough room now, apart from the reserve."""
         wanted = self._min_free * ENOUGH if self._refusal is not None else self._min_free
         return self._measured() >= wanted
+
+    def warn_if_scarce(self) -> None:
+        """Say once that there is little room left, by the last measurement."""
+        scarce = SCARCE * self._min_free
+        if self.free < scarce and not self._is_scarce:
+            self._is_scarce = True
+            fields = {"directory": str(self._directory), "free": self.free, "min_free": self._min_free}
+            log.warning("spool.nearly_full", **fields)
+            least = f"below {_shown(self._min_free)} new mail is refused (SMTP2CF_SPOOL_MIN_FREE)"
+            text = f"only {_shown(self.free)} are free in {self._directory}; {least}"
+            news.tell("spool.nearly_full", text, **fields)
+        elif self.free >= scarce * ENOUGH:
+            self._is_scarce = False
 
     def _look(self) -> None:
         try:

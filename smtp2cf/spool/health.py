@@ -6,6 +6,7 @@ import time
 import structlog
 from prometheus_client import Gauge
 
+from smtp2cf.journal import news
 from smtp2cf.journal.readiness import Readiness
 from smtp2cf.reply import SendError, rough_duration
 from smtp2cf.spool.protocol import Spool, SpoolError, Status, Total
@@ -55,6 +56,7 @@ class SpoolHealth:
         else:
             if self._broken and self.looked.is_set():
                 log.info("spool.recovered")
+                news.tell("spool.recovered", "the spool works again")
             self._broken = ""
         self.looked.set()
         for status in Status:
@@ -66,6 +68,7 @@ class SpoolHealth:
     def _is_broken(self, reason: str, **cause: object) -> None:
         if not self._broken or not self.looked.is_set():
             log.error("spool.broken", **cause)
+            news.tell("spool.broken", reason, reason=reason)
         self._broken = reason
 
     @property

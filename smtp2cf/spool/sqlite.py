@@ -244,6 +244,7 @@ class SqliteSpool:
         self._space.look_again()
         refusal = self.refusal()
         FREE.set(self._space.free)
+        self._space.warn_if_scarce()
         if refusal is not None:
             raise refusal
 

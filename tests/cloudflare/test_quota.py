@@ -15,6 +15,7 @@ from smtp2cf.reply import SendError
 from tests.cloudflare.conftest import ACCOUNT
 from tests.cloudflare.virtual_time import run_in_virtual_time
 from tests.support.each import each
+from tests.support.news import heard
 from tests.support.secret import TOKEN
 
 MIDNIGHT = 1_795_737_600.0
@@ -120,7 +121,7 @@ class World:
 
 
 def watched(story: Callable[[World], Any], **options: Any) -> list[str]:
-    """Run a story beside the watch; the events that were logged."""
+    """Run a story beside the watch; the events that were logged, all of which are told of as well."""
 
     async def run() -> None:
         world = World(**options)
@@ -129,9 +130,11 @@ def watched(story: Callable[[World], Any], **options: Any) -> list[str]:
         await story(world)
         watch.cancel()
 
-    with structlog.testing.capture_logs() as lines:
+    with structlog.testing.capture_logs() as lines, heard() as told:
         run_in_virtual_time(run())
-    return [line["event"] for line in lines if line["event"].startswith("api.")]
+    logged = [line["event"] for line in lines if line["event"].startswith("api.")]
+    assert [one.kind for one in told] == logged
+    return logged
 
 
 def test_a_used_up_quota_is_waited_for_with_one_line_and_few_questions() -> None:

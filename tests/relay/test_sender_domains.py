@@ -20,6 +20,7 @@ from smtp2cf.reply import BOUNCED, DELIVERED, Reply, Scope, SendError
 from smtp2cf.spool import NewMail, SpoolUnavailable, Status
 from tests.relay.world import Api, Call, delivered, failure, world
 from tests.spool.conftest import Backend
+from tests.support.news import heard
 from tests.support.waiting import PATIENCE
 
 REFUSED = Reply(451, "4.3.5", "Cloudflare does not send for the sender's domain: not set up [HTTP 403]")
@@ -326,6 +327,21 @@ async def test_it_is_one_line_per_domain_and_hour(clock: Clock) -> None:
     told = [line for line in lines if line["event"] == "sender.not_configured"]
     assert [line["domain"] for line in told] == ["example.com", "example.net"] * 2
     assert {line["log_level"] for line in told} == {"error"}
+
+
+async def test_after_an_hour_of_waiting_it_is_told_of_once_an_hour(clock: Clock) -> None:
+    bridge = Bridge()
+    bridge.cloudflare.refused = {}
+    await bridge.send()  # so it is set up, and its mail waits; that of example.net is refused at once
+    bridge.cloudflare.refused = {"example.com": REFUSED, "example.net": REFUSED}
+    with capture_logs() as lines, heard() as told:
+        for _ in range(130):
+            await bridge.send()
+            await bridge.send(BOB)
+            clock.now += 60
+    assert sum(line["event"] == "sender.not_configured" for line in lines) > len(told)
+    assert [(one.kind, one.facts["domain"]) for one in told] == [("sender.not_configured", "example.com")] * 2
+    assert told[0].text.startswith("mail from example.com has waited for 60 minutes: Cloudflare does not")
 
 
 async def test_there_is_a_limit_to_what_is_remembered(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ What else follows from an attempt: who is deferred, who is given up, and of whom
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
@@ -281,6 +282,14 @@ def test_mail_that_is_given_up_without_an_answer_says_so() -> None:
     plan = settle(mail, {"sent": DELIVERED}, Attempt(), OVER)
     assert str(plan.told["never"]) == "451 4.4.7 given up after 5 days; no attempt was answered"
     assert plan.told.keys() == {"never"}
+
+
+def test_nobody_can_be_told_of_mail_that_has_no_sender_and_no_client() -> None:
+    outcomes = of("sent gone")
+    mail = replace(mail_to(outcomes), reverse_path="")
+    assert settle(mail, {}, Attempt(outcomes), TOLD).undeliverable
+    assert not settle(mail, {}, Attempt(outcomes), WAITS).undeliverable
+    assert not settle(mail, {}, Attempt(of("sent")), TOLD).undeliverable
 
 
 def test_of_who_got_it_nobody_is_told_who_did_not_ask() -> None:

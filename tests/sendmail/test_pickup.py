@@ -19,6 +19,7 @@ from smtp2cf.relay.drop import DropDirectory, DropPolicy
 from smtp2cf.reply import Reply
 from tests.sendmail.conftest import Sendmail
 from tests.sendmail.front_door import front_door
+from tests.support.news import heard
 from tests.support.waiting import PATIENCE
 
 SENT = Reply(250, "2.0.0", "sent")
@@ -233,9 +234,11 @@ async def test_expired_mail_is_bounced(policy: DropPolicy) -> None:
 
 async def test_refused_mail_is_set_aside_with_the_reply(policy: DropPolicy) -> None:
     put(policy)
-    async with taking(policy, Accept(BOUNCED)):
-        await until(lambda: len(files(policy.aside)) == 2)
+    with heard() as told:
+        async with taking(policy, Accept(BOUNCED)):
+            await until(lambda: len(files(policy.aside)) == 2 and told)
 
+    assert told[0].text.endswith("A.550-5.1.1.drop: <b@y>: 550 5.1.1 bounced")
     assert files(policy.directory) == []
     assert files(policy.aside) == ["A.550-5.1.1.drop", "A.550-5.1.1.drop.reason"]
     assert (policy.aside / "A.550-5.1.1.drop.reason").read_text() == "<b@y>: 550 5.1.1 bounced\n"

@@ -1,0 +1,73 @@
+"""Mail news: what is told of a message, beside its line in the log.
+
+The facts are the line's fields, with all recipients. Knows no log, and costs next to nothing where nobody
+listens.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from smtp2cf.envelope import Envelope
+from smtp2cf.journal import news
+from smtp2cf.reply import DELIVERED, Reply, few_in_words
+
+NAMED_LIMIT = 3
+"""Recipients that a sentence names."""
+
+_BY_EVENT = {
+    "delivered": "mail.delivered",
+    "bounced": "mail.bounced",
+    "failed": "mail.bounced",
+    "rejected": "mail.bounced",
+    "complained": "mail.complained",
+}
+
+
+def attempted(reply: Reply, recipients: Sequence[str], line: Mapping[str, object]) -> None:
+    """An attempt came to this for some recipients; of those who are queued or deferred, more will be told.
+
+    line: what the log says.
+    """
+    if reply == DELIVERED:
+        _tell("mail.delivered", "was delivered to {to}", recipients, line)
+    elif reply.permanent:
+        _tell("mail.bounced", "could not be delivered to {to}: {reply}", recipients, line)
+
+
+def event(kind: str, reply: Reply, recipients: Sequence[str], line: Mapping[str, object]) -> None:
+    """An event told of some recipients; of those that a later one will tell of, nothing is said."""
+    told = _BY_EVENT.get(kind)
+    if told == "mail.complained":
+        _tell(told, "was marked as unwanted by {to}", recipients, line)
+    elif told is not None:
+        words = "was delivered to {to}" if reply.success else "could not be delivered to {to}: {reply}"
+        _tell(told, words, recipients, line)
+
+
+def expired(recipients: Sequence[str], line: Mapping[str, object]) -> None:
+    """Mail was given up."""
+    _tell("mail.expired", "was given up, and did not reach {to}: {reply}", recipients, line)
+
+
+def held(envelope: Envelope, reason: str) -> None:
+    """Mail waits for an operator."""
+    words = "to {to} is held, because the bridge failed on it: {reason}"
+    _tell("mail.held", words, envelope.forward_paths, {**_of(envelope), "reason": reason})
+
+
+def nobody_told(envelope: Envelope) -> None:
+    """A DSN, or other mail without a sender, could not be delivered."""
+    words = "could not be delivered to {to}, and there is nobody to tell"
+    _tell("mail.dsn_undeliverable", words, envelope.forward_paths, _of(envelope))
+
+
+def _of(envelope: Envelope) -> dict[str, object]:
+    return {"queue_id": envelope.queue_id, "from": envelope.reverse_path}
+
+
+def _tell(kind: str, words: str, recipients: Sequence[str], line: Mapping[str, object]) -> None:
+    if not news.is_wanted():
+        return
+    to = few_in_words([f"<{who}>" for who in recipients], NAMED_LIMIT)
+    said = words.format(to=to, reply=line.get("reply", ""), reason=line.get("reason", ""))
+    text = f"mail from <{line.get('from', '')}> {said}"
+    news.tell(kind, text, **{**line, "to": list(recipients)})
