@@ -26,7 +26,7 @@ def permissions(path: Path) -> str:
             if place in path.parents and place != path.parent:
                 mend = f"chmod o+x {place}"
             else:
-                files = f"{path.with_name(path.name.removesuffix('.lock'))}*"
+                files = f"{path.with_name(path.name.removesuffix('.lock').removesuffix('.notes'))}*"
                 mend = (
                     f"chown {user} {path.parent} {files}" if place == path.parent else f"chown {user} {files}"
                 )
@@ -38,7 +38,7 @@ def permissions(path: Path) -> str:
 
 
 def _beside(path: Path) -> list[Path]:
-    return [path.with_name(path.name + suffix) for suffix in ("-wal", "-shm", ".lock", ".reserve")]
+    return [path.with_name(path.name + suffix) for suffix in ("-wal", "-shm", ".lock", ".notes", ".reserve")]
 
 
 def _user(number: int) -> str:

@@ -31,7 +31,6 @@ from smtp2cf.spool.protocol import (
     ANOTHER_SPOOL,
     EVERYTHING,
     LEASE,
-    MEMORY,
     NOW,
     PAGE,
     Action,
@@ -47,11 +46,12 @@ from smtp2cf.spool.protocol import (
     Status,
     Total,
 )
+from smtp2cf.spool.sqlite_answers import SqliteAnswers
 from smtp2cf.spool.sqlite_counts import ALL as ALL_COUNTS
 from smtp2cf.spool.sqlite_errors import SpoolDamaged, send_error
 from smtp2cf.spool.sqlite_following import SqliteFollowing
 from smtp2cf.spool.sqlite_guard import FileGuard
-from smtp2cf.spool.sqlite_opening import Opened, open_files
+from smtp2cf.spool.sqlite_opening import Opened, notes_of, open_files
 from smtp2cf.spool.sqlite_sql import conditions
 from smtp2cf.spool.sqlite_store import Inside, Page, Settlement, Store, Wanted
 from smtp2cf.spool.writer import Writer
@@ -89,10 +89,11 @@ class SqliteSpool:
         self.following = SqliteFollowing(
             self._writer, self._store, self._clock, self._one, arrived=self._arrived
         )
-        until = self._clock.now() + MEMORY
-        self._memory = {
-            digest: (codec.decode_reply(reply), until) for digest, reply in opened.left.memory.items()
-        }
+        self._answers = None
+        if self._lock is not None:
+            self._answers = SqliteAnswers(
+                self._writer, self._store.memorize, self._clock, notes_of(path), opened.left
+            )
 
     @classmethod
     async def open(
@@ -257,24 +258,20 @@ class SqliteSpool:
         return self._guard.trouble or self._space.refusal()
 
     async def recall(self, digest: bytes, *, begin: bool = True) -> Memory | None:
-        """See protocol.Spool. Kept in memory as well: only the unconfirmed are, so it is little."""
-        known = self._memory.get(digest)
-        if known is not None and known[1] > self._clock.now():
-            return Memory(known[0])
-        if begin:
-            await self._writer.do(self._store.memorize, (digest, ""))
-            self._memory[digest] = None, self._clock.now() + MEMORY
-        return None
+        """See protocol.Spool."""
+        if begin and self._guard.trouble is not None:
+            raise self._guard.trouble
+        return None if self._answers is None else self._answers.recall(digest, begin=begin)
 
     def remember(self, digest: bytes, reply: Reply | None) -> None:
         """See protocol.Spool."""
-        self._memory[digest] = reply, self._clock.now() + MEMORY
-        self._writer.post(self._store.memorize, (digest, codec.encode_reply(reply)))
+        if self._answers is not None:
+            self._answers.remember(digest, reply)
 
     def forget(self, digest: bytes) -> None:
         """See protocol.Spool."""
-        if self._memory.pop(digest, None) is not None:
-            self._writer.post(self._store.memorize, (digest, None))
+        if self._answers is not None:
+            self._answers.forget(digest)
 
     async def amend(self, name: str, change: Change[T]) -> T:
         """See protocol.Spool. As durable as the process."""
@@ -295,7 +292,8 @@ class SqliteSpool:
         """See protocol.Spool."""
         await self._claims.close()
         try:
-            if self._lock is not None:  # nobody else claims
+            if self._answers is not None:  # nobody else claims
+                await self._answers.close()
                 await self._writer.do(self._store.give_back, None)
         except SendError as error:
             # Whoever serves the spool next takes all of it over.
@@ -310,8 +308,8 @@ class SqliteSpool:
 
     def _arrived(self, mail: Sequence[NewMail]) -> None:
         for letter in mail:
-            if letter.answer is not None:
-                self._memory[letter.answer.digest] = letter.answer.reply, self._clock.now() + MEMORY
+            if letter.answer is not None and self._answers is not None:
+                self._answers.put(letter.answer)
         if any(not letter.claimed for letter in mail):
             self._alarm.ring()
 
@@ -320,9 +318,8 @@ class SqliteSpool:
         return queue_id in renewed
 
     async def _renew(self, queue_ids: Sequence[str]) -> Collection[str]:
-        now = self._clock.now()
-        for digest in [digest for digest, (_, until) in self._memory.items() if until < now]:
-            del self._memory[digest]
+        if self._answers is not None:
+            self._answers.look_after()
         renewed: Collection[str] = await self._writer.do(self._store.renew, queue_ids) if queue_ids else ()
         while await self._writer.do(self._store.tidy, None):
             pass

@@ -5,12 +5,14 @@ Knows nothing of the jobs.
 
 import sqlite3
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from smtp2cf.spool import sqlite_file
 from smtp2cf.spool.clock import Clock, Mark
 from smtp2cf.spool.lock import SpoolLock, served_by
+from smtp2cf.spool.notes_file import Noted, read_notes
 from smtp2cf.spool.protocol import SpoolError
 from smtp2cf.spool.sqlite_errors import DAMAGE, code_of
 from smtp2cf.spool.sqlite_guard import FileGuard, identity
@@ -18,10 +20,11 @@ from smtp2cf.spool.sqlite_sql import GIVEN_BACK
 
 
 class Left(NamedTuple):
-    """What the previous process left: its clock, and the answers that are still remembered."""
+    """What the previous process left: its clock, and the answers noted in the database and in the file."""
 
     clock: Clock
-    memory: dict[bytes, str]
+    in_rows: Mapping[bytes, Noted] = {}
+    in_file: Mapping[bytes, Noted] = {}
 
 
 class Opened(NamedTuple):
@@ -30,6 +33,11 @@ class Opened(NamedTuple):
     guard: FileGuard
     lock: SpoolLock | None
     left: Left
+
+
+def notes_of(path: Path) -> Path:
+    """The file beside a spool that answers are noted in."""
+    return path.with_name(path.name + ".notes")
 
 
 def open_files(path: Path, serve: bool) -> Opened:
@@ -82,14 +90,16 @@ def _take_over(path: Path, *, serve: bool) -> Left:
         try:
             clock = _clock_of(connection, serve=serve)
             if not serve:
-                return Left(clock, {})
+                return Left(clock)
             connection.execute("BEGIN IMMEDIATE")
             connection.execute(f"UPDATE mail SET {GIVEN_BACK} WHERE status = 'active'")  # noqa: S608 - a constant
             connection.execute("DELETE FROM clock")
             connection.execute("INSERT INTO clock (boot, passed, now) VALUES (?, ?, ?)", clock.mark())
             connection.execute("COMMIT")
-            known = connection.execute("SELECT digest, reply FROM memory WHERE until > ?", (clock.now(),))
-            return Left(clock, dict(known))
+            now = clock.now()
+            rows = connection.execute("SELECT digest, reply, until FROM memory WHERE until > ?", (now,))
+            in_rows = {digest: Noted(reply, until) for digest, reply, until in rows}
+            return Left(clock, in_rows, read_notes(notes_of(path), now))
         finally:
             connection.close()
     except sqlite3.Error as error:
