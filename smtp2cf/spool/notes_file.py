@@ -76,11 +76,14 @@ class NotesFile:
             if not self._whole:
                 self._write_anew()
 
-    def close(self, *, empty: bool) -> None:
-        """Close the file; empty: what it says is written elsewhere."""
-        if empty:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._file, 0)
+    def clear(self) -> None:
+        """Empty the file."""
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._file, 0)
+            self._end = LIMIT
+
+    def close(self) -> None:
+        """Close the file."""
         os.close(self._file)
 
     def _open(self) -> int:

@@ -293,12 +293,14 @@ class SqliteSpool:
         await self._claims.close()
         try:
             if self._answers is not None:  # nobody else claims
-                await self._answers.close()
                 await self._writer.do(self._store.give_back, None)
+                await self._answers.move()
         except SendError as error:
             # Whoever serves the spool next takes all of it over.
             _log.warning("spool.not_given_back", reply=str(error.reply))
         finally:
+            if self._answers is not None:
+                self._answers.close()
             await self._writer.close()
             await asyncio.to_thread(self._readers.shutdown)
             self._connections.close()

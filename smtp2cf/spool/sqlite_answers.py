@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from smtp2cf.reply import Reply, SendError
+from smtp2cf.reply import Reply
 from smtp2cf.spool import codec
 from smtp2cf.spool.clock import Clock
 from smtp2cf.spool.notes_file import Noted, NotesFile, later, line_of
@@ -86,16 +86,19 @@ class SqliteAnswers:
             self._in_file.discard(digest)
         self._file.look_after()
 
-    async def close(self) -> None:
-        """Move what is in the file into the database; what can't be moved stays there."""
+    async def move(self) -> None:
+        """Move what is in the file into the database. Raises SendError: then it stays in the file."""
+        digests = list(self._in_file)
+        await asyncio.gather(*(self._writer.do(self._rows, (one, self._known[one].reply)) for one in digests))
+        self._in_rows.update(digests)
+        self._in_file.clear()
+        self._file.clear()
+
+    def close(self) -> None:
+        """Write what is not yet written, and nothing more."""
         self._write_now()
         self._closed = True
-        pairs = [(digest, self._known[digest].reply) for digest in self._in_file]
-        try:
-            await asyncio.gather(*(self._writer.do(self._rows, pair) for pair in pairs))
-            self._file.close(empty=True)
-        except SendError:
-            self._file.close(empty=False)
+        self._file.close()
 
     def _note(self, digest: bytes, noted: Noted) -> None:
         self._known[digest] = noted

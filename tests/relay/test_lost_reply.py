@@ -108,7 +108,7 @@ async def test_after_a_restart_too(backend: Backend, api: Api) -> None:
 async def test_after_ten_minutes_it_is_another_message(
     sqlite: Backend, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("smtp2cf.spool.sqlite.MEMORY", 0.0)
+    monkeypatch.setattr("smtp2cf.spool.sqlite_answers.MEMORY", 0.0)
     gate = Gate(api)
     async with world(await sqlite.open(), api) as here:
         await vanish(here, gate, "reset")

@@ -23,6 +23,9 @@ def let_go(spool: Any) -> None:
     lock, spool._lock = getattr(spool, "_lock", None), None
     if lock is not None:
         spool._connections.close()
+        answers, spool._answers = spool._answers, None
+        answers._unwritten.clear()
+        answers.close()
         lock.release()
 
 

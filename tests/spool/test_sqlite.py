@@ -50,6 +50,7 @@ async def test_nobody_else_can_read_it(tmp_path: Path) -> None:
             "spool.sqlite3",
             "spool.sqlite3-wal",
             "spool.sqlite3.lock",
+            "spool.sqlite3.notes",
             "spool.sqlite3.reserve",
         ),
         0o600,
