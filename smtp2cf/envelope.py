@@ -69,7 +69,7 @@ class Envelope:
 
     reverse_path, forward_paths and what is known of each are what goes out. What the client said is kept
     where that is something else: given_reverse_path; given_forward_paths, by forward path: for whom the mail
-    goes there.
+    goes there. dsn_for: the queue id of the mail that this one, a DSN of ours, is about.
     """
 
     reverse_path: str
@@ -89,6 +89,7 @@ class Envelope:
     queue_id: str = field(default_factory=new_queue_id)
     given_reverse_path: str | None = None
     given_forward_paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    dsn_for: str = ""
 
     @property
     def is_rewritten(self) -> bool:

@@ -48,7 +48,7 @@ def told(
     EVENTS.labels(kind if kind in KINDS else "other").inc()
     fields: dict[str, object] = {}
     if envelope is not None:
-        fields |= {"queue_id": envelope.queue_id, "from": envelope.reverse_path}
+        fields |= maillog.named(envelope)
     fields |= {"to": [recipient], "status": kind, "reply": str(reply), "message_id": message_id}
     if original_id:
         fields["original_message_id"] = original_id

@@ -157,7 +157,7 @@ def attempted(
         if envelope.is_rewritten:
             fields |= _as_given(envelope, recipients)
         known = {"listener": envelope.listener, "account": account, "user": envelope.auth_user}
-        known |= {"message_id": message_id, "original_message_id": original_id}
+        known |= {"message_id": message_id, "original_message_id": original_id, "dsn_for": envelope.dsn_for}
         fields |= {name: value for name, value in known.items() if value}
         log.info("mail.attempt", **fields)
         if news.is_wanted():
@@ -201,7 +201,7 @@ def refused(envelope: Envelope, reply: Reply, message: bytes = b"") -> None:
     _recent.append((envelope, status, reply, envelope.forward_paths, time.time()))
     log.warning(
         "mail.refused",
-        **{"queue_id": envelope.queue_id, "from": envelope.reverse_path},
+        **named(envelope),
         to=first_few(envelope.forward_paths, NAMED_LIMIT),
         status=status,
         reply=str(reply),
@@ -215,7 +215,7 @@ def kept(envelope: Envelope, why: str, *, message: bytes) -> None:
     """A message is safe in the spool, and its client has been told."""
     log.info(
         "mail.kept",
-        **{"queue_id": envelope.queue_id, "from": envelope.reverse_path},
+        **named(envelope),
         to=first_few(envelope.forward_paths, NAMED_LIMIT),
         status="kept",
         reason=why,
@@ -232,8 +232,7 @@ def expired(envelope: Envelope, outcomes: Outcomes, *, size: int, attempts: int)
     reply = next(iter(outcomes.values()))
     _recent.append((envelope, "expired", reply, list(outcomes), time.time()))
     fields: dict[str, object] = {
-        "queue_id": envelope.queue_id,
-        "from": envelope.reverse_path,
+        **named(envelope),
         "to": first_few(list(outcomes), NAMED_LIMIT),
         "status": "expired",
         "reply": str(reply),
@@ -249,7 +248,7 @@ def expired(envelope: Envelope, outcomes: Outcomes, *, size: int, attempts: int)
 
 def held(envelope: Envelope, reason: str) -> None:
     """A message waits for an operator, because our own code failed on it."""
-    log.error("mail.held", queue_id=envelope.queue_id, reason=reason)
+    log.error("mail.held", **named(envelope), reason=reason)
     mail_news.held(envelope, reason)
     record(envelope, Kind.HELD, detail=reason)
 
@@ -259,15 +258,15 @@ def reported(envelope: Envelope, *, dsns: Sequence[Dsn], undeliverable: bool = F
     if dsns:
         DSNS.inc(len(dsns))
         told = {"to": [dsn.envelope.forward_paths[0] for dsn in dsns][:1], "count": len(dsns)}
-        log.info("mail.dsn", queue_id=envelope.queue_id, **told)
+        log.info("mail.dsn", **named(envelope), **told)
         record(envelope, Kind.REPORTED, detail=" ".join(dsn.envelope.queue_id for dsn in dsns))
         for dsn in dsns:
             about = f"a DSN about {envelope.queue_id}"
-            record(dsn.envelope, Kind.KEPT, detail=about, message=dsn.message, parent=envelope.queue_id)
+            record(dsn.envelope, Kind.KEPT, detail=about, message=dsn.message)
     if undeliverable:
         log.warning(
             "mail.dsn_undeliverable",
-            queue_id=envelope.queue_id,
+            **named(envelope),
             to=first_few(envelope.forward_paths, NAMED_LIMIT),
         )
         mail_news.nobody_told(envelope)
@@ -277,7 +276,7 @@ def reported(envelope: Envelope, *, dsns: Sequence[Dsn], undeliverable: bool = F
 def answer_repeated(envelope: Envelope, reply: Reply) -> None:
     """A client repeated a message that had been sent, because our answer did not reach it."""
     REPEATED.inc()
-    log.warning("mail.answer_repeated", queue_id=envelope.queue_id, client=envelope.client, reply=str(reply))
+    log.warning("mail.answer_repeated", **named(envelope), client=envelope.client, reply=str(reply))
     record(envelope, Kind.REPEATED, reply=str(reply))
 
 
@@ -286,7 +285,7 @@ def repaired(envelope: Envelope, changed: Sequence[str]) -> None:
     REPAIRED.inc()
     log.info(
         "mail.repaired",
-        **{"queue_id": envelope.queue_id, "from": envelope.reverse_path},
+        **named(envelope),
         changed=list(changed),
     )
     record(envelope, Kind.REPAIRED, detail=", ".join(changed))
@@ -294,7 +293,7 @@ def repaired(envelope: Envelope, changed: Sequence[str]) -> None:
 
 def header_rewritten(envelope: Envelope, changed: Sequence[str], signatures: Sequence[str]) -> None:
     """From or Sender was changed with the sender. signatures: domains whose DKIM signatures that breaks."""
-    fields = {"queue_id": envelope.queue_id, "from": envelope.reverse_path, **_as_given(envelope, ())}
+    fields = {**named(envelope), **_as_given(envelope, ())}
     if signatures:
         log.warning("mail.rewritten", **fields, changed=list(changed), breaks_signature_of=list(signatures))
     else:
@@ -306,14 +305,14 @@ def header_rewritten(envelope: Envelope, changed: Sequence[str], signatures: Seq
 def possible_duplicate(envelope: Envelope, recipients: Sequence[str]) -> None:
     """A call got no answer: its mail may have been sent, and a retry may send it twice."""
     POSSIBLE_DUPLICATES.inc()
-    log.warning("mail.possible_duplicate", queue_id=envelope.queue_id, to=first_few(recipients, NAMED_LIMIT))
+    log.warning("mail.possible_duplicate", **named(envelope), to=first_few(recipients, NAMED_LIMIT))
     record(envelope, Kind.UNANSWERED, detail=few_in_words(recipients, 3))
 
 
 def unmatched(envelope: Envelope, entries: Sequence[str]) -> None:
     """Cloudflare's answer names addresses that are none of the recipients, and leaves some recipients out."""
     UNMATCHED.inc(len(entries))
-    log.warning("mail.unmatched_outcome", queue_id=envelope.queue_id, entries=first_few(entries, NAMED_LIMIT))
+    log.warning("mail.unmatched_outcome", **named(envelope), entries=first_few(entries, NAMED_LIMIT))
 
 
 def sender_not_configured(domain: str, reply: Reply, *, is_news: bool) -> None:
@@ -331,6 +330,12 @@ def sender_failing(domain: str, reply: Reply) -> None:
 def sender_recovered(domain: str) -> None:
     """Cloudflare sends for this domain again."""
     log.info("sender.recovered", domain=domain)
+
+
+def named(envelope: Envelope) -> dict[str, str]:
+    """Which message it is; of a DSN of ours, also what that is about."""
+    named = {"queue_id": envelope.queue_id, "from": envelope.reverse_path}
+    return {**named, "dsn_for": envelope.dsn_for} if envelope.dsn_for else named
 
 
 def _as_given(envelope: Envelope, recipients: Sequence[str]) -> dict[str, object]:
@@ -354,12 +359,11 @@ def record(
     detail: str = "",
     attempt: int = 0,
     message: bytes = b"",
-    parent: str = "",
 ) -> None:
     """Put a step into the journal, if one is kept."""
     if _recorder is not None:
         step = Step(time.time(), kind, recipients, reply, "", attempt, detail)
-        _recorder.note(envelope, step, message=message, parent=parent)
+        _recorder.note(envelope, step, message=message)
 
 
 def _status(reply: Reply) -> str:

@@ -67,7 +67,6 @@ class Note(NamedTuple):
     steps: Sequence[Step]
     head: bytes
     size: int
-    parent: str
     account: str
 
 
@@ -102,17 +101,16 @@ class Recorder:
         *steps: Step,
         message: bytes = b"",
         size: int = 0,
-        parent: str = "",
         account: str = "",
     ) -> None:
-        """Record steps of a message. size: of the message; parent: what this one, a DSN, is about."""
+        """Record steps of a message. size: of the message."""
         if len(self._notes) >= MOST or self._octets >= MOST_OCTETS:
             self._left_out += 1
             return
         end = message.find(b"\r\n\r\n", 0, HEAD_LIMIT)
         head = message[: end + 2 if end >= 0 else HEAD_LIMIT]
         self._octets += len(head)
-        self._notes.append(Note(envelope, steps, head, size or len(message), parent, account))
+        self._notes.append(Note(envelope, steps, head, size or len(message), account))
         self._something.set()
 
     def act(self, name: str, who: str, fields: Mapping[str, object]) -> None:
@@ -250,7 +248,7 @@ class Recorder:
             max(note.size for note in notes),
             facts.header_from if facts.header_from != sender else "",
             facts.original_id,
-            next((note.parent for note in notes if note.parent), ""),
+            envelope.dsn_for,
             facts.subject if self._subjects else "",
             _rewritten(envelope),
         )

@@ -228,7 +228,8 @@ class SqliteJournal:
             file = self._path.with_name(self._path.name + suffix)
             if file.exists():
                 file.rename(aside.with_name(aside.name + suffix))
-        _log.error("journal.set_aside", reason=str(failure), to=str(aside), note="a new journal is begun")
+        note = "a new journal is begun"
+        _log.error("journal.set_aside", reason=str(failure), moved_to=str(aside), note=note)
 
     # ---- in a reader's
 

@@ -95,5 +95,6 @@ def _mail(envelope: Envelope, message: bytes, reports: list[dsn.Report], policy:
         body="7BIT" if content.isascii() else "8BITMIME",
         smtputf8=not content.isascii(),
         auth_user=envelope.auth_user,  # by which its account may be chosen
+        dsn_for=envelope.queue_id,
     )
     return NewMail(envelope=new, message=content, expires_in=policy.expire_after, is_dsn=True)

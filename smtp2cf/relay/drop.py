@@ -358,7 +358,7 @@ def _copy(mail: Dropped, recipients: Sequence[str], kept: Path, reason: str) -> 
 
 
 def _say_aside(name: str, reason: str, kept: Path) -> None:
-    log.warning("drop.set_aside", file=name, reason=reason, to=str(kept))
+    log.warning("drop.set_aside", file=name, reason=reason, moved_to=str(kept))
     text = f"mail that sendmail left can't be sent, and is kept in {kept}: {reason}"
     news.tell("drop.set_aside", text, file=name, reason=reason, kept=str(kept))
 

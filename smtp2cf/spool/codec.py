@@ -99,6 +99,8 @@ def encode_envelope(envelope: Envelope) -> str:
         fields["given_reverse_path"] = envelope.given_reverse_path
     if envelope.given_forward_paths:
         fields["given_forward_paths"] = dict(envelope.given_forward_paths)
+    if envelope.dsn_for:
+        fields["dsn_for"] = envelope.dsn_for
     return _dumps(fields)
 
 

@@ -56,6 +56,48 @@ def test_every_event_is_on_the_page_with_its_fields() -> None:
     assert {name: fields for name, fields in missing.items() if fields} == {}
 
 
+def said_of_to() -> Iterator[tuple[str, ast.expr]]:
+    """What the code puts into the field `to`: of log calls, and of fields that are gathered before."""
+    for path in CODE.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        if "structlog" not in text and "Event(" not in text:
+            continue
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                words = node.keywords if node.func.attr in LEVELS else []
+                found = [word.value for word in words if word.arg == "to"]
+            elif isinstance(node, ast.Dict):
+                pairs = zip(node.keys, node.values, strict=True)
+                found = [value for key, value in pairs if isinstance(key, ast.Constant) and key.value == "to"]
+            else:
+                continue
+            yield from ((f"{path.name}:{value.lineno}", value) for value in found)
+
+
+def is_list(value: ast.expr) -> bool:
+    if isinstance(value, ast.Subscript):
+        return isinstance(value.slice, ast.Slice) and is_list(value.value)
+    if isinstance(value, ast.Call) and isinstance(value.func, ast.Name):
+        return value.func.id in ("list", "first_few")
+    return isinstance(value, ast.List | ast.ListComp)
+
+
+def test_to_is_always_a_list_and_the_sender_is_always_from() -> None:
+    said = list(said_of_to())
+    assert len(said) >= 8
+    assert [where for where, value in said if not is_list(value)] == []
+    other_names = {
+        "reverse_path",
+        "forward_paths",
+        "mail_from",
+        "rcpt_to",
+        "sender",
+        "recipient",
+        "recipients",
+    }
+    assert {name: fields & other_names for name, fields in logged() if fields & other_names} == {}
+
+
 def test_no_event_of_the_page_has_gone() -> None:
     code = "".join(path.read_text(encoding="utf-8") for path in CODE.rglob("*.py"))
     gone = {name for name in listed() if f'"{name}"' not in code and name not in MADE}

@@ -1,6 +1,6 @@
 """One function for each mail event: the line it logs, what it counts, what the status page shows."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -8,7 +8,7 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from smtp2cf.envelope import Envelope
-from smtp2cf.journal import maillog
+from smtp2cf.journal import event_log, maillog
 from smtp2cf.reply import ACCEPTED, BOUNCED, DELIVERED, QUEUED, SUPPRESSED, Reply
 
 THROTTLED = Reply(451, "4.7.1", "later")
@@ -139,6 +139,33 @@ def test_a_line_names_so_many_recipients_and_counts_the_rest(lines: Lines) -> No
         assert line["to"] == [*many[: maillog.NAMED_LIMIT], "and 7 more"]
     assert counted("recipients_total", status="sent") == len(many)
     assert counted("recipients_total", status="bounced") == len(many)
+
+
+LINES: dict[str, Callable[[Envelope], object]] = {
+    "mail.attempt": lambda mail: maillog.attempted(mail, {"b@x": DELIVERED}, {}, original_id="", size=1),
+    "mail.kept": lambda mail: maillog.kept(mail, "why", message=b""),
+    "mail.refused": lambda mail: maillog.refused(mail, BOUNCED),
+    "mail.expired": lambda mail: maillog.expired(mail, {"b@x": THROTTLED}, size=1, attempts=3),
+    "mail.held": lambda mail: maillog.held(mail, "a fault"),
+    "mail.dsn_undeliverable": lambda mail: maillog.reported(mail, dsns=(), undeliverable=True),
+    "mail.answer_repeated": lambda mail: maillog.answer_repeated(mail, QUEUED),
+    "mail.repaired": lambda mail: maillog.repaired(mail, ["From"]),
+    "mail.rewritten": lambda mail: maillog.header_rewritten(mail, ["From"], []),
+    "mail.possible_duplicate": lambda mail: maillog.possible_duplicate(mail, ["b@x"]),
+    "mail.unmatched_outcome": lambda mail: maillog.unmatched(mail, ["c@x"]),
+    "mail.event": lambda mail: event_log.told("delivered", "b@x", DELIVERED, "<1@cf>", envelope=mail),
+}
+
+
+@pytest.mark.parametrize("event", LINES)
+def test_every_line_about_a_dsn_says_what_it_is_about(lines: Lines, event: str) -> None:
+    """And each says from whom; mail of others has no such field."""
+    for about in ("", "3C0A9F2B1Q7ZK"):
+        LINES[event](envelope(dsn_for=about))
+        line = lines.pop()
+        assert (line["event"], line["from"], line.get("dsn_for", "")) == (event, "a@example.com", about)
+        assert isinstance(line.get("to", []), list)
+        assert ("dsn_for" in line) is bool(about)
 
 
 def test_a_refused_message_is_a_warning(lines: Lines) -> None:

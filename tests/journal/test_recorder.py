@@ -70,8 +70,8 @@ async def test_a_message_is_recorded_with_what_is_known_of_it(kept: Recorder) ->
 
 
 class Dsn:
-    def __init__(self) -> None:
-        self.envelope = Envelope(reverse_path="", forward_paths=("a@example.com",))
+    def __init__(self, about: str) -> None:
+        self.envelope = Envelope(reverse_path="", forward_paths=("a@example.com",), dsn_for=about)
         self.message = b"Subject: Undelivered\r\n\r\n"
 
 
@@ -122,7 +122,8 @@ async def test_each_event_is_a_step(kept: Recorder) -> None:
 
 
 async def test_a_dsn_is_found_from_what_it_is_about(kept: Recorder) -> None:
-    mail, dsn = envelope(), Dsn()
+    mail = envelope()
+    dsn = Dsn(mail.queue_id)
     maillog.reported(mail, dsns=[dsn])
     found = await story(kept, mail.queue_id)
     assert found.dsns == [dsn.envelope.queue_id]

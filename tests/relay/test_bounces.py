@@ -175,6 +175,7 @@ def test_a_report_is_itself_beyond_reporting() -> None:
     (dsn,) = dsns_for(envelope, b"Subject: x\r\n\r\n", {"ben@example.org": BOUNCED}, POLICY)
     assert dsn.is_dsn
     assert dsn.envelope.reverse_path == ""
+    assert dsn.envelope.dsn_for == envelope.queue_id
     assert dsn.expires_in == POLICY.expire_after
     outcomes = {"anna@example.com": BOUNCED}
     assert dsns_for(dsn.envelope, dsn.message, outcomes, POLICY) == []

@@ -41,6 +41,7 @@ rewritten = st.builds(
     given_forward_paths=st.dictionaries(
         addresses, st.lists(addresses, min_size=1, max_size=3).map(tuple), max_size=3
     ),
+    dsn_for=st.sampled_from(["", "3C0A9F2B1Q7ZK"]),
 )
 
 
@@ -59,12 +60,13 @@ def test_what_the_client_said_is_an_addition_that_older_bridges_pass_over() -> N
         forward_paths=("ops@example.com",),
         given_reverse_path="root@web07",
         given_forward_paths={"ops@example.com": ("root@web07", "admin@web07")},
+        dsn_for="3C0A9F2B1Q7ZK",
     )
     fields = json.loads(codec.encode_envelope(envelope))
     assert (fields["reverse_path"], fields["forward_paths"]) == ("noreply@example.com", ["ops@example.com"])
-    added = {name for name in fields if name.startswith("given_")}
+    added = {name for name in fields if name.startswith("given_") or name == "dsn_for"}
     older = codec.decode_envelope(json.dumps({name: fields[name] for name in fields if name not in added}))
-    assert older == dataclasses.replace(envelope, given_reverse_path=None, given_forward_paths={})
+    assert older == dataclasses.replace(envelope, given_reverse_path=None, given_forward_paths={}, dsn_for="")
     assert not any(name in codec.encode_envelope(older) for name in added)
 
 

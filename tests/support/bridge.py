@@ -50,8 +50,13 @@ class Bridge:
         return self._written()
 
     def _written(self) -> list[dict]:
+        return self.lines_of(self.log_path)
+
+    @staticmethod
+    def lines_of(log: Path) -> list[dict]:
+        """The lines of a log file."""
         lines = []
-        for line in self.log_path.read_text(errors="replace").splitlines():
+        for line in log.read_text(errors="replace").splitlines():
             try:
                 lines.append(json.loads(line))
             except ValueError:
@@ -154,3 +159,6 @@ def running_bridge(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+    for line in Bridge.lines_of(log):
+        assert isinstance(line.get("to", []), list), line
+        assert not line.keys() & {"reverse_path", "recipient", "recipients"}, line
