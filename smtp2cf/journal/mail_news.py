@@ -61,7 +61,8 @@ def nobody_told(envelope: Envelope) -> None:
 
 
 def _of(envelope: Envelope) -> dict[str, object]:
-    return {"queue_id": envelope.queue_id, "from": envelope.reverse_path}
+    about = {"dsn_for": envelope.dsn_for} if envelope.dsn_for else {}
+    return {"queue_id": envelope.queue_id, "from": envelope.reverse_path, **about}
 
 
 def _tell(kind: str, words: str, recipients: Sequence[str], line: Mapping[str, object]) -> None:

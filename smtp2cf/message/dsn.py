@@ -24,6 +24,7 @@ from smtp2cf.message.dsn_fields import (
     decode_orcpt,
     decode_xtext,
     field_lines,
+    host_name,
     inline,
     lines,
     mailbox,
@@ -118,7 +119,6 @@ _KINDS = {
 _FAILURES = (Event.FAILED, Event.EXPIRED)
 
 _STATUS = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}")
-_NOT_IN_HOSTNAME = re.compile(r"[^!-~]|[<>@()]")
 _SUBJECT = re.compile(rb"^subject[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*+)", re.IGNORECASE | re.MULTILINE)
 _MESSAGE_ID = re.compile(
     rb"^message-id[ \t]*+:(?:\r\n)?[ \t]*+(<[!-;=?A-~]{1,200}@[!-;=?A-~]{1,200}>)[ \t]*+\r$",
@@ -158,7 +158,7 @@ def build(
     """
     if not envelope.reverse_path or not reports:
         raise ValueError("a DSN needs a sender to go to and a recipient to report on")
-    hostname = _NOT_IN_HOSTNAME.sub("?", hostname) or "localhost"
+    hostname = host_name(hostname)
     to = to or envelope.sender_as_given
     message = normalize_newlines(message)
     header = _shown_header(message)

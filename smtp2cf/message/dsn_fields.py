@@ -22,6 +22,7 @@ _XTEXT = re.compile(r"\+([0-9A-Fa-f]{2})")
 _EMBEDDED = re.compile(r"\\x\{([0-9A-Fa-f]{2,6})\}")
 _ADDRESS_TYPE = re.compile(r"[0-9A-Za-z-]{1,40}")
 _PLAIN_LOCAL = re.compile(r"""[^\s()<>\[\]:;@\\,"]+|"(?:[^"\\]|\\.)*\"""")
+_NOT_IN_HOSTNAME = re.compile(r"[^!-~]|[<>@()]")
 _NOT_IN_DOMAIN = re.compile(r"[^\w.:\[\]-]")
 
 # The other policies parse a value, decode encoded words even in addresses, and may rewrite it; this one
@@ -67,6 +68,11 @@ def mailbox(address: str) -> str:
     if not _PLAIN_LOCAL.fullmatch(local):
         local = f'"{quote(local)}"'
     return f"{local}{at}{_NOT_IN_DOMAIN.sub('?', domain)}"
+
+
+def host_name(name: str) -> str:
+    """The reporting host's name, as it fits in a field and a message id."""
+    return _NOT_IN_HOSTNAME.sub("?", name) or "localhost"
 
 
 def inline(text: str) -> str:

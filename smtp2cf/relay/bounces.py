@@ -5,7 +5,6 @@ against NOTIFY, so there can be no loop. Knows no spool beyond the shape of its 
 """
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from smtp2cf.envelope import Envelope, Outcomes, address_key, domain_of, is_public, sent_form
@@ -86,15 +85,20 @@ def _mail(envelope: Envelope, message: bytes, reports: list[dsn.Report], policy:
         sender=policy.sender_of(told),
         now=now,
     )
-    to = policy.redirect or (recipient,)
-    about: Mapping[str, str] = dict.fromkeys(to, "NEVER")
+    return automatic_mail(content, policy.redirect or (recipient,), policy, about=envelope)
+
+
+def automatic_mail(
+    content: bytes, to: tuple[str, ...], policy: BouncePolicy, *, about: Envelope | None = None
+) -> NewMail:
+    """Mail of our own, which nobody is told of whatever becomes of it. about: the mail that a DSN reports."""
     new = Envelope(
         reverse_path="",
         forward_paths=to,
-        notify=about,
+        notify=dict.fromkeys(to, "NEVER"),
         body="7BIT" if content.isascii() else "8BITMIME",
         smtputf8=not content.isascii(),
-        auth_user=envelope.auth_user,  # by which its account may be chosen
-        dsn_for=envelope.queue_id,
+        auth_user=about.auth_user if about is not None else "",  # by which its account may be chosen
+        dsn_for=about.queue_id if about is not None else "",
     )
     return NewMail(envelope=new, message=content, expires_in=policy.expire_after, is_dsn=True)

@@ -30,6 +30,7 @@ from smtp2cf.serve.accounts import AccountsInUse
 from smtp2cf.serve.addresses import AddressesInUse
 from smtp2cf.serve.outside import OutsideView
 from smtp2cf.serve.rules import GENERAL, RulesInUse
+from smtp2cf.serve.told import Told
 from smtp2cf.settings import listening, quotas, rooms, trial
 from smtp2cf.settings.fields import Settings
 from smtp2cf.settings.fields.tables import ListenerTable
@@ -85,6 +86,7 @@ class Bridge:
         self._sessions = quotas.session_limits(settings)
         self._counts = quotas.counts_in(store, settings)
         self._closed = closed
+        self._told = Told(settings, store)
         self.server = Server(
             self.relay.accept, rooms.capacity(settings), self.relay.answered if store is not None else None
         )
@@ -159,6 +161,7 @@ class Bridge:
 
     async def start(self, listeners: Sequence[Listener], admin: Place) -> None:
         """Take mail and answer probes on listening sockets."""
+        self._told.listen()
         await self.admin.start(admin.sockets)
         if isinstance(self._counts, Counts):
             await self._counts.read()
@@ -167,7 +170,7 @@ class Bridge:
             await self.server.start(listener)
         metrics.export(self.outside.gauges(), [*self.accounts.gauges(), *self.outside.at_listeners()])
         self._keep_journal()
-        for name, watch in self.accounts.watches():
+        for name, watch in (*self.accounts.watches(), *self._told.watches()):
             self._watch(watch, name)
         if self.spool is not None:
             for later in self.accounts.later_outcomes(
@@ -244,6 +247,7 @@ class Bridge:
         if isinstance(self._counts, Counts):
             await self._counts.write()
         await self.accounts.aclose()
+        await self._told.close()
         self.access.close()
         if self.spool is not None:
             await self.spool.close()

@@ -98,6 +98,7 @@ def doubts(settings: Settings, *, sandbox: bool = False) -> Iterator[str]:
 
 def _without_effect(settings: Settings) -> Iterator[str]:
     no_users = settings.users_file is None
+    has_spool = settings.spool_url.get_secret_value().lower() != "none"
     mail = (endpoint for way in ways_of(settings) for endpoint in way.described.listen)
     unix = any(endpoint.path for endpoint in (*mail, *settings.admin_listen))
     for given, name, missing in (
@@ -113,10 +114,11 @@ def _without_effect(settings: Settings) -> Iterator[str]:
             "SMTP2CF_TLS_CERT_FILE",
         ),
         (
-            bool(settings.events_queue_id) and settings.spool_url.get_secret_value().lower() == "none",
+            bool(settings.events_queue_id) and not has_spool,
             "EVENTS_QUEUE_ID",
             "a spool (SMTP2CF_SPOOL_URL)",
         ),
+        (bool(settings.operator) and not has_spool, "OPERATOR", "a spool (SMTP2CF_SPOOL_URL)"),
         (
             bool(settings.events_api_token.get_secret_value()) and not settings.events_queue_id,
             "EVENTS_API_TOKEN",

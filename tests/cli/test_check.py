@@ -143,6 +143,10 @@ TABLE: list[tuple[dict[str, str], list[Finding]]] = [
     ({"CHECK_HEADER_FROM": "yes"}, [warning("settings", "SMTP2CF_CHECK_HEADER_FROM has no effect without")]),
     ({"TLS_CA_FILE": "{d}/file"}, [warning("settings", "SMTP2CF_TLS_CA_FILE has no effect without")]),
     (
+        {"OPERATOR": "you@example.com", "SPOOL_URL": "none"},
+        [warning("settings", "SMTP2CF_OPERATOR has no effect without a spool")],
+    ),
+    (
         {"SOCKET_GROUP": "0"},
         [warning("settings", "SMTP2CF_SOCKET_GROUP has no effect without a unix: socket")],
     ),

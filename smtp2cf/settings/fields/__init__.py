@@ -20,6 +20,7 @@ from smtp2cf.settings.fields.events import EventsFields
 from smtp2cf.settings.fields.limits import LimitsFields
 from smtp2cf.settings.fields.listening import ListeningFields
 from smtp2cf.settings.fields.messages import MessagesFields
+from smtp2cf.settings.fields.notices import NoticesFields
 from smtp2cf.settings.fields.running import RunningFields
 from smtp2cf.settings.fields.tables import TablesFields
 from smtp2cf.settings.fields.waiting import WaitingFields
@@ -37,6 +38,7 @@ class SettingsError(Exception):
 class Plain(
     # The fields of the last base come first.
     RunningFields,
+    NoticesFields,
     WaitingFields,
     MessagesFields,
     LimitsFields,
