@@ -151,8 +151,10 @@ class Recorder:
             await self.write()
 
     async def write(self) -> None:
-        """Write what waits, as far as that can be done now."""
-        while self._notes or self._actions:
+        """Write what waits now, as far as that can be done. What comes meanwhile waits for the next time."""
+        left = max(len(self._notes), len(self._actions))
+        while left > 0:
+            left -= AT_ONCE
             notes, actions = self._notes[:AT_ONCE], self._actions[:AT_ONCE]
             try:
                 entries = await asyncio.to_thread(self._entries, notes)
@@ -166,7 +168,8 @@ class Recorder:
             self._octets -= sum(len(note.head) for note in notes)
             del self._notes[: len(notes)], self._actions[: len(actions)]
             self._tell_success()
-        self._something.clear()
+        if not (self._notes or self._actions):
+            self._something.clear()
 
     async def _prune(self) -> None:
         while True:
