@@ -33,6 +33,8 @@ _BY_HAND = (STATUS_NUMBERS[Status.HELD], STATUS_NUMBERS[Status.DELETED])
 
 def storable(text: str) -> str:
     """A text as every database takes it, and an index has room for it."""
+    if text.isprintable() and len(text) <= TEXT_LIMIT:
+        return text
     return printable(text[:TEXT_LIMIT])
 
 
@@ -42,11 +44,12 @@ class Address(NamedTuple):
     local: str
     domain: str
 
-    @classmethod
-    def of(cls, address: str) -> "Address":
+    @staticmethod
+    @functools.lru_cache(maxsize=4096)
+    def of(address: str) -> "Address":
         """Its parts; the domain is "" where there is none."""
         local, at, domain = address.rpartition("@")
-        return cls(storable(local), _compared(domain)) if at else cls(storable(address), "")
+        return Address(storable(local), _compared(domain)) if at else Address(storable(address), "")
 
     def __str__(self) -> str:
         return f"{self.local}@{self.domain}" if self.domain else self.local
@@ -118,7 +121,7 @@ def seconds(stored: int) -> float:
 
 def bare(message_id: str) -> str:
     """A Message-ID without its brackets."""
-    return storable(message_id.strip().removeprefix("<").removesuffix(">"))
+    return storable(message_id.strip().removeprefix("<").removesuffix(">")) if message_id else ""
 
 
 def word(message_id: str) -> int:

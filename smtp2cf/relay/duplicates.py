@@ -189,23 +189,33 @@ class Duplicates:
 
     async def _earlier(self, envelope: Envelope, transaction: _Transaction, call: bool) -> Reply | None:
         digest = transaction.digest
-        await self._until_settled(digest)
-        if self._unsettled(digest) is not None:
-            maillog.possible_duplicate(envelope, envelope.forward_paths)
-        twice = self._is_under_way(digest)
-        for other in self._same.get(digest, ()):
-            other.twin = transaction.twin = True
-        owed = [other for other in self._same.get(digest, ()) if other.owed]
+        twice, owed = False, False
+        if digest in self._same:
+            twice, owed = await self._meet_others(envelope, transaction)
         transaction.under_way = True
         self._same.setdefault(digest, []).append(transaction)
         if twice and not owed:
             return None  # somebody sends the same mail twice on purpose
-        for other in owed:
-            other.owed = False  # the client that lost an answer gets it now
         known = await self._spool.recall(digest, begin=call and not twice)
         if known is not None and known.reply is None:
             maillog.possible_duplicate(envelope, envelope.forward_paths)
         return known.reply if known is not None else None
+
+    async def _meet_others(self, envelope: Envelope, transaction: _Transaction) -> tuple[bool, bool]:
+        """Wait for transactions of the same mail. Whether one is under way, and one's client is owed its
+        answer, which this client gets now."""
+        digest = transaction.digest
+        await self._until_settled(digest)
+        if self._unsettled(digest) is not None:
+            maillog.possible_duplicate(envelope, envelope.forward_paths)
+        others = self._same.get(digest, ())
+        owed = any(other.owed for other in others)
+        for other in others:
+            other.twin = transaction.twin = True
+        if owed:
+            for other in others:
+                other.owed = False
+        return self._is_under_way(digest), owed
 
     async def _until_settled(self, digest: bytes) -> None:
         """Wait until it is clear whether clients that were answered, or hung up, got their answers."""
@@ -257,8 +267,7 @@ def _digest_of(transaction: bytes, recipient: str) -> bytes:
 
 def _digest(envelope: Envelope, message: bytes) -> bytes:
     """What makes two transactions the same: sender, recipients in their order, every byte."""
-    digest = hashlib.blake2b(digest_size=24)
-    for part in (envelope.reverse_path, *envelope.forward_paths, ""):
-        digest.update(part.encode("utf-8", "surrogateescape") + b"\0")
+    parts = "\0".join((envelope.reverse_path, *envelope.forward_paths, "", ""))
+    digest = hashlib.blake2b(parts.encode("utf-8", "surrogateescape"), digest_size=24)
     digest.update(message)
     return digest.digest()
