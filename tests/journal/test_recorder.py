@@ -321,3 +321,22 @@ HEADERS: dict[bytes, tuple[str, str, str]] = {
 @each(("header", "expected"), HEADERS.items())
 def test_facts_of_a_header(header: bytes, expected: tuple[str, str, str]) -> None:
     assert facts(header) == expected
+
+
+async def test_what_comes_while_a_batch_is_written_waits_for_the_next(kept: Recorder) -> None:
+    """Else a busy bridge writes a few messages at a time, without a pause."""
+    write, batches = kept.journal.record, []
+
+    async def record(entries: Any, actions: Any = ()) -> None:
+        batches.append(len(entries))
+        if len(batches) < 10:
+            maillog.kept(envelope(), "meanwhile", message=MESSAGE)
+        await write(entries, actions)
+
+    kept.journal.record = record  # type: ignore[method-assign]
+    for _ in range(3):
+        maillog.kept(envelope(), "first", message=MESSAGE)
+    await kept.write()
+    assert batches == [3]
+    await kept.write()
+    assert batches == [3, 1]
