@@ -4,6 +4,7 @@ What becomes of an address is decided in `access/sender_rewriting.py`; a sender 
 out not to know is replaced by its default too (`instead_of_unknown`). Knows no spool and no Cloudflare.
 """
 
+import re
 from dataclasses import replace
 
 from smtp2cf.access.sender_rewriting import SenderRewriting
@@ -13,6 +14,11 @@ from smtp2cf.journal import maillog
 from smtp2cf.message.sender_fields import rewrite_senders
 from smtp2cf.relay.rewriting import with_sender
 from smtp2cf.reply import RefusedError
+
+_IN_A_FIELD = re.compile(
+    r'(?:[!#-\'*+\-/-9=?A-Z^-~.]+|"(?:[ !#-\[\]-~]|\\[ -~])+")@[0-9a-z-]+(?:\.[0-9a-z-]+)+'
+)
+"""Addresses that a field can hold as they are (RFC 5322 §3.4.1, but dots may be anywhere)."""
 
 
 class Senders:
@@ -80,6 +86,7 @@ def as_sent(envelope: Envelope, sent_as: str) -> Envelope:
 def _gets_replies(address: str) -> str:
     """The address as it is sent, "" if nothing sent there would arrive."""
     try:
-        return sent_form(address) if "@" in address and is_public(domain_of(address)) else ""
+        form = sent_form(address) if "@" in address and is_public(domain_of(address)) else ""
     except RefusedError:
         return ""
+    return form if _IN_A_FIELD.fullmatch(form) else ""

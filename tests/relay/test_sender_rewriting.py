@@ -151,6 +151,29 @@ async def test_the_header_says_who_is_sent(sender: str, header: str, sent: str, 
     assert (f"sent as <{sent}> instead of <{sender}>" in verdict.reply.text) is (sent != sender)
 
 
+REPLY_TO = {
+    "anna@brand.net": True,
+    "anna+tag/x='y'@mail.brand.net": True,
+    "a..b@brand.net": True,  # some have such an address
+    '"a b"@brand.net': True,
+    '"a\\"b"@brand.net': True,
+    "anna@localhost": False,
+    "a@b@brand.net": False,
+    "a(b)@brand.net": False,
+    "a[b]@brand.net": False,
+    "anna@brand..net": False,
+    '"anna@brand.net': False,
+    '""@brand.net': False,
+}
+
+
+@pytest.mark.parametrize("sender", REPLY_TO)
+async def test_replies_go_to_an_address_that_a_field_can_hold_and_mail_gets_to(sender: str) -> None:
+    api = Cloudflare("example.com")
+    await send(relay_to(api, rewriting()), sender, f"From: Anna <{sender}>")
+    assert (f"\r\nReply-To: {sender}" in api.headers[0]) is REPLY_TO[sender]
+
+
 async def test_nothing_is_rewritten_that_nobody_asks_for() -> None:
     """A table whose patterns match nothing, and a users file without defaults."""
     for table in (SenderRewriting(AddressMap({"x": DEFAULT})), SenderRewriting()):
