@@ -15,9 +15,11 @@ LONGEST = 366 * 86400
 SEVERAL = 10
 """How many limits one quota may have."""
 FORM = "it must be limits such as 30 messages/1m, 5000 recipients/1d (up to 366d), or none"
+FORM_OF_REPORTS = "it must be a number and a time such as 100/1h (up to 366d), or none"
 
 _SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _ONE = re.compile(r"([0-9]{1,10})\s*(message|recipient)s?\s*/\s*([0-9]{1,10})\s*([dhms]?)", re.IGNORECASE)
+_OF_REPORTS = re.compile(r"([0-9])\s*(?=/)")
 
 
 class Limit(NamedTuple):
@@ -30,6 +32,15 @@ class Limit(NamedTuple):
     def __str__(self) -> str:
         what = self.what.removesuffix("s") if self.number == 1 else self.what
         return f"{self.number} {what}/{as_time(self.seconds)}"
+
+
+class OfReports(Limit):
+    """A limit of the reports to one address, which are all messages: 100/1h."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return f"{self.number}/{as_time(self.seconds)}"
 
 
 class Named(NamedTuple):
@@ -47,6 +58,17 @@ def parse(text: str) -> tuple[Limit, ...]:
     if len(limits) > SEVERAL:
         raise ValueError(f"it has more than {SEVERAL} limits")
     return limits
+
+
+def parse_reports(text: str) -> tuple[OfReports, ...]:
+    """The same of reports, such as 100/1h."""
+    try:
+        found = parse(_OF_REPORTS.sub(r"\1 messages", text))
+    except ValueError:
+        raise ValueError(FORM_OF_REPORTS) from None
+    if any(one.what != "messages" for one in found):
+        raise ValueError(FORM_OF_REPORTS)
+    return tuple(OfReports(*one) for one in found)
 
 
 def _parse_one(text: str) -> Limit:

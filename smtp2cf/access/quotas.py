@@ -93,6 +93,25 @@ class Quotas:
         return charges
 
 
+class DsnQuota:
+    """How many DSNs may go to one address, which may be forged: whoever it is has asked for none of them."""
+
+    def __init__(self, limits: Sequence[Named], counts: Counts | SharedCounts) -> None:
+        self._ruling = ruling(*limits)
+        self._counts = counts
+
+    async def over(self, address: str) -> Refused | None:
+        """Count one more, or the limit that it would exceed. If nobody knows, there is room: a DSN that is
+        not sent is lost."""
+        charges = _charges("dsn", self._ruling, "messages", sender_key(address))
+        if not isinstance(self._counts, SharedCounts):
+            return self._counts.take(charges)
+        try:
+            return await self._counts.take(charges)
+        except SendError:
+            return None
+
+
 async def _take_shared(counts: SharedCounts, charges: Sequence[Charge]) -> Reply | None:
     """Without the counts nobody knows: then it is the spool's own 45x."""
     try:

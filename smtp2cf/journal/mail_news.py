@@ -60,6 +60,12 @@ def nobody_told(envelope: Envelope) -> None:
     _tell("mail.dsn_undeliverable", words, envelope.forward_paths, _of(envelope))
 
 
+def over_quota(envelope: Envelope, address: str, setting: str) -> None:
+    """A DSN was one too many for its address."""
+    words = "is not reported to <{address}>: that would be more than {setting}"
+    _tell("dsn.over_quota", words, (), {**_of(envelope), "address": address, "setting": setting})
+
+
 def _of(envelope: Envelope) -> dict[str, object]:
     about = {"dsn_for": envelope.dsn_for} if envelope.dsn_for else {}
     return {"queue_id": envelope.queue_id, "from": envelope.reverse_path, **about}
@@ -69,6 +75,6 @@ def _tell(kind: str, words: str, recipients: Sequence[str], line: Mapping[str, o
     if not news.is_wanted():
         return
     to = few_in_words([f"<{who}>" for who in recipients], NAMED_LIMIT)
-    said = words.format(to=to, reply=line.get("reply", ""), reason=line.get("reason", ""))
+    said = words.format_map({"reply": "", "reason": "", **line, "to": to})
     text = f"mail from <{line.get('from', '')}> {said}"
     news.tell(kind, text, **{**line, "to": list(recipients)})

@@ -13,7 +13,7 @@ import structlog
 from prometheus_client import Counter
 
 from smtp2cf.envelope import Envelope, Outcomes
-from smtp2cf.journal import mail_news, news
+from smtp2cf.journal import mail_news, news, quotas
 from smtp2cf.journal.metrics import Counters, Histogram
 from smtp2cf.journal.record import Step
 from smtp2cf.journal.recorder import Recorder
@@ -24,6 +24,8 @@ RECENT = 50
 """Lines kept for the status page."""
 NAMED_LIMIT = 50
 """Recipients a log line names; the rest are counted."""
+DSN_QUOTA = "SMTP2CF_DSN_QUOTA"
+NOT_REPORTED = f"further DSNs to this address are not sent ({DSN_QUOTA})"
 USER_LIMIT = 100
 """Characters of a user name that a log line shows: a stranger may give any."""
 
@@ -257,7 +259,8 @@ def reported(envelope: Envelope, *, dsns: Sequence[Dsn], undeliverable: bool = F
     """DSNs about a message were queued, or nobody can be told that it could not be delivered."""
     if dsns:
         DSNS.inc(len(dsns))
-        told = {"to": [dsn.envelope.forward_paths[0] for dsn in dsns][:1], "count": len(dsns)}
+        to = dict.fromkeys(dsn.envelope.forward_paths[0] for dsn in dsns)
+        told = {"to": list(to), "count": len(dsns)}
         log.info("mail.dsn", **named(envelope), **told)
         record(envelope, Kind.REPORTED, detail=" ".join(dsn.envelope.queue_id for dsn in dsns))
         for dsn in dsns:
@@ -271,6 +274,15 @@ def reported(envelope: Envelope, *, dsns: Sequence[Dsn], undeliverable: bool = F
         )
         mail_news.nobody_told(envelope)
         record(envelope, Kind.UNREPORTED)
+
+
+def dsn_over_quota(envelope: Envelope, to: str, limit: str, seconds: float) -> None:
+    """A DSN about a message was one too many for its address, and is not sent. seconds: of the limit."""
+    quotas.refused(DSN_QUOTA)
+    if quotas.over(f"<{to}>", seconds):
+        log.warning("dsn.over_quota", **named(envelope), to=[to], limit=limit, note=NOT_REPORTED)
+        mail_news.over_quota(envelope, to, f"{DSN_QUOTA}={limit}")
+    record(envelope, Kind.UNREPORTED, detail=f"{DSN_QUOTA}={limit}")
 
 
 def answer_repeated(envelope: Envelope, reply: Reply) -> None:

@@ -20,6 +20,8 @@ INTERVAL = 60.0
 """Seconds."""
 SHOWN = 10
 """Of them that the status page shows."""
+OVER = 1000
+"""Those beyond a limit who are remembered, so that they are named once."""
 
 log = structlog.stdlib.get_logger("smtp2cf.quotas")
 
@@ -36,6 +38,7 @@ class Said:
         self.since = 0.0
         self.lines = self.left_out = 0
         self.near: deque[_Near] = deque(maxlen=SHOWN)
+        self.over: dict[str, float] = {}
 
 
 said = Said()
@@ -61,6 +64,18 @@ def scarce(*, setting: str, limit: str, seconds: float, who: str, used: int) -> 
     log.warning("quota.scarce", who=who, used=used, limit=limit, setting=setting, **more)
     text = f"{who} has used {used} of {limit} ({setting})"
     news.tell("quota.scarce", text, who=who, used=used, limit=limit, setting=setting)
+
+
+def over(who: str, seconds: float) -> bool:
+    """Somebody goes beyond a limit. True: that is new, in a window of so many seconds."""
+    now = time.monotonic()
+    if said.over.get(who, 0.0) > now:
+        return False
+    said.over.pop(who, None)
+    said.over[who] = now + seconds
+    if len(said.over) > OVER:
+        del said.over[next(iter(said.over))]
+    return True
 
 
 def near() -> list[str]:

@@ -48,7 +48,7 @@ class Kind(enum.StrEnum):
     REPORTED = "reported"
     """DSNs were queued about it."""
     UNREPORTED = "unreported"
-    """It is a DSN that can't be delivered, of which nobody is told."""
+    """Nobody is told what became of it: it is a DSN, or has no sender, or that would be too many DSNs."""
     REPEATED = "repeated"
     """Its client sent it again, and was given the same answer."""
     UNANSWERED = "unanswered"

@@ -46,6 +46,7 @@ GIVEN_LIMIT = 3
 NAMED_LIMIT = 100
 """Recipients that the text names; the delivery-status has them all."""
 
+OPERATOR_SETTING = "SMTP2CF_OPERATOR_GETS_BOUNCES"
 EXPIRED_STATUS = "4.4.7"
 """Delivery time expired (RFC 3463 §3.5). Of class 4, as §2 has it for a report of a failure after which
 sending again may succeed."""
@@ -148,13 +149,14 @@ def build(
     sender: str,
     now: float,
     to: str = "",
+    copy: bool = False,
 ) -> bytes:
     """The DSN about `message`: bytes with CRLF line ends, in UTF-8.
 
     reports: at least one. hostname: the reporting host. sender: the address in From. now: seconds since the
-    epoch. to: who is told, "" for the message's sender. The original is attached as RET asks: in full if
-    something failed and it is UTF-8 and at most FULL_LIMIT bytes, else its header; bare newlines in it become
-    CRLF. Raises ValueError for the null reverse path and for no reports.
+    epoch. to: who is told, "" for the message's sender. copy: it is the operator's. The original is
+    attached as RET asks: in full if something failed and it is UTF-8 and at most FULL_LIMIT bytes, else its
+    header; bare newlines in it become CRLF. Raises ValueError for the null reverse path and for no reports.
     """
     if not envelope.reverse_path or not reports:
         raise ValueError("a DSN needs a sender to go to and a recipient to report on")
@@ -162,8 +164,8 @@ def build(
     to = to or envelope.sender_as_given
     message = normalize_newlines(message)
     header = _shown_header(message)
-    original, note = _original(envelope, message, header, reports)
-    text = _text(envelope, reports, hostname, now, _subject(header), note)
+    original, note = _original(envelope, message, header, reports, whose="The" if copy else "Your")
+    text = _text(envelope, reports, hostname, now, _subject(header), note, copy=copy)
     parts = [
         _Part("text/plain; charset=utf-8", "Notification", text),
         _status(envelope, reports, hostname, now),
@@ -197,7 +199,14 @@ def _from(sender: str) -> tuple[str, str]:
 
 
 def _text(
-    envelope: Envelope, reports: Sequence[Report], hostname: str, now: float, subject: str, note: str
+    envelope: Envelope,
+    reports: Sequence[Report],
+    hostname: str,
+    now: float,
+    subject: str,
+    note: str,
+    *,
+    copy: bool,
 ) -> bytes:
     """The part for people: what happened and what they can do; then the answers, for the postmaster.
 
@@ -210,10 +219,11 @@ def _text(
         alike.append(_recipient(envelope, report.recipient))
     about = f'"{subject}"' if subject else "no subject"
     age = rough_duration(now - envelope.received_at)
-    given = envelope.given_reverse_path
+    given = envelope.sender_as_given if copy else envelope.given_reverse_path
     whose = "Your message" if given is None else f"The message from <{inline(given)}>"
     who = f"{whose} ({about}, received {date(envelope.received_at)})"
     paragraphs = [f"This is the mail relay {hostname}."]
+    paragraphs += [f"This is the operator's copy ({OPERATOR_SETTING})."] if copy else []
     for (event, reply, retry_until), recipients in groups.items():
         paragraphs.append(wrapped(f"{who} {_KINDS[event].told.format(age=age)}"))
         paragraphs.append("\r\n".join(f"    {recipient}" for recipient in recipients))
@@ -296,7 +306,7 @@ def _recipient_fields(report: Report, orcpt: str | None, now: float) -> list[tup
 
 
 def _original(
-    envelope: Envelope, message: bytes, header: bytes, reports: Sequence[Report]
+    envelope: Envelope, message: bytes, header: bytes, reports: Sequence[Report], *, whose: str
 ) -> tuple[_Part | None, str]:
     """The third part, None if there is nothing to attach, and the sentence about it."""
     full = envelope.ret == "FULL" and any(_has(reports, event) for event in _FAILURES)
@@ -304,13 +314,13 @@ def _original(
     if full and not too_large and is_utf8(message):
         subtype = "rfc822" if header.isascii() else "global"
         part = _Part(f"message/{subtype}", "Undelivered Message", message)
-        return part, "Your message is attached."
+        return part, f"{whose} message is attached."
     reason = ""
     if full:
-        reason = f" Your message is not: it {'is too large' if too_large else 'is in no known charset'}."
+        reason = f" {whose} message is not: it {'is too large' if too_large else 'is in no known charset'}."
     if not header:
         return None, "There is no header to attach." + reason
-    note = "The header of your message is attached." + reason
+    note = f"The header of {whose.lower()} message is attached." + reason
     if is_utf8(header) and not header.isascii():
         return _Part("message/global-headers", "Message Headers", header), note
     if _NOT_7BIT.search(header):

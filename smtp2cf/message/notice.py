@@ -49,6 +49,12 @@ TOPICS: Mapping[str, Topic] = {
         "Its sender can't be told. The file is kept, with the reason beside it: once that is mended, move it"
         " back into SMTP2CF_SENDMAIL_DROP_DIR, or delete it.",
     ),
+    "dsn.over_quota": Topic(
+        "too many delivery reports for one address",
+        "Further ones are not sent (SMTP2CF_DSN_QUOTA). If the address is forged, somebody sends mail in its"
+        " name through this bridge: `smtp2cf log --from` and the address show who. SMTP2CF_SENDER_QUOTA and"
+        " SMTP2CF_ALLOWED_SENDER_DOMAINS limit that.",
+    ),
     "api.token_refused": Topic(
         "Cloudflare refuses the API token",
         "All mail waits, until SMTP2CF_EXPIRE_AFTER at the latest. `smtp2cf check` says what is wrong with"

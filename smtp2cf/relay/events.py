@@ -14,7 +14,7 @@ import structlog
 
 from smtp2cf.cloudflare.events import COMPLAINED, FAILURES, Event, Pulled
 from smtp2cf.journal import event_log, maillog
-from smtp2cf.relay.bounces import BouncePolicy, dsns_for
+from smtp2cf.relay.bounces import BouncePolicy, reports_for
 from smtp2cf.relay.retry import backoff
 from smtp2cf.reply import SendError
 from smtp2cf.spool import Followed, Following
@@ -130,7 +130,8 @@ class LaterOutcomes:
         dsns = []
         if event.kind in FAILURES:
             header = _known_header(followed, event)
-            dsns = dsns_for(followed.envelope, header, {followed.recipient: event.reply}, self._bounce)
+            outcomes = {followed.recipient: event.reply}
+            dsns = await reports_for(followed.envelope, header, outcomes, self._bounce)
         if await self._following.end(followed, *dsns):
             self._log(event, followed)
             nobody_told = event.kind in FAILURES and not followed.envelope.reverse_path

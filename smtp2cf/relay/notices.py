@@ -21,7 +21,7 @@ from typing import NamedTuple
 import orjson
 import structlog
 
-from smtp2cf.envelope import address_key
+from smtp2cf.access.senders import match_key
 from smtp2cf.journal import maillog
 from smtp2cf.journal.news import News
 from smtp2cf.journal.steps import Kind
@@ -154,8 +154,8 @@ class Notices:
             return False
         if isinstance(sender, str) and sender:
             return self._policy.sends_from(sender)
-        own = {address_key(address) for address in self._to}
-        return all(address_key(address) in own for address in to)
+        own = {match_key(address) for address in self._to}
+        return all(match_key(address) in own for address in to)
 
     async def run(self) -> None:
         """Send what is due, until cancelled: at first what a bridge before this one has left."""

@@ -15,7 +15,7 @@ from smtp2cf.journal import maillog, tasks
 from smtp2cf.relay import time_limit
 from smtp2cf.relay.attempt import Attempt
 from smtp2cf.relay.attempt_log import log_attempt
-from smtp2cf.relay.bounces import BouncePolicy, dsns_for
+from smtp2cf.relay.bounces import BouncePolicy, reports_for
 from smtp2cf.relay.followed import followed_by
 from smtp2cf.relay.lease import Lease
 from smtp2cf.relay.retry import RetryPolicy, backoff
@@ -200,7 +200,8 @@ class SpooledMail:
             await self.give_back(envelope.queue_id)
             return
         plan = settle(envelope, {}, attempt, AFTER_THE_ANSWER)
-        dsns = dsns_for(as_sent(envelope, attempt.sent_as), message, plan.told, self.bounce) if tell else []
+        about = as_sent(envelope, attempt.sent_as)
+        dsns = await reports_for(about, message, plan.told, self.bounce) if tell else []
         retry_in = self.retry_in(attempt, 1, called=True) if plan.deferred else None
         await self.surely(
             lambda: self.spool.settle(envelope.queue_id, plan.outcomes, retry_in=retry_in, dsns=dsns)
@@ -236,7 +237,8 @@ class SpooledMail:
         try:
             plan = settle(envelope, earlier, attempt, situation)
             log_attempt(envelope, attempt, message, attempts=attempts)
-            dsns = dsns_for(as_sent(envelope, attempt.sent_as), message, plan.told, self.bounce)
+            about = as_sent(envelope, attempt.sent_as)
+            dsns = await reports_for(about, message, plan.told, self.bounce)
         except Exception as error:
             # What was sent must not be sent again, and a bounce must not go unreported: a person has to look.
             log.exception("queue.error", queue_id=envelope.queue_id)

@@ -14,7 +14,7 @@ from smtp2cf.journal import maillog
 from smtp2cf.relay import time_limit
 from smtp2cf.relay.attempt import Attempt, Attempts
 from smtp2cf.relay.attempt_log import log_attempt
-from smtp2cf.relay.bounces import BouncePolicy, dsns_for
+from smtp2cf.relay.bounces import BouncePolicy, reports_for
 from smtp2cf.relay.checks import Checks
 from smtp2cf.relay.dsn_sender import DsnSender
 from smtp2cf.relay.duplicates import Duplicates
@@ -91,7 +91,7 @@ class WithSpool:
 
     async def tell(self, envelope: Envelope, message: bytes, outcomes: Outcomes) -> Sequence[NewMail]:
         """Put DSNs to the sender into the spool; returns them. Raises SendError if they can't be kept."""
-        dsns = dsns_for(envelope, message, outcomes, self._bounce)
+        dsns = await reports_for(envelope, message, outcomes, self._bounce)
         await self._mail.spool.put(*dsns)
         return dsns
 
@@ -178,7 +178,8 @@ class WithSpool:
             log_attempt(envelope, attempt, message)
             self._mail.follow_soon(envelope, attempt, message)
             plan = settle(envelope, {}, attempt, self._situation)
-            dsns = dsns_for(as_sent(envelope, attempt.sent_as), message, plan.told, self._bounce)
+            about = as_sent(envelope, attempt.sent_as)
+            dsns = await reports_for(about, message, plan.told, self._bounce) if plan.told else []
             if plan.deferred:
                 return await self._keep_deferred(envelope, message, attempt, dsns, called=called)
             if dsns:

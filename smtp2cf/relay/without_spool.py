@@ -11,7 +11,7 @@ from smtp2cf.envelope import Envelope, Outcomes, Verdict
 from smtp2cf.journal import maillog
 from smtp2cf.relay.attempt import Attempt, Attempts
 from smtp2cf.relay.attempt_log import log_attempt
-from smtp2cf.relay.bounces import BouncePolicy, dsns_for
+from smtp2cf.relay.bounces import BouncePolicy, reports_for
 from smtp2cf.relay.checks import Checks
 from smtp2cf.relay.dsn_sender import DsnSender
 from smtp2cf.relay.policy import MessagePolicy
@@ -61,7 +61,7 @@ class WithoutSpool:
         )
         verdict = answer_to(envelope, attempt, self._policy.partial_bounce, kept=False)
         try:
-            self._report(envelope, message, attempt)
+            await self._report(envelope, message, attempt)
         except Exception:
             # The calls are made, so the client gets the answer that is true of them.
             log.exception("relay.error", queue_id=envelope.queue_id)
@@ -73,7 +73,7 @@ class WithoutSpool:
 
     async def tell(self, envelope: Envelope, message: bytes, outcomes: Outcomes) -> Sequence[NewMail]:
         """Send the sender DSNs now; returns them. Raises SendError if one can't be sent."""
-        dsns = dsns_for(envelope, message, outcomes, self._bounce)
+        dsns = await reports_for(envelope, message, outcomes, self._bounce)
         for mail in dsns:
             await self._dsns.send(mail)
         return dsns
@@ -82,8 +82,10 @@ class WithoutSpool:
         """Let DSNs that are under way go out within `timeout` seconds."""
         await self._dsns.drain(timeout)
 
-    def _report(self, envelope: Envelope, message: bytes, attempt: Attempt) -> None:
+    async def _report(self, envelope: Envelope, message: bytes, attempt: Attempt) -> None:
         log_attempt(envelope, attempt, message)
         plan = settle(envelope, {}, attempt, self._situation)
-        for mail in dsns_for(as_sent(envelope, attempt.sent_as), message, plan.told, self._bounce):
-            self._dsns.send_later(mail)
+        if plan.told:
+            about = as_sent(envelope, attempt.sent_as)
+            for mail in await reports_for(about, message, plan.told, self._bounce):
+                self._dsns.send_later(mail)

@@ -21,7 +21,7 @@ from smtp2cf.listen.file_watch import Rereadable
 from smtp2cf.listen.notify import Notifier
 from smtp2cf.listen.places import Place
 from smtp2cf.listen.signals import LeftBehind
-from smtp2cf.relay import DropDirectory, Relay
+from smtp2cf.relay import BouncePolicy, DropDirectory, Relay
 from smtp2cf.relay.checks import RefusalAt
 from smtp2cf.relay.drop import OverQuota
 from smtp2cf.relay.sender_domains import NOBODY_KNOWN
@@ -79,14 +79,15 @@ class Bridge:
         self.addresses.recipients.use_users(self.access.recipients_of)
         from_file = file.first.settings if file is not None else settings
         self.accounts = AccountsInUse(settings, store, from_file.accounts, secrets or {})
+        self._counts = quotas.counts_in(store, settings)
+        self._bounce = rooms.bounce_policy(settings, quotas.dsn_quota(settings, self._counts))
         self.relay = _relay(
-            settings, store, self.accounts, self.access, self._sender_refusal_at, self.addresses
+            settings, store, self.accounts, self.access, self._sender_refusal_at, self.addresses, self._bounce
         )
         closed = functools.partial(_spool_refusal, store, mark) if store is not None else None
         self._sessions = quotas.session_limits(settings)
-        self._counts = quotas.counts_in(store, settings)
         self._closed = closed
-        self._told = Told(settings, store)
+        self._told = Told(settings, store, self._bounce)
         self.server = Server(
             self.relay.accept, rooms.capacity(settings), self.relay.answered if store is not None else None
         )
@@ -173,9 +174,7 @@ class Bridge:
         for name, watch in (*self.accounts.watches(), *self._told.watches()):
             self._watch(watch, name)
         if self.spool is not None:
-            for later in self.accounts.later_outcomes(
-                self.spool.following, rooms.bounce_policy(self._settings)
-            ):
+            for later in self.accounts.later_outcomes(self.spool.following, self._bounce):
                 self._watch(later.run, "serve.pull_events")
         self._watch(memory.give_back, "serve.give_back_memory")
         for thing in self._read_from_files:
@@ -291,6 +290,7 @@ def _relay(
     access: Access,
     refusal_at: RefusalAt,
     addresses: AddressesInUse,
+    bounce: BouncePolicy,
 ) -> Relay:
     """The relay, whose waiting mail is told when calls get through again."""
     relay = Relay(
@@ -298,7 +298,7 @@ def _relay(
         rooms.message_policy(settings),
         spool=store,
         retry=rooms.retry_policy(settings),
-        bounce=rooms.bounce_policy(settings),
+        bounce=bounce,
         sender_refusal=access.sender_refusal,
         refusal_at=refusal_at,
         following=store.following if store is not None and accounts.hear_events else None,

@@ -5,8 +5,8 @@ import contextlib
 from collections.abc import Callable, Coroutine, Iterator
 
 from smtp2cf.journal import news
+from smtp2cf.relay import BouncePolicy
 from smtp2cf.relay.notices import Notices
-from smtp2cf.settings import rooms
 from smtp2cf.settings.fields import Settings
 from smtp2cf.spool import Spool
 
@@ -15,12 +15,13 @@ LAST_WORDS = 1.0
 
 
 class Told:
-    """Those who listen in one bridge. store: None for no spool, where nobody can be told."""
+    """Those who listen in one bridge. store: None for no spool, where nobody can be told. bounce: whom our
+    own mail comes from."""
 
-    def __init__(self, settings: Settings, store: Spool | None) -> None:
+    def __init__(self, settings: Settings, store: Spool | None, bounce: BouncePolicy) -> None:
         self._notices: Notices | None = None
         if store is not None and settings.operator:
-            self._notices = Notices(store, settings.operator, rooms.bounce_policy(settings))
+            self._notices = Notices(store, settings.operator, bounce)
 
     def listen(self) -> None:
         """Hear what happens, from now on."""

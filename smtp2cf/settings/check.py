@@ -97,7 +97,7 @@ def doubts(settings: Settings, *, sandbox: bool = False) -> Iterator[str]:
 
 
 def _without_effect(settings: Settings) -> Iterator[str]:
-    no_users = settings.users_file is None
+    no_users, no_operator = settings.users_file is None, not settings.operator
     has_spool = settings.spool_url.get_secret_value().lower() != "none"
     mail = (endpoint for way in ways_of(settings) for endpoint in way.described.listen)
     unix = any(endpoint.path for endpoint in (*mail, *settings.admin_listen))
@@ -118,7 +118,8 @@ def _without_effect(settings: Settings) -> Iterator[str]:
             "EVENTS_QUEUE_ID",
             "a spool (SMTP2CF_SPOOL_URL)",
         ),
-        (bool(settings.operator) and not has_spool, "OPERATOR", "a spool (SMTP2CF_SPOOL_URL)"),
+        (not no_operator and not has_spool, "OPERATOR", "a spool (SMTP2CF_SPOOL_URL)"),
+        (settings.operator_gets_bounces and no_operator, "OPERATOR_GETS_BOUNCES", "SMTP2CF_OPERATOR"),
         (
             bool(settings.events_api_token.get_secret_value()) and not settings.events_queue_id,
             "EVENTS_API_TOKEN",

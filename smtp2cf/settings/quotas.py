@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 from smtp2cf.access.counts import Counts
 from smtp2cf.access.limit import Limit, Named, What
-from smtp2cf.access.quotas import Allowance, OfUser, Quotas, Ruling, ruling
+from smtp2cf.access.quotas import Allowance, DsnQuota, OfUser, Quotas, Ruling, ruling
 from smtp2cf.access.shared_counts import SharedCounts
+from smtp2cf.relay.bounces import OverQuota
 from smtp2cf.settings.fields import PREFIX, Settings
 from smtp2cf.settings.listening import Way, ways_of
 from smtp2cf.smtpd import SessionLimits
@@ -52,6 +53,15 @@ def general_quotas(settings: Settings, counts: Counts | SharedCounts) -> Quotas 
     return Quotas(allowance, counts) if any(one.limits for one in allowance) else None
 
 
+def dsn_quota(settings: Settings, counts: Counts | SharedCounts) -> OverQuota | None:
+    """Asked before each DSN whether it is one too many for its address; None for any number."""
+    return DsnQuota(limits, counts).over if (limits := [*_dsns(settings)]) else None
+
+
+def _dsns(settings: Settings) -> Iterator[Named]:
+    return (Named(limit, f"{PREFIX}DSN_QUOTA") for limit in settings.dsn_quota)
+
+
 def _ruling(settings: Settings, way: Way, kind: str) -> Ruling:
     """A listener's own quota takes the place of the general one, and is counted by itself."""
     own: tuple[Limit, ...] | None = getattr(way.described, f"{kind}_quota") if way.tabled else None
@@ -76,6 +86,7 @@ def all_rulings(settings: Settings) -> Iterator[tuple[str, Ruling]]:
         for kind in KINDS:
             if (found := _ruling(settings, way, kind)).limits:
                 yield kind, found
+    yield "dsn", ruling(*_dsns(settings))
 
 
 def set_twice(settings: Settings) -> Iterator[str]:

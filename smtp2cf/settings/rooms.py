@@ -21,6 +21,7 @@ from smtp2cf.listen import trust
 from smtp2cf.listen.certificate import Certificate, CertificateError
 from smtp2cf.message.facts import facts
 from smtp2cf.relay import BouncePolicy, DropPolicy, MessagePolicy, RetryPolicy
+from smtp2cf.relay.bounces import OverQuota
 from smtp2cf.settings.fields import Settings, SettingsError
 from smtp2cf.settings.listening import ways_of
 from smtp2cf.smtpd import Capacity, Policy
@@ -62,13 +63,15 @@ def spool_min_free(settings: Settings) -> int:
     return max(settings.spool_min_free, settings.max_message_size * 3 // 2)
 
 
-def bounce_policy(settings: Settings) -> BouncePolicy:
-    """Who sends DSNs."""
+def bounce_policy(settings: Settings, over_quota: OverQuota | None = None) -> BouncePolicy:
+    """Who sends DSNs, and who gets them. over_quota: None for as many as there are."""
     return BouncePolicy(
         hostname=settings.hostname,
         postmaster=settings.postmaster,
         expire_after=settings.expire_after,
         redirect=settings.redirect_all_to,
+        copies_to=settings.operator if settings.operator_gets_bounces else "",
+        over_quota=over_quota,
     )
 
 

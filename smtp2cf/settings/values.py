@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, SecretStr
 from pydantic_settings import NoDecode
 
 from smtp2cf.access import limit
-from smtp2cf.access.limit import Limit
+from smtp2cf.access.limit import Limit, OfReports
 from smtp2cf.access.senders import Senders
 from smtp2cf.cloudflare.tally import Rate
 from smtp2cf.envelope import Network, sent_form
@@ -286,6 +286,12 @@ Limits = Annotated[
     BeforeValidator(lambda value: limit.parse(value) if isinstance(value, str) else value),
 ]
 """A quota: how much in how long, separated by commas; none for no limit."""
+ReportLimits = Annotated[
+    tuple[OfReports, ...],
+    NoDecode,
+    BeforeValidator(lambda value: limit.parse_reports(value) if isinstance(value, str) else value),
+]
+"""The same of reports, which are counted alone: 100/1h."""
 ApiRate = Annotated[Rate | None, NoDecode, BeforeValidator(_rate)]
 """Calls in so many seconds; none for any number."""
 SpoolUrl = Annotated[SecretStr, AfterValidator(checked_spool_url)]

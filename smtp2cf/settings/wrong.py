@@ -21,6 +21,7 @@ FORMS = {
     "add_missing_headers": "yes or no",
     "check_header_from": "yes or no",
     "journal_subjects": "yes or no",
+    "operator_gets_bounces": "yes or no",
     "api_base_url": "a URL such as https://api.cloudflare.com/client/v4",
     "hostname": "a host name such as mx1.example.com",
     "events_queue_id": "letters, digits, - and _",

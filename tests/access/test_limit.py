@@ -4,6 +4,7 @@ import pytest
 
 from smtp2cf.access import limit
 from smtp2cf.access.limit import Limit, Named, strictest
+from tests.support.each import each
 
 
 @pytest.mark.parametrize(
@@ -51,3 +52,23 @@ def test_of_two_limits_on_the_same_the_lower_one_counts() -> None:
     more = Named(Limit(10, "messages", 61), "C"), Named(Limit(10, "recipients", 60), "D")
     assert strictest((one, other, *more)) == (other, *more)
     assert strictest((other, one)) == (other,)
+
+
+@each(
+    ("text", "shown"),
+    [
+        ("100/1h", "100/1h"),
+        ("100 / 60m, 500/1d", "100/1h, 500/1d"),
+        ("2 messages/90", "2/90s"),
+        ("none", "none"),
+        ("", "none"),
+    ],
+)
+def test_limits_of_reports_name_no_unit(text: str, shown: str) -> None:
+    assert limit.written(limit.parse_reports(text)) == shown
+
+
+@each("text", ["many", "0/1h", "100", "100/1h/1d", "100 recipients/1h", "1/367d", "/1h", "100/"])
+def test_what_is_no_limit_of_reports_is_told_what_it_must_be(text: str) -> None:
+    with pytest.raises(ValueError, match="such as 100/1h"):
+        limit.parse_reports(text)

@@ -3,6 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,9 +13,11 @@ from structlog.testing import capture_logs
 from smtp2cf.access import counts, limit
 from smtp2cf.access.counts import Counts
 from smtp2cf.access.limit import Named
-from smtp2cf.access.quotas import Allowance, Quotas, Ruling, client_key, ruling, sender_key
+from smtp2cf.access.quotas import Allowance, DsnQuota, Quotas, Ruling, client_key, ruling, sender_key
+from smtp2cf.access.shared_counts import SharedCounts
 from smtp2cf.access.usage import SLOTS, Usage
 from smtp2cf.journal import quotas as journal
+from smtp2cf.spool import SpoolUnavailable
 from tests.support.reach import kept_by
 
 CLIENT, USER, SENDER = "192.0.2.1", "anna", "shop@example.com"
@@ -323,3 +326,34 @@ def test_one_address_takes_the_same_room_however_much_it_sends() -> None:
         assert quotas.recipient(CLIENT, "", "") is None, number
     (usage,) = (one for one in kept_by(quotas) if isinstance(one, Usage))
     assert len(usage.text()) < 61 * 20
+
+
+# ---- reports
+
+
+def reports(clock: Clock, text: str, counts: Any = None) -> DsnQuota:
+    limits = [Named(one, "SMTP2CF_DSN_QUOTA") for one in limit.parse_reports(text)]
+    return DsnQuota(limits, counts or Counts(clock=clock))
+
+
+async def test_so_many_reports_go_to_one_address_in_any_hour() -> None:
+    clock = Clock()
+    quota = reports(clock, "3/1h")
+    for address in ("anna@example.com", "ANNA@Example.COM", "anna@example.com"):
+        assert await quota.over(address) is None
+    refused = await quota.over("anna@example.com")
+    assert refused is not None
+    assert str(refused.charge.named.limit) == "3/1h"
+    assert await quota.over("ben@example.com") is None
+    clock.now += 3600 * (1 + 1 / SLOTS)
+    assert await quota.over("anna@example.com") is None
+
+
+async def test_a_report_is_sent_if_nobody_knows_how_many_there_were() -> None:
+    class Away:
+        async def recount(self, *_: object) -> Any:
+            raise SpoolUnavailable("away")
+
+    quota = reports(Clock(), "1/1h", SharedCounts(Away()))
+    for _ in range(3):
+        assert await quota.over("anna@example.com") is None

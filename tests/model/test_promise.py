@@ -66,7 +66,7 @@ def test_it_notices_a_duplicate_that_is_not_logged(monkeypatch: pytest.MonkeyPat
 
 
 def test_it_notices_a_report_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spooled, "dsns_for", lambda *_, **__: [])
+    monkeypatch.setattr("smtp2cf.relay.bounces.dsns_for", lambda *_, **__: [])
     assert played(BOUNCED) == ["acknowledged, not sent and not reported: ('t0', 'gone+1@example.org')"]
 
 

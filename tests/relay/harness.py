@@ -89,6 +89,7 @@ class Harness:
             "SENDMAIL_DROP_DIR": str(directory / "drop"),
             "RETRY_MIN": "0.1",
             "API_RATE": "none",
+            "DSN_QUOTA": "none",
             **settings,
         }
 

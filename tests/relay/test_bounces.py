@@ -1,13 +1,23 @@
 """DSNs on their way: who gets one, from whom, and why there can be no loop."""
 
-import pytest
+from dataclasses import replace
+from pathlib import Path
 
+import pytest
+from structlog.testing import capture_logs
+
+from smtp2cf.access.counts import Counts
+from smtp2cf.access.limit import Named, parse_reports
+from smtp2cf.access.quotas import DsnQuota
 from smtp2cf.envelope import Envelope
-from smtp2cf.relay import BouncePolicy, RetryPolicy
-from smtp2cf.relay.bounces import dsns_for
-from smtp2cf.reply import Reply
+from smtp2cf.journal import quotas
+from smtp2cf.relay import BouncePolicy, RetryPolicy, bounces
+from smtp2cf.relay.bounces import dsns_for, reports_for
+from smtp2cf.reply import DELIVERED, Reply
 from tests.relay.world import AWAY, Api, Call, by_name, delivered, failure, world
 from tests.spool.conftest import Backend
+from tests.support.each import each
+from tests.support.news import heard
 
 BOUNCED = Reply(550, "5.1.1", "no such mailbox")
 POLICY = BouncePolicy(hostname="bridge.example.com")
@@ -181,3 +191,82 @@ def test_a_report_is_itself_beyond_reporting() -> None:
     assert dsns_for(dsn.envelope, dsn.message, outcomes, POLICY) == []
     as_sent = Envelope(reverse_path=POLICY.sender_of("anna@example.com"), forward_paths=("anna@example.com",))
     assert dsns_for(as_sent, dsn.message, outcomes, POLICY) == []
+
+
+# ---- copies, and how many
+
+
+OPERATOR = "ops@example.com"
+COPIES = BouncePolicy(hostname="bridge.example.com", copies_to=OPERATOR)
+FAILED = {"ben@example.org": BOUNCED}
+EXPIRED = {"ben@example.org": Reply(451, "4.4.7", "given up")}
+SENT = {"ben@example.org": DELIVERED}
+
+
+@each(
+    ("sender", "notify", "outcomes", "to"),
+    [
+        ("anna@example.com", "", FAILED, ["anna@example.com", OPERATOR]),
+        ("anna@example.com", "", EXPIRED, ["anna@example.com", OPERATOR]),
+        ("anna@example.com", "NEVER", FAILED, [OPERATOR]),
+        ("anna@example.com", "SUCCESS", SENT, ["anna@example.com"]),
+        ("OPS@example.com", "", FAILED, ["OPS@example.com"]),
+        ("OPS@example.com", "NEVER", FAILED, [OPERATOR]),
+        ("anna@example.com", "", {OPERATOR: BOUNCED}, ["anna@example.com"]),
+        ("anna@example.com", "", {OPERATOR: BOUNCED, **FAILED}, ["anna@example.com", OPERATOR]),
+        ("", "", FAILED, []),
+        ("mailer-daemon@example.com", "", FAILED, []),
+    ],
+)
+def test_who_gets_a_report_and_whether_the_operator_gets_a_copy(
+    sender: str, notify: str, outcomes: dict[str, Reply], to: list[str]
+) -> None:
+    asked = dict.fromkeys(outcomes, notify) if notify else {}
+    envelope = Envelope(reverse_path=sender, forward_paths=tuple(outcomes), notify=asked)
+    mails = dsns_for(envelope, b"Subject: x\r\n\r\n", outcomes, COPIES)
+    assert [who for mail in mails for who in mail.envelope.forward_paths] == to
+    for mail in mails:
+        assert dsns_for(mail.envelope, mail.message, outcomes, COPIES) == []
+
+
+def test_where_all_mail_is_redirected_there_are_no_copies() -> None:
+    envelope = Envelope(reverse_path="anna@example.com", forward_paths=("ben@example.org",))
+    policy = replace(COPIES, redirect=("staging@example.com",))
+    assert len(dsns_for(envelope, b"", FAILED, policy)) == 1
+
+
+def test_a_copy_names_the_sender() -> None:
+    envelope = Envelope(reverse_path="noreply@example.com", forward_paths=("ben@example.org",), ret="FULL")
+    report, copy = dsns_for(envelope, b"Subject: x\r\n\r\n", FAILED, COPIES)
+    assert b"Your message" in report.message
+    assert b"Your message" not in copy.message
+    assert b"The message from <noreply@example.com>" in copy.message
+    assert b"operator's copy (SMTP2CF_OPERATOR_GETS_BOUNCES)" in copy.message
+    assert f"To: {OPERATOR}".encode() in copy.message
+
+
+async def test_a_report_too_many_is_not_sent_and_told_once() -> None:
+    quotas.said = quotas.Said()
+    limits = [Named(one, "SMTP2CF_DSN_QUOTA") for one in parse_reports("2/1h")]
+    policy = replace(COPIES, over_quota=DsnQuota(limits, Counts()).over)
+    to = []
+    with capture_logs() as lines, heard() as told:
+        for number in range(4):
+            envelope = Envelope(reverse_path=f"{number % 2}@example.com", forward_paths=("ben@example.org",))
+            to += [
+                mail.envelope.forward_paths[0] for mail in await reports_for(envelope, b"", FAILED, policy)
+            ]
+    assert to == ["0@example.com", OPERATOR, "1@example.com", OPERATOR, "0@example.com", "1@example.com"]
+    over = [line for line in lines if line["event"] == "dsn.over_quota"]
+    assert [(line["to"], line["limit"]) for line in over] == [([OPERATOR], "2/1h")]
+    (one,) = [one for one in told if one.kind == "dsn.over_quota"]
+    assert one.text == (
+        "mail from <0@example.com> is not reported to <ops@example.com>: that would be more than"
+        " SMTP2CF_DSN_QUOTA=2/1h"
+    )
+
+
+def test_no_report_goes_around_the_quota() -> None:
+    """Whoever makes DSNs asks how many there may be."""
+    code = Path(bounces.__file__).parents[1]
+    assert [path.name for path in code.rglob("*.py") if "dsns_for" in path.read_text()] == ["bounces.py"]

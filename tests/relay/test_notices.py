@@ -182,7 +182,7 @@ NOT_OWN: list[Mapping[str, object]] = [
 ]
 OWN: list[Mapping[str, object]] = [
     {"from": "", "to": [OPERATOR]},
-    {"from": "", "to": ["you@EXAMPLE.com"]},
+    {"from": "", "to": ["You@EXAMPLE.com"]},
     {"to": [OPERATOR]},
     {"from": "mailer-daemon@example.org", "to": ["anna@example.com"]},
 ]

@@ -128,7 +128,7 @@ async def test_what_a_failing_report_is_about_is_held_and_not_sent_again(
         raise ValueError("no report can be made of this")
 
     api.answer = answer
-    monkeypatch.setattr("smtp2cf.relay.spooled.dsns_for", broken)
+    monkeypatch.setattr("smtp2cf.relay.bounces.dsns_for", broken)
     async with world(await sqlite.open(), api, mode="queue") as here:
         await here.accept("bounce@example.org", "ben@example.org")
         item = await here.until(lambda item: item.status is Status.HELD)
