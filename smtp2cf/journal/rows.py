@@ -207,9 +207,10 @@ class Compiler:
         meaning = MEANING[step.kind]
         at = milliseconds(step.at)
         shared = (at, meaning.number, self._text(step.reply), self._text(step.detail), step.attempt)
-        self._find_by(known, bare(step.message_id))
+        message_id = bare(step.message_id)
+        self._find_by(known, message_id)
         if meaning.whole:
-            known.step = self._append(known.number, shared, step.message_id, known.step)
+            known.step = self._append(known.number, shared, message_id, known.step)
             known.changed = True
             if meaning.status is not None:
                 status = STATUS_NUMBERS[meaning.status]
@@ -218,7 +219,7 @@ class Compiler:
                         self._set(recipient, status, at)
             return
         for recipient in self._named(known, step.recipients):
-            recipient.step = self._append(recipient.number, shared, step.message_id, recipient.step)
+            recipient.step = self._append(recipient.number, shared, message_id, recipient.step)
             recipient.changed = True
             if meaning.status is not None:
                 self._set(recipient, STATUS_NUMBERS[meaning.status], at)
@@ -229,7 +230,7 @@ class Compiler:
         return [known.recipients[address] for address in addresses if address in known.recipients]
 
     def _append(self, number: int, shared: tuple[int, ...], message_id: str, previous: int) -> int:
-        self._rows.steps.append((self._step, number, *shared, bare(message_id) or None, previous))
+        self._rows.steps.append((self._step, number, *shared, message_id or None, previous))
         self._step += 1
         return self._step - 1
 
