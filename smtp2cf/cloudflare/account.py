@@ -182,6 +182,10 @@ class Account:
                 "Seconds until the next call may go out",
                 lambda: pacer.blocked_for,
             ),
+            "smtp2cf_api_concurrency": (
+                "Calls that may be in flight at once (SMTP2CF_API_CONCURRENCY)",
+                lambda: self._concurrency,
+            ),
             **self._budget_gauges(),
             **self.quota.gauges(),
         }
@@ -193,6 +197,10 @@ class Account:
             "smtp2cf_api_rate_calls": (
                 "Calls that all bridges together may make in the window of SMTP2CF_API_RATE",
                 lambda: budget.rate.usable,
+            ),
+            "smtp2cf_api_rate_window_seconds": (
+                "The window of SMTP2CF_API_RATE",
+                lambda: budget.rate.seconds,
             ),
             "smtp2cf_api_rate_calls_left": (
                 "Calls of these that are left, as far as this bridge knows",

@@ -36,6 +36,8 @@ LEAST_HOLD, LONGEST_HOLD = 60.0, 40 * 86400.0
 UNIT_LIMIT = 20
 """Characters of Cloudflare's word for the time it counts in."""
 
+USED_UP = "the quota of the Cloudflare account is"
+"""How the reply begins while no call is made because of it."""
 NOTHING_SAID = "Cloudflare does not say, which is so for new accounts and for some tokens and plans"
 
 log = structlog.stdlib.get_logger("smtp2cf.api")
@@ -180,7 +182,7 @@ class QuotaWatch:
         """Make no calls until the quota resets; returns for how many seconds."""
         seconds = ASK_EVERY if quota.resets_at is None else quota.resets_at - self._clock() + 1.0
         seconds = min(max(seconds, LEAST_HOLD), LONGEST_HOLD)
-        reply = f"the quota of the Cloudflare account is {quota}"
+        reply = f"{USED_UP} {quota}"
         self._pacer.hold(seconds, reply)
         if not self._holding:
             self._holding = True

@@ -8,6 +8,7 @@ from prometheus_client import Counter
 
 from smtp2cf.envelope import Envelope
 from smtp2cf.journal import mail_news, maillog
+from smtp2cf.journal.metrics import Counters
 from smtp2cf.journal.steps import Kind
 from smtp2cf.reply import Reply
 
@@ -23,8 +24,11 @@ _STEPS = {
     "complained": Kind.EVENT_COMPLAINED,
 }
 
-EVENTS = Counter(
-    "smtp2cf_events_total", "Events of recipients whose mail this bridge sent, by kind", ["kind"]
+EVENTS = Counters(
+    "smtp2cf_events_total",
+    "Events of recipients whose mail this bridge sent, by kind",
+    "kind",
+    (*KINDS, "other"),
 )
 UNMATCHED_EVENTS = Counter(
     "smtp2cf_events_unmatched_total", "Events that match no mail which this bridge's spool sent"
@@ -45,7 +49,7 @@ def told(
     account: str = "",
 ) -> None:
     """Something became known of a recipient. envelope: of its mail, where that is known."""
-    EVENTS.labels(kind if kind in KINDS else "other").inc()
+    EVENTS.of(account)[kind if kind in KINDS else "other"] += 1
     fields: dict[str, object] = {}
     if envelope is not None:
         fields |= maillog.named(envelope)

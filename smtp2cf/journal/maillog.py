@@ -1,6 +1,6 @@
 """One function for each mail event: the log line, in Postfix's terms, the counters, and the journal's steps.
 
-No message content and no token goes through here. Counters are prometheus-client's, under smtp2cf_.
+No message content and no token goes through here.
 Knows no SMTP session and no HTTP.
 """
 
@@ -10,15 +10,29 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 import structlog
-from prometheus_client import Counter
 
 from smtp2cf.envelope import Envelope, Outcomes
 from smtp2cf.journal import mail_news, news, quotas
-from smtp2cf.journal.metrics import Counters, Histogram
+from smtp2cf.journal.mail_counts import (
+    DEFERRALS,
+    DELAY,
+    DSNS,
+    LOGINS,
+    MESSAGES,
+    NOT_CONFIGURED,
+    POSSIBLE_DUPLICATES,
+    RECIPIENTS,
+    REPAIRED,
+    REPEATED,
+    SIZE,
+    UNMATCHED,
+    given_up,
+    status_of,
+)
 from smtp2cf.journal.record import Step
 from smtp2cf.journal.recorder import Recorder
 from smtp2cf.journal.steps import Kind
-from smtp2cf.reply import QUEUED, Reply, few_in_words, first_few
+from smtp2cf.reply import Reply, few_in_words, first_few
 
 RECENT = 50
 """Lines kept for the status page."""
@@ -29,46 +43,7 @@ NOT_REPORTED = f"further DSNs to this address are not sent ({DSN_QUOTA})"
 USER_LIMIT = 100
 """Characters of a user name that a log line shows: a stranger may give any."""
 
-MESSAGES = Counters(
-    "smtp2cf_messages_total",
-    "Messages, by the class of the reply to the client",
-    "answer",
-    ("2xx", "4xx", "5xx"),
-)
-RECIPIENTS = Counters(
-    "smtp2cf_recipients_total",
-    "Recipients, by outcome",
-    "status",
-    ("sent", "queued", "deferred", "bounced", "suppressed", "expired"),
-)
-POSSIBLE_DUPLICATES = Counter(
-    "smtp2cf_possible_duplicates_total", "Messages whose call had no answer: they may have been sent"
-)
-UNMATCHED = Counter(
-    "smtp2cf_unmatched_outcomes_total", "Addresses in Cloudflare's answers that match no recipient"
-)
-REPAIRED = Counter("smtp2cf_repaired_total", "Messages sent repaired, which Cloudflare had called invalid")
-NOT_CONFIGURED = Counter(
-    "smtp2cf_sender_not_configured_total",
-    "Attempts that failed because Cloudflare does not send for the sender's domain",
-)
-DSNS = Counter("smtp2cf_dsns_total", "Delivery reports sent")
-REPEATED = Counter(
-    "smtp2cf_answers_repeated_total",
-    "Messages that came again after their reply was lost, and were not sent again",
-)
-LOGINS = Counter("smtp2cf_logins_total", "Logins, by outcome", ["result"])
-DELAY = Histogram(
-    "smtp2cf_delivery_delay_seconds",
-    "Seconds from taking a message to Cloudflare's answer",
-    buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 10000, 100000),
-)
-SIZE = Histogram(
-    "smtp2cf_message_size_bytes", "Size of messages sent", buckets=(1e3, 1e4, 1e5, 1e6, 5e6, 25e6)
-)
-
 _recent: "deque[tuple[Envelope, str, Reply, Sequence[str], float]]" = deque(maxlen=RECENT)
-_LOGINS = {result: LOGINS.labels(result) for result in ("success", "failure", "refused", "unavailable")}
 _LOGIN_EVENTS = {"failure": "auth.failed", "refused": "auth.refused", "unavailable": "auth.unavailable"}
 
 log = structlog.stdlib.get_logger("smtp2cf.mail")
@@ -142,8 +117,7 @@ def attempted(
     for recipient, reply in outcomes.items():
         groups.setdefault((reply, message_ids.get(recipient, "")), []).append(recipient)
     for (reply, message_id), recipients in groups.items():
-        status = _status(reply)
-        RECIPIENTS.counted[status] += len(recipients)
+        status = status_of(reply)
         _recent.append((envelope, status, reply, recipients, now))
         fields: dict[str, object] = {
             "queue_id": envelope.queue_id,
@@ -171,7 +145,7 @@ def attempted(
 def _steps(groups: Mapping[tuple[Reply, str], Sequence[str]], now: float, attempts: int) -> list[Step]:
     """What the journal has of an attempt. groups: recipients by reply and Cloudflare's message id."""
     return [
-        Step(now, Kind(_status(reply)), recipients, str(reply), message_id, attempts)
+        Step(now, Kind(status_of(reply)), recipients, str(reply), message_id, attempts)
         for (reply, message_id), recipients in groups.items()
     ]
 
@@ -180,7 +154,7 @@ def login(
     client: str, user: str, result: Literal["success", "failure", "refused", "unavailable"], reason: str
 ) -> None:
     """Somebody tried to authenticate. client: the peer's address. user: the name as it was given."""
-    _LOGINS[result].inc()
+    LOGINS.counted[result] += 1
     if result == "success":
         log.debug("auth.success", client=client, user=user)
     else:
@@ -198,8 +172,11 @@ def answered(reply: Reply) -> None:
 
 def refused(envelope: Envelope, reply: Reply, message: bytes = b"") -> None:
     """A message was refused before anything was sent. message: for the journal, which reads its header."""
-    status = _status(reply)
-    RECIPIENTS.counted[status] += len(envelope.forward_paths)
+    status = status_of(reply)
+    if reply.transient:
+        DEFERRALS.counted["spool"] += len(envelope.forward_paths)
+    else:
+        RECIPIENTS.counted[status] += len(envelope.forward_paths)
     _recent.append((envelope, status, reply, envelope.forward_paths, time.time()))
     log.warning(
         "mail.refused",
@@ -228,9 +205,9 @@ def kept(envelope: Envelope, why: str, *, message: bytes) -> None:
     record(envelope, Kind.KEPT, detail=why, message=message)
 
 
-def expired(envelope: Envelope, outcomes: Outcomes, *, size: int, attempts: int) -> None:
-    """Mail was given up after EXPIRE_AFTER."""
-    RECIPIENTS.counted["expired"] += len(outcomes)
+def expired(envelope: Envelope, outcomes: Outcomes, *, size: int, attempts: int, account: str = "") -> None:
+    """Mail was given up after EXPIRE_AFTER. account: which made the last attempt."""
+    given_up(outcomes, account)
     reply = next(iter(outcomes.values()))
     _recent.append((envelope, "expired", reply, list(outcomes), time.time()))
     fields: dict[str, object] = {
@@ -241,6 +218,7 @@ def expired(envelope: Envelope, outcomes: Outcomes, *, size: int, attempts: int)
         "delay": round(time.time() - envelope.received_at, 3),
         "size": size,
         "attempts": attempts,
+        **({"account": account} if account else {}),
         **_as_given(envelope, list(outcomes)),
     }
     log.warning("mail.expired", **fields)
@@ -376,11 +354,3 @@ def record(
     if _recorder is not None:
         step = Step(time.time(), kind, recipients, reply, "", attempt, detail)
         _recorder.note(envelope, step, message=message)
-
-
-def _status(reply: Reply) -> str:
-    if reply.success:
-        return "queued" if reply == QUEUED else "sent"
-    if reply.transient:
-        return "deferred"
-    return "suppressed" if reply.suppressed else "bounced"

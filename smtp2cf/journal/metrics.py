@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
-from prometheus_client import REGISTRY, Info
+from prometheus_client import REGISTRY, Info, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from smtp2cf import __version__
+
+disable_created_metrics()  # type: ignore[no-untyped-call] # a series more for each, which nobody asks for
 
 
 class Counters(Collector):
@@ -33,7 +35,10 @@ class Counters(Collector):
 
     def of(self, account: str) -> dict[str, int]:
         """What is counted of an account, "" for the only one."""
-        return self._by_account.setdefault(account, dict.fromkeys(self.counted, 0))
+        counted = self._by_account.get(account)
+        if counted is None:
+            counted = self._by_account[account] = dict.fromkeys(self.counted, 0)
+        return counted
 
     def collect(self) -> Iterable[Metric]:
         """For a scrape."""
@@ -42,6 +47,25 @@ class Counters(Collector):
             if account or len(self._by_account) == 1 or any(counted.values()):
                 for value, count in counted.items():
                     family.add_sample(self._name, {**_of(account), self._label: value}, count)
+        return [family]
+
+
+class Latest(Collector):
+    """What was last seen of each of several accounts: `last[account] = value`.
+
+    "" is the only account. What was never seen is left out.
+    """
+
+    def __init__(self, name: str, text: str) -> None:
+        self.last: dict[str, float] = {}
+        self._name, self._text = name, text
+        REGISTRY.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        """For a scrape."""
+        family = GaugeMetricFamily(self._name, self._text)
+        for account, value in self.last.items():
+            family.add_sample(self._name, _of(account), value)
         return [family]
 
 

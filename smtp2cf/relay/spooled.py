@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import structlog
 
 from smtp2cf.envelope import Envelope, Outcomes
-from smtp2cf.journal import maillog, tasks
+from smtp2cf.journal import mail_counts, maillog, tasks
 from smtp2cf.relay import time_limit
 from smtp2cf.relay.attempt import Attempt
 from smtp2cf.relay.attempt_log import log_attempt
@@ -20,7 +20,7 @@ from smtp2cf.relay.followed import followed_by
 from smtp2cf.relay.lease import Lease
 from smtp2cf.relay.retry import RetryPolicy, backoff
 from smtp2cf.relay.senders import as_sent
-from smtp2cf.relay.settle import Situation, settle
+from smtp2cf.relay.settle import Plan, Situation, settle
 from smtp2cf.reply import Reply, SendError
 from smtp2cf.spool import Answer, Following, NewMail, Spool
 
@@ -236,7 +236,7 @@ class SpooledMail:
         """
         try:
             plan = settle(envelope, earlier, attempt, situation)
-            log_attempt(envelope, attempt, message, attempts=attempts)
+            log_attempt(envelope, attempt, message, attempts=attempts, settled=False)
             about = as_sent(envelope, attempt.sent_as)
             dsns = await reports_for(about, message, plan.told, self.bounce)
         except Exception as error:
@@ -262,11 +262,10 @@ class SpooledMail:
             )
         )
         if settled:  # if not, another bridge has the mail now, or an operator deleted it
-            if plan.expired:
-                maillog.expired(envelope, plan.expired, size=len(message), attempts=attempts)
+            mail_counts.ended(attempt.outcomes, attempt.account)
+            _tell(envelope, plan, attempt.account, dsns, size=len(message), attempts=attempts)
             if hold:
                 maillog.held(envelope, hold)
-            maillog.reported(envelope, dsns=dsns, undeliverable=plan.undeliverable)
 
     async def fail(
         self, envelope: Envelope, error: Exception, outcomes: Outcomes, *, attempts: int, failures: int
@@ -321,6 +320,15 @@ class SpooledMail:
 
 AFTER_THE_ANSWER = Situation(spool=True, client_waits=False)
 """Of mail whose client has its 250."""
+
+
+def _tell(
+    envelope: Envelope, plan: Plan, account: str, dsns: Sequence[NewMail], *, size: int, attempts: int
+) -> None:
+    """Log who was given up, and who is told."""
+    if plan.expired:
+        maillog.expired(envelope, plan.expired, size=size, attempts=attempts, account=account)
+    maillog.reported(envelope, dsns=dsns, undeliverable=plan.undeliverable)
 
 
 def _reason(error: Exception) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import structlog
 
 from smtp2cf.envelope import Envelope, Outcomes, Verdict
-from smtp2cf.journal import maillog
+from smtp2cf.journal import mail_counts, maillog
 from smtp2cf.relay.attempt import Attempt, Attempts
 from smtp2cf.relay.attempt_log import log_attempt
 from smtp2cf.relay.bounces import BouncePolicy, reports_for
@@ -85,7 +85,9 @@ class WithoutSpool:
     async def _report(self, envelope: Envelope, message: bytes, attempt: Attempt) -> None:
         log_attempt(envelope, attempt, message)
         plan = settle(envelope, {}, attempt, self._situation)
-        if plan.told:
+        if plan.told:  # somebody got it, so its client does not send it again
+            given_up = {who: reply for who, reply in plan.told.items() if reply.transient}
+            mail_counts.given_up(given_up, attempt.account)
             about = as_sent(envelope, attempt.sent_as)
             for mail in await reports_for(about, message, plan.told, self._bounce):
                 self._dsns.send_later(mail)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from smtp2cf.cloudflare.account import Account
+from smtp2cf.journal import mail_counts
 from smtp2cf.journal.metrics import Gauge
 from smtp2cf.journal.readiness import Readiness
 from smtp2cf.relay import BouncePolicy, Queue
@@ -39,6 +40,8 @@ class AccountsInUse:
         secrets: Mapping[str, Path] = accounts.NO_FILES,
     ) -> None:
         self._accounts = accounts.build_all(settings, secrets, store)
+        for account in self._accounts:
+            mail_counts.begin(account.name)
         self._default = self._accounts[0] if settings.account_id else None
         self._written = written
         self._queue: Queue | None = None

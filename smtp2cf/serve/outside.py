@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 from smtp2cf import __version__
 from smtp2cf.journal import maillog, quotas
@@ -90,6 +91,7 @@ class OutsideView:
             "smtp2cf_sessions": ("SMTP sessions", lambda: len(self._server.sessions)),
             "smtp2cf_ready": ("1 when mail can be taken", lambda: self.readiness().ready),
             "smtp2cf_ready_to_send": ("1 when mail can be taken and sent", lambda: self.can_send().ready),
+            **self._limits(),
         }
         if certificate is not None:
             gauges["smtp2cf_tls_certificate_expires_timestamp"] = (
@@ -97,3 +99,22 @@ class OutsideView:
                 lambda: certificate.expires,
             )
         return gauges
+
+    def _limits(self) -> Mapping[str, tuple[str, Callable[[], float]]]:
+        """The limits that are set, in the same form."""
+        settings = self._settings
+        limits: dict[str, tuple[str, float]] = {
+            "smtp2cf_max_sessions": ("SMTP2CF_MAX_SESSIONS", settings.max_sessions),
+            "smtp2cf_max_recipients": ("SMTP2CF_MAX_RECIPIENTS", settings.max_recipients),
+            "smtp2cf_max_message_size_bytes": ("SMTP2CF_MAX_MESSAGE_SIZE", settings.max_message_size),
+            "smtp2cf_max_message_memory_bytes": ("SMTP2CF_MAX_MESSAGE_MEMORY", settings.max_message_memory),
+        }
+        if self._spool is not None:
+            limits |= {
+                "smtp2cf_spool_min_free_bytes": ("SMTP2CF_SPOOL_MIN_FREE", settings.spool_min_free),
+                "smtp2cf_expire_after_seconds": ("SMTP2CF_EXPIRE_AFTER", settings.expire_after),
+                "smtp2cf_warn_after_seconds": ("SMTP2CF_WARN_AFTER", settings.warn_after),
+            }
+        return {
+            name: (f"The limit {setting}", partial(float, value)) for name, (setting, value) in limits.items()
+        }

@@ -13,7 +13,7 @@ from aiosmtpd.proxy_protocol import get_proxy
 
 from smtp2cf.journal import tasks
 from smtp2cf.reply import Reply, one_line
-from smtp2cf.smtpd import replies
+from smtp2cf.smtpd import refusals, replies
 from smtp2cf.smtpd.connection import Connection
 from smtp2cf.smtpd.handshake import handshake_timeout, tls_failed
 from smtp2cf.smtpd.listener import Listener
@@ -93,11 +93,13 @@ class Acceptor:
                 continue
             client = peer[0] if isinstance(peer, tuple) else ""
             if self._sessions.files.are_short(sock.fileno()):
+                refusals.count("", replies.NO_FILES)
                 if not self._listener.tls_first:
                     _say(sock, replies.NO_FILES)
                 sock.close()
                 continue
             if len(self._preparing) >= self._sessions.capacity.sessions or self._has_enough(client):
+                refusals.count("", replies.TOO_MANY_SESSIONS)
                 self._limited_log.warning("session.refused", client=client, arriving=len(self._preparing))
                 sock.close()
                 continue
@@ -122,6 +124,7 @@ class Acceptor:
                     spoken_for = await _read_proxy(sock)
         except (OSError, ValueError, EOFError) as error:
             reason = "no PROXY header in time" if isinstance(error, TimeoutError) else str(error)
+            refusals.REFUSALS.counted["proxy"] += 1
             self._limited_log.warning("session.proxy_refused", client=client, reason=one_line(reason, 200))
             await self._turn_away(sock, client)
             return

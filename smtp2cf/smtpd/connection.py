@@ -17,7 +17,7 @@ import structlog
 
 from smtp2cf.envelope import Verdict
 from smtp2cf.journal import tasks
-from smtp2cf.smtpd import greetings, replies, time_limits
+from smtp2cf.smtpd import greetings, refusals, replies, time_limits
 from smtp2cf.smtpd.handshake import handshake_timeout, tls_failed
 from smtp2cf.smtpd.listener import Listener
 from smtp2cf.smtpd.other_protocols import PROXY_V2
@@ -75,6 +75,7 @@ class Connection(Outgoing):
             self._abort_transport()
             return
         if (refusal := self._sessions.admit(self, sock.fileno())) is not None:
+            refusals.count("", refusal)
             # No limit counts it any more, and TLS would wait for the client's goodbye.
             self._look_at_time_in(time_limits.REFUSED_LINGER)
             self.close(refusal)
@@ -176,6 +177,8 @@ class Connection(Outgoing):
         elif isinstance(step, StartTls):
             self._wait_for(self._start_tls(step))
         else:
+            if step.reply.code >= 400:
+                refusals.count(self.session.verb, step.reply, step.event.name if step.event else "")
             if step.event is not None:
                 self._log(step.event)
             self.close(step.reply)

@@ -18,7 +18,7 @@ from aiosmtpd import smtp as aiosmtpd
 
 from smtp2cf.envelope import Verdict
 from smtp2cf.reply import Reply
-from smtp2cf.smtpd import greetings, replies
+from smtp2cf.smtpd import greetings, refusals, replies, steps
 from smtp2cf.smtpd.chunks import Chunks, parse_bdat
 from smtp2cf.smtpd.commands import BDAT_USAGE, COMMAND_LIMIT, LIMITS, NOT_HERE, TLS_FIRST, USAGE
 from smtp2cf.smtpd.data import DataReader
@@ -128,6 +128,7 @@ class Session(aiosmtpd.Session):
 
     def refuse_message(self, reply: Reply, event: Event | None = None) -> Say:
         """The answer to a message that is not relayed, which ends its transaction."""
+        refusals.count(self.verb, reply)
         everybody = dict.fromkeys(self.transaction.rcpt_tos, reply)
         return Say(self.answers(Verdict(reply, everybody)), reply.code, event)
 
@@ -155,6 +156,8 @@ class Session(aiosmtpd.Session):
     # ---- a line
 
     def _say(self, reply: Reply, event: Event | None = None) -> Say:
+        if reply.code >= 400:
+            refusals.count(self.verb, reply, event.name if event is not None else "")
         return Say(reply.wire(utf8=self.transaction.smtp_utf8), reply.code, event)
 
     def _malformed(self, line: bytes) -> Reply | None:
@@ -203,10 +206,10 @@ class Session(aiosmtpd.Session):
         if argument:
             return self._say(replies.syntax("RSET"))
         self.transaction = Transaction()
-        return _OK
+        return steps.OK
 
     def _noop(self, _: str) -> Step:
-        return _OK
+        return steps.OK
 
     def _quit(self, _: str) -> Step:
         return Close(replies.GOODBYE)
@@ -308,8 +311,8 @@ class Session(aiosmtpd.Session):
             return self._say(refusal)
         judgement = rules.mail_refusal(self.client, self.user, self.transaction.mail_from or "")
         if judgement is not None:
-            return self._judge(judgement, self._refuse_sender, _SENDER_OK)
-        return _SENDER_OK
+            return self._judge(judgement, self._refuse_sender, steps.SENDER_OK)
+        return steps.SENDER_OK
 
     def _refuse_sender(self, refusal: Reply) -> Say:
         self.transaction = Transaction()
@@ -339,8 +342,8 @@ class Session(aiosmtpd.Session):
             return self._say(refusal)
         judgement = self._rules.recipient_refusal(self.client, self.user, self.transaction.mail_from)
         if judgement is not None:
-            return self._judge(judgement, self._refuse_recipient, _RECIPIENT_OK)
-        return _RECIPIENT_OK
+            return self._judge(judgement, self._refuse_recipient, steps.RECIPIENT_OK)
+        return steps.RECIPIENT_OK
 
     def _refuse_recipient(self, refusal: Reply) -> Say:
         self.transaction.take_back()
@@ -392,9 +395,5 @@ class Session(aiosmtpd.Session):
     SMTP: Mapping[str, "Command"] = {"EHLO": _ehlo, "HELO": _helo, **COMMON}
     LMTP: Mapping[str, "Command"] = {"LHLO": _lhlo, **COMMON}
 
-
-_OK = Say(replies.RESET.wire(), 250)
-_SENDER_OK = Say(replies.SENDER_OK.wire(), 250)
-_RECIPIENT_OK = Say(replies.RECIPIENT_OK.wire(), 250)
 
 Command = Callable[[Session, str], Step]

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from smtp2cf.envelope import Envelope
 from smtp2cf.reply import Reply
+from smtp2cf.smtpd import replies
 from smtp2cf.smtpd.chunks import Chunks
 from smtp2cf.smtpd.data import DataReader
 from smtp2cf.smtpd.rules import Judging
@@ -32,6 +33,11 @@ class Say(NamedTuple):
     wire: bytes
     code: int
     event: Event | None = None
+
+
+OK = Say(replies.RESET.wire(), replies.RESET.code)
+SENDER_OK = Say(replies.SENDER_OK.wire(), replies.SENDER_OK.code)
+RECIPIENT_OK = Say(replies.RECIPIENT_OK.wire(), replies.RECIPIENT_OK.code)
 
 
 class Read(NamedTuple):

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
-from prometheus_client import Gauge
 
 from smtp2cf.envelope import Outcomes
+from smtp2cf.journal.metrics import Latest
 from smtp2cf.reply import Reply, SendError
 from smtp2cf.spool import codec, sqlite_file, sqlite_salvage
 from smtp2cf.spool.claims import Claims, DueAlarm, Moment
@@ -60,7 +60,7 @@ _log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-FREE = Gauge("smtp2cf_spool_free_bytes", "Room for the spool: free on its disk, and inside its own file")
+FREE = Latest("smtp2cf_spool_free_bytes", "Room for the spool: free on its disk, and inside its own file")
 
 POLL = 1.0
 """Seconds after which mail that `queue retry` or `release` made due, in another process, is seen."""
@@ -244,7 +244,7 @@ class SqliteSpool:
             self._space.exhausted = False
         self._space.look_again()
         refusal = self.refusal()
-        FREE.set(self._space.free)
+        FREE.last[""] = self._space.free
         self._space.warn_if_scarce()
         if refusal is not None:
             raise refusal

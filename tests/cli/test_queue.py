@@ -167,7 +167,7 @@ def test_the_admin_port_lists_and_counts_what_waits(desk: Desk) -> None:
     wait_for(lambda: _metric(desk.bridge, 'smtp2cf_spool_messages{status="deferred"}') == WAITING)
     assert _metric(desk.bridge, 'smtp2cf_spool_bytes{status="deferred"}') > 0
     assert _metric(desk.bridge, "smtp2cf_spool_oldest_seconds") > 0
-    assert _metric(desk.bridge, 'smtp2cf_recipients_total{status="deferred"}') == WAITING
+    assert _metric(desk.bridge, 'smtp2cf_recipient_attempts_total{status="deferred"}') == WAITING
 
 
 @pytest.mark.slow

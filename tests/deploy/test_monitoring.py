@@ -1,5 +1,6 @@
 """The alert rules and the dashboard: they are right, and ask only for what a bridge exports and logs."""
 
+import ast
 import json
 import re
 import subprocess
@@ -18,8 +19,14 @@ ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy/prometheus/smtp2cf.rules.yaml"
 RULES_TEST = ROOT / "deploy/prometheus/smtp2cf.rules.test.yaml"
 DASHBOARD = ROOT / "deploy/grafana/smtp2cf.json"
+LISTED = [("smtp2cf_deferrals_total", "reason"), ("smtp2cf_refusals_total", "reason")]
+"""Labels whose every value has a line on the page."""
 NEVER_IN_CODE = {"job", "instance", "le"}
 """Labels that Prometheus adds, and a histogram's."""
+
+PAGE = ROOT / "docs/metrics.md"
+CODE = ROOT / "smtp2cf"
+MAKERS = {"Counter", "Counters", "Gauge", "Histogram", "Histograms", "Latest"}
 
 Series = dict[str, dict[str, set[str]]]
 """The values of each label of each series."""
@@ -32,6 +39,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Series:
     with running_bridge(
         directory, "--sandbox-quota", "1000", API_RATE="1200/300", STATE_DIR=str(directory)
     ) as bridge:
+        with bridge.client() as client:
+            client.sendmail("a@example.com", "b@example.net", "Subject: x\r\n\r\nx\r\n")
         wait_for_metric(bridge, "smtp2cf_quota", 1000)
         with urllib.request.urlopen(f"{bridge.admin_url}/metrics") as answer:
             text = answer.read().decode()
@@ -42,6 +51,52 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Series:
             for label, value in sample.labels.items():
                 labels.setdefault(label, set()).add(value)
     return found
+
+
+def documented() -> dict[str, tuple[str, set[str]]]:
+    """The metrics of the page: of which type each is, and its labels."""
+    rows = re.findall(r"^\| `(smtp2cf_\w+)` \| (\w+) \| ?([^|]*)\|", PAGE.read_text("utf-8"), re.MULTILINE)
+    return {name: (kind, set(labels.replace(",", " ").split())) for name, kind, labels in rows}
+
+
+def made() -> set[str]:
+    """The metrics that the code makes, also those that only some bridges show."""
+    found = {"smtp2cf_build_info"}
+    for path in CODE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names: list[ast.expr | None] = []
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in MAKERS:
+                names = node.args[:1]
+            elif isinstance(node, ast.Dict):
+                names = node.keys
+            elif isinstance(node, ast.Subscript):
+                names = [node.slice]
+            constants = [name.value for name in names if isinstance(name, ast.Constant)]
+            found |= {name for name in constants if isinstance(name, str) and name.startswith("smtp2cf_")}
+    return found
+
+
+def test_every_metric_is_on_the_page_and_no_other() -> None:
+    assert made() == set(documented())
+
+
+def test_the_page_says_of_each_metric_what_a_bridge_shows(exported: Series) -> None:
+    page = documented()
+    shown = {name: labels.keys() - NEVER_IN_CODE for name, labels in exported.items()}
+    suffixes = {"histogram": "_bucket", "counter": "", "gauge": ""}
+    for name, (kind, labels) in page.items():
+        series = f"{name}{suffixes[kind]}"
+        assert name.endswith("_total") == (kind == "counter"), name
+        if series in shown:
+            # Where there is one account, nothing has its name.
+            assert shown[series] == labels - {"account"}, name
+    hidden = {name for name, (kind, _) in page.items() if f"{name}{suffixes[kind]}" not in shown}
+    assert hidden == {"smtp2cf_listener_sessions", "smtp2cf_quota_refused_total"}
+    ours = {re.sub("_(bucket|count|sum)$", "", name) for name in shown if name.startswith("smtp2cf_")}
+    assert ours - {"smtp2cf_build"} <= page.keys()
+    text = PAGE.read_text("utf-8")
+    for name, label in LISTED:
+        assert [value for value in exported[name][label] if f"| `{value}` |" not in text] == [], name
 
 
 def panels() -> list[dict]:

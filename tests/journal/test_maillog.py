@@ -1,5 +1,6 @@
 """One function for each mail event: the line it logs, what it counts, what the status page shows."""
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,7 +9,7 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from smtp2cf.envelope import Envelope
-from smtp2cf.journal import event_log, maillog
+from smtp2cf.journal import event_log, mail_counts, maillog
 from smtp2cf.reply import ACCEPTED, BOUNCED, DELIVERED, QUEUED, SUPPRESSED, Reply
 
 THROTTLED = Reply(451, "4.7.1", "later")
@@ -83,7 +84,7 @@ def test_an_attempt_is_one_line_in_postfixs_words(lines: Lines, reply: Reply, st
         "message_id": "<1@cf>",
         "original_message_id": "<7@x>",
     }
-    assert counted("recipients_total", status=status) == 1
+    assert mail_counts.status_of(reply) == status
     assert counted("delivery_delay_seconds_count") == 1
     assert counted("message_size_bytes_sum") == 1234
 
@@ -106,10 +107,11 @@ def test_recipients_with_the_same_answer_share_a_line(lines: Lines) -> None:
         ("suppressed", ["f@x"]),
     ]
     assert not any("message_id" in line for line in lines)
-    assert counted("recipients_total", status="sent") == 2
-    assert counted("recipients_total", status="bounced") == 2
-    assert counted("recipients_total", status="suppressed") == 1
-    assert counted("recipients_total", status="queued") == 1
+    expected = {"sent": 2, "bounced": 2, "suppressed": 1, "queued": 1}
+    mail_counts.attempted(outcomes, "", settled=False)
+    assert {status: counted("recipient_attempts_total", status=status) for status in expected} == expected
+    mail_counts.ended(outcomes, "")
+    assert {status: counted("recipients_total", status=status) for status in expected} == expected
 
 
 def test_a_line_is_about_one_call_and_names_its_message_id(lines: Lines) -> None:
@@ -137,8 +139,7 @@ def test_a_line_names_so_many_recipients_and_counts_the_rest(lines: Lines) -> No
     maillog.possible_duplicate(envelope(*many), many)
     for line in lines:
         assert line["to"] == [*many[: maillog.NAMED_LIMIT], "and 7 more"]
-    assert counted("recipients_total", status="sent") == len(many)
-    assert counted("recipients_total", status="bounced") == len(many)
+    assert counted("recipients_total", status="bounced") == len(many), "refused for good"
 
 
 LINES: dict[str, Callable[[Envelope], object]] = {
@@ -166,6 +167,23 @@ def test_every_line_about_a_dsn_says_what_it_is_about(lines: Lines, event: str) 
         assert (line["event"], line["from"], line.get("dsn_for", "")) == (event, "a@example.com", about)
         assert isinstance(line.get("to", []), list)
         assert ("dsn_for" in line) is bool(about)
+
+
+def test_each_account_is_counted_by_itself_and_the_last_success_is_known() -> None:
+    outcomes = {"b@x": DELIVERED, "c@x": THROTTLED}
+    assert mail_counts.attempted(outcomes, "acme", settled=True)
+    shown = {
+        (sample.name, sample.labels.get("status")): sample.value
+        for metric in REGISTRY.collect()
+        for sample in metric.samples
+        if sample.labels.get("account") == "acme"
+    }
+    assert shown["smtp2cf_recipients_total", "sent"] == 1
+    assert ("smtp2cf_recipients_total", "deferred") not in shown
+    assert shown["smtp2cf_recipient_attempts_total", "deferred"] == 1
+    assert abs(shown["smtp2cf_last_success_timestamp_seconds", None] - time.time()) < 60
+    assert not mail_counts.attempted({"b@x": BOUNCED}, "other", settled=True)
+    assert "other" not in mail_counts.LAST_SUCCESS.last
 
 
 def test_a_refused_message_is_a_warning(lines: Lines) -> None:

@@ -13,12 +13,13 @@ BUCKETS = (0.01, 1, 3, 1e6, 2.5e7)
 
 
 def text_of(*collectors: Collector) -> str:
-    """What a scrape shows, without the times at which prometheus-client's own were made."""
+    """What a scrape shows."""
     registry = CollectorRegistry()
     for collector in collectors:
         registry.register(collector)
-    lines = generate_latest(registry).decode().splitlines(keepends=True)
-    return "".join(line for line in lines if "_created" not in line)
+    text = generate_latest(registry).decode()
+    assert "_created" not in text, "nobody asks when a counter was made"
+    return text
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +34,13 @@ def test_counters_look_like_prometheus_clients() -> None:
     theirs.labels("b").inc(3)
     ours.counted["b"] += 3
     assert text_of(ours) == text_of(theirs)
+
+
+def test_what_was_last_seen_is_left_out_until_it_is_and_has_its_account() -> None:
+    last = metrics.Latest("x_seconds", "When it was")
+    assert "x_seconds " not in text_of(last).replace("# HELP x_seconds ", "").replace("# TYPE x_seconds ", "")
+    last.last["acme"] = 1.5
+    assert 'x_seconds{account="acme"} 1.5\n' in text_of(last)
 
 
 @given(values=st.lists(st.sampled_from([0.0, 0.01, 0.5, 1, 2.999, 3, 3.0001, 1e6, 2.5e7, 1e12, -1.0])))

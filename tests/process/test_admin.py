@@ -111,12 +111,13 @@ def test_metrics_count_messages_and_what_became_of_their_recipients(tmp_path: Pa
             kind: metric(bridge, "smtp2cf_messages_total", answer=kind) for kind in ("2xx", "4xx", "5xx")
         }
         assert answers == {"2xx": 2, "4xx": 1, "5xx": 1}
-        statuses = ("sent", "bounced", "queued", "deferred")
+        statuses = ("sent", "bounced", "queued")
         became = {status: metric(bridge, "smtp2cf_recipients_total", status=status) for status in statuses}
         # The bounce of a recipient beside one who got the mail is told in a DSN, which is sent too.
         assert became["bounced"] == 2
         assert became["queued"] == 1
-        assert became["deferred"] == 1
+        assert metric(bridge, "smtp2cf_recipient_attempts_total", status="deferred") == 1
+        assert metric(bridge, "smtp2cf_deferrals_total", reason="server_error") == 1
         assert metric(bridge, "smtp2cf_build_info", version=__version__) == 1
         assert metric(bridge, "smtp2cf_ready") == 1
 
