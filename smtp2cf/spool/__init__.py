@@ -6,6 +6,7 @@
 from pathlib import Path
 
 from smtp2cf.spool.following import Followed, Following, FollowingSpool
+from smtp2cf.spool.postings import Posting, Postings
 from smtp2cf.spool.protocol import (
     ANOTHER_SPOOL,
     EVERYTHING,
@@ -45,6 +46,8 @@ __all__ = [
     "Memory",
     "NewMail",
     "Period",
+    "Posting",
+    "Postings",
     "Spool",
     "SpoolError",
     "SpoolFull",

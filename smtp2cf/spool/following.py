@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import NamedTuple, Protocol, TypeVar
 
 from smtp2cf.envelope import Envelope, address_key
+from smtp2cf.spool.postings import Postings
 from smtp2cf.spool.protocol import NewMail, Spool
 
 T = TypeVar("T")
@@ -77,8 +78,12 @@ def _only(recipient: str, mapping: Mapping[str, T]) -> Mapping[str, T]:
 
 
 class FollowingSpool(Spool, Protocol):
-    """A spool that also knows who is followed, as both are."""
+    """A spool that also knows who is followed, and what waits to be posted, as both are."""
 
     @property
     def following(self) -> Following:
         """Who is followed."""
+
+    @property
+    def postings(self) -> Postings:
+        """What waits to be posted."""

@@ -25,6 +25,7 @@ from smtp2cf.spool.claims import Claims, DueAlarm, Moment
 from smtp2cf.spool.postgres_answers import PostgresAnswers
 from smtp2cf.spool.postgres_database import Connection, Database, QueueIdTaken
 from smtp2cf.spool.postgres_following import PostgresFollowing
+from smtp2cf.spool.postgres_postings import PostgresPostings
 from smtp2cf.spool.postgres_put import put_values
 from smtp2cf.spool.protocol import (
     EVERYTHING,
@@ -72,6 +73,7 @@ class PostgresSpool:
         self._finishes = Batcher(self._finish_all)
         self._answers = PostgresAnswers(database)
         self.following = PostgresFollowing(database, self._put_values, self._arrived)
+        self.postings = PostgresPostings(database)
         self._closed = False
         self._full: SpoolFull | None = None
         self._claiming = asyncio.Lock()
@@ -381,6 +383,7 @@ class PostgresSpool:
             await self._database.run(self._give_back_strays)
         await self._database.execute(postgres_sql.FORGET_OLD)
         await self.following.forget_old()
+        await self.postings.forget_old()
         await self._database.execute(postgres_counts.FORGET)
         return renewed
 

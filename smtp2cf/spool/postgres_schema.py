@@ -60,6 +60,17 @@ MIGRATIONS: tuple[str, ...] = (
         name text PRIMARY KEY, version bigint NOT NULL, text text NOT NULL, until float8 NOT NULL
     )
     """,
+    """
+    CREATE TABLE smtp2cf_posting (
+        number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        id text NOT NULL UNIQUE,
+        body text NOT NULL,
+        added float8 NOT NULL,
+        due float8 NOT NULL,
+        attempts integer NOT NULL DEFAULT 0
+    ) WITH (autovacuum_vacuum_scale_factor = 0.02);
+    CREATE INDEX smtp2cf_posting_due ON smtp2cf_posting (due, number);
+    """,
 )
 """Each takes the schema one version further; see schema.py for what it may do.
 

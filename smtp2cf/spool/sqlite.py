@@ -52,6 +52,7 @@ from smtp2cf.spool.sqlite_errors import SpoolDamaged, send_error
 from smtp2cf.spool.sqlite_following import SqliteFollowing
 from smtp2cf.spool.sqlite_guard import FileGuard
 from smtp2cf.spool.sqlite_opening import Opened, notes_of, open_files
+from smtp2cf.spool.sqlite_postings import SqlitePostings
 from smtp2cf.spool.sqlite_sql import conditions
 from smtp2cf.spool.sqlite_store import Inside, Page, Settlement, Store, Wanted
 from smtp2cf.spool.writer import Writer
@@ -89,6 +90,7 @@ class SqliteSpool:
         self.following = SqliteFollowing(
             self._writer, self._store, self._clock, self._one, arrived=self._arrived
         )
+        self.postings = SqlitePostings(self._writer, self._clock, self._one)
         self._answers = None
         if self._lock is not None:
             self._answers = SqliteAnswers(

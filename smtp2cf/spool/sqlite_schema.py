@@ -60,6 +60,17 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX followed_until ON followed (until)
     """,
     "CREATE TABLE count (name TEXT PRIMARY KEY, text TEXT NOT NULL, until REAL NOT NULL) WITHOUT ROWID",
+    """
+    CREATE TABLE posting (
+        number INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        body TEXT NOT NULL,
+        added REAL NOT NULL,
+        due REAL NOT NULL,
+        attempts INTEGER NOT NULL DEFAULT 0
+    );
+    CREATE INDEX posting_due ON posting (due, number)
+    """,
 )
 """Each takes the schema one version further; see schema.py for what it may do.
 
