@@ -305,11 +305,12 @@ def unmatched(envelope: Envelope, entries: Sequence[str]) -> None:
     log.warning("mail.unmatched_outcome", **named(envelope), entries=first_few(entries, NAMED_LIMIT))
 
 
-def sender_not_configured(domain: str, reply: Reply, *, is_news: bool) -> None:
-    """Cloudflare does not send for a sender's domain. is_news: it is to be logged."""
+def sender_not_configured(domain: str, reply: Reply, *, is_news: bool, sent_as: str = "") -> None:
+    """Cloudflare does not send for a sender's domain. is_news: it is to be logged. sent_as: who stands in."""
     NOT_CONFIGURED.inc()
     if is_news:
-        log.error("sender.not_configured", domain=domain, reply=str(reply))
+        stands_in = {"sent_as": sent_as} if sent_as else {}
+        log.error("sender.not_configured", domain=domain, reply=str(reply), **stands_in)
 
 
 def sender_failing(domain: str, reply: Reply) -> None:

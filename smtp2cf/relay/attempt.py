@@ -106,7 +106,7 @@ class Attempts:
                 return Attempt(outcomes=spelled.refused)
         domain = sender.rpartition("@")[2]
         troubled = (domain, outlet.name) in self._domains.troubles
-        known = self._known_refusal(domain, outlet, lease, keep=is_dsn) if troubled else None
+        known = self._known_refusal(envelope, domain, outlet, lease, keep=is_dsn) if troubled else None
         leased = {} if lease is None else {"lease": lease}
         send = functools.partial(outlet.send_raw, sender, deadline=time.monotonic() + patience, **leased)
         version = Version(functools.partial(send, message=message))
@@ -119,12 +119,16 @@ class Attempts:
             result = error
         repair_it = functools.partial(repair_all, send, message, version.changed) if self._repair else None
         attempt = await Calls(Versions(version, repair_it), forms, vouched=taken).go_on(first, result)
-        await self._learn(sender, outlet, version, attempt, keep=is_dsn, called=known is None)
+        await self._learn(envelope, sender, outlet, version, attempt, keep=is_dsn, called=known is None)
         await self._explain(attempt, sender, outlet, spelled)
         if self._senders is None or is_dsn or not attempt.never_set_up:
             return attempt
         how = _How(patience=patience, taken=taken, lease=lease)
         return await self._from_another((envelope, message), recipients, attempt, how)
+
+    def _instead(self, envelope: Envelope, *, keep: bool) -> str:
+        """Who stands in for the sender if Cloudflare does not know the domain, "" for nobody."""
+        return "" if self._senders is None or keep else self._senders.default_of_unknown(envelope)
 
     async def _from_another(
         self, mail: "_Mail", recipients: Sequence[str], refused: Attempt, how: "_How"
@@ -155,11 +159,12 @@ class Attempts:
         return await self._domains.sender_of_dsn(self._bounce, recipient, user)
 
     def _known_refusal(
-        self, domain: str, outlet: Outlet, lease: Lease | None, *, keep: bool
+        self, envelope: Envelope, domain: str, outlet: Outlet, lease: Lease | None, *, keep: bool
     ) -> SendError | None:
         """See SenderDomains.refusal. Such an attempt counts, although it needs no call."""
         waits = lease is not None and lease.kept
-        refusal = self._domains.refusal(domain, outlet.name, keep=keep, waits=waits)
+        instead = self._instead(envelope, keep=keep)
+        refusal = self._domains.refusal(domain, outlet.name, keep=keep, waits=waits, instead=instead)
         if refusal is not None and lease is not None:
             lease.called = True
         return refusal
@@ -177,7 +182,15 @@ class Attempts:
             attempt.unanswered = list(spelled.as_given(dict.fromkeys(attempt.unanswered)))
 
     async def _learn(
-        self, sender: str, outlet: Outlet, version: Version, attempt: Attempt, *, keep: bool, called: bool
+        self,
+        envelope: Envelope,
+        sender: str,
+        outlet: Outlet,
+        version: Version,
+        attempt: Attempt,
+        *,
+        keep: bool,
+        called: bool,
     ) -> None:
         """Remember what an attempt says of its sender and the domain, and say what a refusal means.
 
@@ -193,7 +206,8 @@ class Attempts:
         ):
             domains.has_sent(domain, outlet.name)
         if refused is not None:
-            error = await domains.refused(domain, refused, outlet.name, keep=keep)
+            instead = self._instead(envelope, keep=keep)
+            error = await domains.refused(domain, refused, outlet.name, keep=keep, instead=instead)
             attempt.sender_refusal = error.reply
             attempt.retry_after = max(attempt.retry_after or 0.0, error.retry_after or 0.0) or None
             attempt.outcomes = {

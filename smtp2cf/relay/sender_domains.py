@@ -14,7 +14,7 @@ import asyncio
 import random
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import idna
@@ -78,8 +78,8 @@ class Trouble:
 
     reply: what its mail is answered; permanent if the domain never sent. until: no calls before, in
     time.monotonic() seconds. pause: seconds that took so far, 0 for none yet. errors: in a row. probed_until:
-    a call finds out meanwhile. spread: its waiting mail was put off. since: when it
-    began, in time.monotonic() seconds.
+    a call finds out meanwhile. spread: its waiting mail was put off. since: when it began. sent_as: who
+    stands in for its senders while it is permanent, "" for nobody.
     """
 
     reply: Reply
@@ -89,11 +89,21 @@ class Trouble:
     probed_until: float = 0.0
     spread: bool = False
     since: float = 0.0
+    sent_as: dict[str, None] = field(default_factory=dict)
 
     @property
     def not_configured(self) -> bool:
         """By the domain's settings at Cloudflare."""
         return self.reply.permanent or self.reply.status == NOT_CONFIGURED
+
+    def in_words(self) -> str:
+        """What becomes of its mail."""
+        if self.reply.transient:
+            return "waits"
+        others = few_in_words([f"<{address}>" for address in self.sent_as if address], NAMED_LIMIT)
+        if "" in self.sent_as or not others:
+            return "is refused" + (f" where {others} does not stand in" if others else "")
+        return f"is sent as {others} instead"
 
 
 class SenderDomains:
@@ -117,10 +127,13 @@ class SenderDomains:
 
     # ---- calls
 
-    def refusal(self, domain: str, account: str = "", *, keep: bool, waits: bool) -> SendError | None:
+    def refusal(
+        self, domain: str, account: str = "", *, keep: bool, waits: bool, instead: str = ""
+    ) -> SendError | None:
         """What is known to come of a call for a domain in trouble; None if a call is to find out.
 
-        keep: the mail is a DSN, which is never refused for its sender. waits: it is from the spool.
+        keep: the mail is a DSN, which is never refused for its sender. waits: it is from the spool. instead:
+        who stands in for its sender, if the domain was never set up; "" for nobody.
         """
         sending = domain, account
         trouble, now = self.troubles[sending], time.monotonic()
@@ -128,7 +141,9 @@ class SenderDomains:
         if not trouble.pause:
             return None
         if wait > 0:
-            self._count(sending, trouble)
+            if not keep:
+                _set(trouble.sent_as, instead, None)
+            self._count(sending, trouble, instead)
             if waits and not trouble.spread:
                 trouble.spread = True
                 later = None if trouble.reply.permanent else Period(wait, wait + trouble.pause)
@@ -152,8 +167,11 @@ class SenderDomains:
         elif domain not in self.noted and (self._noting is None or self._noting.done()):
             self._noting = tasks.start(self._note(), "relay.note_sender")
 
-    async def refused(self, domain: str, reply: Reply, account: str = "", *, keep: bool) -> SendError:
-        """Cloudflare refuses a call for its sender's domain. Returns what that means. keep: see refusal."""
+    async def refused(
+        self, domain: str, reply: Reply, account: str = "", *, keep: bool, instead: str = ""
+    ) -> SendError:
+        """Cloudflare refuses a call for its sender's domain. Returns what that means. keep, instead: see
+        refusal."""
         sending = domain, account
         trouble = self.troubles.get(sending)
         text = reply.text.replace("the sender's domain", domain)
@@ -165,12 +183,14 @@ class SenderDomains:
                 trouble = Trouble(reply, since=time.monotonic())
             trouble.reply = reply._replace(text=text)
             _pause(trouble)
+        if not keep:
+            _set(trouble.sent_as, instead, None)
         _set(self.troubles, sending, trouble)
-        self._count(sending, trouble)
+        self._count(sending, trouble, instead)
         return _error_of(trouble, keep=keep, wait=trouble.until - time.monotonic())
 
-    def _count(self, sending: Sending, trouble: Trouble) -> None:
-        """Count a failed attempt; one line per domain and hour."""
+    def _count(self, sending: Sending, trouble: Trouble, instead: str) -> None:
+        """Count a failed attempt; one line per domain and hour. instead: see refusal."""
         if not trouble.pause:
             return
         domain, now = _named(sending), time.monotonic()
@@ -179,7 +199,8 @@ class SenderDomains:
         if is_news:
             _set(self._logged, sending, now)
         if trouble.not_configured:
-            maillog.sender_not_configured(domain, trouble.reply, is_news=is_news)
+            sent_as = instead if trouble.reply.permanent else ""
+            maillog.sender_not_configured(domain, trouble.reply, is_news=is_news, sent_as=sent_as)
         elif is_news:
             maillog.sender_failing(domain, trouble.reply)
         if is_news and trouble.reply.transient and now - trouble.since >= LOG_INTERVAL:
@@ -242,8 +263,7 @@ class SenderDomains:
     def summary(self) -> str:
         """The domains that Cloudflare does not send for now, for people; "" for none."""
         named = [
-            f"{_named(sending)}: mail {'is refused' if trouble.reply.permanent else 'waits'}"
-            f" ({trouble.reply.text})"
+            f"{_named(sending)}: mail {trouble.in_words()} ({trouble.reply.text})"
             for sending, trouble in self.troubles.items()
             if self._is_refused(sending) or (trouble.pause and trouble.reply.transient)
         ]

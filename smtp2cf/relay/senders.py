@@ -47,11 +47,13 @@ class Senders:
         """The same from its default sender, since Cloudflare does not know the sender's domain; None if there
         is no default in another domain.
         """
+        default = self.default_of_unknown(envelope)
+        return self._with(envelope, message, default, domain_of(envelope.reverse_path)) if default else None
+
+    def default_of_unknown(self, envelope: Envelope) -> str:
+        """Who stands in for a sender whose domain Cloudflare does not know, "" for nobody."""
         default = self._rewriting.default_for(envelope.auth_user, envelope.listener)
-        unknown = domain_of(envelope.reverse_path)
-        if not default or domain_of(default) == unknown:
-            return None
-        return self._with(envelope, message, default, unknown)
+        return default if default and domain_of(default) != domain_of(envelope.reverse_path) else ""
 
     def _with(
         self, envelope: Envelope, message: bytes, sent: str, unknown: str | None = None

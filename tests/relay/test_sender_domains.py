@@ -329,6 +329,23 @@ async def test_it_is_one_line_per_domain_and_hour(clock: Clock) -> None:
     assert {line["log_level"] for line in told} == {"error"}
 
 
+async def test_the_page_says_whether_mail_is_refused_or_sent_from_another_address(clock: Clock) -> None:
+    domains = SenderDomains()
+    for instead, words in (
+        ("", "example.com: mail is refused ("),
+        ("noreply@a.example", "example.com: mail is refused where <noreply@a.example> does not stand in ("),
+    ):
+        if instead:
+            domains.refusal("example.com", keep=False, waits=False, instead=instead)
+        else:
+            await domains.refused("example.com", REFUSED, keep=False)
+        assert domains.summary().startswith(words)
+    clock.now += sender_domains.NEVER_SET_UP
+    await domains.refused("example.com", REFUSED, keep=False, instead="noreply@a.example")
+    domains.refusal("example.com", keep=True, waits=True)
+    assert domains.summary().startswith("example.com: mail is sent as <noreply@a.example> instead (")
+
+
 async def test_after_an_hour_of_waiting_it_is_told_of_once_an_hour(clock: Clock) -> None:
     bridge = Bridge()
     bridge.cloudflare.refused = {}

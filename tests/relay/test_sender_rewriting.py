@@ -250,6 +250,9 @@ async def test_a_domain_that_was_never_set_up_is_replaced_at_once_and_known_from
     assert f"sent as <{DEFAULT}> instead of <a@other.net>" in verdict.reply.text
     (line,) = [line for line in lines if line["event"] == "mail.attempt"]
     assert (line["from"], line["orig_from"]) == (DEFAULT, "a@other.net")
+    (line,) = [line for line in lines if line["event"] == "sender.not_configured"]
+    assert (line["domain"], line["sent_as"]) == ("other.net", DEFAULT)
+    assert relay.sender_domains.summary().startswith(f"other.net: mail is sent as <{DEFAULT}> instead (")
     await send(relay, "b@other.net", "From: b@other.net")
     assert api.senders[2:] == [DEFAULT]
 
