@@ -13,6 +13,8 @@ from smtp2cf.reply import DELIVERED, Reply, few_in_words
 NAMED_LIMIT = 3
 """Recipients that a sentence names."""
 
+OF_ATTEMPTS = ("mail.delivered", "mail.bounced")
+"""What an attempt may come to that is told."""
 _BY_EVENT = {
     "delivered": "mail.delivered",
     "bounced": "mail.bounced",
@@ -72,7 +74,7 @@ def _of(envelope: Envelope) -> dict[str, object]:
 
 
 def _tell(kind: str, words: str, recipients: Sequence[str], line: Mapping[str, object]) -> None:
-    if not news.is_wanted():
+    if not news.is_wanted(kind):
         return
     to = few_in_words([f"<{who}>" for who in recipients], NAMED_LIMIT)
     said = words.format_map({"reply": "", "reason": "", **line, "to": to})

@@ -136,7 +136,7 @@ def attempted(
         known |= {"message_id": message_id, "original_message_id": original_id, "dsn_for": envelope.dsn_for}
         fields |= {name: value for name, value in known.items() if value}
         log.info("mail.attempt", **fields)
-        if news.is_wanted():
+        if news.is_wanted(*mail_news.OF_ATTEMPTS):
             mail_news.attempted(reply, recipients, fields)
     if _recorder is not None:
         _recorder.note(envelope, *_steps(groups, now, attempts), message=message, size=size, account=account)

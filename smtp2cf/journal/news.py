@@ -5,7 +5,7 @@ notes what it hears: it does no I/O and never fails. Knows no mail, no HTTP and 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, TypeAlias
 
 
@@ -25,22 +25,23 @@ class News(NamedTuple):
 Listener: TypeAlias = Callable[[News], None]
 
 _listeners: tuple[Listener, ...] = ()
+_kinds: Collection[str] | None = None
 
 
-def told_to(*listeners: Listener) -> None:
-    """Tell these from now on, and nobody else."""
-    global _listeners
-    _listeners = listeners
+def told_to(*listeners: Listener, kinds: Collection[str] | None = None) -> None:
+    """Tell these from now on, and nobody else. kinds: what they heed, None for everything."""
+    global _listeners, _kinds
+    _listeners, _kinds = listeners, kinds
 
 
-def is_wanted() -> bool:
-    """Whether anybody listens: ask before facts are gathered that cost something."""
-    return bool(_listeners)
+def is_wanted(*kinds: str) -> bool:
+    """Whether anybody heeds one of these: ask before facts are gathered that cost something."""
+    return bool(_listeners) and (_kinds is None or any(kind in _kinds for kind in kinds))
 
 
 def tell(kind: str, text: str, **facts: object) -> None:
     """Tell whoever listens."""
-    if not _listeners:
+    if not is_wanted(kind):
         return
     news = News(kind, time.time(), text, facts)
     for listener in _listeners:

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Callable, Coroutine, Iterator
 
 from smtp2cf.journal import news
+from smtp2cf.message.notice import TOPICS
 from smtp2cf.relay import BouncePolicy
 from smtp2cf.relay.notices import Notices
 from smtp2cf.settings.fields import Settings
@@ -26,7 +27,7 @@ class Told:
     def listen(self) -> None:
         """Hear what happens, from now on."""
         if self._notices is not None:
-            news.told_to(self._notices.hear)
+            news.told_to(self._notices.hear, kinds=TOPICS)
 
     def watches(self) -> Iterator[tuple[str, Callable[[], Coroutine[None, None, None]]]]:
         """What runs for as long as the bridge does, by name."""

@@ -3,7 +3,7 @@
 import pytest
 
 from smtp2cf.envelope import Envelope
-from smtp2cf.journal import event_log, maillog
+from smtp2cf.journal import event_log, maillog, news
 from smtp2cf.reply import BOUNCED, DELIVERED, QUEUED, SUPPRESSED, Reply
 from tests.support.each import each
 from tests.support.news import heard
@@ -94,3 +94,6 @@ def test_mail_that_is_given_up_held_or_untold_is_told_of() -> None:
 def test_nothing_is_built_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maillog.mail_news, "attempted", None)
     maillog.attempted(mail(), {"b@example.net": DELIVERED}, {}, original_id="", size=10)
+    with heard():
+        news.told_to(lambda _: None, kinds=("mail.held",))
+        maillog.attempted(mail(), {"b@example.net": DELIVERED}, {}, original_id="", size=10)

@@ -18,7 +18,7 @@ def test_everybody_who_listens_is_told() -> None:
     first: list[news.News] = []
     second: list[news.News] = []
     news.told_to(first.append, second.append)
-    assert news.is_wanted()
+    assert news.is_wanted("api.token_refused")
     before = time.time()
     news.tell("api.token_refused", "Cloudflare refused the token", account="shop")
     assert first == second
@@ -28,10 +28,20 @@ def test_everybody_who_listens_is_told() -> None:
     assert before <= told.at <= time.time()
 
 
+def test_what_nobody_heeds_is_not_told() -> None:
+    heard: list[news.News] = []
+    news.told_to(heard.append, kinds=("mail.held", "api.token_refused"))
+    assert news.is_wanted("mail.delivered", "mail.held")
+    assert not news.is_wanted("mail.delivered")
+    news.tell("mail.delivered", "mail was delivered")
+    news.tell("mail.held", "mail is held")
+    assert [one.kind for one in heard] == ["mail.held"]
+
+
 def test_nobody_is_told_where_nobody_listens() -> None:
     heard: list[news.News] = []
     news.told_to(heard.append)
     news.told_to()
-    assert not news.is_wanted()
+    assert not news.is_wanted("api.token_refused")
     news.tell("api.token_refused", "Cloudflare refused the token")
     assert not heard

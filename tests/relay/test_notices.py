@@ -20,6 +20,7 @@ from smtp2cf.relay import BouncePolicy
 from smtp2cf.relay.notices import AGAIN, INTERVAL, Notices
 from smtp2cf.reply import BOUNCED, DELIVERED
 from smtp2cf.spool import NewMail, SpoolUnavailable
+from tests.spool.conftest import Backend
 from tests.support.each import each
 
 ROOT = Path(__file__).parents[2]
@@ -126,6 +127,21 @@ async def test_bridges_on_one_spool_and_the_next_one_send_one_mail_together(spoo
     await other.settle()
     assert "an hour later" in text_of(spool.mail[2])
     assert "seen by the other" not in text_of(spool.mail[2]), "another bridge's mail counted it"
+
+
+async def test_two_bridges_on_a_real_spool_send_one_mail(backend: Backend) -> None:
+    real = await backend.open()
+    one, other = (Notices(real, OPERATOR, POLICY) for _ in range(2))
+    happens(one)
+    happens(other)
+    happens(other)
+    waits = await asyncio.gather(one.settle(), other.settle())
+    (item,) = [item async for item in real.items()]
+    assert (item.is_dsn, item.envelope.forward_paths) == (True, (OPERATOR,))
+    (wait,) = [wait for wait in waits if wait != float("inf")]
+    assert INTERVAL - 60 < wait <= INTERVAL
+    texts, _ = await real.counts()
+    assert set(texts) == {f"operator/{REFUSED}"}
 
 
 async def test_nothing_is_forgotten_while_the_spool_is_away(spool: Spool) -> None:
