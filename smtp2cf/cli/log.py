@@ -112,8 +112,8 @@ async def follow_journal(journal: Journal, which: Search, show: Callable[[Row], 
     while True:
         try:
             if cursor is None:
-                cursor = await journal.latest()
-                for row in reversed(await journal.search(which)):
+                before, cursor = await journal.begin(which)
+                for row in reversed(before):
                     show(row)
             rows, cursor = await journal.follow(cursor)
         except JournalError as error:

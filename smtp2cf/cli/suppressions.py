@@ -9,7 +9,7 @@ Knows the account, and no bridge.
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 
+from smtp2cf.cli import journal
 from smtp2cf.cli.arguments import App, EnvFile, Json
 from smtp2cf.cli.terminal import fail, printable
 from smtp2cf.cloudflare.errors import TokenRefusedError
@@ -139,13 +140,18 @@ def add(
             why = f"{present[0].reason}, {_until(present[0].expires_at)}"
             raise _ListedError(f"{wanted} is already suppressed for {_whose(scope)}: {why}")
         await suppressions.add(wanted, domain=scope, expires_at=expires_at, note=note)
+        changed.append(scope)
         if as_json:
             _print_json({"email": wanted, "domain": scope or None, "action": "add"})
         else:
             what = f"{wanted} is suppressed for {_whose(scope)}, {_until(expires_at)}"
             typer.echo(f"{printable(what)}. That can take a minute to have an effect.")
 
-    _with_list(env_file, suppress)
+    changed: list[str] = []
+    try:
+        _with_list(env_file, suppress)
+    finally:
+        _note("suppress", wanted, changed, env_file)
 
 
 @app.command()
@@ -167,6 +173,7 @@ def remove(
             except ReadOnlyError:
                 kept.append(entry)
                 continue
+            changed.append(entry.domain)
             if as_json:
                 _print_json({"email": entry.email, "domain": entry.domain or None, "action": "remove"})
             else:
@@ -177,7 +184,19 @@ def remove(
                 f"{wanted} stays suppressed for {whose}: that is read-only, and only Cloudflare can remove it"
             )
 
-    _with_list(env_file, remove_found)
+    changed: list[str] = []
+    try:
+        _with_list(env_file, remove_found)
+    finally:
+        _note("unsuppress", wanted, changed, env_file)
+
+
+def _note(action: str, address: str, domains: Sequence[str], env_file: Path | None) -> None:
+    """Say in the journal who did what: for mail from which domains, "" for all of it."""
+    if domains:
+        of = {"account": account} if (account := next(iter(_chosen), "")) else {}
+        fields = {"to": [address], "domains": list(domains), **of}
+        journal.note(env_file, f"operator.{action}", fields)
 
 
 class _ListedError(Exception):

@@ -100,9 +100,14 @@ class PostgresJournal:
 
         return await self._read(read)
 
-    async def latest(self) -> Cursor:
+    async def begin(self, which: Search) -> News:
         """See record.Journal."""
-        return await self._read(_end)
+
+        async def read(connection: Any) -> News:
+            async with connection.transaction(isolation="repeatable_read", readonly=True):
+                return News(await postgres_search.search(connection, which), await _end(connection))
+
+        return await self._read(read)
 
     async def story(self, queue_id: str) -> Story | None:
         """See record.Journal."""

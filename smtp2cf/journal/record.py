@@ -184,11 +184,12 @@ class Journal(Protocol):
         """The rows that match, the newest first."""
 
     async def follow(self, after: Cursor, limit: int = 500) -> News:
-        """The steps after `after`, each as a row; `latest` says where to begin. From the first one on where
+        """The steps after `after`, each as a row; `begin` says where to begin. From the first one on where
         `after` is of another journal."""
 
-    async def latest(self) -> Cursor:
-        """Where the journal ends now."""
+    async def begin(self, which: Search) -> News:
+        """What a follower sees first: the rows that match, the newest first, and where the journal ended at
+        that moment."""
 
     async def story(self, queue_id: str) -> Story | None:
         """All that is known of one message."""

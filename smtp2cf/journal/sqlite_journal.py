@@ -86,9 +86,11 @@ class SqliteJournal:
 
         return await self._read(read)
 
-    async def latest(self) -> Cursor:
+    async def begin(self, which: Search) -> News:
         """See record.Journal."""
-        return await self._read(lambda reader: Cursor(*_end(reader)))
+        return await self._read(
+            lambda reader: News(sqlite_search.search(reader, which), Cursor(*_end(reader)))
+        )
 
     async def story(self, queue_id: str) -> Story | None:
         """See record.Journal."""

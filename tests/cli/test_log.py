@@ -6,7 +6,6 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,6 +13,7 @@ from smtp2cf.cli import log as command
 from smtp2cf.journal.record import Entry, Message, Row, Search, Step
 from smtp2cf.journal.sqlite_journal import SqliteJournal
 from smtp2cf.journal.steps import Kind
+from tests.cli.actions import actions
 from tests.support.bridge import Bridge, running_bridge
 from tests.support.command import Done, running, smtp2cf
 
@@ -178,17 +178,9 @@ def test_what_an_operator_does_is_told(desk: Desk) -> None:
             story["steps"][-1]["detail"].removeprefix("by "),
             [waiting],
         )
-    actions = asyncio.run(_actions(desk.directory))
-    assert [name for name, _ in actions] == ["operator.delete", "operator.release", "operator.hold"]
-    assert {fields["count"] for _, fields in actions} == {1}
-
-
-async def _actions(directory: Path) -> list[tuple[str, Any]]:
-    journal = SqliteJournal(directory / "journal.sqlite3", create=False)
-    try:
-        return [(action.name, action.fields) for action in await journal.actions(0)]
-    finally:
-        await journal.close()
+    done = actions(desk.directory)
+    assert [name for name, _ in done] == ["operator.delete", "operator.release", "operator.hold"]
+    assert {fields["count"] for _, fields in done} == {1}
 
 
 def test_a_killed_bridge_leaves_its_journal_and_a_person_is_forgotten(desk: Desk) -> None:

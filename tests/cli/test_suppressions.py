@@ -5,10 +5,12 @@ import os
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from smtp2cf.sandbox import Sandbox
+from tests.cli.actions import actions, make_journal
 from tests.support.command import Done, smtp2cf
 from tests.support.sandbox import running_sandbox
 from tests.support.secret import TOKEN
@@ -19,8 +21,9 @@ LATER = datetime.now(UTC) + timedelta(days=7)
 class Desk:
     """A sandbox whose list holds some addresses, and the commands for it."""
 
-    def __init__(self, sandbox: Sandbox, url: str) -> None:
+    def __init__(self, sandbox: Sandbox, url: str, directory: Path) -> None:
         self.sandbox = sandbox
+        self.directory = directory
         self._url = url
         entries = sandbox.suppressions
         entries.add("anna@example.net", note="asked for it")
@@ -29,6 +32,7 @@ class Desk:
 
     def __call__(self, *arguments: str) -> Done:
         settings = {"ACCOUNT_ID": "a1", "API_TOKEN": TOKEN, "API_BASE_URL": self._url}
+        settings["STATE_DIR"] = str(self.directory)
         return smtp2cf("suppressions", *arguments, **settings)
 
     def listed(self, *arguments: str) -> set[tuple[str, str]]:
@@ -40,9 +44,9 @@ class Desk:
 
 
 @pytest.fixture
-def desk() -> Iterator[Desk]:
+def desk(tmp_path: Path) -> Iterator[Desk]:
     with running_sandbox(token=TOKEN) as (sandbox, url):
-        yield Desk(sandbox, url)
+        yield Desk(sandbox, url, tmp_path)
 
 
 def test_the_table_says_for_whose_mail_why_and_until_when(desk: Desk) -> None:
@@ -96,6 +100,7 @@ def test_one_address_in_full(desk: Desk) -> None:
 
 
 def test_adding_and_removing(desk: Desk) -> None:
+    make_journal(desk.directory)
     before = datetime.now(UTC)
     assert (
         desk("add", "zoe@bücher.example", "--for", "2d", "--note", "moved", "--domain", "shop.example").status
@@ -111,6 +116,8 @@ def test_adding_and_removing(desk: Desk) -> None:
         "zoe@xn--bcher-kva.example is no longer suppressed for mail from shop.example\n",
     )
     assert desk("remove", "zoe@bücher.example").status == os.EX_NOINPUT
+    what = {"to": ["zoe@xn--bcher-kva.example"], "domains": ["shop.example"]}
+    assert actions(desk.directory) == [("operator.unsuppress", what), ("operator.suppress", what)]
 
 
 def test_what_was_added_is_said_with_its_end(desk: Desk) -> None:

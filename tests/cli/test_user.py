@@ -16,6 +16,7 @@ from smtp2cf.access.logins import verify
 from smtp2cf.access.users import read_users
 from smtp2cf.cli.user import app
 from tests.access.hashes import line
+from tests.cli.actions import actions, make_journal
 from tests.support.command import clean_environment, run
 
 
@@ -57,6 +58,20 @@ def test_an_existing_user_needs_to_be_meant(path: Path) -> None:
     assert (done.exit_code, done.stdout) == (0, "anna: has a new password\n")
     assert accepts(path, "anna", "new")
     assert read_users(path)[0]["anna"].senders.written == ("example.com",)
+
+
+def test_who_added_changed_or_deleted_a_user_is_in_the_journal(path: Path) -> None:
+    make_journal(path.parent)
+    state = {"SMTP2CF_STATE_DIR": str(path.parent)}
+    for arguments in (["add", "anna"], ["add", "anna", "--replace"], ["delete", "anna"]):
+        done = user(*arguments, stdin="new\n", **state)
+        assert done.exit_code == 0, done.output
+    anna = {"user": "anna"}
+    assert actions(path.parent) == [
+        ("operator.user_deleted", anna),
+        ("operator.user_changed", anna),
+        ("operator.user_added", anna),
+    ]
 
 
 @pytest.mark.parametrize(

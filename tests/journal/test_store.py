@@ -261,7 +261,6 @@ async def test_a_follower_misses_nothing_and_sees_nothing_twice(place: Place) ->
     writers = [place.open(), place.open()]
     reader = place.open()
     await writers[0].record([Entry(message("Q0"), [sent()])])
-    cursor = await reader.latest()
     seen: list[str] = []
 
     async def write(writer: Journal, name: str) -> None:
@@ -274,6 +273,8 @@ async def test_a_follower_misses_nothing_and_sees_nothing_twice(place: Place) ->
             rows, cursor = await reader.follow(cursor, limit=7)
             seen.extend(f"{row.message.queue_id} {row.kind}" for row in rows)
 
+    before, cursor = await reader.begin(Search())
+    assert [row.message.queue_id for row in before] == ["Q0"]
     await asyncio.gather(*(write(writer, name) for writer, name in zip(writers, "AB", strict=True)), follow())
     assert sorted(seen) == sorted(
         f"{name}{n} {kind}" for name in "AB" for n in range(10) for kind in ("kept", "sent")
@@ -281,6 +282,23 @@ async def test_a_follower_misses_nothing_and_sees_nothing_twice(place: Place) ->
     assert (await reader.follow(cursor)).rows == []
     everything, _ = await reader.follow(Cursor("another", 10**9))
     assert len(everything) == 41
+
+
+async def test_a_follower_sees_what_is_written_while_it_begins_once(place: Place) -> None:
+    writer, reader = place.open(), place.open()
+    await writer.record([Entry(message("Q0"), [sent()])])
+
+    async def write() -> None:
+        for n in range(1, 21):
+            await writer.record([Entry(message(f"Q{n}"), [sent()])])
+
+    writing = asyncio.create_task(write())
+    while not writing.done():
+        before, cursor = await reader.begin(Search())
+        after = (await reader.follow(cursor)).rows
+        seen = [row.message.queue_id for row in (*reversed(before), *after)]
+        assert seen == [f"Q{n}" for n in range(len(seen))]
+    await writing
 
 
 async def test_what_is_old_is_deleted_in_small_steps(
