@@ -78,5 +78,6 @@ def _tell(kind: str, words: str, recipients: Sequence[str], line: Mapping[str, o
         return
     to = few_in_words([f"<{who}>" for who in recipients], NAMED_LIMIT)
     said = words.format_map({"reply": "", "reason": "", **line, "to": to})
-    text = f"mail from <{line.get('from', '')}> {said}"
+    about, sender = line.get("dsn_for"), line.get("from", "")
+    text = f"the report about {about} {said}" if about else f"mail from <{sender}> {said}"
     news.tell(kind, text, **{**line, "to": list(recipients)})

@@ -126,7 +126,7 @@ def build(
     topic, hostname = TOPICS[kind], host_name(hostname)
     listed = [f"{date(one.at)}\r\n{wrapped(quoted(one.text), indent='    ')}" for one in happened]
     if more:
-        listed.append(f"It happened {_times(more)}{' more' * bool(happened)} since {date(since)}.")
+        listed.append(f"{f'And {more} more' if happened else _times(more)} since {date(since)}.")
     paragraphs = [
         f"This is the mail relay {hostname}.",
         wrapped(f"{topic.subject[0].upper()}{topic.subject[1:]}:"),
@@ -153,4 +153,4 @@ def build(
 
 
 def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"
+    return "Once" if count == 1 else f"{count} times"

@@ -91,6 +91,16 @@ def test_mail_that_is_given_up_held_or_untold_is_told_of() -> None:
     assert all(one.facts["queue_id"] for one in told)
 
 
+def test_a_report_is_told_of_by_what_it_is_about() -> None:
+    report = Envelope(reverse_path="", forward_paths=("a@example.com",), dsn_for="Q1")
+    with heard() as told:
+        maillog.reported(report, dsns=[], undeliverable=True)
+    assert told[0].text == (
+        "the report about Q1 could not be delivered to <a@example.com>, and there is nobody to tell"
+    )
+    assert told[0].facts["dsn_for"] == "Q1"
+
+
 def test_nothing_is_built_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maillog.mail_news, "attempted", None)
     maillog.attempted(mail(), {"b@example.net": DELIVERED}, {}, original_id="", size=10)
