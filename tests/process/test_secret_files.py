@@ -42,6 +42,8 @@ def test_mail_that_waits_for_a_token_goes_out_at_once_when_there_is_another(tmp_
             SPOOL_URL_FILE=str(url),
             USERS_FILE=str(users),
             AUTH_WITHOUT_TLS="yes",
+            OPERATOR="ops@example.com",
+            constants={"smtp2cf.relay.notices:GATHER": 0.0},
         ) as bridge,
     ):
         for _ in range(3):
@@ -49,9 +51,12 @@ def test_mail_that_waits_for_a_token_goes_out_at_once_when_there_is_another(tmp_
                 client.sendmail("a@example.com", ["b@example.net"], MAIL)
         assert not sandbox.messages
         assert "(SMTP2CF_API_TOKEN_FILE)" in bridge.wait_for_log("api.token_refused")["reason"]
+        bridge.wait_for_log("mail.notice", about="api.token_refused", count=1)
         mounted(tmp_path / "secret", 2, "fresh")
-        # They would have been tried again after a minute.
-        wait_until(lambda: len(sandbox.messages) == 3, "the waiting mail goes out")
+        # They would have been tried again after a minute; so would the notice, which waits like all mail.
+        wait_until(lambda: len(sandbox.messages) == 4, "the waiting mail goes out")
+        to = [message.recipients for message in sandbox.messages]
+        assert to.count(("ops@example.com",)) == 1
         assert bridge.wait_for_log("token.reloaded")["file"] == str(token)
 
         url.write_text(f"sqlite://{tmp_path}/other.sqlite3")
