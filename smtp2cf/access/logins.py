@@ -46,8 +46,8 @@ REMEMBERED = 1000
 """How many of those are kept."""
 
 LoginResult = Literal["success", "failure", "refused", "unavailable"]
-OnLogin = Callable[[str, str, LoginResult, str], None]
-"""(client address, user name as given, result, reason): called once for every login."""
+OnLogin = Callable[[str, str, LoginResult, str, str], None]
+"""(client address, user name as given, result, reason, listener): called once for every login."""
 
 WRONG = Reply(535, "5.7.8", "user name or password is wrong")
 BUSY = Reply(454, "4.7.0", "too many logins are being checked: try again")
@@ -110,26 +110,28 @@ class Logins:
         """Start no more verifications."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def authenticate(self, client: str, name: str, password: str) -> Reply | None:
+    async def authenticate(
+        self, client: str, name: str, password: str, *, listener: str = ""
+    ) -> Reply | None:
         """None if this is the user's password, else the reply; a wrong one is answered with a delay.
 
-        client: the peer's address, "" for none.
+        client: the peer's address, "" for none. listener: where it came, "" where that has no name.
         """
         refusal = self._failures.refusal(client)
         if refusal is not None:
-            self._on_login(client, name, "refused", "too many failures before")
+            self._on_login(client, name, "refused", "too many failures before", listener)
             return refusal
         try:
             user, reason = await self._check(client, name, password)
         except RefusedError as refused:
-            self._on_login(client, name, "unavailable", refused.reply.text)
+            self._on_login(client, name, "unavailable", refused.reply.text, listener)
             return refused.reply
         if user is not None:
             self._failures.succeeded(client)
-            self._on_login(client, user.name, "success", "")
+            self._on_login(client, user.name, "success", "", listener)
             return None
         delay = self._failures.failed(client, self._digest(name, password))
-        self._on_login(client, name, "failure", reason)
+        self._on_login(client, name, "failure", reason, listener)
         await self._sleep(delay)
         return WRONG
 

@@ -77,10 +77,12 @@ class RecipientsFile:
         self._path = path
         self._use = use
         self._file = FileWatch(path, every=every, steady=True)
+        self._left_out: list[str] = []
         self._take(self._read())
 
     async def watch(self) -> None:
-        """Re-read the file whenever it changes, until cancelled."""
+        """Log what is left out, and re-read the file whenever it changes, until cancelled."""
+        self._say_left_out()
         async for new_for in self._file.looks():
             if new_for is not None:
                 await self.reread()
@@ -98,13 +100,17 @@ class RecipientsFile:
             log.error("recipients.reload_failed", file=str(self._path), reason=reason, note=note)
         else:
             self._take(text)
+            self._say_left_out()
             log.info("recipients.reloaded", file=str(self._path))
 
     def _read(self) -> str:
         return files.read(self._path).decode("utf-8-sig", errors="replace")
 
     def _take(self, text: str) -> None:
-        table, left_out = parse(text)
-        for line in left_out:
-            log.warning("recipients.left_out", file=str(self._path), reason=line)
+        table, self._left_out = parse(text)
         self._use(table)
+
+    def _say_left_out(self) -> None:
+        """Not when it is read at first: whoever only checks the settings reads it too."""
+        for line in self._left_out:
+            log.warning("recipients.left_out", file=str(self._path), reason=line)

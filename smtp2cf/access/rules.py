@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 class Access(NamedTuple):
     """What a session and the relay ask. None means that nothing is refused.
 
-    authenticate: see smtp2cf.access.logins. close: ends its threads. users: re-read when they change.
-    quota_of: what a user may send, where that is set for the user. recipients_of: to whom a
-    user's mail may go. refusal_at: sender_refusal at the listener
-    with a name. use_allowed: takes another list of what anybody may send as.
+    authenticate: see smtp2cf.access.logins; authenticate_at: at the listener with a name. close: ends
+    its threads. users: re-read when they change. quota_of: what a user may send, where that is set for the
+    user. recipients_of: to whom a user's mail may go. refusal_at: sender_refusal at the listener with a name.
+    use_allowed: takes another list of what anybody may send as.
     """
 
     authenticate: Authenticate | None = None
+    authenticate_at: Callable[[str], Authenticate | None] = lambda _: None
     sender_refusal: SenderRefusal | None = None
     close: Callable[[], None] = lambda: None
     users: Rereadable | None = None
@@ -74,6 +75,7 @@ def open_access(
     logins = Logins(users, on_login)
     return access._replace(
         authenticate=logins.authenticate,
+        authenticate_at=lambda name: functools.partial(logins.authenticate, listener=name),
         close=logins.close,
         users=users,
         quota_of=users.quota_of,

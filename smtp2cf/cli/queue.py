@@ -29,6 +29,7 @@ from smtp2cf.settings import loading
 from smtp2cf.settings.units import seconds
 from smtp2cf.spool import EVERYTHING, Action, Filter, Spool, SpoolError, SpoolItem, Status, open_spool
 from smtp2cf.spool.item_json import item_as_json
+from smtp2cf.spool.url import place
 
 app = App(help="List, retry, hold or delete waiting mail.")
 
@@ -57,6 +58,9 @@ class _NotFoundError(Exception):
 
 NAMED_LIMIT = 50
 """Queue ids that the journal names of what was done at once; each message has a step of its own."""
+
+GIVEN_LIMIT = 10
+"""Addresses that a client gave for one that it became, which are named."""
 
 _KINDS = {
     Action.RETRY: Kind.RETRIED,
@@ -93,7 +97,8 @@ def list_(
                 _print_row(item)
             count += 1
         if not count and not as_json:
-            typer.echo("no mail is waiting" if which == EVERYTHING else "no matching mail")
+            said = "no mail is waiting" if which == EVERYTHING else "no matching mail"
+            typer.echo(f"{said} in {_where(env_file)}")
 
     _with_spool(env_file, print_all)
 
@@ -114,7 +119,7 @@ def show(
             elif as_json:
                 sys.stdout.write(orjson.dumps(item_as_json(item)).decode() + "\n")
             else:
-                _print_envelope(item)
+                print_envelope(item)
             return
         raise _NotFoundError(f"{queue_id} is not in the queue")
 
@@ -233,6 +238,12 @@ def _with_spool(env_file: Path | None, work: Callable[[Spool], Awaitable[None]])
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _where(env_file: Path | None) -> str:
+    """Which spool that is: nobody may have named one."""
+    settings = loading.load(env_file)
+    return place(settings.spool_url.get_secret_value(), settings.state_dir)
+
+
 def _filter(
     ids: list[str] | None,
     id_: list[str] | None,
@@ -278,7 +289,8 @@ def _print_row(item: SpoolItem) -> None:
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-def _print_envelope(item: SpoolItem) -> None:
+def print_envelope(item: SpoolItem) -> None:
+    """What is known of a message, and each recipient's last answer."""
     envelope = item.envelope
     given = {
         "queue id": item.queue_id,
@@ -288,14 +300,23 @@ def _print_envelope(item: SpoolItem) -> None:
         "attempts": f"{item.attempts}{', the last without an answer' if item.unanswered else ''}",
         "next attempt": _when(item.next_attempt),
         "given up": _when(item.expires),
-        "from": f"<{envelope.reverse_path}>",
+        "from": f"<{envelope.reverse_path}>{_instead(envelope.given_reverse_path)}",
     }
+    if envelope.dsn_for:
+        given["DSN about"] = envelope.dsn_for
     for name, value in given.items():
         typer.echo(f"{name + ':':<14}{printable(value)}")
     for recipient in envelope.forward_paths:
         answer = item.outcomes.get(recipient)
-        typer.echo(f"{'to:':<14}{printable(f'<{recipient}>')}")
+        named = envelope.given_forward_paths.get(recipient, ())
+        typer.echo(f"{'to:':<14}{printable(f'<{recipient}>{_instead(*named)}')}")
         typer.echo(f"{'':<14}{printable(str(answer)) if answer else 'not tried yet'}")
+
+
+def _instead(*given: str | None) -> str:
+    """What the client said, where something else goes out."""
+    named = [f"<{address}>" for address in given if address is not None]
+    return f" instead of {few_in_words(named, GIVEN_LIMIT)}" if named else ""
 
 
 def _when(epoch: float) -> str:

@@ -151,17 +151,23 @@ def _steps(groups: Mapping[tuple[Reply, str], Sequence[str]], now: float, attemp
 
 
 def login(
-    client: str, user: str, result: Literal["success", "failure", "refused", "unavailable"], reason: str
+    client: str,
+    user: str,
+    result: Literal["success", "failure", "refused", "unavailable"],
+    reason: str,
+    listener: str = "",
 ) -> None:
-    """Somebody tried to authenticate. client: the peer's address. user: the name as it was given."""
+    """Somebody tried to authenticate. client: the peer's address. user: the name as it was given. listener:
+    where, "" where that has no name."""
+    where = {"listener": listener} if listener else {}
     LOGINS.counted[result] += 1
     if result == "success":
-        log.debug("auth.success", client=client, user=user)
+        log.debug("auth.success", client=client, user=user, **where)
     else:
-        log.warning(_LOGIN_EVENTS[result], client=client, user=user[:USER_LIMIT], reason=reason)
+        log.warning(_LOGIN_EVENTS[result], client=client, user=user[:USER_LIMIT], reason=reason, **where)
         if _recorder is not None:
             _recorder.login_failed(
-                _LOGIN_EVENTS[result], user[:USER_LIMIT], {"client": client, "reason": reason}
+                _LOGIN_EVENTS[result], user[:USER_LIMIT], {"client": client, "reason": reason, **where}
             )
 
 

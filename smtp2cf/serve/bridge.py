@@ -112,10 +112,11 @@ class Bridge:
 
     def _rules_at(self, settings: Settings, way: Way) -> Rules:
         """Who may do what at one way in. What is counted is counted for all of them together."""
-        refusal = self.access.refusal_at(way.name) if way.tabled else self.access.sender_refusal
+        listener = way.name if way.tabled else ""
+        refusal = self.access.refusal_at(listener) if listener else self.access.sender_refusal
         return Rules(
             self.addresses.policy_at(settings, way),
-            authenticate=self.access.authenticate if way.described.auth != "off" else None,
+            authenticate=self.access.authenticate_at(listener) if way.described.auth != "off" else None,
             sender_refusal=also(refusal, listening.senders_at(way), way.setting),
             sessions=self._sessions,
             quotas=quotas.quotas_at(settings, way, self._counts, self.access.quota_of),

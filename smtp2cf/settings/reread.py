@@ -1,7 +1,8 @@
 """Re-reading: the TOML file is read again when it changes and on SIGHUP. What can be used at once, is.
 
 Everything else waits for a restart, and the log names it. A file with which the bridge would not start
-changes nothing. Secrets in files of their own are watched by secret_files.py. No secret is logged.
+changes nothing; nor does one that is gone or empty now: it is being replaced, or the disk is full. Secrets
+in files of their own are watched by secret_files.py. No secret is logged.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import structlog
 from pydantic import SecretStr
 
+from smtp2cf.listen import files
 from smtp2cf.listen.file_watch import FileWatch, Stamps
 from smtp2cf.settings.fields import Settings, SettingsError
 from smtp2cf.settings.fields.tables import TABLES, header_of
@@ -57,6 +59,7 @@ class Reread:
         self._in_use = {name: getattr(file.first.settings, name) for name in Settings.model_fields}
         self._file = FileWatch(*_files(file.path, file.first.settings), every=every, steady=True)
         self._file.read = ()  # it may have changed since the start, so the first look reads it
+        self._said_something = bool(_content(file.path))
         self._told = ""
 
     async def watch(self) -> None:
@@ -74,9 +77,17 @@ class Reread:
         """What the file looks like, and the settings or what is wrong with them. Blocks."""
         stamps = self._file.stamps()
         try:
+            self._require_content()
             return stamps, self._load()
         except SettingsError as error:
             return stamps, error
+
+    def _require_content(self) -> None:
+        """Raises SettingsError where the file is gone, or has become empty."""
+        content = _content(self._path)
+        if self._said_something and not content:
+            raise SettingsError(f"{self._path} is empty now: to set nothing, leave a comment in it")
+        self._said_something = bool(content)
 
     def _take(self, stamps: Stamps, found: Loaded | SettingsError) -> None:
         self._file.read = stamps
@@ -124,6 +135,14 @@ class Reread:
             return False
         self._in_use[name] = value
         return True
+
+
+def _content(path: Path) -> bytes:
+    """What is in the file but blanks. Raises SettingsError where it can't be read."""
+    try:
+        return files.read(path).strip()
+    except files.FileError as error:
+        raise SettingsError(str(error)) from None
 
 
 def _files(path: Path, settings: Settings) -> tuple[Path, ...]:

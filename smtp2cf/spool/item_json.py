@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 
+from smtp2cf.envelope import Envelope
 from smtp2cf.spool.protocol import Spool, SpoolItem
 
 
@@ -32,4 +33,17 @@ def item_as_json(item: SpoolItem) -> dict[str, object]:
         "is_dsn": item.is_dsn,
         "possible_duplicate": item.unanswered,
         "hold_reason": item.hold_reason,
+        **_as_given(item.envelope),
     }
+
+
+def _as_given(envelope: Envelope) -> dict[str, object]:
+    """What the client said, where something else goes out; and what a DSN of ours is about."""
+    said: dict[str, object] = {}
+    if envelope.given_reverse_path is not None:
+        said["orig_sender"] = envelope.given_reverse_path
+    if envelope.given_forward_paths:
+        said["orig_recipients"] = {path: list(who) for path, who in envelope.given_forward_paths.items()}
+    if envelope.dsn_for:
+        said["dsn_for"] = envelope.dsn_for
+    return said

@@ -111,7 +111,7 @@ class Admin:
         if request.headers.get("Accept") == "application/json":
             body = orjson.dumps(dict(self._status()), default=_as_json)
             return web.Response(body=body, content_type="application/json")
-        html = render(self._can_send(), self._status())
+        html = render(self._readiness(), self._can_send(), self._status())
         policy = {"Content-Security-Policy": _PAGE_POLICY}
         return web.Response(text=html, content_type="text/html", headers=policy)
 

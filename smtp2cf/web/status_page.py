@@ -27,6 +27,11 @@ def _template() -> Template:
     return environment.get_template("status.html")
 
 
-def render(readiness: Readiness, status: Mapping[str, object]) -> str:
-    """The page as HTML; every value is escaped."""
-    return _template().render(readiness=readiness, status=status, style=_STYLE)
+def render(takes: Readiness, sends: Readiness, status: Mapping[str, object]) -> str:
+    """The page as HTML; every value is escaped. takes: mail can be taken; sends: and sent (/readyz)."""
+    state = "not ready" if not takes.ready else "ready" if sends.ready else "takes mail, but can't send"
+    reason = takes.reason if not takes.ready else sends.reason or takes.reason
+    title = "" if state == "ready" else f": {state}"
+    return _template().render(
+        state=state, reason=reason, title=title, well=sends.ready, status=status, style=_STYLE
+    )

@@ -48,7 +48,7 @@ class Door:
         self.check = verify
         self.logins = Logins(
             self.users,
-            lambda *happened: self.told.append(happened),
+            lambda *happened: self.told.append(happened[:4]),
             failures=self.failures,
             clock=lambda: self.now,
             sleep=self.sleep,

@@ -1,5 +1,6 @@
 """The recipients file: what is read of it, what is left out, and what a change does."""
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -52,6 +53,21 @@ async def test_the_table_wins_and_a_file_that_is_gone_changes_nothing(tmp_path: 
         await file.reread()
     assert [line["event"] for line in lines] == ["recipients.reload_failed"]
     assert found.expand("nobody") == ("new@example.com",)
+
+
+async def test_each_line_that_is_left_out_is_told_once_by_who_watches_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "aliases"
+    path.write_text(ALIASES)
+    with capture_logs() as lines:
+        RecipientsFile(path, Recipients().use_file)  # as a check of the settings does
+        file = RecipientsFile(path, Recipients().use_file, every=60)
+        watching = asyncio.create_task(file.watch())
+        await asyncio.sleep(0)
+        watching.cancel()
+    assert [line["event"] for line in lines] == ["recipients.left_out"] * 4
+    with capture_logs() as lines:
+        await file.reread()
+    assert [line["event"] for line in lines] == [*["recipients.left_out"] * 4, "recipients.reloaded"]
 
 
 def test_what_can_not_be_read_at_the_start_is_an_error(tmp_path: Path) -> None:

@@ -257,6 +257,10 @@ TABLE: list[tuple[dict[str, str], list[Finding]]] = [
         {"ALLOW_NETWORKS": "0.0.0.0/0", "I_AM_AN_OPEN_RELAY": "yes"},
         [warning("listeners", "every listener: SMTP2CF_ALLOW_NETWORKS contains 0.0.0.0/0")],
     ),
+    (
+        {"ADMIN_LISTEN": "127.0.0.1:0,0.0.0.0:0"},
+        [warning("listeners", "SMTP2CF_ADMIN_LISTEN, 0.0.0.0:0: other hosts may reach it")],
+    ),
     ({"API_BASE_URL": "http://127.0.0.1:1/v4"}, [error("cloudflare", "cannot reach 127.0.0.1")]),
     ({"API_TOKEN": "another"}, [error("token", "Cloudflare refuses the API token")]),
     (

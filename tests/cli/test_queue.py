@@ -1,6 +1,7 @@
 """smtp2cf queue … as a process beside a running bridge, and what its admin port tells of the spool."""
 
 import asyncio
+import dataclasses
 import json
 import os
 import re
@@ -11,9 +12,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from smtp2cf.cli import queue
+from smtp2cf.spool.item_json import item_as_json
 from tests.process.test_full_disk import LOOKING_OFTEN
 from tests.spool.conftest import Backend, new_mail
 from tests.support.bridge import Bridge, running_bridge
@@ -99,7 +103,10 @@ def test_filters_choose(desk: Desk) -> None:
         ("--from", "from1*", "--to", "to2*"): 0,
     }.items():
         assert len(desk.json("list", *arguments)) == wanted, arguments
-    assert desk.queue("list", "--from", "nobody@example.com").out == "no matching mail\n"
+    assert (
+        desk.queue("list", "--from", "nobody@example.com").out
+        == f"no matching mail in {desk.directory / 'spool.sqlite3'}\n"
+    )
     assert desk.queue("list", "--older-than", "soon").status == USAGE
     assert desk.queue("list", "--status", "lost").status == USAGE
 
@@ -114,6 +121,32 @@ def test_show_prints_the_envelope_or_the_bytes(desk: Desk) -> None:
     assert json.loads(desk.queue("show", queue_id, "--json").out)["queue_id"] == queue_id
     missing = desk.queue("show", "NOSUCHMAIL")
     assert (missing.status, missing.err) == (NOT_FOUND, "smtp2cf: NOSUCHMAIL is not in the queue\n")
+
+
+async def test_what_the_client_said_is_shown_beside_what_goes_out(
+    sqlite: Backend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mail = new_mail()
+    given: dict[str, Any] = {
+        "forward_paths": ("ops@example.com", "b@example.com"),
+        "reverse_path": "noreply@example.com",
+        "given_reverse_path": "root@web07",
+        "given_forward_paths": {"ops@example.com": ("root@web07", "admin@web07")},
+        "dsn_for": "3C0A9F2B1Q7ZK",
+    }
+    spool = await sqlite.open()
+    await spool.put(dataclasses.replace(mail, envelope=dataclasses.replace(mail.envelope, **given)))
+    (item,) = [item async for item in spool.items()]
+    queue.print_envelope(item)
+    shown = capsys.readouterr().out.splitlines()
+    assert "from:         <noreply@example.com> instead of <root@web07>" in shown
+    assert "to:           <ops@example.com> instead of <root@web07>, <admin@web07>" in shown
+    assert "to:           <b@example.com>" in shown
+    assert "DSN about:    3C0A9F2B1Q7ZK" in shown
+    said = item_as_json(item)
+    assert said["orig_sender"] == "root@web07"
+    assert said["orig_recipients"] == {"ops@example.com": ["root@web07", "admin@web07"]}
+    assert said["dsn_for"] == "3C0A9F2B1Q7ZK"
 
 
 def test_mail_is_held_released_and_deleted_while_the_bridge_runs(desk: Desk) -> None:
@@ -147,7 +180,7 @@ def test_everything_is_touched_only_with_all(desk: Desk) -> None:
         assert refused.status == USAGE
         assert "--all" in refused.err
     assert desk.queue("delete", "--all").out == f"{WAITING} deleted\n"
-    assert desk.queue("list").out == "no mail is waiting\n"
+    assert desk.queue("list").out == f"no mail is waiting in {desk.directory / 'spool.sqlite3'}\n"
     assert desk.queue("delete", "--all").status == 0
 
 

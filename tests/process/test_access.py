@@ -54,6 +54,11 @@ async def test_users_may_log_in_and_each_login_is_logged_and_counted(users: Path
     assert list(lines[1])[:2] == ["client", "user"], "as docs/access.md has it for fail2ban"
     assert "wr0ng" not in str(lines)
     assert (logins("failure"), logins("success")) == (failed + 1, succeeded + 1)
+    at_phones = bridge.access.authenticate_at("phones")
+    assert at_phones is not None
+    with capture_logs() as lines:
+        await at_phones("192.0.2.1", "anna", "wr0ng")
+    assert [(line["event"], line["listener"]) for line in lines] == [("auth.failed", "phones")]
     bridge.access.close()
     await bridge.accounts.aclose()
 

@@ -78,7 +78,7 @@ def test_a_refused_token_makes_it_not_ready_and_says_why(tmp_path: Path) -> None
         assert metric(bridge, "smtp2cf_ready_to_send") == 0
         assert metric(bridge, "smtp2cf_api_up") == 0
         assert get(f"{bridge.admin_url}/livez")[0] == 200, "a restart would not mend the token"
-        assert "not ready: " in get(f"{bridge.admin_url}/")[1]
+        assert "takes mail, but can&#39;t send: " in get(f"{bridge.admin_url}/")[1]
 
 
 def test_a_token_that_expires_while_it_runs_is_noticed(tmp_path: Path) -> None:

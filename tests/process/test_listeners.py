@@ -130,6 +130,17 @@ def test_submission_takes_nothing_before_tls_and_a_login(running: Running) -> No
         assert mail(client, "<shop@example.com>").startswith("250 ")
 
 
+def test_a_failed_login_names_its_listener(running: Running) -> None:
+    with running.connect("submission") as client:
+        client.ehlo()
+        client.starttls(context=running.client)
+        client.ehlo()
+        with pytest.raises(smtplib.SMTPAuthenticationError):
+            client.login("shop", "wrong")
+    failed = running.bridge.wait_for_log("auth.failed")
+    assert (failed["listener"], failed["user"]) == ("submission", "shop")
+
+
 def version_at(running: Running, name: str, newest: ssl.TLSVersion) -> str | None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE

@@ -135,6 +135,41 @@ async def test_a_broken_file_changes_nothing_and_is_told(running: Running, text:
     assert running.used.get_nowait() == ("api_token", "s3cret2")
 
 
+@pytest.mark.parametrize("text", ["", " \n\t\n"])
+async def test_a_file_that_becomes_empty_or_goes_changes_nothing_and_is_told(
+    running: Running, text: str
+) -> None:
+    """It is being written, or the disk is full: nobody takes back every rule like that."""
+    top = '[senders]\nroot = "a@example.com"\n'
+    await running.after(f'api_token = "s3cret1"\n{top}')
+    running.used = asyncio.Queue()
+    (line,) = await running.after(text)
+    assert (line["event"], line["note"]) == ("settings.reload_failed", STAYS)
+    assert line["reason"] == f"{running.path} is empty now: to set nothing, leave a comment in it"
+    running.path.unlink()
+    with structlog.testing.capture_logs() as lines:
+        await running.reread.reread()
+    assert [line["event"] for line in lines] == ["settings.reload_failed"]
+    assert "No such file" in lines[0]["reason"]
+    assert running.used.empty()
+    await running.after('api_token = "s3cret1"  # and nothing else\n')
+    assert running.used.get_nowait() == ("senders", {})
+
+
+async def test_the_usual_file_that_goes_changes_nothing_either(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SMTP2CF_CONFIG")
+    monkeypatch.setattr("smtp2cf.settings.toml_file.DEFAULT", running.path)
+    running.path.write_text('[senders]\nroot = "a@example.com"\n')
+    usual = Running(running.path)
+    usual.path.unlink()
+    with structlog.testing.capture_logs() as lines:
+        await usual.reread.reread()
+    assert [line["event"] for line in lines] == ["settings.reload_failed"]
+    assert usual.used.empty()
+
+
 async def test_a_change_is_noticed_without_a_signal(running: Running) -> None:
     watching = asyncio.create_task(running.reread.watch())
     running.path.write_text('api_token = "s3cret2"\n')

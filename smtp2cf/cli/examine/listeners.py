@@ -22,6 +22,10 @@ from smtp2cf.settings.listening import Way, ways_of
 
 PATIENCE = 3.0
 """Seconds for whoever has a place already."""
+OPEN_TO_OTHERS = (
+    "other hosts may reach it, and whoever does can read the status page, the queue and the metrics, with"
+    " senders and recipients: listen on 127.0.0.1, or let only those through who may (SECURITY.md)"
+)
 BANNER_LIMIT = 512
 """Octets of what it says first."""
 
@@ -46,6 +50,8 @@ def listeners(settings: Settings, *, has_users: bool) -> Iterator[Finding]:
         for endpoint in settings.admin_listen:
             if sockets is not None:
                 yield _can_listen(sockets, "admin", "SMTP2CF_ADMIN_LISTEN", endpoint)
+            if open_relay.is_beyond_loopback(endpoint):
+                yield warning("listeners", f"{_named('SMTP2CF_ADMIN_LISTEN', endpoint)}: {OPEN_TO_OTHERS}")
     yield from _warnings(settings, has_users=has_users)
 
 
