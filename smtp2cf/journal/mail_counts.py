@@ -107,7 +107,7 @@ def attempted(outcomes: Outcomes, account: str, *, settled: bool) -> bool:
 
     account: "" where there is only one. settled: it is the end for the others; if not, `ended` will say so.
     """
-    deferred = False
+    deferred = taken = False
     attempts, recipients = ATTEMPTS.of(account), RECIPIENTS.of(account)
     for reply in outcomes.values():
         status = status_of(reply)
@@ -116,8 +116,9 @@ def attempted(outcomes: Outcomes, account: str, *, settled: bool) -> bool:
             deferred = True
         elif settled:
             recipients[status] += 1
-        if reply.success:
-            LAST_SUCCESS.last[account] = time.time()
+        taken = taken or reply.success
+    if taken:
+        LAST_SUCCESS.last[account] = time.time()
     return deferred
 
 

@@ -89,6 +89,9 @@ def test_a_dead_token_holds_up_its_own_mail_only_and_everything_names_it(world: 
     assert metric(world.bridge, "smtp2cf_api_up", account="default") == 1
     assert metric(world.bridge, "smtp2cf_api_calls_total", account="default", outcome="success") == 1
     assert metric(world.bridge, "smtp2cf_api_calls_total", account="shoes", outcome="token_refused") >= 1
+    assert metric(world.bridge, "smtp2cf_recipients_total", account="default", status="sent") == 1
+    assert metric(world.bridge, "smtp2cf_deferrals_total", account="shoes", reason="account") >= 1
+    assert metric(world.bridge, "smtp2cf_last_success_timestamp_seconds", account="default") > 0
     status, text = world.read("/readyz?sending")
     assert (status, "account shoes" in text) == (200, True)
     page = world.read("/")[1]
