@@ -8,6 +8,20 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, TypeAlias
 
+KINDS: tuple[str, ...] = (
+    *("mail.bounced", "mail.expired", "mail.complained", "mail.held", "mail.delivered"),
+    *("mail.dsn_undeliverable", "dsn.over_quota"),
+    *("api.unreachable", "api.throttled", "api.token_refused", "api.recovered"),
+    *("api.quota_low", "api.quota_used_up", "api.quota_available"),
+    *("api.rate_not_shared", "api.rate_shared_again"),
+    *("sender.not_configured", "sender.failing"),
+    "quota.scarce",
+    *("spool.nearly_full", "spool.broken", "spool.recovered"),
+    *("tls.expires_soon", "tls.expired", "tls.reload_failed"),
+    "drop.set_aside",
+)
+"""All that is told."""
+
 
 class News(NamedTuple):
     """Something that happened.

@@ -137,6 +137,7 @@ class Bridge:
             "accounts": self.accounts.use_tables,
             "spool_url": self._use_spool_url,
             "events_api_token": self.accounts.use_events_token,
+            "webhook_secret": self._told.use_webhook_secret,
             **{name: functools.partial(self.rules.use, name) for name in GENERAL},
             "listeners": self._use_listeners,
             **self.addresses.uses(self.access),
@@ -170,7 +171,8 @@ class Bridge:
             self._watch(self._counts.keep, "serve.keep_counts")
         for listener in listeners:
             await self.server.start(listener)
-        metrics.export(self.outside.gauges(), [*self.accounts.gauges(), *self.outside.at_listeners()])
+        labelled = [*self.accounts.gauges(), *self.outside.at_listeners()]
+        metrics.export({**self.outside.gauges(), **self._told.gauges()}, labelled)
         self._keep_journal()
         for name, watch in (*self.accounts.watches(), *self._told.watches()):
             self._watch(watch, name)

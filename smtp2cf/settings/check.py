@@ -49,7 +49,16 @@ def contradictions(
         *_spool_and_users(settings, sandbox=sandbox),
         *_socket_group(settings),
         *recipients.contradictions(settings),
+        *_webhook(settings),
     ]
+
+
+def _webhook(settings: Settings) -> Iterator[str]:
+    if settings.webhook_url and not settings.webhook_secret.get_secret_value():
+        yield (
+            "SMTP2CF_WEBHOOK_URL needs SMTP2CF_WEBHOOK_SECRET, with which events are signed: make one with"
+            ' echo "whsec_$(openssl rand -base64 32)"'
+        )
 
 
 def mistakes(settings: Settings, *, sandbox: bool = False) -> Iterator[str]:
@@ -119,6 +128,12 @@ def _without_effect(settings: Settings) -> Iterator[str]:
             "a spool (SMTP2CF_SPOOL_URL)",
         ),
         (not no_operator and not has_spool, "OPERATOR", "a spool (SMTP2CF_SPOOL_URL)"),
+        (bool(settings.webhook_url) and not has_spool, "WEBHOOK_URL", "a spool (SMTP2CF_SPOOL_URL)"),
+        (
+            bool(settings.webhook_secret.get_secret_value()) and not settings.webhook_url,
+            "WEBHOOK_SECRET",
+            "SMTP2CF_WEBHOOK_URL",
+        ),
         (settings.operator_gets_bounces and no_operator, "OPERATOR_GETS_BOUNCES", "SMTP2CF_OPERATOR"),
         (
             bool(settings.events_api_token.get_secret_value()) and not settings.events_queue_id,

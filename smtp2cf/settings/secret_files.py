@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from smtp2cf.listen import files
 from smtp2cf.listen.file_watch import FileWatch, Stamps
 from smtp2cf.settings.fields import PREFIX, Settings
-from smtp2cf.settings.values import checked_spool_url, checked_token
+from smtp2cf.settings.values import checked_spool_url, checked_token, checked_webhook_secret
 
 LOOK_INTERVAL = 1.0
 """Seconds between two looks at a file. A change is read once the file looks the same at two of them, so that
@@ -25,6 +25,7 @@ KINDS: Mapping[str, tuple[str, Callable[[SecretStr], object]]] = {
     "api_token": ("token", checked_token),
     "events_api_token": ("events_token", checked_token),
     "spool_url": ("spool_url", checked_spool_url),
+    "webhook_secret": ("webhook_secret", checked_webhook_secret),
 }
 """Settings that can be read from a file: what log lines call each, and what checks it (ValueError)."""
 

@@ -4,9 +4,11 @@ Each kind is a type for a field: pydantic calls its reader, which raises ValueEr
 be. Knows no setting by name.
 """
 
+import base64
 import ipaddress
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -20,6 +22,7 @@ from smtp2cf.access.limit import Limit, OfReports
 from smtp2cf.access.senders import Senders
 from smtp2cf.cloudflare.tally import Rate
 from smtp2cf.envelope import Network, sent_form
+from smtp2cf.journal import news
 from smtp2cf.listen.endpoint import Endpoint
 from smtp2cf.listen.interfaces import connected
 from smtp2cf.settings.units import octets, seconds
@@ -212,6 +215,71 @@ def checked_spool_url(url: SecretStr) -> SecretStr:
     return url
 
 
+def checked_webhook_url(url: str) -> str:
+    """The receiver's URL, "" for none; raises ValueError if it is none, or others could read along."""
+    if not url:
+        return url
+    try:
+        parts = urlsplit(url)
+        good = bool(parts.hostname) and parts.port != 0 and not parts.fragment and url.isascii()
+    except ValueError:  # a port that is none
+        good = False
+    if not good or parts.scheme not in ("http", "https") or any(char <= " " for char in url):
+        raise ValueError("it must be a URL such as https://hooks.example.com/mail")
+    if "@" in parts.netloc:
+        raise ValueError("it must not contain a user name or a password: what is posted is signed instead")
+    if parts.scheme == "http" and not _is_near(parts.hostname or ""):
+        raise ValueError(
+            "it must begin with https://: only a host in your own network is posted to by http://"
+        )
+    return url
+
+
+def _is_near(host: str) -> bool:
+    """It is this host or in a private network, as far as its name tells."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return "." not in host or host.endswith((".localhost", ".local", ".internal", ".home.arpa"))
+    return any(address in network for network in PRIVATE)
+
+
+_SECRET = re.compile(r"whsec_([A-Za-z0-9+/]+={0,2})")
+
+
+def checked_webhook_secret(secret: SecretStr) -> SecretStr:
+    """The secret or secrets, "" for none; raises ValueError, without them, if one can't sign."""
+    for word in secret.get_secret_value().split():
+        found = _SECRET.fullmatch(word)
+        try:
+            octets_in = len(base64.b64decode(found[1], validate=True)) if found is not None else 0
+        except ValueError:
+            octets_in = 0
+        if not 24 <= octets_in <= 64:
+            raise ValueError(
+                "it must be whsec_ and 24 to 64 octets in base64: make one with"
+                ' echo "whsec_$(openssl rand -base64 32)"'
+            )
+    return secret
+
+
+def _webhook_events(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    patterns = tuple(_listed(value))
+    for pattern in patterns:
+        if not kinds_in((pattern,)):
+            raise ValueError(f"{pattern!r} is no event: use {', '.join(news.KINDS)}, or mail.*")
+    return patterns
+
+
+def kinds_in(patterns: Iterable[str]) -> tuple[str, ...]:
+    """The kinds of events that are named, as they are or as mail.*."""
+    wanted = tuple(patterns)
+    families = tuple(pattern[:-1] for pattern in wanted if pattern.endswith(".*"))
+    return tuple(kind for kind in news.KINDS if kind in wanted or kind.startswith(families))
+
+
 def _rate(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -296,3 +364,9 @@ ApiRate = Annotated[Rate | None, NoDecode, BeforeValidator(_rate)]
 """Calls in so many seconds; none for any number."""
 SpoolUrl = Annotated[SecretStr, AfterValidator(checked_spool_url)]
 """Where mail waits; "" for the default."""
+WebhookUrl = Annotated[str, AfterValidator(checked_webhook_url)]
+"""Where events are posted; "" for nowhere."""
+WebhookSecret = Annotated[SecretStr, AfterValidator(checked_webhook_secret)]
+"""What events are signed with, one or more."""
+WebhookEvents = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_webhook_events)]
+"""Kinds of events (journal.news), separated by commas; mail.* for all that begin so."""

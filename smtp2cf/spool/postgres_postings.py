@@ -25,9 +25,9 @@ _CLAIM = """
     ), claimed AS (
         UPDATE smtp2cf_posting AS posting SET due = smtp2cf_now() + $2
         FROM due WHERE posting.number = due.number
-        RETURNING id, body, attempts, smtp2cf_now() - added AS age, due.due AS was_due, posting.number
+        RETURNING id, body, attempts, due.due AS was_due, posting.number
     )
-    SELECT id, body, attempts, age FROM claimed ORDER BY was_due, number
+    SELECT id, body, attempts FROM claimed ORDER BY was_due, number
 """
 _DONE = "DELETE FROM smtp2cf_posting WHERE id = ANY($1::text[])"
 _LATER = """
@@ -35,7 +35,7 @@ _LATER = """
     FROM unnest($1::text[], $2::float8[]) AS later (id, seconds) WHERE posting.id = later.id
 """
 _BACKLOG = "SELECT count(*), greatest(0, min(due) - smtp2cf_now()) FROM smtp2cf_posting"
-_FORGET_OLD = "DELETE FROM smtp2cf_posting WHERE added < smtp2cf_now() - $1"
+_EXPIRE = "DELETE FROM smtp2cf_posting WHERE added < smtp2cf_now() - $1 RETURNING 1"
 
 
 class PostgresPostings:
@@ -61,14 +61,18 @@ class PostgresPostings:
         if later:
             await self._database.execute(_LATER, list(later), list(later.values()))
 
+    async def expire(self, age: float) -> int:
+        """See postings.Postings."""
+        return len(await self._database.fetch(_EXPIRE, age))
+
     async def backlog(self) -> Backlog:
         """See postings.Postings."""
         ((count, due_in),) = await self._database.fetch(_BACKLOG)
         return Backlog(count, due_in if count else None)
 
     async def forget_old(self) -> None:
-        """Drop what nobody has claimed for KEPT_FOR."""
-        await self._database.execute(_FORGET_OLD, postings.KEPT_FOR)
+        """Drop what nobody posts any more."""
+        await self.expire(postings.KEPT_FOR)
 
     @staticmethod
     async def _add(connection: Connection, ids: Sequence[str], bodies: Sequence[str]) -> int:

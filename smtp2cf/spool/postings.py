@@ -19,13 +19,11 @@ KEPT_FOR = 5 * 86_400.0
 
 
 class Posting(NamedTuple):
-    """Something to tell. id: stays the same however often it is posted. body: JSON. attempts: that failed.
-    age: seconds since it was added, by the spool's clock."""
+    """Something to tell. id: stays the same however often it is posted. body: JSON. attempts: that failed."""
 
     id: str
     body: str
     attempts: int = 0
-    age: float = 0.0
 
 
 class Backlog(NamedTuple):
@@ -48,6 +46,9 @@ class Postings(Protocol):
     async def settle(self, done: Sequence[str], later: Mapping[str, float]) -> None:
         """End claims, by id. done: their postings go. later: an attempt failed; the next is due in so many
         seconds."""
+
+    async def expire(self, age: float) -> int:
+        """Drop those that were added more than `age` seconds ago; returns how many."""
 
     async def backlog(self) -> Backlog:
         """What waits now."""

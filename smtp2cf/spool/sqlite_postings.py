@@ -15,7 +15,7 @@ _DROP = """
         SELECT number FROM posting ORDER BY number LIMIT max(0, (SELECT count(*) FROM posting) - ?)
     )
 """
-_DUE = "SELECT number, id, body, attempts, added FROM posting WHERE due <= ? ORDER BY due, number LIMIT ?"
+_DUE = "SELECT number, id, body, attempts FROM posting WHERE due <= ? ORDER BY due, number LIMIT ?"
 _CLAIM = "UPDATE posting SET due = ? WHERE number = ?"
 _DONE = "DELETE FROM posting WHERE id = ?"
 _LATER = "UPDATE posting SET due = ?, attempts = attempts + 1 WHERE id = ?"
@@ -43,6 +43,7 @@ class SqlitePostings:
         self._add = Kind(20, self._add_all, durable=False, fills=True)
         self._settle = Kind(21, self._settle_all, durable=False, drains=True)
         self._claim = Kind(22, self._claim_all, durable=False, drains=True)
+        self._expire = Kind(23, self._expire_all, durable=False, drains=True)
 
     async def add(self, new: Sequence[Posting]) -> int:
         """See postings.Postings."""
@@ -57,6 +58,11 @@ class SqlitePostings:
     async def settle(self, done: Sequence[str], later: Mapping[str, float]) -> None:
         """See postings.Postings."""
         await self._writer.do(self._settle, _Settled(done, later))
+
+    async def expire(self, age: float) -> int:
+        """See postings.Postings."""
+        dropped: int = await self._writer.do(self._expire, age)
+        return dropped
 
     async def backlog(self) -> Backlog:
         """See postings.Postings."""
@@ -78,7 +84,7 @@ class SqlitePostings:
         now = self._clock.now()
         rows = connection.execute(_DUE, (now, limit)).fetchall()
         connection.executemany(_CLAIM, [(now + postings.LEASE, row[0]) for row in rows])
-        return [Posting(id_, body, attempts, now - added) for _, id_, body, attempts, added in rows]
+        return [Posting(*row[1:]) for row in rows]
 
     def _settle_all(self, connection: sqlite3.Connection, jobs: list[_Settled]) -> list[None]:
         now = self._clock.now()
@@ -87,7 +93,10 @@ class SqlitePostings:
             connection.executemany(_LATER, [(now + seconds, id_) for id_, seconds in job.later.items()])
         return [None] * len(jobs)
 
+    def _expire_all(self, connection: sqlite3.Connection, jobs: list[float]) -> list[int]:
+        return [forget(connection, self._clock.now(), age) for age in jobs]
 
-def forget(connection: sqlite3.Connection, now: float) -> None:
-    """Drop what nobody has claimed for KEPT_FOR."""
-    connection.execute(_FORGET, (now - postings.KEPT_FOR,))
+
+def forget(connection: sqlite3.Connection, now: float, age: float) -> int:
+    """Drop those that were added more than `age` seconds ago; returns how many."""
+    return connection.execute(_FORGET, (now - age,)).rowcount

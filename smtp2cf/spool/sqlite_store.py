@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from smtp2cf.reply import printable
 from smtp2cf.spool import codec, reserve, sqlite_counts, sqlite_postings
 from smtp2cf.spool.clock import Clock
+from smtp2cf.spool.postings import KEPT_FOR
 from smtp2cf.spool.protocol import (
     MEMORY,
     PAGE,
@@ -317,7 +318,7 @@ class Store:
         connection.execute("DELETE FROM memory WHERE until < ?", (now,))
         connection.execute("DELETE FROM followed WHERE until < ?", (now,))
         sqlite_counts.forget(connection, self._clock.now())
-        sqlite_postings.forget(connection, now)
+        sqlite_postings.forget(connection, now, KEPT_FOR)
         (free,) = connection.execute("PRAGMA freelist_count").fetchone()
         if free <= FREE_PAGES:
             return [False] * len(jobs)

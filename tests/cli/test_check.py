@@ -24,7 +24,7 @@ from smtp2cf.spool import open_spool
 from tests.spool.conftest import Backend
 from tests.support.command import smtp2cf
 from tests.support.sandbox import running_sandbox
-from tests.support.secret import TOKEN
+from tests.support.secret import TOKEN, WEBHOOK_SECRET
 
 ACCOUNT = "0123456789abcdef0123456789abcdef"
 CERTIFICATE = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
@@ -80,6 +80,12 @@ async def test_a_set_up_that_is_right_has_nothing_but_ticks(look: Look, tmp_path
         ok("domains", "example.com is set up for sending, and its DNS records are there"),
     ]
     assert not (tmp_path / "state").exists()
+
+
+async def test_a_webhook_is_named_by_its_host_and_not_called(look: Look) -> None:
+    found = await look(WEBHOOK_URL="https://hooks.example.com:444/x?key=1", WEBHOOK_SECRET=WEBHOOK_SECRET)
+    told = "13 kinds of events go to hooks.example.com:444 (SMTP2CF_WEBHOOK_EVENTS); it was not called"
+    assert ok("webhook", told) in found
 
 
 @pytest.mark.parametrize(
@@ -145,6 +151,14 @@ TABLE: list[tuple[dict[str, str], list[Finding]]] = [
     (
         {"OPERATOR": "you@example.com", "SPOOL_URL": "none"},
         [warning("settings", "SMTP2CF_OPERATOR has no effect without a spool")],
+    ),
+    (
+        {"WEBHOOK_URL": "https://h/", "WEBHOOK_SECRET": f"whsec_{32 * 'A'}", "SPOOL_URL": "none"},
+        [warning("settings", "SMTP2CF_WEBHOOK_URL has no effect without a spool")],
+    ),
+    (
+        {"WEBHOOK_SECRET": f"whsec_{32 * 'A'}"},
+        [warning("settings", "SMTP2CF_WEBHOOK_SECRET has no effect without SMTP2CF_WEBHOOK_URL")],
     ),
     (
         {"SOCKET_GROUP": "0"},

@@ -21,6 +21,7 @@ KEY_ALONE = "SMTP2CF_TLS_KEY_FILE is set, but SMTP2CF_TLS_CERT_FILE is not"
         ({"smtps_listen": "127.0.0.1:0"}, [NO_CERTIFICATE]),
         ({"tls_key_file": "/k"}, [KEY_ALONE]),
         ({"tls_key_file": "/k", "smtps_listen": "127.0.0.1:0"}, [KEY_ALONE]),
+        ({"webhook_url": "https://hooks.example.com"}, ["SMTP2CF_WEBHOOK_URL needs SMTP2CF_WEBHOOK_SECRET"]),
         ({"socket_group": "no-such-group"}, ["SMTP2CF_SOCKET_GROUP: there is no group 'no-such-group'"]),
         (
             {"allow_networks": "::/0", "proxy_networks": "0.0.0.0/0", "tls_key_file": "/k"},

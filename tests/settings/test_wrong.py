@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 
 from smtp2cf.cli import app
+from smtp2cf.journal.news import KINDS
 from smtp2cf.settings import fields, loading, rooms, wrong
 from smtp2cf.settings.fields import tables
+from smtp2cf.settings.values import kinds_in
 from tests.support.bridge import running_bridge
 from tests.support.command import smtp2cf
+from tests.support.secret import WEBHOOK_SECRET
 
 NETWORK = "does not appear to be an IPv4 or IPv6 network: use networks such as 10.0.0.0/8 or fd00::/8"
 ENDPOINT = "is not host:port, [v6]:port or unix:/path"
@@ -20,6 +23,7 @@ INTEGER = "it must be a whole number"
 DURATION = "it must be a duration such as 90s, 15m, 36h or 5d"
 QUOTA = "it must be limits such as 30 messages/1m, 5000 recipients/1d (up to 366d), or none"
 SIZE = "it must be a size such as 25MiB, or a number of bytes"
+MAKE_SECRET = 'echo "whsec_$(openssl rand -base64 32)"'
 
 BROKEN = [
     ("SMTP2CF_ACCOUNT_ID", "a b", "it must be letters, digits, - and _"),
@@ -101,6 +105,35 @@ BROKEN = [
     ("SMTP2CF_EXPIRE_AFTER", "31d", "it must be at most 30d"),
     ("SMTP2CF_POSTMASTER", "me", "it must be an address such as mailer-daemon@example.com"),
     ("SMTP2CF_DRAIN_TIMEOUT", "-1", DURATION),
+    *(
+        ("SMTP2CF_WEBHOOK_URL", url, "it must be a URL such as https://hooks.example.com/mail")
+        for url in (
+            "hooks.example.com",
+            "ftp://h/x",
+            "https://:443/",
+            "https://h:0/",
+            "https://h/#x",
+            "https://h/ü",
+        )
+    ),
+    *(
+        (
+            "SMTP2CF_WEBHOOK_URL",
+            url,
+            "it must begin with https://: only a host in your own network is posted to by http://",
+        )
+        for url in (
+            "http://hooks.example.com/x",
+            "http://192.0.2.1/x",
+            "http://[2001:db8::1]/x",
+            "http://h.locals/x",
+        )
+    ),
+    (
+        "SMTP2CF_WEBHOOK_EVENTS",
+        "mail.*,mail.lost",
+        f"'mail.lost' is no event: use {', '.join(KINDS)}, or mail.*",
+    ),
     ("SMTP2CF_LOG_LEVEL", "loud", "it must be 'debug', 'info', 'warning' or 'error'"),
     ("SMTP2CF_LOG_FORMAT", "xml", "it must be 'auto', 'console' or 'json'"),
 ]
@@ -127,6 +160,14 @@ SECRET = [
             "it can't be read as a URL: write special characters of a password as %XX, such as %2F for /",
         )
         for place in ("me:s3cret/x@h/d", "me:s3cret#x@h/d", "me:s3cret\N{ACCOUNT OF}@h/d", "h:s3cret/d")
+    ),
+    *(
+        (
+            "SMTP2CF_WEBHOOK_SECRET",
+            secret,
+            f"it must be whsec_ and 24 to 64 octets in base64: make one with {MAKE_SECRET}",
+        )
+        for secret in ("s3cret", "whsec_s3cret", "whsec_" + "s3cret/s3cret" * 9, f"{WEBHOOK_SECRET} s3cret")
     ),
     (
         "SMTP2CF_SPOOL_URL",
@@ -180,6 +221,28 @@ def test_a_login_in_the_url_of_the_api_is_refused_and_not_shown(
     assert start(environment, capsys) == (
         "smtp2cf: SMTP2CF_API_BASE_URL: 'https://***@a/v4' is wrong: it must not contain a user name or a"
         " password: the API takes a token\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://hooks.example.com/mail?key=1",
+        *(
+            f"http://{host}/mail"
+            for host in ("127.0.0.1:8080", "[::1]", "10.1.2.3", "hooks", "a.internal", "a.local")
+        ),
+    ],
+)
+def test_a_webhook_is_encrypted_or_in_ones_own_network(environment: pytest.MonkeyPatch, url: str) -> None:
+    environment.setenv("SMTP2CF_WEBHOOK_URL", url)
+    environment.setenv("SMTP2CF_WEBHOOK_SECRET", f"{WEBHOOK_SECRET} {WEBHOOK_SECRET}")
+    environment.setenv("SMTP2CF_WEBHOOK_EVENTS", "mail.held, tls.*")
+    settings = loading.load(None)
+    assert settings.webhook_url == url
+    assert kinds_in(settings.webhook_events) == (
+        "mail.held",
+        *("tls.expires_soon", "tls.expired", "tls.reload_failed"),
     )
 
 

@@ -13,8 +13,10 @@ TOKEN = "tok-7Qf3nobody-may-see-this-in-any-output-9xKd"
 """An API token."""
 PASSWORD = "pw-4Hc8nobody-may-see-this-in-any-output-2wZm"
 """A user's password."""
+WEBHOOK_SECRET = "whsec_" + base64.b64encode(b"wh-6Tp1nobody-may-see-this-in-any-output-5bNr").decode()
+"""What a webhook's events are signed with."""
 
-SECRETS = {"TOKEN": TOKEN, "PASSWORD": PASSWORD}
+SECRETS = {"TOKEN": TOKEN, "PASSWORD": PASSWORD, "WEBHOOK_SECRET": WEBHOOK_SECRET}
 """By the name under which a leak is reported."""
 
 

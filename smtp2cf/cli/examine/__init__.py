@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Collection, Iterable
 from pathlib import Path
 
 from smtp2cf.access.senders import Senders
-from smtp2cf.cli.examine import account, configuration, events, files, listeners
+from smtp2cf.cli.examine import account, configuration, events, files, listeners, webhook
 from smtp2cf.cli.examine.finding import Finding, Status, warning
 from smtp2cf.settings import accounts, loading
 from smtp2cf.settings.fields import Settings
@@ -39,7 +39,7 @@ async def _findings(env_file: Path | None) -> AsyncIterator[Finding]:
     yield await files.spool(settings)
     if (reports := await files.reports(settings)) is not None:
         yield reports
-    for finding in files.drop_directory(settings):
+    for finding in (*files.drop_directory(settings), *webhook.webhook(settings)):
         yield finding
     senders = files.senders_of_users(settings)
     for finding in listeners.listeners(settings, has_users=bool(senders)):

@@ -24,6 +24,7 @@ from smtp2cf.settings.fields.notices import NoticesFields
 from smtp2cf.settings.fields.running import RunningFields
 from smtp2cf.settings.fields.tables import TablesFields
 from smtp2cf.settings.fields.waiting import WaitingFields
+from smtp2cf.settings.fields.webhook import WebhookFields
 
 PREFIX = "SMTP2CF_"
 
@@ -38,6 +39,7 @@ class SettingsError(Exception):
 class Plain(
     # The fields of the last base come first.
     RunningFields,
+    WebhookFields,
     NoticesFields,
     WaitingFields,
     MessagesFields,
