@@ -204,7 +204,7 @@ class Webhook:
                 log.info("webhook.recovered", host=self._call.host)
             self._failed = 0
             return
-        if not self._failed:
+        if not self._failed and not failed[0].gone:
             log.warning(
                 "webhook.failing",
                 host=self._call.host,

@@ -37,13 +37,14 @@ class Result(NamedTuple):
 
 class WebhookCall:
     """The way to one receiver. secrets: each as whsec_ and base64; every event is signed with all of them.
+    timeout: seconds of a call, None for CALL_TIMEOUT.
 
     Raises ValueError for an invalid proxy in the environment.
     """
 
-    def __init__(self, url: str, secrets: Sequence[str], timeout: float = CALL_TIMEOUT) -> None:
+    def __init__(self, url: str, secrets: Sequence[str], timeout: float | None = None) -> None:
         parsed = httpx.URL(url)
-        self._transport = Transport(parsed, timeout)
+        self._transport = Transport(parsed, CALL_TIMEOUT if timeout is None else timeout)
         self._target = parsed.raw_path
         self._host = parsed.netloc
         self.host = parsed.netloc.decode("ascii")
