@@ -132,9 +132,9 @@ def attempted(
         }
         if envelope.is_rewritten:
             fields |= _as_given(envelope, recipients)
-        known = {"listener": envelope.listener, "account": account, "user": envelope.auth_user}
-        known |= {"message_id": message_id, "original_message_id": original_id, "dsn_for": envelope.dsn_for}
-        fields |= {name: value for name, value in known.items() if value}
+        known = ("listener", envelope.listener), ("account", account), ("user", envelope.auth_user)
+        ids = ("message_id", message_id), ("original_message_id", original_id), ("dsn_for", envelope.dsn_for)
+        fields |= {name: value for name, value in (*known, *ids) if value}
         log.info("mail.attempt", **fields)
         if news.is_wanted(*mail_news.OF_ATTEMPTS):
             mail_news.attempted(reply, recipients, fields)
