@@ -121,7 +121,7 @@ def show(
             else:
                 print_envelope(item)
             return
-        raise _NotFoundError(f"{queue_id} is not in the queue")
+        raise _NotFoundError(f"{queue_id} is not in {_where(env_file)}")
 
     _with_spool(env_file, print_one)
 
@@ -173,7 +173,8 @@ def _apply(action: Action, done: str, which: Filter, as_json: bool, env_file: Pa
         if action is Action.RETRY and (held := await _held(spool, which)):
             typer.echo(f"{held} held, and not tried: smtp2cf queue release sends held mail again", err=True)
         if not count and which.queue_ids:
-            raise _NotFoundError(f"{', '.join(which.queue_ids)}: not in the queue, or nothing to change")
+            named = ", ".join(which.queue_ids)
+            raise _NotFoundError(f"{named}: not in {_where(env_file)}, or nothing to change")
 
     try:
         _with_spool(env_file, apply)

@@ -119,8 +119,8 @@ def test_show_prints_the_envelope_or_the_bytes(desk: Desk) -> None:
     assert re.search(r"^attempts: +1$", shown, re.MULTILINE)
     assert desk.queue("show", queue_id, "--message").out == "Subject: 0\n\nx\n"
     assert json.loads(desk.queue("show", queue_id, "--json").out)["queue_id"] == queue_id
-    missing = desk.queue("show", "NOSUCHMAIL")
-    assert (missing.status, missing.err) == (NOT_FOUND, "smtp2cf: NOSUCHMAIL is not in the queue\n")
+    missing, spool = desk.queue("show", "NOSUCHMAIL"), desk.directory / "spool.sqlite3"
+    assert (missing.status, missing.err) == (NOT_FOUND, f"smtp2cf: NOSUCHMAIL is not in {spool}\n")
 
 
 async def test_what_the_client_said_is_shown_beside_what_goes_out(

@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from smtp2cf.envelope import Verdict
 from smtp2cf.reply import Reply
@@ -120,3 +122,18 @@ def test_an_error_of_ours_is_not_the_spools() -> None:
     assert reason_of("MAIL", replies.INTERNAL_ERROR) == "bridge"
     assert reason_of("RCPT", DENIED) == "recipient"
     assert reason_of("MAIL", replies.TLS_REQUIRED) == "relaying"
+
+
+@given(
+    verb=st.sampled_from(["", "MAIL", "RCPT", "DATA", "BDAT", "NONSENSE"]),
+    code=st.integers(400, 599),
+    status=st.from_regex(r"[45]\.[0-7]\.\d{1,2}", fullmatch=True),
+    event=st.sampled_from(["", "session.refused", "session.sender_refused", "session.something_new"]),
+    text=st.text(),
+)
+def test_whatever_is_refused_has_one_of_the_reasons(
+    verb: str, code: int, status: str, event: str, text: str
+) -> None:
+    reason = reason_of(verb, Reply(code, status, text), event)
+    assert reason in REASONS
+    assert reason == reason_of(verb, Reply(code, status, "other words"), event)
