@@ -59,9 +59,11 @@ async def test_a_failed_attempt_counts_and_a_lease_that_is_over_leaves_the_id(
 
 async def test_two_who_share_a_spool_share_the_work(postgres: Backend) -> None:
     one, other = (await postgres.open(serve=True)).postings, (await postgres.open(serve=True)).postings
-    await one.add(some(*map(str, range(20))))
-    claims = await asyncio.gather(*(who.claim(7) for who in (one, other, one, other)))
-    assert sorted(int(each.id) for claimed in claims for each in claimed) == list(range(20))
+    await asyncio.gather(*(who.backlog() for who in (one, other) * 6))  # opens connections
+    await one.add(some(*map(str, range(200))))
+    claims = await asyncio.gather(*(who.claim(20) for who in (one, other) * 6))
+    claims.append(await one.claim(200))
+    assert sorted(int(each.id) for claimed in claims for each in claimed) == list(range(200))
 
 
 async def test_the_oldest_are_dropped_and_counted_where_too_many_wait(
