@@ -305,6 +305,19 @@ def possible_duplicate(envelope: Envelope, recipients: Sequence[str]) -> None:
     record(envelope, Kind.UNANSWERED, detail=few_in_words(recipients, 3))
 
 
+def waits_for_event(envelope: Envelope, recipients: Sequence[str]) -> None:
+    """A call got no answer. It is not repeated for now, since an event may show that it went through."""
+    log.warning("mail.unanswered", **named(envelope), to=first_few(recipients, NAMED_LIMIT))
+    record(envelope, Kind.UNANSWERED, detail=f"waiting for an event: {few_in_words(recipients, 3)}")
+
+
+def sent_twice(queue_id: str, recipients: Sequence[str], message_id: str) -> None:
+    """An event shows, too late, that a call went through that had no answer and was repeated."""
+    log.warning(
+        "mail.sent_twice", queue_id=queue_id, to=first_few(recipients, NAMED_LIMIT), message_id=message_id
+    )
+
+
 def unmatched(envelope: Envelope, entries: Sequence[str]) -> None:
     """Cloudflare's answer names addresses that are none of the recipients, and leaves some recipients out."""
     UNMATCHED.inc(len(entries))

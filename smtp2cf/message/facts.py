@@ -7,7 +7,7 @@ import re
 
 from smtp2cf.journal.recorder import Facts
 from smtp2cf.message.encoded_words_decode import decode_words
-from smtp2cf.message.header import ID_LIMIT
+from smtp2cf.message.header import ID_LIMIT, fields_named
 from smtp2cf.reply import one_line
 
 ADDRESS_LIMIT = 320
@@ -35,6 +35,14 @@ def facts(message: bytes) -> Facts:
         one_line(found.get(b"message-id", ""), ID_LIMIT).removeprefix("<").removesuffix(">"),
         one_line(decode_words(subject), SUBJECT_LIMIT) if subject else "",
     )
+
+
+def subject(message: bytes) -> str:
+    """The Subject of a message in words, each separated by one space; "" if there is none."""
+    for field in fields_named(message, ("subject",)):
+        text = message[field.value : field.end].decode(errors="replace")
+        return one_line(decode_words(text), ID_LIMIT)
+    return ""
 
 
 def _address(mailboxes: str) -> str:

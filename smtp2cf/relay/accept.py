@@ -14,6 +14,7 @@ from smtp2cf.relay.accounts import Accounts, Outlet, Pace, SendRaw
 from smtp2cf.relay.attempt import Attempts
 from smtp2cf.relay.bounces import BouncePolicy
 from smtp2cf.relay.checks import Checks, RefusalAt
+from smtp2cf.relay.lost_answers import LostAnswers
 from smtp2cf.relay.policy import MessagePolicy
 from smtp2cf.relay.queue import Queue
 from smtp2cf.relay.retry import RetryPolicy
@@ -38,7 +39,8 @@ class Relay:
     it stays with its client. sender_refusal: who may send as whom; None if everybody may send as anybody.
     refusal_at: the same at listeners with a name. rewriting: what becomes of addresses. senders: who stands
     in for a sender whose domain Cloudflare does not know. following: keeps those of whom events will tell,
-    None if no events are heard. queue: sends the mail in the spool; None without one.
+    None if no events are heard. lost: calls whose answers events may still show, None if nobody waits for
+    that. queue: sends the mail in the spool; None without one.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Relay:
         look_up: LookUp | None = None,
         rewriting: Rewriting | None = None,
         following: Following | None = None,
+        lost: LostAnswers | None = None,
         senders: Senders | None = None,
     ) -> None:
         bounce = bounce or BouncePolicy(hostname="localhost")
@@ -76,12 +79,8 @@ class Relay:
                 checks, self.rewriting, attempts, policy, bounce
             )
         else:
-            mail = SpooledMail(spool, retry or RetryPolicy(), bounce, following)
-
-            def outlet_of(item: SpoolItem) -> Awaitable[Outlet | None]:
-                return attempts.outlet_of(item.envelope, is_dsn=item.is_dsn)
-
-            self.queue = Queue(mail, attempts.make, accounts=accounts, outlet_of=outlet_of)
+            mail = SpooledMail(spool, retry or RetryPolicy(), bounce, following, lost)
+            self.queue = _queue(mail, attempts, accounts)
             self._way = WithSpool(checks, self.rewriting, attempts, policy, bounce, mail)
         self.accept: Accept = self._way.accept
         self.answered: Answered = self._way.answered
@@ -101,3 +100,13 @@ class Relay:
         await self._way.drain(timeout)
         if self.queue is not None:
             await self.queue.drain(max(0.0, timeout - (time.monotonic() - started)))
+
+
+def _queue(mail: SpooledMail, attempts: Attempts, accounts: Accounts) -> Queue:
+    def outlet_of(item: SpoolItem) -> Awaitable[Outlet | None]:
+        return attempts.outlet_of(item.envelope, is_dsn=item.is_dsn)
+
+    def sender_of(item: SpoolItem) -> Awaitable[str]:
+        return attempts.sender_of(item.envelope, is_dsn=item.is_dsn)
+
+    return Queue(mail, attempts.make, accounts=accounts, outlet_of=outlet_of, sender_of=sender_of)

@@ -120,7 +120,7 @@ class Attempts:
         repair_it = functools.partial(repair_all, send, message, version.changed) if self._repair else None
         attempt = await Calls(Versions(version, repair_it), forms, vouched=taken).go_on(first, result)
         await self._learn(envelope, sender, outlet, version, attempt, keep=is_dsn, called=known is None)
-        await self._explain(attempt, sender, outlet, spelled)
+        await self._explain(attempt, sender, outlet, spelled, lease)
         if self._senders is None or is_dsn or not attempt.never_set_up:
             return attempt
         how = _How(patience=patience, taken=taken, lease=lease)
@@ -154,6 +154,11 @@ class Attempts:
             sender = await self._sender_of_dsn(envelope)
         return self._only or self._accounts.for_(envelope.auth_user, sender, is_dsn=is_dsn)
 
+    async def sender_of(self, envelope: Envelope, *, is_dsn: bool = False) -> str:
+        """Who an attempt made now would send it as."""
+        sender = await self._sender_of_dsn(envelope) if is_dsn else envelope.reverse_path
+        return _form_of(sender or self._null_sender_address)[0]
+
     async def _sender_of_dsn(self, envelope: Envelope) -> str:
         recipient, user = envelope.forward_paths[0], envelope.auth_user
         return await self._domains.sender_of_dsn(self._bounce, recipient, user)
@@ -170,16 +175,18 @@ class Attempts:
         return refusal
 
     async def _explain(
-        self, attempt: Attempt, sender: str, outlet: Outlet, spelled: Spellings | None
+        self, attempt: Attempt, sender: str, outlet: Outlet, spelled: Spellings | None, lease: Lease | None
     ) -> None:
         """Say in the attempt what is known beyond the answers to the calls, for every spelling."""
-        attempt.account = outlet.name
+        attempt.account, attempt.sender = outlet.name, sender
+        attempt.called_at = lease.called_at if lease is not None else 0.0
         if outlet.look_up is not None:
             await explain(attempt.outcomes, sender, outlet.look_up)
         if spelled is not None and not spelled.as_sent:
             attempt.outcomes = spelled.refused | spelled.as_given(attempt.outcomes)
             attempt.message_ids = spelled.as_given(attempt.message_ids)
             attempt.unanswered = list(spelled.as_given(dict.fromkeys(attempt.unanswered)))
+            attempt.together = [list(spelled.as_given(dict.fromkeys(part))) for part in attempt.together]
 
     async def _learn(
         self,

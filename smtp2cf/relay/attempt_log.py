@@ -9,10 +9,16 @@ from smtp2cf.relay.senders import as_sent
 
 
 def log_attempt(
-    envelope: Envelope, attempt: Attempt, message: bytes, *, attempts: int = 1, settled: bool = True
+    envelope: Envelope,
+    attempt: Attempt,
+    message: bytes,
+    *,
+    attempts: int = 1,
+    settled: bool = True,
+    all_of_it: bool = True,
 ) -> None:
     """Log and count what an attempt came to. attempts: made so far. settled: nobody else has the mail, and
-    makes another."""
+    makes another. all_of_it: False if somebody else says what follows from calls that had no answer."""
     envelope = as_sent(envelope, attempt.sent_as)
     if attempt.outcomes:
         maillog.attempted(
@@ -31,5 +37,5 @@ def log_attempt(
         maillog.repaired(envelope, attempt.repaired)
     if attempt.unmatched:
         maillog.unmatched(envelope, attempt.unmatched)
-    if attempt.unanswered:
+    if attempt.unanswered and all_of_it:
         maillog.possible_duplicate(envelope, attempt.unanswered)

@@ -54,23 +54,28 @@ class Attempt:
     """What one attempt came to.
 
     outcomes: every recipient's. message_ids: Cloudflare's, by recipient, of calls that were accepted for
-    somebody. unanswered: recipients of calls without an answer; their mail may have been sent.
+    somebody. unanswered: recipients of calls without an answer; their mail may have been sent. together: the
+    same, those of each call.
     unmatched: entries in Cloudflare's answers that are none of the recipients. repaired: what was repaired in
     the message that was taken. retry_after: seconds, if Cloudflare named them. sender_refusal: what it means
     that Cloudflare refused the sender's domain. account: which made the calls, "" where there is only one.
-    sent_as: who it was sent as instead of the envelope's sender, "" for nobody else. error: raised by our own
+    sent_as: who it was sent as instead of the envelope's sender, "" for nobody else. sender: who all in all.
+    called_at: when the last call began, in seconds since the epoch, 0 for unknown. error: raised by our own
     code during a call, whose recipients count as unanswered.
     """
 
     outcomes: Outcomes = field(default_factory=dict)
     message_ids: dict[str, str] = field(default_factory=dict)
     unanswered: list[str] = field(default_factory=list)
+    together: list[Sequence[str]] = field(default_factory=list)
     unmatched: list[str] = field(default_factory=list)
     repaired: tuple[str, ...] = ()
     retry_after: float | None = None
     sender_refusal: Reply | None = None
     account: str = ""
     sent_as: str = ""
+    sender: str = ""
+    called_at: float = 0.0
     error: Exception | None = None
 
     @property
@@ -234,7 +239,7 @@ class Calls:
     def _failed(self, part: Sequence[str], error: SendError) -> Reply | None:
         """A call failed for all of its recipients."""
         if error.unanswered:
-            self.attempt.unanswered += part
+            self._unanswered(part)
         if error.retry_after is not None:
             self.attempt.retry_after = max(self.attempt.retry_after or 0.0, error.retry_after)
         if error.scope is Scope.SENDER:
@@ -252,8 +257,12 @@ class Calls:
         """Our own code failed, before or after the call for these recipients."""
         log.exception("relay.error", exc_info=error)
         self.attempt.error = error
-        self.attempt.unanswered += part
+        self._unanswered(part)
         self._answer(part, INTERNAL_ERROR)
+
+    def _unanswered(self, part: Sequence[str]) -> None:
+        self.attempt.unanswered += part
+        self.attempt.together.append(part)
 
     def _answer(self, recipients: Iterable[str], reply: Reply) -> None:
         self.attempt.outcomes.update(dict.fromkeys(recipients, reply))

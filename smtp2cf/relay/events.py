@@ -6,6 +6,7 @@ twice, or to two bridges, is told once. Knows no HTTP.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
@@ -15,6 +16,7 @@ import structlog
 from smtp2cf.cloudflare.events import COMPLAINED, FAILURES, Event, Pulled
 from smtp2cf.journal import event_log, maillog
 from smtp2cf.relay.bounces import BouncePolicy, reports_for
+from smtp2cf.relay.lost_answers import LostAnswers
 from smtp2cf.relay.retry import backoff
 from smtp2cf.reply import SendError
 from smtp2cf.spool import Followed, Following
@@ -24,6 +26,8 @@ PULL_EVERY = 15.0
 MANY, SOON = 25, 1.0
 """After a pull of so many events there may be more: the next is so many seconds later. Pulls count against
 the same limit of calls as mail."""
+WAITING = 2.0
+"""Seconds between two pulls while an event may show what became of a call without an answer."""
 LONGEST_PAUSE = 300.0
 """The same while pulling fails, doubling."""
 BACK_AFTER = 60.0
@@ -53,16 +57,27 @@ class Source(Protocol):
 class LaterOutcomes:
     """Pulls one queue's events and does what each calls for.
 
-    account: what the account is called, "" for the only one.
+    lost: calls whose answers events may show, None if nobody waits for that. account: what the account is
+    called, "" for the only one. back_after: seconds until an event that matches nothing is pulled again; a
+    call has its answer by then, or is lost.
     """
 
     def __init__(
-        self, source: Source, following: Following, bounce: BouncePolicy, *, account: str = ""
+        self,
+        source: Source,
+        following: Following,
+        bounce: BouncePolicy,
+        lost: LostAnswers | None = None,
+        *,
+        account: str = "",
+        back_after: float = BACK_AFTER,
     ) -> None:
         self._source = source
         self._following = following
         self._bounce = bounce
+        self._lost = lost
         self._account = account
+        self._back_after = back_after
         self._failures = 0
         self._foreign = 0
         self._warned_at = -FOREIGN_PERIOD
@@ -81,7 +96,18 @@ class LaterOutcomes:
             if self._failures:
                 log.info("events.available")
                 self._failures = 0
-            await asyncio.sleep(SOON if pulled >= MANY else PULL_EVERY)
+            await self._pause(SOON if pulled >= MANY else PULL_EVERY)
+
+    async def _pause(self, seconds: float) -> None:
+        """Let some time pass before the next pull, less while somebody waits for what it may show."""
+        if self._lost is None:
+            await asyncio.sleep(seconds)
+            return
+        self._lost.added.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(seconds, WAITING) if self._lost.is_waiting else seconds):
+                await self._lost.added.wait()
+                await asyncio.sleep(WAITING)
 
     async def step(self) -> int:
         """Pull once, and deal with what came; how much that was. Raises SendError."""
@@ -90,7 +116,7 @@ class LaterOutcomes:
         settled = await asyncio.gather(*(self._is_done(each) for each in pulled))
         done = [each.lease for each, is_done in zip(pulled, settled, strict=True) if is_done]
         later = [each.lease for each, is_done in zip(pulled, settled, strict=True) if is_done is False]
-        await self._source.settle(done, dict.fromkeys(later, BACK_AFTER))
+        await self._source.settle(done, dict.fromkeys(later, self._back_after))
         return len(pulled)
 
     async def _is_done(self, pulled: Pulled) -> bool | None:
@@ -118,9 +144,26 @@ class LaterOutcomes:
         if event.kind == COMPLAINED:  # it comes after the end
             self._log(event)
             return True
+        if self._lost is not None and await self._shows_a_lost_call(self._lost, pulled.attempts, event):
+            return True
         if pulled.attempts < LAST_TRY:
             return False
         self._count_foreign()
+        return True
+
+    async def _shows_a_lost_call(self, lost: LostAnswers, attempts: int, event: Event) -> bool:
+        """Whether an event shows that a call without an answer went through. Raises SendError."""
+        if attempts <= 1:
+            return False  # a call with the same sender, recipient and subject may be under way
+        proof = await lost.prove(event, self._account)
+        if proof is None:
+            if attempts >= LAST_TRY:
+                await lost.disregard(event)
+            return False
+        if proof.late:
+            maillog.sent_twice(proof.queue_id, proof.to, event.message_id)
+        else:
+            await lost.go_on(proof)
         return True
 
     async def _tell_of(self, followed: Followed, event: Event) -> None:

@@ -6,6 +6,7 @@ owns can't be taken over. Knows no database and no HTTP.
 """
 
 import asyncio
+import time
 
 import structlog
 
@@ -21,7 +22,8 @@ class Lease:
     """The right to send one message.
 
     kept: it is in the spool, claimed by this process. called: at least one call was about to be made, as the
-    account's limits allowed, or what would come of it was known.
+    account's limits allowed, or what would come of it was known. called_at: when the last began, in seconds
+    since the epoch.
     """
 
     def __init__(self, spool: Spool, queue_id: str, *, kept: bool) -> None:
@@ -30,6 +32,7 @@ class Lease:
         self.kept = kept
         self._keeping: asyncio.Future[Reply | None] | None = None
         self.called = False
+        self.called_at = 0.0
 
     async def keep(self, mail: NewMail) -> None:
         """Put the message into the spool, claimed, while its call is under way. Raises SendError.
@@ -58,3 +61,4 @@ class Lease:
             log.warning("queue.taken_over", queue_id=self._queue_id)
             raise SendError(TAKEN_OVER, Scope.ACCOUNT)
         self.called = True
+        self.called_at = time.time()

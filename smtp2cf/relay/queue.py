@@ -21,6 +21,7 @@ from smtp2cf.relay.lease import Lease
 from smtp2cf.relay.settle import Situation
 from smtp2cf.relay.spooled import SpooledMail
 from smtp2cf.relay.waiting import make_due
+from smtp2cf.relay.waits_for_events import Sender
 from smtp2cf.reply import SendError
 from smtp2cf.spool import NOW, Filter, Period, SpoolItem, Status
 
@@ -46,6 +47,8 @@ Attempting = Callable[..., Awaitable[Attempt]]
 """`Attempts.make`."""
 OutletOf = Callable[[SpoolItem], Awaitable[Outlet | None]]
 """Which account would send a message now, None for none."""
+SenderOf = Callable[[SpoolItem], Awaitable[str]]
+"""Who it would be sent as."""
 
 log = structlog.stdlib.get_logger("smtp2cf.queue")
 
@@ -53,7 +56,8 @@ log = structlog.stdlib.get_logger("smtp2cf.queue")
 class Queue:
     """Sends mail when it is due.
 
-    pace: what the limits leave of the one account. accounts, outlet_of: where there are several.
+    pace: what the limits leave of the one account. accounts, outlet_of: where there are several. sender_of:
+    needed where events are heard.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class Queue:
         *,
         accounts: Accounts | None = None,
         outlet_of: OutletOf | None = None,
+        sender_of: SenderOf | None = None,
     ) -> None:
         self._mail = mail
         self._spool = mail.spool
@@ -76,6 +81,7 @@ class Queue:
         if several:
             self._lanes[NOBODY] = Lane(NOBODY, UNLIMITED, parallel)
         self._outlet_of = outlet_of if several else None
+        self._sender_of = sender_of
         self._only = None if several else next(iter(self._lanes.values()))
         self._runner: asyncio.Task[None] | None = None
         self._retrying: asyncio.Task[None] | None = None
@@ -255,10 +261,12 @@ class Queue:
         message = await self._spool.read(item.queue_id)
         if message is None:
             await self._spool.give_back(item.queue_id)  # it is gone, and so is the claim
+        elif item.unresolved and await self._waits_for_events(item, message, lane):
+            return  # and has no claim any more
         elif item.unresolved and self._is_over(item, lane):
             await self._settle(item, message, Attempt(), attempts=item.attempts, called=False, expired=True)
         elif await self._spool.begin(item.queue_id):
-            if item.unanswered:
+            if item.unanswered and self._mail.lost is None:
                 maillog.possible_duplicate(item.envelope, item.unresolved)
             attempt, lease = Attempt(), Lease(self._spool, item.queue_id, kept=True)
             if item.unresolved:
@@ -281,6 +289,13 @@ class Queue:
                 called=lease.called,
                 expired=expired,
             )
+
+    async def _waits_for_events(self, item: SpoolItem, message: bytes, lane: Lane) -> bool:
+        """See SpooledMail.waits_for_events."""
+        if self._mail.lost is None or self._sender_of is None or not (item.attempts or item.unanswered):
+            return False
+        sender = Sender(await self._sender_of(item), lane.name)
+        return await self._mail.waits_for_events(item, message, sender)
 
     async def _settle(
         self,

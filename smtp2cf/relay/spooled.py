@@ -18,11 +18,13 @@ from smtp2cf.relay.attempt_log import log_attempt
 from smtp2cf.relay.bounces import BouncePolicy, reports_for
 from smtp2cf.relay.followed import followed_by
 from smtp2cf.relay.lease import Lease
+from smtp2cf.relay.lost_answers import LostAnswers
 from smtp2cf.relay.retry import RetryPolicy, backoff
 from smtp2cf.relay.senders import as_sent
 from smtp2cf.relay.settle import Plan, Situation, settle
+from smtp2cf.relay.waits_for_events import Sender, shown, wait_for, wait_for_killed
 from smtp2cf.reply import Reply, SendError
-from smtp2cf.spool import Answer, Following, NewMail, Spool
+from smtp2cf.spool import Answer, Following, NewMail, Spool, SpoolItem
 
 T = TypeVar("T")
 
@@ -38,15 +40,22 @@ log = structlog.stdlib.get_logger("smtp2cf.queue")
 class SpooledMail:
     """The spool as the relay uses it.
 
-    following: who is followed until events tell more, None if no events are heard. arriving: clients whose
-    mail is being put into the spool now.
+    following: who is followed until events tell more, None if no events are heard. lost: calls whose answers
+    events may still show, None if nobody waits for that. arriving: clients whose mail is being put into the
+    spool now.
     """
 
     def __init__(
-        self, spool: Spool, retry: RetryPolicy, bounce: BouncePolicy, following: Following | None = None
+        self,
+        spool: Spool,
+        retry: RetryPolicy,
+        bounce: BouncePolicy,
+        following: Following | None = None,
+        lost: LostAnswers | None = None,
     ) -> None:
         self.spool = spool
         self._following = following
+        self.lost = lost
         self.retry = retry
         self.bounce = bounce
         self.arriving = 0
@@ -236,7 +245,7 @@ class SpooledMail:
         """
         try:
             plan = settle(envelope, earlier, attempt, situation)
-            log_attempt(envelope, attempt, message, attempts=attempts, settled=False)
+            log_attempt(envelope, attempt, message, attempts=attempts, settled=False, all_of_it=False)
             about = as_sent(envelope, attempt.sent_as)
             dsns = await reports_for(about, message, plan.told, self.bounce)
         except Exception as error:
@@ -246,15 +255,16 @@ class SpooledMail:
             await self.fail(envelope, error, outcomes, attempts=attempts, failures=MAX_FAILURES)
             return
         await self.follow(envelope, attempt, message)
+        wait = await wait_for(self.lost, envelope, attempt, message)
         failures = failures + 1 if attempt.error is not None else 0
         hold = _reason(attempt.error) if attempt.error and plan.deferred and failures >= MAX_FAILURES else ""
         tried = called or failures > 0
-        retry_in = self.retry_in(attempt, attempts, called=tried) if plan.deferred and not hold else None
+        again_in = max(wait, self.retry_in(attempt, attempts, called=tried))
         settled = await self.surely(
             lambda: self.spool.settle(
                 envelope.queue_id,
                 plan.outcomes,
-                retry_in=retry_in,
+                retry_in=again_in if plan.deferred and not hold else None,
                 untried=not tried,
                 hold=hold,
                 failures=failures,
@@ -266,6 +276,30 @@ class SpooledMail:
             _tell(envelope, plan, attempt.account, dsns, size=len(message), attempts=attempts)
             if hold:
                 maillog.held(envelope, hold)
+
+    async def waits_for_events(self, item: SpoolItem, message: bytes, sender: Sender) -> bool:
+        """Whether events may show, or have shown, what calls for claimed mail came to: then its claim ends.
+
+        sender: of calls that a process made which was killed. Raises SendError.
+        """
+        if self.lost is None:
+            return False
+        if item.unanswered:
+            await wait_for_killed(self.lost, item, sender, message)
+        look = await self.lost.look(item.queue_id)
+        attempt = shown(item, look.proven, message, sender.account)
+        if attempt is not None:
+            situation = Situation(spool=True, client_waits=False, is_dsn=item.is_dsn)
+            await self.settle(
+                item.envelope, message, item.outcomes, attempt, situation, attempts=item.attempts, called=True
+            )
+        elif look.remaining:
+            await self.surely(
+                lambda: self.spool.settle(item.queue_id, item.outcomes, retry_in=look.remaining)
+            )
+        elif look.given_up:
+            maillog.possible_duplicate(item.envelope, look.given_up)
+        return attempt is not None or bool(look.remaining)
 
     async def fail(
         self, envelope: Envelope, error: Exception, outcomes: Outcomes, *, attempts: int, failures: int

@@ -24,6 +24,7 @@ from smtp2cf.relay.rewriting import Rewriting
 from smtp2cf.relay.senders import as_sent
 from smtp2cf.relay.settle import Situation, answer_to, same_for_all, settle
 from smtp2cf.relay.spooled import SpooledMail
+from smtp2cf.relay.waits_for_events import wait_for
 from smtp2cf.reply import Reply, SendError
 from smtp2cf.spool import NewMail
 
@@ -175,13 +176,16 @@ class WithSpool:
         called: a call was made.
         """
         try:
-            log_attempt(envelope, attempt, message)
+            log_attempt(envelope, attempt, message, all_of_it=False)
             self._mail.follow_soon(envelope, attempt, message)
+            wait = 0.0
+            if attempt.unanswered:
+                wait = await wait_for(self._mail.lost, envelope, attempt, message)
             plan = settle(envelope, {}, attempt, self._situation)
             about = as_sent(envelope, attempt.sent_as)
             dsns = await reports_for(about, message, plan.told, self._bounce) if plan.told else []
             if plan.deferred:
-                return await self._keep_deferred(envelope, message, attempt, dsns, called=called)
+                return await self._keep_deferred(envelope, message, attempt, dsns, called=called, wait=wait)
             if dsns:
                 await self._report(envelope, dsns)
             return self._answer(envelope, attempt, kept=False)
@@ -197,8 +201,12 @@ class WithSpool:
         dsns: Sequence[NewMail],
         *,
         called: bool,
+        wait: float,
     ) -> Verdict:
-        """Keep the mail for those who need another attempt, together with DSNs about the others."""
+        """Keep the mail for those who need another attempt, together with DSNs about the others.
+
+        wait: seconds that events have to show what a call came to.
+        """
         verdict = self._answer(envelope, attempt, kept=True)
         try:
             await self._mail.keep(
@@ -206,7 +214,7 @@ class WithSpool:
                 message,
                 attempt.outcomes,
                 attempts=int(called),
-                retry_in=self._mail.retry_in(attempt, 1, called=called),
+                retry_in=max(wait, self._mail.retry_in(attempt, 1, called=called)),
                 dsns=dsns,
                 answer=self._duplicates.answer_to_note(envelope, verdict),
             )

@@ -9,16 +9,16 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from smtp2cf.cloudflare.account import Account
+from smtp2cf.cloudflare.events import EventQueue
 from smtp2cf.journal import mail_counts
 from smtp2cf.journal.metrics import Gauge
 from smtp2cf.journal.readiness import Readiness
-from smtp2cf.relay import BouncePolicy, Queue
-from smtp2cf.relay.events import LaterOutcomes
+from smtp2cf.relay import Queue
 from smtp2cf.reply import few_in_words
 from smtp2cf.settings import accounts
 from smtp2cf.settings.fields import Settings
 from smtp2cf.settings.fields.tables import AccountTable
-from smtp2cf.spool import Following, Spool
+from smtp2cf.spool import Spool
 
 LIVE = frozenset({"api_token", "api_token_file", "sender_domains", "users"})
 """Keys of [[account]] that are used without a restart."""
@@ -66,14 +66,9 @@ class AccountsInUse:
             yield "serve.watch_quota", account.quota.watch
 
     @property
-    def hear_events(self) -> bool:
-        """Some account has a queue of events."""
-        return bool(self._queues)
-
-    def later_outcomes(self, following: Following, bounce: BouncePolicy) -> Iterator[LaterOutcomes]:
-        """What pulls each account's events. Only those that have a queue."""
-        for account, queue in self._queues.items():
-            yield LaterOutcomes(queue, following, bounce, account=account)
+    def event_queues(self) -> Mapping[str, EventQueue]:
+        """Where events come from, by the name of the account. Only those that have a queue."""
+        return self._queues
 
     def use_events_token(self, token: str) -> None:
         """Another token for the default account's queue. Raises ValueError where it had none of its own."""

@@ -21,13 +21,14 @@ from smtp2cf.listen.file_watch import Rereadable
 from smtp2cf.listen.notify import Notifier
 from smtp2cf.listen.places import Place
 from smtp2cf.listen.signals import LeftBehind
-from smtp2cf.relay import BouncePolicy, DropDirectory, Relay
+from smtp2cf.relay import DropDirectory, Relay
 from smtp2cf.relay.checks import RefusalAt
 from smtp2cf.relay.drop import OverQuota
 from smtp2cf.relay.sender_domains import NOBODY_KNOWN
 from smtp2cf.reply import Reply
 from smtp2cf.serve.accounts import AccountsInUse
 from smtp2cf.serve.addresses import AddressesInUse
+from smtp2cf.serve.events import EventsInUse
 from smtp2cf.serve.outside import OutsideView
 from smtp2cf.serve.rules import GENERAL, RulesInUse
 from smtp2cf.serve.told import Told
@@ -37,7 +38,7 @@ from smtp2cf.settings.fields.tables import ListenerTable
 from smtp2cf.settings.listening import Way
 from smtp2cf.settings.reread import NOT_REREAD, Reread, SettingsFile
 from smtp2cf.settings.secret_files import SecretFile
-from smtp2cf.smtpd import Listener, Policy, Rules, Server, judge, memory, over_quota
+from smtp2cf.smtpd import Listener, Rules, Server, judge, memory, over_quota
 from smtp2cf.spool import FollowingSpool, Spool
 from smtp2cf.spool.health import SpoolHealth
 from smtp2cf.spool.item_json import items_as_json
@@ -81,12 +82,12 @@ class Bridge:
         self.accounts = AccountsInUse(settings, store, from_file.accounts, secrets or {})
         self._counts = quotas.counts_in(store, settings)
         self._bounce = rooms.bounce_policy(settings, quotas.dsn_quota(settings, self._counts))
+        self._events = EventsInUse(settings, store, self.accounts, self._bounce)
         self.relay = _relay(
-            settings, store, self.accounts, self.access, self._sender_refusal_at, self.addresses, self._bounce
+            settings, store, self.accounts, self.access, self._sender_refusal_at, self.addresses, self._events
         )
-        closed = functools.partial(_spool_refusal, store, mark) if store is not None else None
+        self._closed = functools.partial(_spool_refusal, store, mark) if store is not None else None
         self._sessions = quotas.session_limits(settings)
-        self._closed = closed
         self._told = Told(settings, store, self._bounce)
         self.server = Server(
             self.relay.accept, rooms.capacity(settings), self.relay.answered if store is not None else None
@@ -100,10 +101,10 @@ class Bridge:
             self.spool_health,
             certificate,
             self.rules.relays_for,
-            closed,
+            self._closed,
         )
         self.admin = _admin(settings, self.outside, store)
-        self.drop = _drop(settings, self.relay, closed, self._over_quota, self.addresses.policy(settings))
+        self.drop = _drop(settings, self.relay, self._closed, self._over_quota, self.addresses)
         self._has_file = file is not None
         self._read_from_files = [*self._settings_files(secrets or {}, file), *self._other_files()]
         self._drop_run: asyncio.Task[None] | None = None
@@ -174,11 +175,9 @@ class Bridge:
         labelled = [*self.accounts.gauges(), *self.outside.at_listeners()]
         metrics.export({**self.outside.gauges(), **self._told.gauges()}, labelled)
         self._keep_journal()
-        for name, watch in (*self.accounts.watches(), *self._told.watches()):
+        watches = (*self.accounts.watches(), *self._told.watches(), *self._events.watches())
+        for name, watch in watches:
             self._watch(watch, name)
-        if self.spool is not None:
-            for later in self.accounts.later_outcomes(self.spool.following, self._bounce):
-                self._watch(later.run, "serve.pull_events")
         self._watch(memory.give_back, "serve.give_back_memory")
         for thing in self._read_from_files:
             self._watch(thing.watch, "serve.watch_file")
@@ -293,7 +292,7 @@ def _relay(
     access: Access,
     refusal_at: RefusalAt,
     addresses: AddressesInUse,
-    bounce: BouncePolicy,
+    events: EventsInUse,
 ) -> Relay:
     """The relay, whose waiting mail is told when calls get through again."""
     relay = Relay(
@@ -301,10 +300,11 @@ def _relay(
         rooms.message_policy(settings),
         spool=store,
         retry=rooms.retry_policy(settings),
-        bounce=bounce,
+        bounce=events.bounce,
         sender_refusal=access.sender_refusal,
         refusal_at=refusal_at,
-        following=store.following if store is not None and accounts.hear_events else None,
+        following=events.following,
+        lost=events.lost,
         rewriting=addresses.rewriting,
         senders=addresses.senders,
     )
@@ -318,12 +318,12 @@ def _drop(
     relay: Relay,
     closed: Callable[[], Reply | None] | None,
     too_many: OverQuota,
-    policy: Policy,
+    addresses: AddressesInUse,
 ) -> DropDirectory:
     """The directory where sendmail(1) leaves mail, which is judged by the same policy as over SMTP."""
     return DropDirectory(
         rooms.drop_policy(settings),
-        functools.partial(judge, policy),
+        functools.partial(judge, addresses.policy(settings)),
         relay.accept,
         relay.bounce,
         relay.answered,

@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 FOLLOWED_FOR = 8 * 86_400.0
 """Seconds until a recipient of whom nothing was heard is forgotten: Cloudflare gives up earlier."""
+ENDED_FOR = 3600.0
+"""Seconds for which a message id is known when there is nobody left to follow: its events may come again."""
 
 
 class Followed(NamedTuple):
@@ -49,6 +51,9 @@ class Following(Protocol):
 
     async def find(self, message_id: str, recipient: str) -> Followed | None:
         """The one whom an event is about; None if nobody of that name is followed."""
+
+    async def knows(self, message_id: str) -> bool:
+        """Whether somebody is followed whose call has this message id, or was until ENDED_FOR seconds ago."""
 
     async def end(self, followed: Followed, *dsns: NewMail) -> bool:
         """Follow a recipient no longer, and put the DSNs about that into the spool: both or neither.

@@ -9,7 +9,7 @@ from functools import partial
 
 from smtp2cf.spool import codec, postgres_sql
 from smtp2cf.spool.batcher import Batcher
-from smtp2cf.spool.following import FOLLOWED_FOR, Followed, recipient_key
+from smtp2cf.spool.following import ENDED_FOR, FOLLOWED_FOR, Followed, recipient_key
 from smtp2cf.spool.postgres_database import Connection, Database
 from smtp2cf.spool.protocol import NewMail
 
@@ -23,9 +23,17 @@ _ADD = """
 """
 _FIND = """
     SELECT message_id, envelope, original_id FROM smtp2cf_followed
-    WHERE message_id = $1 AND recipient = $2 AND until >= smtp2cf_now()
+    WHERE message_id = $1 AND recipient = $2 AND until >= smtp2cf_now() AND envelope <> ''
 """
 _END = "DELETE FROM smtp2cf_followed WHERE message_id = $1 AND recipient = $2 RETURNING message_id"
+
+_KNOWS = "SELECT 1 FROM smtp2cf_followed WHERE message_id = $1 AND until >= smtp2cf_now() LIMIT 1"
+_ENDED = """
+    INSERT INTO smtp2cf_followed (message_id, recipient, envelope, original_id, until)
+    VALUES ($1, '', '', '', smtp2cf_now() + $2)
+    ON CONFLICT (message_id, recipient) DO UPDATE SET until = excluded.until
+"""
+"""Nobody is called that, so nobody is found by it."""
 
 _FORGET_OLD = "DELETE FROM smtp2cf_followed WHERE until < smtp2cf_now()"
 
@@ -58,6 +66,10 @@ class PostgresFollowing:
         rows = await self._database.fetch(_FIND, message_id, recipient_key(recipient))
         return Followed(rows[0][0], codec.decode_envelope(rows[0][1]), rows[0][2]) if rows else None
 
+    async def knows(self, message_id: str) -> bool:
+        """See following.Following."""
+        return bool(await self._database.fetch(_KNOWS, message_id))
+
     async def end(self, followed: Followed, *dsns: NewMail) -> bool:
         """See following.Following. False also when the database went away after it had done it."""
         values = self._put_values(dsns) if dsns else []
@@ -89,6 +101,8 @@ class PostgresFollowing:
     async def _end(connection: Connection, followed: Followed, dsns: Sequence[object]) -> bool:
         async with connection.transaction():
             ended = bool(await connection.fetch(_END, followed.message_id, followed.key))
+            if ended:
+                await connection.execute(_ENDED, followed.message_id, ENDED_FOR)
             if ended and dsns:
                 await connection.execute(postgres_sql.PUT, *dsns)
         return ended

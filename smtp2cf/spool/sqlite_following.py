@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from smtp2cf.spool import codec
 from smtp2cf.spool.clock import Clock
-from smtp2cf.spool.following import FOLLOWED_FOR, Followed, recipient_key
+from smtp2cf.spool.following import ENDED_FOR, FOLLOWED_FOR, Followed, recipient_key
 from smtp2cf.spool.protocol import NewMail
 from smtp2cf.spool.sqlite_store import Store
 from smtp2cf.spool.writer import Kind, Writer
@@ -21,9 +21,15 @@ _ADD = (
 )
 _FIND = (
     "SELECT message_id, envelope, original_id FROM followed "
-    "WHERE message_id = ? AND recipient = ? AND until >= ?"
+    "WHERE message_id = ? AND recipient = ? AND until >= ? AND envelope <> ''"
 )
 _END = "DELETE FROM followed WHERE message_id = ? AND recipient = ?"
+_KNOWS = "SELECT 1 FROM followed WHERE message_id = ? AND until >= ? LIMIT 1"
+_ENDED = (
+    "INSERT OR REPLACE INTO followed (message_id, recipient, envelope, original_id, until) "
+    "VALUES (?, '', '', '', ?)"
+)
+"""Nobody is called that, so nobody is found by it."""
 
 FetchOne = Callable[[str, tuple[object, ...]], Awaitable[tuple[Any, ...] | None]]
 
@@ -64,6 +70,10 @@ class SqliteFollowing:
         row = await self._fetch_one(_FIND, (message_id, recipient_key(recipient), self._clock.now()))
         return Followed(row[0], codec.decode_envelope(row[1]), row[2]) if row is not None else None
 
+    async def knows(self, message_id: str) -> bool:
+        """See following.Following."""
+        return await self._fetch_one(_KNOWS, (message_id, self._clock.now())) is not None
+
     async def end(self, followed: Followed, *dsns: NewMail) -> bool:
         """See following.Following."""
         job = _Ending(followed.message_id, followed.key, dsns)
@@ -87,6 +97,8 @@ class SqliteFollowing:
 
     def _end_one(self, connection: sqlite3.Connection, job: _Ending) -> bool:
         ended = connection.execute(_END, (job.message_id, job.key)).rowcount > 0
+        if ended:
+            connection.execute(_ENDED, (job.message_id, self._clock.now() + ENDED_FOR))
         if ended and job.dsns:
             self._store.insert(connection, job.dsns)
         return ended

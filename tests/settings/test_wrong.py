@@ -366,7 +366,7 @@ DURATIONS = ("api_timeout", "session_timeout", "reply_timeout", "retry_min", "re
 SIZES = ("max_message_size", "max_message_memory", "spool_min_free")
 
 
-@pytest.mark.parametrize("setting", [*DURATIONS, "warn_after", "drain_timeout"])
+@pytest.mark.parametrize("setting", [*DURATIONS, "warn_after", "drain_timeout", "unanswered_wait"])
 def test_every_duration_takes_units(environment: pytest.MonkeyPatch, setting: str) -> None:
     environment.setenv(f"SMTP2CF_{setting.upper()}", "2m")
     assert getattr(loading.load(), setting) == 120.0
@@ -381,7 +381,7 @@ def test_every_size_takes_units(environment: pytest.MonkeyPatch, setting: str) -
 def test_every_number_with_a_unit_is_a_duration_or_a_size() -> None:
     """Seconds and bytes have one reader each; a setting of either kind must use it."""
     plain = [name for name, field in fields.Plain.model_fields.items() if field.annotation is float]
-    assert set(plain) == {*DURATIONS, "warn_after", "drain_timeout"}
+    assert set(plain) == {*DURATIONS, "warn_after", "drain_timeout", "unanswered_wait"}
     for name, field in fields.Plain.model_fields.items():
         text = (field.description or "").lower()
         assert "seconds " not in text or name == "session_timeout", name

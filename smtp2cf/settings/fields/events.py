@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, Field, SecretStr
 
-from smtp2cf.settings.values import Token
+from smtp2cf.settings.values import Duration, Token
 
 
 class EventsFields(BaseModel):
@@ -20,4 +20,11 @@ class EventsFields(BaseModel):
         description="An API token with the permissions Queues: Read and Queues: Edit, if the API token itself"
         " lacks them; it has a rate of its own. Or name a file that holds it in"
         " SMTP2CF_EVENTS_API_TOKEN_FILE.",
+    )
+    unanswered_wait: Duration = Field(
+        150,
+        ge=0,
+        le=1800,
+        description="With events: how long a call whose answer was lost is not repeated, because an event may"
+        " show that it went through. 0: repeat it as without events.",
     )
