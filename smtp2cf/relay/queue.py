@@ -292,7 +292,7 @@ class Queue:
 
     async def _waits_for_events(self, item: SpoolItem, message: bytes, lane: Lane) -> bool:
         """See SpooledMail.waits_for_events."""
-        if self._mail.lost is None or self._sender_of is None or not (item.attempts or item.unanswered):
+        if self._mail.lost is None or self._sender_of is None or not item.attempts:
             return False
         sender = Sender(await self._sender_of(item), lane.name)
         return await self._mail.waits_for_events(item, message, sender)

@@ -13,9 +13,11 @@ from smtp2cf.cloudflare import Sent
 from smtp2cf.cloudflare.events import Event
 from smtp2cf.envelope import Envelope
 from smtp2cf.relay import BouncePolicy, MessagePolicy, Relay
+from smtp2cf.relay.attempt import Attempt
 from smtp2cf.relay.events import LAST_TRY, LaterOutcomes
 from smtp2cf.relay.lost_answers import Call, LostAnswers, Unanswered, chosen_by, key_of
 from smtp2cf.relay.retry import RetryPolicy
+from smtp2cf.relay.waits_for_events import wait_for
 from smtp2cf.reply import QUEUED, Reply, Scope, SendError
 from smtp2cf.spool import Followed, NewMail
 from smtp2cf.spool.following import alone
@@ -371,3 +373,56 @@ async def test_it_survives_a_restart_and_the_event_may_come_to_another_bridge(ba
     await there.until_empty()
     assert api.taken == ["b@example.net"]
     await there.queue.drain(5)
+
+
+async def test_an_event_is_not_believed_while_the_call_it_is_about_may_be_under_way(sqlite: Backend) -> None:
+    """Its call has the same sender, recipient and subject as a lost one, and its answer is only late."""
+    api = Api()
+    place = Place(await sqlite.open(), api)
+    assert place.lost is not None
+    await place.lost.add(unanswered(began=0.0))
+    api.publish("anna@example.com", "b@example.net", SUBJECT, "m1@cf")
+    await place.hearing.step()
+    envelope = Envelope(reverse_path="anna@example.com", forward_paths=("b@example.net",))
+    await place.spool.following.add(Followed("m1@cf", envelope, ""))  # now it has its answer
+    await place.hear()
+    assert not api.queue.waiting
+    assert (await place.lost.look("Q1")).proven == []
+
+
+async def test_an_event_that_matched_nothing_proves_nothing_later_either(sqlite: Backend) -> None:
+    api = Api()
+    place = Place(await sqlite.open(), api)
+    assert place.lost is not None
+    api.publish("anna@example.com", "b@example.net", SUBJECT, "m1@cf")
+    await place.hear()
+    await place.lost.add(unanswered(began=0.0))
+    api.publish("anna@example.com", "b@example.net", SUBJECT, "m1@cf")
+    await place.hear()
+    assert (await place.lost.look("Q1")).proven == []
+
+
+async def test_the_others_are_sent_to_when_some_are_shown_to_have_it(sqlite: Backend) -> None:
+    api = Api()
+    place = Place(await sqlite.open(), api)
+    assert place.lost is not None
+    envelope = Envelope(reverse_path="anna@example.com", forward_paths=("b@example.net", "c@example.net"))
+    later = dict.fromkeys(envelope.forward_paths, NO_ANSWER)
+    mail = NewMail(envelope=envelope, message=b"\r\n", expires_in=3600, outcomes=later, attempts=1)
+    await place.spool.put(mail)
+    await place.lost.add(unanswered(envelope.queue_id))
+    assert await place.lost.prove(told(), "") is not None
+    await place.until_empty()
+    assert api.taken == ["c@example.net"]
+    await place.queue.drain(5)
+
+
+async def test_nobody_waits_for_events_of_an_account_that_has_none(sqlite: Backend) -> None:
+    spool = await sqlite.open()
+    lost = LostAnswers(spool, spool.following, WAIT, ["shop"])
+    envelope = Envelope(reverse_path="anna@example.com", forward_paths=("b@example.net",))
+    for account, wait in (("shop", WAIT), ("other", 0.0)):
+        attempt = Attempt(
+            unanswered=["b@example.net"], together=[["b@example.net"]], called_at=1.0, account=account
+        )
+        assert await wait_for(lost, envelope, attempt, b"Subject: x\r\n\r\n") == wait
