@@ -56,7 +56,7 @@ def test_the_operator_gets_copies_and_one_address_so_many_reports(bridge: Bridge
     line = bridge.wait_for_log("mail.notice", about="dsn.over_quota")
     bridge.wait_for_log("mail.attempt", queue_id=line["queue_id"], status="sent")
     over = [line["to"] for line in bridge.log() if line["event"] == "dsn.over_quota"]
-    assert over == [[OPERATOR], ["noreply@example.com"]], "the operator had copies of the test before"
+    assert sorted(over) == [["noreply@example.com"], [OPERATOR]], "the operator may have copies from before"
     copies = [each for each in sent_to(bridge, OPERATOR) if each.is_multipart()]
     assert len(copies) == 5
     assert "The message from <noreply@example.com>" in copies[-1].as_string()
