@@ -176,10 +176,13 @@ class LostAnswers:
         await make_due(self._spool, Filter(queue_ids=(proof.queue_id,)), NOW)
 
     async def disregard(self, event: Event) -> None:
-        """The event belongs to no call that is known here: nothing else about its message proves anything."""
+        """The event belongs to no call that is known here: nothing else about its message proves anything.
+
+        Not kept for longer: a queue that another spool shares is full of these.
+        """
         name = _of_id(event.message_id)
         await self._spool.recount(
-            [name], lambda texts, _: ({} if texts[name] else {name: (NOBODY, IDS_KEPT_FOR)}, None)
+            [name], lambda texts, _: ({} if texts[name] else {name: (NOBODY, KEPT_FOR)}, None)
         )
 
 

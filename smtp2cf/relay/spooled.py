@@ -22,7 +22,7 @@ from smtp2cf.relay.lost_answers import LostAnswers
 from smtp2cf.relay.retry import RetryPolicy, backoff
 from smtp2cf.relay.senders import as_sent
 from smtp2cf.relay.settle import Plan, Situation, settle
-from smtp2cf.relay.waits_for_events import Sender, shown, wait_for, wait_for_killed
+from smtp2cf.relay.waits_for_events import Sender, log_events, shown, wait_for, wait_for_killed
 from smtp2cf.reply import Reply, SendError
 from smtp2cf.spool import Answer, Following, NewMail, Spool, SpoolItem
 
@@ -287,19 +287,25 @@ class SpooledMail:
         if item.unanswered:
             await wait_for_killed(self.lost, item, sender, message)
         look = await self.lost.look(item.queue_id)
-        attempt = shown(item, look.proven, message, sender.account)
-        if attempt is not None:
-            situation = Situation(spool=True, client_waits=False, is_dsn=item.is_dsn)
+        found = shown(item, look.proven, sender.account)
+        if found is not None:
             await self.settle(
-                item.envelope, message, item.outcomes, attempt, situation, attempts=item.attempts, called=True
+                item.envelope,
+                message,
+                item.outcomes,
+                found.attempt,
+                Situation(spool=True, client_waits=False, is_dsn=item.is_dsn),
+                attempts=item.attempts,
+                called=True,
             )
+            log_events(item, found, message)
         elif look.remaining:
             await self.surely(
                 lambda: self.spool.settle(item.queue_id, item.outcomes, retry_in=look.remaining)
             )
         elif look.given_up:
             maillog.possible_duplicate(item.envelope, look.given_up)
-        return attempt is not None or bool(look.remaining)
+        return found is not None or bool(look.remaining)
 
     async def fail(
         self, envelope: Envelope, error: Exception, outcomes: Outcomes, *, attempts: int, failures: int

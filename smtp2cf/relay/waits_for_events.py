@@ -11,7 +11,7 @@ from smtp2cf.journal import event_log, maillog
 from smtp2cf.message.facts import subject
 from smtp2cf.message.header import message_id
 from smtp2cf.relay.attempt import Attempt
-from smtp2cf.relay.lost_answers import Call, LostAnswers, Unanswered, proven_outcomes
+from smtp2cf.relay.lost_answers import Call, LostAnswers, Said, Unanswered, proven_outcomes
 from smtp2cf.reply import SendError
 from smtp2cf.spool import SpoolItem
 from smtp2cf.spool.following import recipient_key
@@ -57,9 +57,17 @@ async def wait_for_killed(lost: LostAnswers, item: SpoolItem, sender: Sender, me
     maillog.waits_for_event(item.envelope, item.unresolved)
 
 
-def shown(item: SpoolItem, proven: Sequence[Call], message: bytes, account: str) -> Attempt | None:
+class Shown(NamedTuple):
+    """What events have shown of mail that waits. attempt: its outcomes, as if the answer had come. told: what
+    is known of recipients beyond that, with Cloudflare's message id."""
+
+    attempt: Attempt
+    told: Sequence[tuple[str, Said, str]]
+
+
+def shown(item: SpoolItem, proven: Sequence[Call], account: str) -> Shown | None:
     """What calls that went through came to, as far as the mail does not know it; None for nothing new."""
-    attempt = Attempt(account=account)
+    attempt, told = Attempt(account=account), []
     for call in proven:
         for who, reply in proven_outcomes(call).items():
             if who not in item.unresolved:
@@ -68,14 +76,20 @@ def shown(item: SpoolItem, proven: Sequence[Call], message: bytes, account: str)
             said = call.said.get(recipient_key(who))
             if reply.success and not (said is not None and said.terminal):
                 attempt.message_ids[who] = f"<{call.message_id}>"
-            if said is not None:
-                event_log.told(
-                    said.kind,
-                    who,
-                    said.reply,
-                    call.message_id,
-                    envelope=item.envelope,
-                    original_id=message_id(message),
-                    account=account,
-                )
-    return attempt if attempt.outcomes else None
+            if reply.success and said is not None:
+                told.append((who, said, call.message_id))
+    return Shown(attempt, told) if attempt.outcomes else None
+
+
+def log_events(item: SpoolItem, found: Shown, message: bytes) -> None:
+    """Log what events said; not of failures, which the line about the attempt names already."""
+    for who, said, call_id in found.told:
+        event_log.told(
+            said.kind,
+            who,
+            said.reply,
+            call_id,
+            envelope=item.envelope,
+            original_id=message_id(message),
+            account=found.attempt.account,
+        )

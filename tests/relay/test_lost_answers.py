@@ -328,6 +328,7 @@ async def test_a_bounce_that_shows_that_the_call_went_through_is_reported_once(b
     assert b"Status: 5.1.1" in report
     (bounced,) = [line for line in named(lines, "mail.attempt") if line["status"] == "bounced"]
     assert bounced["to"] == ["gone@example.net"]
+    assert [line["to"] for line in named(lines, "mail.event")] == [["b@example.net"]]
     (sent,) = [line for line in named(lines, "mail.attempt") if line["status"] == "sent"]
     assert (sent["to"], "an event shows it" in sent["reply"]) == (["b@example.net"], True)
     assert api.taken == ["gone@example.net", "b@example.net"]
