@@ -91,7 +91,12 @@ def test_the_page_says_of_each_metric_what_a_bridge_shows(exported: Series) -> N
             # Where there is one account, nothing has its name.
             assert shown[series] == labels - {"account"}, name
     hidden = {name for name, (kind, _) in page.items() if f"{name}{suffixes[kind]}" not in shown}
-    assert hidden == {"smtp2cf_listener_sessions", "smtp2cf_quota_refused_total"}
+    assert hidden == {
+        "smtp2cf_listener_sessions",
+        "smtp2cf_quota_refused_total",
+        "smtp2cf_webhook_events_total",
+        "smtp2cf_webhook_waiting",
+    }
     ours = {re.sub("_(bucket|count|sum)$", "", name) for name in shown if name.startswith("smtp2cf_")}
     assert ours - {"smtp2cf_build"} <= page.keys()
     text = PAGE.read_text("utf-8")

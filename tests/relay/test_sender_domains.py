@@ -214,6 +214,7 @@ async def test_the_mail_of_a_domain_in_trouble_does_not_come_back_all_at_once(cl
 async def test_an_attempt_whose_answer_is_known_counts(clock: Clock) -> None:
     class Lease:
         kept = called = False
+        called_at = 0.0
 
     bridge, lease = Bridge(), Lease()
     await bridge.send()
