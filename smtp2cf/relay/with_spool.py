@@ -219,6 +219,8 @@ class WithSpool:
                 answer=self._duplicates.answer_to_note(envelope, verdict),
             )
         except SendError as error:
+            if wait:  # in vain: the client sends it again, whatever an event shows
+                maillog.possible_duplicate(envelope, attempt.unanswered)
             return self._not_kept(envelope, attempt, error)
         maillog.reported(envelope, dsns=dsns)
         return verdict

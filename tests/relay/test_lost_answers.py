@@ -427,3 +427,23 @@ async def test_nobody_waits_for_events_of_an_account_that_has_none(sqlite: Backe
             unanswered=["b@example.net"], together=[["b@example.net"]], called_at=1.0, account=account
         )
         assert await wait_for(lost, envelope, attempt, b"Subject: x\r\n\r\n") == wait
+
+
+async def test_mail_that_cannot_be_kept_waits_for_no_event(
+    sqlite: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its client sends it again, so that it may go out twice."""
+
+    async def full(*_: Any, **__: Any) -> None:
+        raise SendError(Reply(452, "4.3.1", "full"), Scope.ACCOUNT)
+
+    api = Api()
+    place = Place(await sqlite.open(), api)
+    api.fail = "after"
+    monkeypatch.setattr(place.spool, "put", full)
+    envelope = Envelope(reverse_path="anna@example.com", forward_paths=("b@example.net",))
+    with capture_logs() as lines:
+        verdict = await place.relay.accept(envelope, b"Subject: x\r\n\r\n")
+    assert verdict.reply.transient
+    assert len(named(lines, "mail.possible_duplicate")) == 1
+    await place.queue.drain(5)
