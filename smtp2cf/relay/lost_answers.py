@@ -139,7 +139,8 @@ class LostAnswers:
         self._following = following
         self.wait = wait
         self.accounts = frozenset(accounts)
-        self._watched_until = 0.0
+        # A process before this one may have left some.
+        self._watched_until = time.monotonic() + wait
         self.added = asyncio.Event()
         """Set whenever there is something more that events may show."""
 
