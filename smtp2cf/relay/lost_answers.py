@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from smtp2cf.cloudflare.events import FAILURES, Event
 from smtp2cf.envelope import Outcomes, address_key
+from smtp2cf.message.encoded_words_decode import decode_words
 from smtp2cf.relay.waiting import make_due
 from smtp2cf.reply import Reply
 from smtp2cf.spool import NOW, Filter, Following, Spool
@@ -188,8 +189,13 @@ class LostAnswers:
 
 
 def key_of(account: str, sender: str, recipient: str, subject: str) -> str:
-    """The name under which lost calls are found that an event may be about. subject: decoded."""
-    parts = (account, address_key(sender).casefold(), recipient_key(recipient), " ".join(subject.split()))
+    """The name under which lost calls are found that an event may be about. subject: in words, or encoded."""
+    parts = (
+        account,
+        address_key(sender).casefold(),
+        recipient_key(recipient),
+        " ".join(decode_words(subject).split()),
+    )
     return f"lost.key/{_hash(chr(0).join(parts))}"
 
 

@@ -64,6 +64,7 @@ SAME = [
     ("anna@example.com", "b@example.net", "Disk full"),
     ("Anna@Example.com", "B@EXAMPLE.NET", " Disk   full "),
     ("anna@example.com.", "b@example.net.", "Disk\r\n full"),
+    ("anna@example.com", "b@example.net", "=?utf-8?q?Disk?= full"),
 ]
 OTHER = [
     ("ann@example.com", "b@example.net", "Disk full"),
