@@ -84,6 +84,10 @@ class LaterOutcomes:
 
     async def run(self) -> None:
         """Pull until cancelled."""
+        if self._lost is not None:
+            # If the spool is away, the first pulls are further apart.
+            with contextlib.suppress(SendError):
+                await self._lost.resume()
         while True:
             try:
                 pulled = await self.step()

@@ -140,8 +140,7 @@ class LostAnswers:
         self._following = following
         self.wait = wait
         self.accounts = frozenset(accounts)
-        # A process before this one may have left some.
-        self._watched_until = time.monotonic() + wait
+        self._watched_until = 0.0
         self.added = asyncio.Event()
         """Set whenever there is something more that events may show."""
 
@@ -149,6 +148,12 @@ class LostAnswers:
     def is_waiting(self) -> bool:
         """An event may show something that this process waits for."""
         return time.monotonic() < self._watched_until
+
+    async def resume(self) -> None:
+        """Go on waiting for what a process before this one, or another, has left. Raises SendError."""
+        known, _ = await self._spool.counts()
+        if any(name.startswith(_OF_MESSAGES) for name in known):
+            self._watched_until = time.monotonic() + self.wait
 
     async def add(self, lost: Unanswered) -> None:
         """Wait for events about calls that had no answer. Raises SendError."""
@@ -276,8 +281,11 @@ def chosen_by(event: Event, calls: Mapping[str, Call]) -> str:
 # ---- how it is written
 
 
+_OF_MESSAGES = "lost.call/"
+
+
 def _of_message(queue_id: str) -> str:
-    return f"lost.call/{queue_id}"
+    return f"{_OF_MESSAGES}{queue_id}"
 
 
 def _of_id(message_id: str) -> str:

@@ -20,7 +20,6 @@ from smtp2cf.envelope import Verdict
 from smtp2cf.reply import Reply
 from smtp2cf.smtpd import greetings, refusals, replies, steps
 from smtp2cf.smtpd.chunks import Chunks, parse_bdat
-from smtp2cf.smtpd.commands import BDAT_USAGE, COMMAND_LIMIT, LIMITS, NOT_HERE, TLS_FIRST, USAGE
 from smtp2cf.smtpd.data import DataReader
 from smtp2cf.smtpd.input import LONGEST_LINE
 from smtp2cf.smtpd.listener import Listener
@@ -30,6 +29,7 @@ from smtp2cf.smtpd.rules import Judging
 from smtp2cf.smtpd.sasl import Credentials, Exchange, Progress, parse_auth
 from smtp2cf.smtpd.steps import Await, CheckPassword, Close, Event, Read, Reader, Relay, Say, StartTls, Step
 from smtp2cf.smtpd.transaction import Transaction
+from smtp2cf.smtpd.usage import BDAT_USAGE, COMMAND_LIMIT, LIMITS, NOT_HERE, TLS_FIRST, USAGE
 
 
 class Session(aiosmtpd.Session):

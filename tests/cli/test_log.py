@@ -73,8 +73,9 @@ class Desk:
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     directory = tmp_path_factory.mktemp("log")
     settings = {"STATE_DIR": str(directory), "SENDMAIL_DROP_DIR": str(directory / "drop")}
-    often = {"smtp2cf.journal.recorder:OPERATORS_EVERY": 0.1}
-    with running_bridge(directory, constants=often, JOURNAL_SUBJECTS="yes", **settings) as bridge:
+    # Events would change what became of the mail while it is looked at.
+    times = {"smtp2cf.journal.recorder:OPERATORS_EVERY": 0.1, "smtp2cf.relay.events:PULL_EVERY": 600.0}
+    with running_bridge(directory, constants=times, JOURNAL_SUBJECTS="yes", **settings) as bridge:
         yield Desk(bridge, directory)
 
 

@@ -371,6 +371,8 @@ async def test_it_survives_a_restart_and_the_event_may_come_to_another_bridge(ba
     await backend.close(spool)
     there = Place(await backend.open(serve=True), api)
     assert there.lost is not None
+    assert not there.lost.is_waiting
+    await there.lost.resume()
     assert there.lost.is_waiting, "so that it pulls as often as the one before"
     api.fail = "before"
     await there.hear()

@@ -1,4 +1,4 @@
-"""Commands: how each is written, how long its line may be, and what those get that are not for here."""
+"""Usage: how each command is written, how long its line may be, and what those get that are not for here."""
 
 from smtp2cf.smtpd import replies
 from smtp2cf.smtpd.input import LONGEST_LINE
